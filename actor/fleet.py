@@ -1,0 +1,95 @@
+"""`--procs N`: one parent, N actors. It fetches each bundle once for all, and exports their metrics."""
+
+from __future__ import annotations
+
+import json
+import select
+import socket
+import threading
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from actor.metrics import FleetCollector
+from actor.weights import Blob, Name, Weights
+from common.children import Children
+from common.lifecycle import EXIT_CONFIGURATION, EXIT_DONE, EXIT_TEMPORARY
+
+log = structlog.get_logger()
+
+_TICK_SECONDS = 0.5
+_NOTE_BYTES = 16_384
+_KEPT_FILES = 2  # a child may still be reading the one before
+
+
+class Fleet:
+    """Starts the actors, restarts the dead, answers their requests for weights. Single-threaded."""
+
+    def __init__(self, argv: list[str], procs: int, weights: Weights, directory: Path, collector: FleetCollector) -> None:
+        self._children = Children(argv, procs)
+        self._weights, self._directory, self._collector = weights, directory, collector
+        self._files: dict[str, list[tuple[Blob, Path]]] = {"bundle": [], "target": []}
+
+    def run(self, stop: threading.Event) -> int:
+        """Until every actor ended or a signal came; returns the worst exit code."""
+        codes: dict[int, int] = {}
+        try:
+            while not stop.is_set():
+                for end in self._children.tick():
+                    codes[end.number] = end.code
+                    self._collector.end(end.number)
+                    log.info("actor_ended", actor=end.number, code=end.code, steps=end.produced)
+                if self._children.alive == 0 and all(code in (EXIT_DONE, EXIT_CONFIGURATION) for code in codes.values()) and codes:
+                    break
+                self._serve(stop)
+        finally:
+            codes |= {end.number: end.code for end in self._children.stop()}
+        bad = [code for code in codes.values() if code != EXIT_DONE]
+        return EXIT_DONE if not bad else EXIT_CONFIGURATION if EXIT_CONFIGURATION in bad else EXIT_TEMPORARY
+
+    def _serve(self, stop: threading.Event) -> None:
+        """Answer the notes that wait, for at most a tick."""
+        sockets = {child.socket: child.number for child in self._children.children if child.socket is not None}
+        for ready in select.select(list(sockets), [], [], _TICK_SECONDS)[0]:
+            note = _read(ready)
+            if note is None:
+                continue
+            if "stats" in note:
+                self._collector.update(sockets[ready], note["stats"])
+            elif "want" in note:
+                answer = self._answer(note["want"], (note["held"][0], note["held"][1]), stop)
+                _write(ready, {"have": note["want"], **answer})
+
+    def _answer(self, name: Name, held: tuple[int, int], stop: threading.Event) -> dict[str, Any]:
+        files = self._files[name]
+        newest = (files[-1][0].epoch, files[-1][0].version) if files else (-1, -1)
+        if newest == held or not files:
+            blob = self._weights.fetch(name, newest, lambda: not stop.is_set())
+            if blob is not None:
+                path = self._directory / f"{name}-{blob.epoch}-{blob.version}.safetensors"
+                path.write_bytes(blob.data)
+                files.append((Blob(blob.epoch, blob.version, b""), path))
+                for _, old in files[:-_KEPT_FILES]:
+                    old.unlink()
+                del files[:-_KEPT_FILES]
+                newest = (blob.epoch, blob.version)
+        if newest == held or not files:
+            return {"path": None}
+        return {"path": str(files[-1][1]), "epoch": newest[0], "version": newest[1]}
+
+
+def _read(ready: socket.socket) -> dict[str, Any] | None:
+    try:
+        data = ready.recv(_NOTE_BYTES, socket.MSG_DONTWAIT)
+    except (BlockingIOError, ConnectionError):
+        return None
+    note = json.loads(data) if data else None
+    return note if isinstance(note, dict) else None
+
+
+def _write(ready: socket.socket, note: dict[str, Any]) -> None:
+    try:
+        ready.send(json.dumps(note).encode(), socket.MSG_DONTWAIT)
+    except (BlockingIOError, ConnectionError):
+        log.warning("note_dropped", next="the actor asks again")

@@ -1,0 +1,43 @@
+"""The bonus of every step of a chunk, in one go, with the predictor of the chunk's bundle."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from common import rnd
+from common.chunk import Bundle, Spaces
+from common.config import Config
+from common.networks import make_predictor, make_target
+from common.precision import autocast
+
+_SLICE = 128  # rows per forward pass: activations stay in the core's cache
+
+
+class Intrinsic:
+    """Rates observations by how badly the predictor knows them. Owned by one thread."""
+
+    def __init__(self, spaces: Spaces, config: Config, target: dict[str, torch.Tensor]) -> None:
+        self._target: nn.Module = make_target(spaces, config.network, seed=0).eval()
+        self._target.load_state_dict(target)
+        self._predictor = make_predictor(spaces, config.network, seed=0).requires_grad_(False).eval()
+        self._precision = config.precision
+        self._mean = torch.zeros(spaces.observation)
+        self._std = torch.ones(spaces.observation)
+
+    def load(self, bundle: Bundle) -> None:
+        """Take over predictor and statistics of `bundle`."""
+        self._predictor.load_state_dict(bundle.part("predictor"))
+        self._mean, self._std = bundle.tensors["mean"], bundle.tensors["std"]
+
+    def rate(self, observation: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
+        """Prediction error of each observation, [T, B, ...] -> float32 [T, B]."""
+        rows = torch.from_numpy(observation).flatten(0, 1)
+        bonus = torch.empty(len(rows))
+        with torch.inference_mode(), autocast(self._precision):
+            for start in range(0, len(rows), _SLICE):
+                x = rnd.whiten(rows[start : start + _SLICE], self._mean, self._std)
+                bonus[start : start + _SLICE] = rnd.prediction_error(self._predictor(x), self._target(x))
+        return bonus.reshape(observation.shape[:2]).numpy()

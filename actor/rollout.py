@@ -1,0 +1,90 @@
+"""The only stepping loop: plays B lanes for T steps and writes down what happened."""
+
+from __future__ import annotations
+
+import faulthandler
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from actor.metrics import Phases
+from common.chunk import Chunk, Spaces
+from common.config import RolloutConfig
+from common.envs import VectorEnv
+from common.policy import Policy
+from common.streams import Place, environment_seeds
+
+_STUCK_SECONDS = 120  # an environment that takes longer for one step never comes back
+
+
+class Rollout:
+    """Owns the lanes, their random streams and the buffers of the chunk being built.
+
+    The arrays of a returned chunk are reused by the next one.
+    """
+
+    def __init__(self, env: VectorEnv, spaces: Spaces, config: RolloutConfig, phases: Phases) -> None:
+        self._env, self._spaces, self._config, self._phases = env, spaces, config, phases
+        steps, lanes = config.steps, config.lanes
+        self._observation = np.zeros((spaces.stack + steps, lanes, *spaces.observation), spaces.dtype)
+        self._action = np.zeros((steps, lanes), np.int32)
+        self._log_prob = np.zeros((steps, lanes), np.float32)
+        self._reward = np.zeros((steps, lanes), np.float32)
+        self._terminated = np.zeros((steps, lanes), np.bool_)
+        self._truncated = np.zeros((steps, lanes), np.bool_)
+        self.place: Place | None = None
+        self._generators: list[np.random.Generator] = []
+        self._stack: npt.NDArray[np.generic] = np.zeros(0)
+
+    def reset(self, place: Place) -> None:
+        """Start every lane anew, with the streams of `place`."""
+        self.place = place
+        self._generators = place.generators(self._config.lanes)
+        self._stack = self._env.reset(environment_seeds(self._generators))
+
+    def collect(self, policy: Policy | None, between_steps: Callable[[], bool]) -> Chunk | None:
+        """Play T steps.
+
+        Args:
+            policy: acts; None plays uniformly at random (warm-up).
+            between_steps: called after every step of the lanes; False abandons the chunk.
+
+        Returns:
+            The chunk, its bonus still zero; None if it was abandoned.
+        """
+        steps, stack = self._config.steps, self._spaces.stack
+        self._observation[:stack] = np.moveaxis(self._stack, 1, 0)
+        uniform = np.stack([g.random(steps, np.float32) for g in self._generators], axis=1)
+        finals = []
+        for t in range(steps):
+            faulthandler.dump_traceback_later(_STUCK_SECONDS, exit=True)
+            with self._phases.of("policy"):
+                self._act(policy, t, uniform[t])
+            with self._phases.of("env"):
+                moved = self._env.step(self._action[t])
+            self._stack = moved.stack
+            self._observation[stack + t] = moved.stack[:, -1]
+            self._reward[t], self._terminated[t], self._truncated[t] = moved.reward, moved.terminated, moved.truncated
+            finals.append(moved.final)
+            if not between_steps():
+                faulthandler.cancel_dump_traceback_later()
+                return None
+        faulthandler.cancel_dump_traceback_later()
+        return Chunk(
+            observation=self._observation,
+            final_observation=np.concatenate(finals),
+            action=self._action,
+            log_prob=self._log_prob,
+            reward=self._reward,
+            terminated=self._terminated,
+            truncated=self._truncated,
+            bonus=np.zeros_like(self._reward),
+        )
+
+    def _act(self, policy: Policy | None, t: int, uniform: npt.NDArray[np.float32]) -> None:
+        if policy is not None:
+            self._action[t], self._log_prob[t] = policy.act(self._stack, uniform)
+        else:
+            self._action[t] = (uniform * self._spaces.actions).astype(np.int32)
+            self._log_prob[t] = -np.log(self._spaces.actions)

@@ -1,0 +1,168 @@
+"""One actor: join, wait for credit, take the newest bundle, play a chunk, rate it, send it, again."""
+
+from __future__ import annotations
+
+import threading
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from actor.intrinsic import Intrinsic
+from actor.metrics import Phases
+from actor.rollout import Rollout
+from actor.session import Session
+from actor.weights import Weights
+from common import envs, wire
+from common.chunk import WARMUP_VERSION, Bundle, Chunk, Spaces
+from common.config import Config
+from common.lifecycle import EXIT_CONFIGURATION, EXIT_DONE, EXIT_TEMPORARY, Fatal
+from common.messages import Welcome
+from common.parent import Parent
+from common.policy import Policy
+from common.streams import Place
+
+log = structlog.get_logger()
+
+_POLL_SECONDS = 0.5
+
+
+@dataclass(slots=True)
+class Player:
+    """What plays a chunk; built from the first Welcome, for it brings the configuration."""
+
+    config: Config
+    spaces: Spaces
+    rollout: Rollout
+    policy: Policy
+    intrinsic: Intrinsic | None
+    held: tuple[int, int] = (-1, -1)  # epoch and version of the loaded bundle
+
+
+@dataclass(slots=True)
+class Actor:
+    """Everything one actor owns. `run` is its only loop."""
+
+    session: Session
+    weights: Weights
+    parent: Parent
+    stop: threading.Event
+    phases: Phases
+    tell: Callable[[dict[str, float]], None]  # where its figures go, besides the heartbeats
+    player: Player | None = None
+
+    def run(self) -> int:
+        """Play until the run is finished, the parent is gone, or a signal came; returns the exit code."""
+        while not self._over():
+            if not self.session.joined and not self.session.join(_POLL_SECONDS):
+                continue
+            player = self._prepare()
+            if player is None:
+                continue
+            if self.session.credit - self.session.produced < player.config.rollout.chunk_steps:
+                with self.phases.of("credit_wait"):
+                    self.session.poll(_POLL_SECONDS)
+                self._report()
+                continue
+            if self._load(player):
+                self._play(player)
+        if self.parent.gone():
+            return EXIT_TEMPORARY
+        self.session.leave()
+        return EXIT_DONE
+
+    def _over(self) -> bool:
+        return self.stop.is_set() or self.session.finished or self.parent.gone()
+
+    def _prepare(self) -> Player | None:
+        """Build the player, or refuse a run whose configuration is not the one it was built for."""
+        welcome = self.session.welcome
+        assert welcome is not None
+        if self.player is None:
+            self.player = self._build(welcome)
+        elif not self.player.config.plays_like(Config.from_json(welcome.body)):
+            raise Fatal(EXIT_TEMPORARY, "expected the learner's configuration to stay, got another one: start anew")
+        return self.player
+
+    def _build(self, welcome: Welcome) -> Player | None:
+        config = Config.from_json(welcome.body)
+        try:
+            spaces = envs.spaces(config.env)
+            env = envs.make(config.env, config.rollout.lanes)
+        except envs.EnvUnavailable as error:
+            raise Fatal(EXIT_CONFIGURATION, str(error)) from None
+        intrinsic = None
+        if config.rnd.enabled:
+            target = self.weights.fetch("target", (-1, -1), self._meanwhile)
+            if target is None:
+                return None
+            intrinsic = Intrinsic(spaces, config, target.tensors())
+        rollout = Rollout(env, spaces, config.rollout, self.phases)
+        return Player(config, spaces, rollout, Policy(spaces, config), intrinsic)
+
+    def _load(self, player: Player) -> bool:
+        """Bring bundle and lanes up to what the learner expects of the next chunk."""
+        welcome, version = self.session.welcome, self.session.version
+        assert welcome is not None
+        if version > WARMUP_VERSION and player.held != (welcome.epoch, version):
+            with self.phases.of("weights"):
+                blob = self.weights.fetch("bundle", player.held, self._meanwhile)
+                if blob is None:
+                    return False
+                bundle = Bundle(blob.epoch, blob.version, blob.tensors())
+                player.policy.load(bundle)
+                if player.intrinsic is not None:
+                    player.intrinsic.load(bundle)
+                player.held = (bundle.epoch, bundle.version)
+        warm = version == WARMUP_VERSION
+        place = Place(player.config.seed, welcome.slot, welcome.incarnation, warm)
+        if player.rollout.place != place:
+            player.rollout.reset(place)
+        return self.session.joined
+
+    def _play(self, player: Player) -> None:
+        """Collect, rate, encode and send one chunk; or skip what was begun."""
+        assert player.rollout.place is not None
+        warm = player.rollout.place.warmup
+        epoch, sid = self.session.epoch, self.session.sid
+        chunk = player.rollout.collect(None if warm else player.policy, lambda: self._between(player, epoch, sid))
+        if chunk is None:
+            if self.session.sid == sid:
+                self.session.skip("run_finished" if self.session.finished else "actor_shutdown" if self._over() else "epoch")
+            player.rollout.place = None
+            return
+        version = WARMUP_VERSION if warm else player.held[1]
+        if not warm and player.intrinsic is not None:
+            with self.phases.of("bonus"):
+                chunk.bonus[:] = player.intrinsic.rate(chunk.observation[player.spaces.stack :])
+        with self.phases.of("encode"):
+            self._send(player, chunk, epoch, version)
+
+    def _send(self, player: Player, chunk: Chunk, epoch: int, version: int) -> None:
+        table, body = wire.encode_arrays(chunk)
+        if len(body) > wire.message_limit_bytes(player.config.rollout, player.spaces):
+            self.session.skip("oversize")
+        else:
+            self.session.send_chunk(epoch, version, table, body, zlib.crc32(body))
+
+    def _between(self, player: Player, epoch: int, sid: bytes) -> bool:
+        """After each step of the lanes: count it, keep the session alive, notice a reason to stop."""
+        if self.session.sid == sid:
+            self.session.stepped(player.config.rollout.lanes)
+        return self._meanwhile() and self.session.epoch == epoch and self.session.sid == sid
+
+    def _meanwhile(self) -> bool:
+        self.session.poll()
+        return not self._over()
+
+    def _report(self) -> None:
+        self.session.stats = {
+            "steps": self.session.produced,
+            "connected": float(self.session.joined),
+            "unsettled": self.session.unsettled_steps,
+            "version": self.session.version,
+            **{f"phase_{name}": seconds for name, seconds in self.phases.seconds.items()},
+            **{name: float(count) for name, count in self.session.counts.items()},
+        }
+        self.tell(self.session.stats)

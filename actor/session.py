@@ -1,0 +1,206 @@
+"""The actor's side of the protocol: joining, credit, acknowledgements, resending, leaving.
+
+A session is one life in the learner's books. It keeps every compressed chunk until the learner has
+settled it, and sends it again after a reconnect; offsets make repeats harmless.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+import common
+from common.parent import Parent
+from common import messages, wire
+from common.lifecycle import EXIT_CONFIGURATION, Backoff, Fatal
+from common.messages import Ack, Bye, ByeOk, ChunkMessage, Drain, Heartbeat, Hello, Rehello, Reject, Resend, Skip, Welcome
+from common.transport import Client
+
+log = structlog.get_logger()
+
+_HELLO_SECONDS = 1.0  # how long an answer to Hello may take before it is said again
+_BYE_SECONDS = 8.0
+_FIRST_LEASE_SECONDS = 10.0  # silence before the connection is made anew, until a Welcome says
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A sealed chunk or skip that the learner has not settled."""
+
+    offset: int
+    steps: int
+    parts: list[bytes]
+
+
+class Session:
+    """Owned by the actor's only thread. `connect` makes a fresh socket to the learner's data port."""
+
+    def __init__(self, connect: Callable[[], Client], parent: Parent) -> None:
+        self._connect, self._parent = connect, parent
+        self.stats: dict[str, float] = {}  # travels with heartbeats
+        self._client = connect()
+        self._backoff = Backoff()
+        self.counts: Counter[str] = Counter()
+        self.welcome: Welcome | None = None
+        self.finished = False
+        self._heard = time.monotonic()
+        self._heartbeat_seconds, self._lease_seconds = _HELLO_SECONDS, _FIRST_LEASE_SECONDS
+        self._begin()
+
+    def _begin(self) -> None:
+        self.sid = secrets.token_bytes(16)
+        self.produced = 0  # steps made
+        self._parent.tally(self.sid, 0)
+        self._sealed = 0  # steps sent or skipped
+        self._held: deque[_Held] = deque()
+        self.credit, self.version, self._settled = 0, -1, 0
+        self.epoch = -1  # the learner epoch that welcomed it
+        self.joined = self._gone = False
+        self._next_beat = 0.0
+
+    @property
+    def unsettled_steps(self) -> int:
+        """Steps whose data is kept for a resend."""
+        return sum(held.steps for held in self._held)
+
+    def stepped(self, steps: int) -> None:
+        """Count steps as they are made, where a parent can read them even after a kill."""
+        self.produced += steps
+        self._parent.tally(self.sid, self.produced)
+
+    def join(self, timeout_seconds: float) -> bool:
+        """Wait for a place; False after the timeout."""
+        deadline = time.monotonic() + timeout_seconds
+        while not self.joined and time.monotonic() < deadline and not self._parent.gone():
+            self.poll(min(_HELLO_SECONDS, deadline - time.monotonic()))
+        return self.joined
+
+    def poll(self, timeout_seconds: float = 0.0) -> None:
+        """Read what the learner sent; say Hello or send a heartbeat when due; notice silence.
+
+        Raises:
+            Fatal: the learner refuses this actor for good.
+        """
+        self._speak(time.monotonic())
+        parts = self._client.receive(max(0.0, timeout_seconds), self._parent.fileno())
+        while parts is not None:
+            self._heard = time.monotonic()
+            try:
+                self._on(wire.decode(parts))
+            except wire.WireError as error:
+                self.counts["wire_errors"] += 1
+                log.warning("message_refused", reason=error.reason, text=str(error))
+            parts = self._client.receive()
+
+    def _speak(self, now: float) -> None:
+        if now - self._heard > self._lease_seconds:
+            log.warning("learner_silent", seconds=round(now - self._heard, 1), next="connecting anew, for as long as it takes")
+            self._reconnect()
+        if now < self._next_beat:
+            return
+        if self.joined:
+            self._next_beat = now + self._heartbeat_seconds
+            self._client.send(wire.encode(Heartbeat(self.sid, self.epoch, self.produced, self.stats)))
+            return
+        self._next_beat = now + _HELLO_SECONDS + self._backoff.next_seconds()
+        base = self._held[0].offset if self._held else self._sealed
+        host = socket.gethostname()[:200]
+        hello = Hello(self.sid, self.epoch, host, os.getpid(), common.__version__, base, self.produced)
+        self._client.send(wire.encode(hello))
+
+    def _reconnect(self) -> None:
+        self.counts["reconnects"] += 1
+        self._client.close()
+        self._client = self._connect()
+        self._rejoin()
+        self._heard = time.monotonic()
+
+    def _rejoin(self) -> None:
+        self.joined = False
+        self._next_beat = 0.0
+
+    def _on(self, message: messages.Message) -> None:
+        match message:
+            case Welcome():
+                self._on_welcome(message)
+            case Ack() if message.epoch == self.epoch:
+                self.credit, self.version = message.credit, message.version
+                self._free(message.settled)
+            case Resend():
+                self._resend(message.offset)
+            case Rehello():
+                self._rejoin()
+            case Reject(code="lost"):
+                log.warning("session_lost", next="beginning a new one")
+                self._begin()
+            case Reject(code="full"):
+                log.warning("learner_full", text=message.text, next="asking again")
+            case Reject():
+                raise Fatal(EXIT_CONFIGURATION, message.text)
+            case Drain():
+                self.finished = self.finished or message.finished
+                if not message.finished:
+                    self._rejoin()
+            case ByeOk():
+                self._gone = True
+
+    def _on_welcome(self, welcome: Welcome) -> None:
+        if welcome.sid != self.sid or self.joined:
+            return
+        self.welcome, self.joined, self.epoch = welcome, True, welcome.epoch
+        self._heartbeat_seconds, self._lease_seconds = welcome.heartbeat_ms / 1000, welcome.lease_ms / 1000
+        self.credit, self.version = welcome.credit, welcome.version
+        self._backoff.reset()
+        self._free(welcome.settled)
+        self._resend(welcome.received)
+        log.info("joined", slot=welcome.slot, epoch=welcome.epoch, version=welcome.version)
+
+    def _free(self, settled: int) -> None:
+        self._settled = max(self._settled, settled)
+        while self._held and self._held[0].offset + self._held[0].steps <= settled:
+            self._held.popleft()
+            self.counts["chunks_settled"] += 1
+
+    def _resend(self, offset: int) -> None:
+        for held in self._held:
+            if held.offset >= offset:
+                self._client.send(held.parts)
+                self.counts["chunks_retransmitted"] += 1
+
+    def send_chunk(self, epoch: int, version: int, table: list[messages.ArrayEntry], body: bytes, crc: int) -> None:
+        """Send the steps produced since the last sealed chunk, as one chunk."""
+        steps = self.produced - self._sealed
+        self._seal(ChunkMessage(self.sid, epoch, version, self._sealed, steps, self.produced, table, crc, body), steps)
+        self.counts["chunks_sent"] += 1
+
+    def skip(self, reason: messages.SkipReason) -> None:
+        """Tell that the steps since the last sealed chunk have no data."""
+        steps = self.produced - self._sealed
+        if steps:
+            self._seal(Skip(self.sid, self.epoch, self._sealed, steps, self.produced, reason), steps)
+
+    def _seal(self, message: ChunkMessage | Skip, steps: int) -> None:
+        held = _Held(self._sealed, steps, wire.encode(message))
+        self._held.append(held)
+        self._sealed += steps
+        self._client.send(held.parts)
+
+    def leave(self) -> bool:
+        """Say Bye until every step is received or booked; False if the learner did not answer."""
+        deadline = time.monotonic() + _BYE_SECONDS
+        while not self._gone and time.monotonic() < deadline and not self._parent.gone():
+            if self.joined or self.join(deadline - time.monotonic()):
+                self._client.send(wire.encode(Bye(self.sid, self.produced)))
+                self.poll(0.5)
+        return self._gone
+
+    def close(self) -> None:
+        """End the connection."""
+        self._client.close(linger_seconds=1.0)

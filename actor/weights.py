@@ -1,0 +1,138 @@
+"""Getting weights: pulled from the learner's weights port piece by piece, or through the parent."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import safetensors.torch
+import torch
+
+from common.parent import Parent
+from common import wire
+from common.messages import WeightsMeta, WeightsPiece, WeightsRequest, WeightsSame
+from common.transport import Client
+
+PIECE_MESSAGE_BYTES = 1 << 20
+_BLOB_BYTES = 1 << 30
+_WINDOW_PIECES = 8
+_SILENCE_SECONDS = 2.0  # then the request is repeated
+_FETCH_SECONDS = 30.0
+
+Name = Literal["bundle", "target"]
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """Named tensors of one version, still as safetensors bytes."""
+
+    epoch: int
+    version: int
+    data: bytes
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The tensors inside."""
+        return safetensors.torch.load(self.data)
+
+
+class Weights(Protocol):
+    """Where an actor gets weights from."""
+
+    def fetch(self, name: Name, held: tuple[int, int], meanwhile: Callable[[], bool]) -> Blob | None:
+        """The newest blob.
+
+        Args:
+            name: bundle or target.
+            held: epoch and version already held, (-1, -1) for none.
+            meanwhile: called at least twice a second; False gives up.
+
+        Returns:
+            None if there is none newer, or the wait was given up.
+        """
+
+    def close(self) -> None:
+        """Free the connection."""
+
+
+class WeightsClient:
+    """Pulls from a learner. Eight pieces are under way at a time; a lost one is asked for again."""
+
+    def __init__(self, connect: Callable[[], Client]) -> None:
+        self._connect = connect
+        self._client = connect()
+
+    def fetch(self, name: Name, held: tuple[int, int], meanwhile: Callable[[], bool]) -> Blob | None:
+        """See `Weights.fetch`."""
+        meta: WeightsMeta | None = None
+        pieces: list[bytes] = []
+        deadline = time.monotonic() + _FETCH_SECONDS
+        asked = -_SILENCE_SECONDS
+        while meanwhile() and time.monotonic() < deadline:
+            if time.monotonic() - asked > _SILENCE_SECONDS:
+                self._ask(name, held, meta, len(pieces))
+                asked = time.monotonic()
+            parts = self._client.receive(0.25)
+            message = wire.decode(parts) if parts is not None else None
+            match message:
+                case WeightsSame() if message.name == name and meta is None:
+                    return None
+                case WeightsMeta() if message.name == name and message.size <= _BLOB_BYTES:
+                    if meta != message:
+                        meta, pieces = message, []
+                case WeightsPiece() if _continues(message, meta, len(pieces)):
+                    pieces.append(message.body)
+                    asked = time.monotonic()
+                    if meta is not None and len(pieces) == meta.pieces:
+                        blob = b"".join(pieces)
+                        if len(blob) == meta.size and hashlib.sha256(blob).digest() == meta.digest:
+                            return Blob(meta.epoch, meta.version, blob)
+                        meta, pieces = None, []
+                    if len(pieces) % _WINDOW_PIECES == 0:
+                        self._ask(name, held, meta, len(pieces))
+        self._client.close()  # pieces of an abandoned pull must not reach the next one
+        self._client = self._connect()
+        return None
+
+    def _ask(self, name: Name, held: tuple[int, int], meta: WeightsMeta | None, piece: int) -> None:
+        epoch, version = held if meta is None else (meta.epoch, meta.version)
+        request = WeightsRequest(name, epoch, version, piece if meta is not None else 0, _WINDOW_PIECES)
+        self._client.send(wire.encode(request))
+
+    def close(self) -> None:
+        """See `Weights.close`."""
+        self._client.close()
+
+
+def _continues(piece: WeightsPiece, meta: WeightsMeta | None, count: int) -> bool:
+    return meta is not None and (piece.name, piece.epoch, piece.version, piece.piece) == (
+        meta.name,
+        meta.epoch,
+        meta.version,
+        count,
+    )
+
+
+class SharedWeights:
+    """Reads what the parent of `--procs` fetched once for all its actors."""
+
+    def __init__(self, parent: Parent) -> None:
+        self._parent = parent
+
+    def fetch(self, name: Name, held: tuple[int, int], meanwhile: Callable[[], bool]) -> Blob | None:
+        """See `Weights.fetch`."""
+        self._parent.send({"want": name, "held": held})
+        deadline = time.monotonic() + _FETCH_SECONDS
+        while meanwhile() and time.monotonic() < deadline and not self._parent.gone():
+            note = self._parent.receive(0.25)
+            if note is not None and note.get("have") == name:
+                if note["path"] is None:
+                    return None
+                return Blob(note["epoch"], note["version"], Path(note["path"]).read_bytes())
+        return None
+
+    def close(self) -> None:
+        """See `Weights.close`."""

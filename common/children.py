@@ -1,0 +1,126 @@
+"""Actor processes that belong to another process: started, restarted with back-off, never left behind.
+
+Each child gets one end of a socket, whose end-of-file tells it that its parent is gone, and a small
+shared file in which it keeps its step count, readable after a kill. The learner uses this for
+`--local-actors`, the parent of `--procs` for its actors.
+"""
+
+from __future__ import annotations
+
+import mmap
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+
+from common.lifecycle import EXIT_CONFIGURATION, EXIT_DONE, Backoff
+from common.parent import TALLY
+
+_STOP_SECONDS = 12.0  # above the time an actor takes to say Bye
+_STEADY_SECONDS = 30.0  # a child that lived this long restarts without delay
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """The end of one child: which, how, and what it had counted."""
+
+    number: int
+    code: int
+    sid: bytes
+    produced: int
+
+
+@dataclass(slots=True)
+class Child:
+    """One place among the children, and the process that fills it at present."""
+
+    number: int
+    argv: list[str]
+    backoff: Backoff = field(default_factory=Backoff)
+    process: subprocess.Popen[bytes] | None = None
+    socket: socket.socket | None = None
+    start_at: float = 0.0
+    _tally: mmap.mmap | None = None
+
+    def start(self, now: float) -> None:
+        """Start the process."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with tempfile.TemporaryFile() as file, theirs:
+            file.truncate(TALLY.size)
+            self._tally = mmap.mmap(file.fileno(), TALLY.size)
+            fds = (theirs.fileno(), file.fileno())
+            argv = [sys.executable, "-m", *self.argv, "--parent-fd", str(fds[0]), "--tally-fd", str(fds[1])]
+            # Its own process group: Ctrl-C reaches the parent alone, which then stops its children.
+            self.process = subprocess.Popen(argv, pass_fds=fds, stdin=subprocess.DEVNULL, process_group=0)  # noqa: S603
+        self.socket, self.start_at = ours, now
+
+    @property
+    def sid(self) -> bytes:
+        """The session that the process runs."""
+        assert self._tally is not None
+        return bytes(TALLY.unpack_from(self._tally)[0])
+
+    def ended(self) -> Exit | None:
+        """The exit of the process, once."""
+        if self.process is None or self.process.poll() is None:
+            return None
+        assert self._tally is not None and self.socket is not None
+        sid, produced = TALLY.unpack_from(self._tally)
+        end = Exit(self.number, self.process.returncode, sid, produced)
+        self._tally.close()
+        self.socket.close()
+        self.process = self.socket = None
+        return end
+
+
+class Children:
+    """N children that run the same command. Owned by one thread."""
+
+    def __init__(self, argv: list[str], count: int) -> None:
+        self.children = [Child(number, argv) for number in range(count)]
+        self._restart = True
+
+    def tick(self) -> list[Exit]:
+        """Start who is due, and report who ended; a clean or a hopeless end is not followed by a restart."""
+        now = time.monotonic()
+        ends = []
+        for child in self.children:
+            end = child.ended()
+            if end is not None:
+                ends.append(end)
+                if now - child.start_at > _STEADY_SECONDS:
+                    child.backoff.reset()
+                hopeless = end.code in (EXIT_DONE, EXIT_CONFIGURATION)
+                child.start_at = float("inf") if hopeless else now + child.backoff.next_seconds()
+            if child.process is None and self._restart and now >= child.start_at:
+                child.start(now)
+        return ends
+
+    @property
+    def alive(self) -> int:
+        """Children whose process runs."""
+        return sum(child.process is not None and child.process.poll() is None for child in self.children)
+
+    def sids(self) -> set[bytes]:
+        """The sessions that the children run at present."""
+        return {child.sid for child in self.children if child.process is not None}
+
+    def stop(self) -> list[Exit]:
+        """End every child: ask, wait, then kill; returns their exits."""
+        self._restart = False
+        running = [child for child in self.children if child.process is not None]
+        for child in running:
+            assert child.process is not None
+            child.process.terminate()
+        deadline = time.monotonic() + _STOP_SECONDS
+        for child in running:
+            assert child.process is not None
+            try:
+                child.process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                child.process.kill()
+                child.process.wait()
+        return self.tick()
+

@@ -1,0 +1,177 @@
+"""Environments behind one small seam; the only importer of ale_py and gymnasium.
+
+Both kinds reset in the same step: the observation returned with an end is the new episode's, and
+the one it replaced is handed over as `final`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import Any, NamedTuple, Protocol
+
+import ale_py
+import gymnasium
+import numpy as np
+import numpy.typing as npt
+from gymnasium.spaces import Box, Discrete
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+from common.chunk import IMAGE_SHAPE, Spaces
+from common.config import EnvConfig
+
+FRAMES_PER_STEP = 4
+_STACK = 4
+Array = npt.NDArray[Any]
+
+
+class EnvUnavailable(Exception):
+    """The task is unknown, its package is missing, or no policy here fits its spaces."""
+
+
+class Transition(NamedTuple):
+    """One step of all B lanes."""
+
+    stack: Array  # [B, S, ...] the newest observations, after any reset
+    reward: npt.NDArray[np.float32]  # [B], raw
+    terminated: npt.NDArray[np.bool_]  # [B]
+    truncated: npt.NDArray[np.bool_]  # [B]
+    final: Array  # [K, ...] newest observation before the reset of each of K truncated lanes
+
+
+class VectorEnv(Protocol):
+    """B lanes that step together."""
+
+    def reset(self, seeds: npt.NDArray[np.int64]) -> Array:
+        """Start every lane anew, one seed each; returns the stacks [B, S, ...]."""
+
+    def step(self, action: npt.NDArray[np.int32]) -> Transition:
+        """Advance every lane by one step."""
+
+    def close(self) -> None:
+        """Free what it holds."""
+
+
+def atari_rom(env_id: str) -> str | None:
+    """The ROM name of an Atari game, however it was written; None for any other task."""
+    match = re.fullmatch(r"ALE/(\w+)-v\d+|(\w+)NoFrameskip-v\d+|([\w-]+)", env_id)
+    name = next((group for group in match.groups() if group), "") if match else ""
+    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower().replace("-", "_")
+    return name if name in ale_py.roms.get_all_rom_ids() else None
+
+
+def frames_per_step(env_id: str) -> int:
+    """Emulator frames behind one step; 1 outside Atari."""
+    return FRAMES_PER_STEP if atari_rom(env_id) else 1
+
+
+def spaces(config: EnvConfig) -> Spaces:
+    """What the task shows and accepts.
+
+    Raises:
+        EnvUnavailable: see there.
+    """
+    rom = atari_rom(config.id)
+    if rom is not None:
+        ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
+        ale = ale_py.ALEInterface()
+        ale.loadROM(ale_py.roms.get_rom_path(rom))
+        return Spaces(IMAGE_SHAPE, _STACK, len(ale.getMinimalActionSet()))
+    env = _gymnasium(config.id)
+    seen, does = env.observation_space, env.action_space
+    env.close()
+    if not (isinstance(seen, Box) and len(seen.shape) == 1):
+        raise EnvUnavailable(f"expected {config.id} to show a vector, got {seen}: choose another environment")
+    if not (isinstance(does, Discrete) and does.start == 0):
+        raise EnvUnavailable(f"expected {config.id} to take discrete actions, got {does}: choose another environment")
+    return Spaces(seen.shape, 1, int(does.n))
+
+
+def make(config: EnvConfig, lanes: int) -> VectorEnv:
+    """Build B lanes of the task.
+
+    Raises:
+        EnvUnavailable: see there.
+    """
+    rom = atari_rom(config.id)
+    return _Atari(rom, config, lanes) if rom else _Gymnasium(config.id, lanes)
+
+
+def _gymnasium(env_id: str, **options: str) -> gymnasium.Env[Any, Any]:
+    try:
+        return gymnasium.make(env_id, **options)  # type: ignore[arg-type]  # options are render modes
+    except gymnasium.error.DependencyNotInstalled as error:
+        raise EnvUnavailable(f"expected the package behind {env_id}, got none: install it ({error})") from None
+    except (gymnasium.error.Error, ImportError) as error:
+        known = [*ale_py.roms.get_all_rom_ids(), *gymnasium.registry]
+        close = difflib.get_close_matches(env_id, known, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(close)}?" if close else "name an Atari game or a Gymnasium id"
+        reason = str(error).splitlines()[0]
+        raise EnvUnavailable(f"expected a known environment, got {env_id!r} ({reason}): {hint}") from None
+
+
+class _Atari:
+    """The emulator's own vector environment. Every option is set: its defaults are not RND's."""
+
+    def __init__(self, rom: str, config: EnvConfig, lanes: int) -> None:
+        self._env = ale_py.AtariVectorEnv(
+            rom,
+            lanes,
+            num_threads=1,
+            max_num_frames_per_episode=config.max_frames,
+            repeat_action_probability=config.sticky,
+            full_action_space=False,
+            autoreset_mode=AutoresetMode.SAME_STEP,
+            img_height=IMAGE_SHAPE[0],
+            img_width=IMAGE_SHAPE[1],
+            grayscale=True,
+            stack_num=_STACK,
+            frameskip=FRAMES_PER_STEP,
+            maxpool=True,
+            noop_max=0,
+            episodic_life=False,
+            life_loss_info=False,
+            reward_clipping=False,
+            use_fire_reset=False,
+        )
+        self._actions = int(self._env.single_action_space.n)  # type: ignore[attr-defined]  # it is Discrete
+
+    def reset(self, seeds: npt.NDArray[np.int64]) -> Array:
+        # The emulator takes 32-bit seeds and reads -1 as "none".
+        stack, _ = self._env.reset(seed=seeds & 0x7FFFFFFF)
+        return np.asarray(stack)
+
+    def step(self, action: npt.NDArray[np.int32]) -> Transition:
+        if action.min() < 0 or action.max() >= self._actions:  # the emulator would wait for ever
+            raise ValueError(f"expected actions in [0, {self._actions}), got {action.tolist()}")
+        stack, reward, terminated, truncated, info = self._env.step(action)
+        truncated = truncated & ~terminated
+        final = info["final_obs"][truncated, -1] if truncated.any() else stack[:0, -1]
+        return Transition(stack, reward.astype(np.float32), terminated, truncated, final)
+
+    def close(self) -> None:
+        self._env.close()
+
+
+class _Gymnasium:
+    """Any Gymnasium task with vector observations; a stack of one."""
+
+    def __init__(self, env_id: str, lanes: int) -> None:
+        _gymnasium(env_id).close()
+        self._env = SyncVectorEnv([lambda: _gymnasium(env_id)] * lanes, autoreset_mode=AutoresetMode.SAME_STEP)
+
+    def reset(self, seeds: npt.NDArray[np.int64]) -> Array:
+        observation, _ = self._env.reset(seed=[int(seed) for seed in seeds])
+        return observation.astype(np.float32)[:, None]
+
+    def step(self, action: npt.NDArray[np.int32]) -> Transition:
+        observation, reward, terminated, truncated, info = self._env.step(action)
+        truncated = truncated & ~terminated
+        observation = observation.astype(np.float32)
+        final = observation[:0]
+        if truncated.any():
+            final = np.stack([info["final_obs"][lane] for lane in np.flatnonzero(truncated)]).astype(np.float32)
+        return Transition(observation[:, None], reward.astype(np.float32), terminated, truncated, final)
+
+    def close(self) -> None:
+        self._env.close()

@@ -1,0 +1,53 @@
+"""How a process is asked to stop, how it waits between tries, and what its exit code says."""
+
+from __future__ import annotations
+
+import random
+import signal
+import threading
+from types import FrameType
+
+EXIT_DONE = 0
+EXIT_USAGE = 2
+EXIT_INTERNAL = 70
+EXIT_TEMPORARY = 75
+EXIT_CONFIGURATION = 78
+
+
+class Fatal(Exception):
+    """A condition that ends the process: one sentence for the user, and an exit code."""
+
+    def __init__(self, code: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.code = code
+
+
+def stop_on_signals() -> threading.Event:
+    """An event that SIGTERM or SIGINT sets; a second signal ends the process at once."""
+    stop = threading.Event()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if stop.is_set():
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        stop.set()
+
+    signal.signal(signal.SIGTERM, handle)
+    signal.signal(signal.SIGINT, handle)
+    return stop
+
+
+class Backoff:
+    """Waiting times that double from 0.25 to 4 seconds, with jitter so that a fleet spreads out."""
+
+    def __init__(self) -> None:
+        self._seconds = 0.25
+
+    def next_seconds(self) -> float:
+        """The next time to wait."""
+        current, self._seconds = self._seconds, min(4.0, self._seconds * 2)
+        return current * random.uniform(0.5, 1.0)  # noqa: S311  # spreads load; nothing secret
+
+    def reset(self) -> None:
+        """It worked: begin again."""
+        self._seconds = 0.25

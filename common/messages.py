@@ -1,0 +1,242 @@
+"""Every message of the protocol, as a frozen value. `wire` gives them bytes; nothing here does I/O.
+
+A session is named by 16 random bytes. Offsets count steps since the session began; they are the
+sequence numbers. Everything the learner tells an actor about progress is absolute and cumulative,
+so a lost or repeated message does no harm.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+Sid = Annotated[bytes, 16]
+Digest = Annotated[bytes, 32]
+
+Reason = Literal[
+    "warmup",
+    "stale",
+    "epoch",
+    "surplus",
+    "oversize",
+    "invalid",
+    "actor_shutdown",
+    "actor_lost",
+    "learner_rollback",
+    "learner_shutdown",
+    "update_failed",
+    "revoked",
+    "run_finished",
+]
+SkipReason = Literal["oversize", "actor_shutdown", "epoch", "run_finished"]
+RejectCode = Literal["protocol", "environment", "lost", "full"]
+
+# name, dtype, shape, compressed bytes: the table of contents of a chunk's body
+ArrayEntry = tuple[str, str, list[int], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """Actor: I am here.
+
+    `epoch` is the learner epoch that welcomed this session last (-1: none yet); `base` is the
+    first offset it still holds or will produce.
+    """
+
+    KIND: ClassVar[int] = 1
+    sid: Sid
+    epoch: int
+    host: str
+    pid: int
+    software: str
+    base: int
+    produced: int
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """Learner: your place. The body is the run configuration as JSON."""
+
+    KIND: ClassVar[int] = 2
+    sid: Sid
+    epoch: int
+    slot: int
+    incarnation: int
+    received: int
+    settled: int
+    credit: int
+    version: int
+    target: Digest
+    heartbeat_ms: int
+    lease_ms: int
+    body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """Learner: not like this. "lost": the session was given up, begin a new one."""
+
+    KIND: ClassVar[int] = 3
+    code: RejectCode
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkMessage:
+    """Actor: steps [offset, offset + steps) of the session. The body is the compressed arrays."""
+
+    KIND: ClassVar[int] = 4
+    sid: Sid
+    epoch: int
+    version: int
+    offset: int
+    steps: int
+    produced: int
+    arrays: list[ArrayEntry]
+    crc: int
+    body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """Actor: these steps exist, and their data will not come."""
+
+    KIND: ClassVar[int] = 5
+    sid: Sid
+    epoch: int
+    offset: int
+    steps: int
+    produced: int
+    reason: SkipReason
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """Learner: received and settled up to here; go on up to `credit`; `version` is the newest."""
+
+    KIND: ClassVar[int] = 6
+    epoch: int
+    received: int
+    settled: int
+    credit: int
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Resend:
+    """Learner: send again from this offset."""
+
+    KIND: ClassVar[int] = 7
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rehello:
+    """Learner: I do not know this connection; say Hello."""
+
+    KIND: ClassVar[int] = 8
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """Actor: alive; answered by an Ack."""
+
+    KIND: ClassVar[int] = 9
+    sid: Sid
+    epoch: int
+    produced: int
+    stats: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Bye:
+    """Actor: leaving; everything produced was sent or skipped."""
+
+    KIND: ClassVar[int] = 10
+    sid: Sid
+    produced: int
+
+
+@dataclass(frozen=True, slots=True)
+class ByeOk:
+    """Learner: every offset of yours is received or booked; go."""
+
+    KIND: ClassVar[int] = 11
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Learner: going down. `finished`: the run is complete, nothing will come back."""
+
+    KIND: ClassVar[int] = 12
+    finished: bool
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsRequest:
+    """Actor, weights port: pieces [piece, piece + count) of a blob.
+
+    With `piece` 0 the newest blob is meant unless (epoch, version) is held already; later pieces
+    name the blob they belong to.
+    """
+
+    KIND: ClassVar[int] = 16
+    name: Literal["bundle", "target"]
+    epoch: int
+    version: int
+    piece: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsMeta:
+    """Learner, weights port: what the pieces that follow belong to."""
+
+    KIND: ClassVar[int] = 17
+    name: Literal["bundle", "target"]
+    epoch: int
+    version: int
+    size: int
+    pieces: int
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsPiece:
+    """Learner, weights port: one piece of a blob."""
+
+    KIND: ClassVar[int] = 18
+    name: Literal["bundle", "target"]
+    epoch: int
+    version: int
+    piece: int
+    body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsSame:
+    """Learner, weights port: you hold the newest already."""
+
+    KIND: ClassVar[int] = 19
+    name: Literal["bundle", "target"]
+
+
+Message = (
+    Hello
+    | Welcome
+    | Reject
+    | ChunkMessage
+    | Skip
+    | Ack
+    | Resend
+    | Rehello
+    | Heartbeat
+    | Bye
+    | ByeOk
+    | Drain
+    | WeightsRequest
+    | WeightsMeta
+    | WeightsPiece
+    | WeightsSame
+)

@@ -1,0 +1,119 @@
+"""Named configurations, as Python values. A flag overrides any field of any of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from common.config import Config, EnvConfig, NetworkConfig, PPOConfig, RNDConfig, RolloutConfig
+
+
+def _atari(game: str) -> Config:
+    """PPO+RND with the RND paper's hyperparameters and today's habits.
+
+    Deviates from the paper: minibatches of shuffled steps, Adam eps 1e-5, gradients clipped at
+    0.5 for policy and predictor separately, 3x3 third convolution, time limits bootstrapped,
+    32 lanes instead of 128.
+    Source: Burda et al. 2018, arXiv:1810.12894, table 5 and appendix A.
+    """
+    return Config(preset=game, env=EnvConfig(id=game))
+
+
+def _rnd_paper() -> Config:
+    """The RND paper's CNN agent on Montezuma's Revenge, exactly.
+
+    Source: Burda et al. 2018, arXiv:1810.12894, appendix A, and its published code.
+    """
+    return Config(
+        preset="rnd-paper",
+        total_steps=491_520_000,
+        precision="float32",
+        env=EnvConfig(id="montezuma_revenge", time_limit_is_end=True),
+        rollout=RolloutConfig(lanes=16, batch_lanes=128),
+        ppo=PPOConfig(adam_eps=1e-8, max_grad_norm=0.0, shuffle=False),
+        rnd=RNDConfig(warmup_steps=819_200, predictor_keep=0.25),
+        network=NetworkConfig(conv3_kernel=4),
+    )
+
+
+def _pong() -> Config:
+    """PPO without a bonus, 8 lanes x 128, on Pong.
+
+    Source: Schulman et al. 2017, arXiv:1707.06347, table 5, with the learning rate 2.5e-4,
+    entropy 0.01, Adam eps 1e-5 and gradient bound 0.5 of the baselines code.
+    """
+    return Config(
+        preset="pong",
+        env=EnvConfig(id="pong"),
+        rollout=RolloutConfig(lanes=4, batch_lanes=8),
+        ppo=PPOConfig(
+            learning_rate=2.5e-4,
+            anneal=True,
+            entropy_coef=0.01,
+            value_coef=0.5,
+            gamma_extrinsic=0.99,
+            coef_extrinsic=1.0,
+            normalise_advantages=True,
+        ),
+        rnd=RNDConfig(enabled=False, warmup_steps=0),
+    )
+
+
+def _cartpole() -> Config:
+    """PPO on CartPole-v1 from its four numbers.
+
+    Source: the tuned hyperparameters of RL Baselines3 Zoo (ppo.yml, CartPole-v1).
+    """
+    return Config(
+        preset="cartpole",
+        total_steps=150_000,
+        precision="float32",
+        env=EnvConfig(id="CartPole-v1", reward="raw"),
+        rollout=RolloutConfig(steps=32, lanes=4, batch_lanes=8),
+        ppo=PPOConfig(
+            epochs=20,
+            minibatches=1,
+            clip=0.2,
+            learning_rate=1e-3,
+            anneal=True,
+            entropy_coef=0.0,
+            value_coef=0.5,
+            gamma_extrinsic=0.98,
+            gae_lambda=0.8,
+            coef_extrinsic=1.0,
+            normalise_advantages=True,
+        ),
+        rnd=RNDConfig(enabled=False, warmup_steps=0),
+    )
+
+
+def _smoke() -> Config:
+    """The whole system in a minute on a laptop: PPO+RND on Breakout, small batches."""
+    return Config(
+        preset="smoke",
+        total_steps=20_000,
+        env=EnvConfig(id="breakout"),
+        rollout=RolloutConfig(steps=32, lanes=8, batch_lanes=16),
+        ppo=PPOConfig(epochs=2, minibatches=2),
+        rnd=RNDConfig(warmup_steps=2_048),
+    )
+
+
+_GAMES = {
+    "montezuma": "montezuma_revenge",
+    "gravitar": "gravitar",
+    "venture": "venture",
+    "freeway": "freeway",
+    "private-eye": "private_eye",
+    "solaris": "solaris",
+    "pitfall": "pitfall",
+    "breakout": "breakout",
+}
+
+PRESETS: dict[str, Config] = {
+    **{name: replace(_atari(game), preset=name) for name, game in _GAMES.items()},
+    "pong": _pong(),
+    "rnd-paper": _rnd_paper(),
+    "cartpole": _cartpole(),
+    "smoke": _smoke(),
+}
+DEFAULT_PRESET = "breakout"

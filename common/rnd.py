@@ -1,0 +1,31 @@
+"""Random network distillation, as pure functions shared by the actor's bonus and the learner's loss."""
+
+from __future__ import annotations
+
+import torch
+
+_CLIP = 5.0  # whitened observations are clipped to [-5, 5] (Burda et al. 2018, section 2.4)
+
+
+def whiten(observation: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+    """(observation - mean) / std, clipped to [-5, 5].
+
+    Args:
+        observation: uint8 or float32 [N, ...].
+        mean, std: float32, shape of one observation. No epsilon: a pixel that never changed
+            has a tiny std, and its first change saturates. That is wanted.
+
+    Returns:
+        float32 [N, ...].
+
+    Source: Burda et al. 2018, section 2.4, arXiv:1810.12894.
+    """
+    return ((observation.float() - mean) / std).clamp_(-_CLIP, _CLIP)
+
+
+def prediction_error(prediction: torch.Tensor, feature: torch.Tensor) -> torch.Tensor:
+    """Mean over features of the squared difference, float32 [N, F] x 2 -> [N].
+
+    Source: Burda et al. 2018, section 2.2; the code takes the mean over the 512 outputs.
+    """
+    return (prediction.float() - feature.float()).square().mean(1)

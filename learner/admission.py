@@ -1,0 +1,320 @@
+"""Who plays, how far, and what becomes of what arrives: the protocol's decisions, without sockets.
+
+For the update of one version there are E / B places, one chunk each. A session holds at most one
+open grant; the least recently served gets the next place. A grant that is overdue no longer counts,
+so its place goes to another session as well; the first chunk fills it, the other is surplus.
+
+A pure state machine: time comes in as `now`, replies and admitted chunks go out as lists. Owned by
+the network thread.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import zlib
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from common import messages
+from common.chunk import WARMUP_VERSION
+from common.config import Config
+from common.ledger import Ledger, Receipt
+from common.messages import Ack, Bye, ByeOk, ChunkMessage, Drain, Heartbeat, Hello, Reason, Rehello, Reject, Resend, Skip, Welcome
+
+LEASE_SECONDS = 10.0
+HEARTBEAT_SECONDS = 2.0
+_RESTORED_LEASE_SECONDS = 30.0  # what a session of an earlier epoch has to come back
+_OVERDUE_SECONDS = 2.0  # least time before a place is offered again,
+_OVERDUE_MEDIANS = 3.0  # and in medians of the recent chunk times
+_PAUSE_SECONDS = 1.0  # a gap in our own loop that extends every lease
+_CRC_TRIES = 3
+
+
+@dataclass(slots=True)
+class Seat:
+    """A live session's place in the fleet."""
+
+    sid: bytes
+    slot: int
+    incarnation: int
+    expires: float
+    peer: bytes | None = None  # None: known from a checkpoint, not heard of in this epoch
+    credit: int = 0
+    granted_at: float | None = None  # of the open grant
+    served: int = 0
+    bad_crcs: int = 0
+    stats: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A chunk admitted to the open batch, still compressed."""
+
+    slot: int
+    incarnation: int
+    message: ChunkMessage
+
+
+class Admission:
+    """Seats, credit and the ledger."""
+
+    def __init__(self, config: Config, epoch: int, target: bytes) -> None:
+        self.config, self.epoch, self._target = config, epoch, target
+        self._body = config.to_json().encode()
+        self.ledger = Ledger()
+        self.seats: dict[bytes, Seat] = {}
+        self._by_peer: dict[bytes, bytes] = {}
+        self._incarnations: dict[int, int] = {}
+        self.version = WARMUP_VERSION
+        self.places = self.filled = 0
+        self.first_credit_at: float | None = None
+        self._serial = 0
+        self._chunk_seconds: deque[float] = deque(maxlen=64)
+        self._ticked = 0.0
+        self._draining: Drain | None = None
+        self.replies: list[tuple[bytes, messages.Message]] = []
+        self.arrivals: list[Arrival] = []
+        self.events: Counter[str] = Counter(join=0, leave=0, lost=0)
+        self.duplicates = 0
+        self.departed: Counter[str] = Counter()  # figures of sessions that ended
+
+    # What the trainer asks for.
+
+    def open(self, version: int, places: int, now: float) -> None:
+        """Hand out credit for `places` chunks of `version`, whose bundle is published."""
+        self.version, self.places, self.filled = version, places, 0
+        self._grant(now)
+
+    def settle(self, chunks: list[tuple[bytes, int]], verdict: Reason | str) -> None:
+        """Book chunks, named by session and offset."""
+        for sid, offset in chunks:
+            self.ledger.settle(sid, offset, verdict)  # type: ignore[arg-type]
+
+    def refuse(self, sid: bytes, offset: int, now: float) -> None:
+        """A chunk whose body could not be read: book it, and offer its place again."""
+        self.ledger.settle(sid, offset, "invalid")
+        self.filled -= 1
+        self._grant(now)
+
+    def drain(self, finished: bool) -> None:
+        """Ask every session to leave; no more credit."""
+        self._draining = Drain(finished)
+        self.places = self.filled = 0
+        self.replies += [(seat.peer, self._draining) for seat in self.seats.values() if seat.peer is not None]
+
+    def dismiss(self) -> None:
+        """Close the books on whoever has not left."""
+        assert self._draining is not None
+        reason: Reason = "run_finished" if self._draining.finished else "learner_shutdown"
+        for sid, account in self.ledger.accounts.items():
+            for start in list(account.pending):
+                self.ledger.settle(sid, start, reason)
+        for seat in list(self.seats.values()):
+            self._remove(seat, reason)
+
+    def lost(self, sid: bytes, produced: int) -> None:
+        """A local actor's process ended; `produced` is what it had counted."""
+        seat = self.seats.get(sid)
+        if seat is not None:
+            self.ledger.announce(sid, produced)
+            self._remove(seat, "actor_lost")
+            self.events["lost"] += 1
+
+    # What sessions say.
+
+    def on(self, peer: bytes, message: messages.Message, now: float) -> None:
+        """Take in one message from the data port."""
+        if isinstance(message, Hello):
+            self._on_hello(peer, message, now)
+            return
+        seat = self.seats.get(self._by_peer.get(peer, b""))
+        if seat is None or getattr(message, "sid", None) != seat.sid:
+            self.replies.append((peer, Rehello(self.epoch)))
+            return
+        seat.expires = now + LEASE_SECONDS
+        match message:
+            case ChunkMessage():
+                self._on_chunk(seat, message, now)
+            case Skip():
+                self._on_skip(seat, message)
+            case Heartbeat():
+                self.ledger.announce(seat.sid, message.produced)
+                seat.stats = message.stats
+            case Bye():
+                self._on_bye(seat, message, peer)
+                return
+        self._acknowledge(seat)
+
+    def _on_hello(self, peer: bytes, hello: Hello, now: float) -> None:
+        account = self.ledger.accounts.get(hello.sid)
+        if (account is None and hello.epoch == self.epoch) or (account is not None and account.dead):
+            self.replies.append((peer, Reject("lost", "the session was given up: begin a new one")))
+            return
+        if self._draining is not None:
+            self.replies.append((peer, self._draining))
+            return
+        self.ledger.open(hello.sid)
+        self.ledger.announce(hello.sid, hello.produced)
+        self.ledger.rollback(hello.sid, hello.base)
+        seat = self.seats.get(hello.sid)
+        if seat is None:
+            taken = {other.slot for other in self.seats.values()}
+            slot = next(number for number in range(len(taken) + 1) if number not in taken)
+            seat = self.seats[hello.sid] = Seat(hello.sid, slot, 0, 0.0)
+        if seat.peer is None:  # first heard of in this epoch: its lanes start anew
+            self._incarnations[seat.slot] = seat.incarnation = self._incarnations.get(seat.slot, -1) + 1
+            self.events["join"] += 1
+        self._forget_peer(seat)
+        seat.peer, seat.expires = peer, now + LEASE_SECONDS
+        self._by_peer[peer] = hello.sid
+        account = self.ledger.accounts[hello.sid]
+        seat.credit = max(seat.credit, account.received)
+        self._grant(now)
+        self.replies.append((peer, self._welcome(seat, account.received, account.settled)))
+
+    def _welcome(self, seat: Seat, received: int, settled: int) -> Welcome:
+        return Welcome(
+            sid=seat.sid,
+            epoch=self.epoch,
+            slot=seat.slot,
+            incarnation=seat.incarnation,
+            received=received,
+            settled=settled,
+            credit=seat.credit,
+            version=self.version,
+            target=self._target,
+            heartbeat_ms=int(HEARTBEAT_SECONDS * 1000),
+            lease_ms=int(LEASE_SECONDS * 1000),
+            body=self._body,
+        )
+
+    def _on_chunk(self, seat: Seat, chunk: ChunkMessage, now: float) -> None:
+        if zlib.crc32(chunk.body) != chunk.crc and seat.bad_crcs < _CRC_TRIES:
+            seat.bad_crcs += 1
+            self._reply(seat, Resend(chunk.offset))
+            return
+        if not self._receive(seat, chunk.offset, chunk.steps, chunk.produced):
+            return
+        damaged = zlib.crc32(chunk.body) != chunk.crc
+        seat.bad_crcs = 0
+        if seat.granted_at is not None:
+            self._chunk_seconds.append(now - seat.granted_at)
+            seat.granted_at = None
+        reason = self._judge(chunk, damaged)
+        if reason is not None:
+            self.ledger.settle(seat.sid, chunk.offset, reason)
+        else:
+            self.filled += 1
+            self.arrivals.append(Arrival(seat.slot, seat.incarnation, chunk))
+        self._grant(now)
+
+    def _judge(self, chunk: ChunkMessage, damaged: bool) -> Reason | None:
+        if chunk.epoch != self.epoch:
+            return "epoch"
+        if damaged or chunk.steps != self.config.rollout.chunk_steps:
+            return "invalid"
+        if chunk.version != self.version:
+            return "stale"
+        return "surplus" if self.filled >= self.places else None
+
+    def _on_skip(self, seat: Seat, skip: Skip) -> None:
+        if self._receive(seat, skip.offset, skip.steps, skip.produced):
+            self.ledger.settle(seat.sid, skip.offset, skip.reason)
+            seat.credit += skip.steps
+
+    def _receive(self, seat: Seat, offset: int, steps: int, produced: int) -> bool:
+        """Enter steps that arrived; False, with the right reply, if they are not new."""
+        if steps < 1:
+            return False
+        self.ledger.announce(seat.sid, produced)
+        receipt = self.ledger.receive(seat.sid, offset, offset + steps)
+        if receipt is Receipt.GAP:
+            self._reply(seat, Resend(self.ledger.accounts[seat.sid].received))
+        self.duplicates += receipt is Receipt.DUPLICATE
+        return receipt is Receipt.NEW
+
+    def _on_bye(self, seat: Seat, bye: Bye, peer: bytes) -> None:
+        self.ledger.announce(seat.sid, bye.produced)
+        account = self.ledger.accounts[seat.sid]
+        if account.announced:
+            self._reply(seat, Resend(account.received))
+            return
+        self._remove(seat, "actor_shutdown")
+        self.events["leave"] += 1
+        self.replies.append((peer, ByeOk()))
+
+    # Time.
+
+    def tick(self, now: float) -> None:
+        """Give up silent sessions and offer overdue places; call it once the socket is drained."""
+        pause = now - self._ticked
+        if self._ticked and pause > _PAUSE_SECONDS:
+            for seat in self.seats.values():
+                seat.expires += pause
+        self._ticked = now
+        for seat in [seat for seat in self.seats.values() if now > seat.expires]:
+            self._remove(seat, "actor_lost")
+            self.events["lost"] += 1
+        self._grant(now)
+
+    def _overdue(self, seat: Seat, now: float) -> bool:
+        assert seat.granted_at is not None
+        usual = statistics.median(self._chunk_seconds) if self._chunk_seconds else float("inf")
+        return now - seat.granted_at > max(_OVERDUE_SECONDS, _OVERDUE_MEDIANS * usual)
+
+    def _grant(self, now: float) -> None:
+        """Give open places to idle sessions, the least recently served first."""
+        if self._draining is not None or self.filled >= self.places:
+            return
+        busy = [seat for seat in self.seats.values() if seat.granted_at is not None]
+        idle = [seat for seat in self.seats.values() if seat.granted_at is None and seat.peer is not None]
+        open_places = self.places - self.filled - sum(not self._overdue(seat, now) for seat in busy)
+        for seat in sorted(idle, key=lambda seat: (seat.served, seat.slot))[: max(0, open_places)]:
+            self._serial += 1
+            seat.served, seat.granted_at = self._serial, now
+            account = self.ledger.accounts[seat.sid]
+            seat.credit = max(account.received, account.produced) + self.config.rollout.chunk_steps
+            if self.first_credit_at is None and self.version > WARMUP_VERSION:
+                self.first_credit_at = now
+            self._acknowledge(seat)
+
+    def _acknowledge(self, seat: Seat) -> None:
+        account = self.ledger.accounts[seat.sid]
+        self._reply(seat, Ack(self.epoch, account.received, account.settled, seat.credit, self.version))
+
+    def _reply(self, seat: Seat, message: messages.Message) -> None:
+        if seat.peer is not None:
+            self.replies.append((seat.peer, message))
+
+    def _forget_peer(self, seat: Seat) -> None:
+        if seat.peer is not None:
+            self._by_peer.pop(seat.peer, None)
+
+    def _remove(self, seat: Seat, reason: Reason) -> None:
+        self.ledger.bury(seat.sid, reason)
+        self._forget_peer(seat)
+        self.departed.update({k: v for k, v in seat.stats.items() if k.startswith("phase_")})
+        del self.seats[seat.sid]
+
+    # Checkpoints.
+
+    def to_json(self, local: set[bytes]) -> str:
+        """Books and seats; `local` sessions end with this process and are known to be gone later."""
+        seats = [[seat.sid.hex(), seat.slot, seat.sid in local] for seat in self.seats.values()]
+        incarnations = sorted(self._incarnations.items())
+        return json.dumps({"ledger": self.ledger.to_json(), "seats": seats, "incarnations": incarnations})
+
+    def restore(self, text: str, now: float) -> None:
+        """Take over the books of an earlier epoch."""
+        data: dict[str, Any] = json.loads(text)
+        self.ledger = Ledger.from_json(data["ledger"])
+        self._incarnations = dict(data["incarnations"])
+        for key, slot, local in data["seats"]:
+            sid = bytes.fromhex(key)
+            self.seats[sid] = Seat(sid, slot, self._incarnations[slot], now + _RESTORED_LEASE_SECONDS)
+            if local:
+                self._remove(self.seats[sid], "actor_lost")
+
+

@@ -1,0 +1,121 @@
+"""A batch: the chunks of one update joined on the lane axis, and the stacks rebuilt for the networks."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from common import rnd
+from common.chunk import Chunk, Spaces
+
+
+def join(chunks: Sequence[Chunk]) -> Chunk:
+    """One chunk of E lanes from E / B chunks, in their order; final observations in row-major order."""
+    arrays = {
+        field.name: np.concatenate([getattr(chunk, field.name) for chunk in chunks], axis=1)
+        for field in dataclasses.fields(Chunk)
+        if field.name != "final_observation"
+    }
+    # Final observations are listed by (t, lane) within each chunk; the joined list by (t, lane of E).
+    lanes = np.cumsum([0, *(chunk.action.shape[1] for chunk in chunks)])
+    where = [np.argwhere(chunk.truncated) + [0, lanes[i]] for i, chunk in enumerate(chunks)]
+    places = np.concatenate(where)
+    order = np.lexsort((places[:, 1], places[:, 0]))
+    final = np.concatenate([chunk.final_observation for chunk in chunks])[order]
+    return Chunk(**arrays, final_observation=final)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Tensors of one update, on the training device; time first.
+
+    Image stacks are stored with the stack axis last, as the convolutions want them in memory, and
+    handed out as [N, S, 84, 84] views.
+    """
+
+    stack: Tensor  # uint8 [T + 1, E, 84, 84, S] or float32 [T + 1, E, D, 1], whitened
+    final_stack: Tensor  # [K, ...], like one element of `stack`, in row-major order of `truncated`
+    next_observation: Tensor  # uint8 [T, E, 84, 84] or float32 [T, E, D]; raw
+    action: Tensor  # int64 [T, E]
+    log_prob: Tensor  # float32 [T, E], as shipped
+    reward: Tensor  # float32 [T, E], what the extrinsic stream learns from
+    intrinsic: Tensor  # float32 [T, E], scaled
+    terminated: Tensor  # bool [T, E]
+    truncated: Tensor  # bool [T, E]
+
+    @property
+    def done(self) -> Tensor:
+        """bool [T, E]."""
+        return self.terminated | self.truncated
+
+
+def observations(stack: Tensor) -> Tensor:
+    """What a policy network takes, [N, S, ...], from stacks stored with S last, [N, ..., S]."""
+    return stack.movedim(-1, 1)
+
+
+def make_batch(
+    joined: Chunk,
+    intrinsic: npt.NDArray[np.float32],
+    spaces: Spaces,
+    statistics: tuple[Tensor, Tensor],
+    clip_reward: bool,
+    device: torch.device,
+) -> Batch:
+    """Move a joined chunk to the device and rebuild the stacks there.
+
+    Args:
+        joined: E lanes.
+        intrinsic: scaled bonuses, float32 [T, E].
+        spaces: of the task.
+        statistics: mean and std under which the policy acted; vectors are whitened with them.
+        clip_reward: learn from sign(reward).
+        device: where to train.
+    """
+    observation = torch.from_numpy(joined.observation).to(device, non_blocking=True)
+    final = torch.from_numpy(joined.final_observation).to(device)
+    terminated = torch.from_numpy(joined.terminated).to(device)
+    truncated = torch.from_numpy(joined.truncated).to(device)
+    next_observation = observation[spaces.stack :]
+    if not spaces.is_image:
+        mean, std = (x.to(device) for x in statistics)
+        observation, final = rnd.whiten(observation, mean, std), rnd.whiten(final, mean, std)
+    stack = restack(observation, terminated | truncated, spaces.stack)
+    reward = torch.from_numpy(joined.reward).to(device)
+    return Batch(
+        stack=stack,
+        final_stack=torch.cat([stack[:-1][truncated][..., 1:], final.unsqueeze(-1)], -1),
+        next_observation=next_observation,
+        action=torch.from_numpy(joined.action).to(device, torch.int64),
+        log_prob=torch.from_numpy(joined.log_prob).to(device),
+        reward=reward.sign() if clip_reward else reward,
+        intrinsic=torch.from_numpy(intrinsic).to(device),
+        terminated=terminated,
+        truncated=truncated,
+    )
+
+
+def restack(observation: Tensor, done: Tensor, size: int) -> Tensor:
+    """Rebuild what the policy saw from observations that were sent once.
+
+    Args:
+        observation: [S - 1 + T + 1, E, ...]; see `Chunk`.
+        done: bool [T, E]; the row after an end begins a new episode, whose older images are zero.
+        size: S.
+
+    Returns:
+        [T + 1, E, ..., S], oldest first.
+    """
+    steps = len(done)
+    stack = torch.stack([observation[k : k + steps + 1] for k in range(size)], dim=-1)
+    for t, lane in done.nonzero().tolist():
+        for since in range(size - 1):  # row t + 1 + since knows the newest 1 + since images
+            if t + 1 + since <= steps:
+                stack[t + 1 + since, lane, ..., : size - 1 - since] = 0
+    return stack

@@ -1,0 +1,167 @@
+"""Run directories and checkpoints: atomic, verified, without pickle.
+
+A checkpoint is one safetensors file: tensors, and JSON in its metadata beside a digest over both.
+It is written to a temporary name, synced, renamed, and the directory synced; the last three are
+kept, and a damaged one is skipped for the one before it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import safetensors
+import safetensors.torch
+import structlog
+import torch
+
+log = structlog.get_logger()
+
+_KEPT = 3
+FORMAT = 1
+
+
+class CheckpointError(Exception):
+    """A run directory or checkpoint that cannot be used; one sentence for the user."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Everything a run needs to go on."""
+
+    tensors: dict[str, torch.Tensor]
+    meta: dict[str, Any]
+
+    def part(self, prefix: str) -> dict[str, torch.Tensor]:
+        """The tensors under `prefix.`, without it."""
+        head = prefix + "."
+        return {name[len(head) :]: value for name, value in self.tensors.items() if name.startswith(head)}
+
+
+def _digest(tensors: Mapping[str, torch.Tensor], text: str) -> str:
+    sha = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        value = tensors[name].detach().contiguous()
+        sha.update(f"{name}{value.dtype}{list(value.shape)}".encode())
+        sha.update(value.view(-1).view(torch.uint8).numpy().data if value.numel() else b"")
+    return sha.hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace `path` so that a crash leaves the old file or the new one."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_bytes(data)
+    _sync(temporary)
+    temporary.rename(path)
+    _sync(path.parent)
+
+
+def save(directory: Path, version: int, checkpoint: Checkpoint) -> Path:
+    """Write a checkpoint and drop the oldest beyond three.
+
+    Raises:
+        OSError: the disk is full or broken; earlier checkpoints are untouched.
+    """
+    text = json.dumps({"format": FORMAT, **checkpoint.meta}, sort_keys=True)
+    # A module with channels-last weights would be refused: its memory is not in the order of its shape.
+    tensors = {name: value.detach().contiguous() for name, value in checkpoint.tensors.items()}
+    data = safetensors.torch.save(tensors, {"json": text, "digest": _digest(tensors, text)})
+    path = directory / f"{version:09d}.safetensors"
+    write_atomically(path, data)
+    for old in sorted(directory.glob("*.safetensors"))[:-_KEPT]:
+        old.unlink()
+    return path
+
+
+def load(path: Path) -> Checkpoint:
+    """Read and verify one checkpoint.
+
+    Raises:
+        CheckpointError: unreadable, damaged, or of another format.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            meta = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        text = meta["json"]
+        if _digest(tensors, text) != meta["digest"]:
+            raise CheckpointError(f"expected an intact checkpoint, got {path} with a wrong digest")
+        values = json.loads(text)
+    except (OSError, KeyError, ValueError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"expected a checkpoint, got {path} that cannot be read ({error})") from None
+    if values.pop("format", None) != FORMAT:
+        raise CheckpointError(f"expected checkpoint format {FORMAT}, got another in {path}: use the version that wrote it")
+    return Checkpoint(tensors, values)
+
+
+def newest(directory: Path) -> Checkpoint | None:
+    """The newest intact checkpoint; None if there is none at all.
+
+    Raises:
+        CheckpointError: there are checkpoints, and every one is damaged.
+    """
+    paths = sorted(directory.glob("*.safetensors"), reverse=True)
+    for path in paths:
+        try:
+            return load(path)
+        except CheckpointError as error:
+            log.warning("checkpoint_skipped", reason=str(error))
+    if paths:
+        raise CheckpointError(
+            f"expected an intact checkpoint in {directory}, got {len(paths)} damaged: restore one or start a new run directory"
+        )
+    return None
+
+
+class RunDirectory:
+    """The files of one run, locked against a second learner."""
+
+    def __init__(self, path: Path, resume: bool) -> None:
+        """Open or make the directory.
+
+        Raises:
+            CheckpointError: it cannot be written, is in use, or holds a run and `resume` is off.
+        """
+        self.path, self.checkpoints = path, path / "checkpoints"
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if not resume and any(path.iterdir()):
+                raise CheckpointError(f"expected an empty run directory, got {path} with files: add --resume or name another")
+            self.checkpoints.mkdir(exist_ok=True)
+            self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise CheckpointError(
+                f"expected a writable run directory, got {path} ({error.strerror}): choose another --run-dir"
+            ) from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock)
+            raise CheckpointError(f"expected a run directory of our own, got {path} in use by another learner: stop it first") from None
+
+    def next_epoch(self) -> int:
+        """Count this process life, durably, before anyone hears of it."""
+        file = self.path / "epoch"
+        epoch = int(file.read_text()) + 1 if file.exists() else 0
+        write_atomically(file, str(epoch).encode())
+        return epoch
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        os.close(self._lock)

@@ -1,0 +1,95 @@
+"""From admitted bytes to arrays: one decode thread between the network and the trainer."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from common import wire
+from common.chunk import Chunk, Spaces
+from common.config import RolloutConfig
+from learner.admission import Arrival
+
+_WAIT_SECONDS = 0.25
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Delivered:
+    """A decoded chunk and where it came from."""
+
+    sid: bytes
+    slot: int
+    incarnation: int
+    offset: int
+    version: int
+    chunk: Chunk
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Batches are ordered by slot and offset, never by arrival."""
+        return self.slot, self.offset
+
+
+class Inbox:
+    """Bounded by credit: never more chunks than places were offered. Closed by its owner."""
+
+    def __init__(self, rollout: RolloutConfig, spaces: Spaces, refuse: Callable[[bytes, int, str], None]) -> None:
+        self._rollout, self._spaces, self._refuse = rollout, spaces, refuse
+        self._compressed: queue.Queue[Arrival] = queue.Queue()
+        self._decoded: queue.Queue[Delivered] = queue.Queue()
+        self._closing = threading.Event()
+        self._error: BaseException | None = None
+        self.busy_seconds = 0.0
+        self._thread = threading.Thread(target=self._run, name="decode")
+        self._thread.start()
+
+    def submit(self, arrival: Arrival) -> None:
+        """Called by the network thread."""
+        self._compressed.put(arrival)
+
+    @property
+    def waiting(self) -> int:
+        """Chunks between the network and the trainer."""
+        return self._compressed.qsize() + self._decoded.qsize()
+
+    def take(self, timeout_seconds: float) -> Delivered | None:
+        """The next decoded chunk, or None after the timeout. Called by the trainer."""
+        if self._error is not None:
+            raise self._error
+        try:
+            return self._decoded.get(timeout=timeout_seconds)
+        except queue.Empty:
+            return None
+
+    def _run(self) -> None:
+        try:
+            while not self._closing.is_set():
+                try:
+                    arrival = self._compressed.get(timeout=_WAIT_SECONDS)
+                except queue.Empty:
+                    continue
+                self._decode(arrival)
+        except BaseException as error:  # noqa: BLE001  # the trainer raises it
+            self._error = error
+
+    def _decode(self, arrival: Arrival) -> None:
+        start = time.perf_counter()
+        message = arrival.message
+        try:
+            chunk = wire.decode_chunk(message, self._rollout, self._spaces)
+        except wire.WireError as error:
+            self._refuse(message.sid, message.offset, str(error))
+            return
+        finally:
+            self.busy_seconds += time.perf_counter() - start
+        self._decoded.put(
+            Delivered(message.sid, arrival.slot, arrival.incarnation, message.offset, message.version, chunk)
+        )
+
+    def close(self) -> None:
+        """Stop the thread."""
+        self._closing.set()
+        self._thread.join()

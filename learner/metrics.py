@@ -1,0 +1,113 @@
+"""The learner's Prometheus metrics, built at each scrape from what the threads show.
+
+Counters begin at 0 with the process; what a checkpoint restored is exported as gauges, because a
+counter that jumps back makes rates explode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import get_args
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+import common
+from common.ledger import Totals
+from common.messages import Reason
+from learner.network import View
+from learner.trainer import PHASES, Progress
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"outrider_{name}", text, value)
+
+
+def _counter(name: str, text: str, value: float) -> Metric:
+    return CounterMetricFamily(f"outrider_{name}", text, value)
+
+
+def _by(label: str, name: str, text: str, values: dict[str, float]) -> Metric:
+    family = CounterMetricFamily(f"outrider_{name}", text, labels=[label])
+    for key, value in values.items():
+        family.add_metric([key], value)
+    return family
+
+
+class LearnerCollector:
+    """Reads the immutable views of network and trainer; holds no state but where it began."""
+
+    def __init__(
+        self,
+        view: Callable[[], View],
+        progress: Callable[[], Progress],
+        returns: Callable[[], tuple[float | None, float]],
+        facts: dict[str, str],
+        batch_steps: int,
+    ) -> None:
+        self._view, self._progress, self._returns = view, progress, returns
+        self._facts, self._batch_steps = facts, batch_steps
+        self._base = view().totals
+
+    def collect(self) -> Iterator[Metric]:
+        """Prometheus families."""
+        view, progress = self._view(), self._progress()
+        info = GaugeMetricFamily("outrider_build_info", "The software.", labels=["component", "version"])
+        info.add_metric(["learner", common.__version__], 1)
+        yield info
+        run = GaugeMetricFamily("outrider_run_info", "The run.", labels=list(self._facts))
+        run.add_metric(list(self._facts.values()), 1)
+        yield run
+        yield from self._books(view.totals)
+        yield from self._training(progress)
+        yield from self._wire(view)
+
+    def _books(self, totals: Totals) -> Iterator[Metric]:
+        base = self._base
+        dropped = {reason: totals.dropped.get(reason, 0) - base.dropped.get(reason, 0) for reason in get_args(Reason)}
+        yield _counter("learner_steps_produced", "Steps made by actors.", totals.produced - base.produced)
+        yield _counter("learner_steps_trained", "Steps trained on.", totals.trained - base.trained)
+        yield _by("reason", "learner_steps_dropped", "Steps dropped.", {k: float(v) for k, v in dropped.items()})
+        yield _gauge("learner_steps_in_flight", "Steps announced, received or in training.", totals.in_flight)
+        yield _gauge("learner_accounting_imbalance_steps", "Steps unaccounted for; must be 0.", totals.imbalance)
+
+    def _training(self, progress: Progress) -> Iterator[Metric]:
+        updates = max(0, progress.version)
+        yield _gauge("run_updates", "Updates of the run.", updates)
+        yield _gauge("run_env_steps", "Trained steps of the run.", updates * self._batch_steps)
+        yield _gauge("learner_policy_version", "Newest version.", progress.version)
+        yield _counter("learner_updates", "Updates by this process.", progress.trained_here / self._batch_steps)
+        yield _by("phase", "learner_phase_seconds", "Trainer's time.", {p: progress.phase_seconds[p] for p in PHASES})
+        yield _counter("checkpoint_failures", "Checkpoints that could not be written.", progress.checkpoint_failures)
+        if progress.checkpoint_at is not None:
+            yield _gauge("checkpoint_last_success_timestamp_seconds", "Last checkpoint.", progress.checkpoint_at)
+        if progress.report is not None:
+            yield _gauge("train_learning_rate", "Adam step size.", progress.report.learning_rate)
+            figures = GaugeMetricFamily("outrider_train_figure", "Means of the last update.", labels=["figure"])
+            for name, value in progress.report.figures.items():
+                figures.add_metric([name], value)
+            yield figures
+        mean, best = self._returns()
+        if mean is not None:
+            yield _gauge("episode_return_mean", "Mean raw return of the last 100 episodes.", mean)
+            yield _gauge("episode_return_max", "Best raw return.", best)
+
+    def _wire(self, view: View) -> Iterator[Metric]:
+        yield _gauge("fleet_actors", "Sessions with a place.", view.actors)
+        yield _gauge("fleet_heartbeat_age_max_seconds", "Longest silence.", view.heartbeat_age_max_seconds)
+        yield _by("event", "fleet_sessions", "Sessions by event.", {k: float(v) for k, v in view.events.items()})
+        yield _by("reason", "wire_errors", "Messages refused.", {k: float(v) for k, v in view.wire_errors.items()})
+        yield _counter("wire_received_bytes", "Bytes on the data port.", view.received_bytes)
+        yield _counter("wire_chunk_bytes", "Bytes of chunk messages.", view.chunk_bytes)
+        yield _counter("wire_duplicate_chunks", "Chunks that came again.", view.duplicates)
+        yield _counter("wire_would_block", "Replies a full pipe refused.", view.would_block)
+        yield _counter("weights_sent_bytes", "Bytes of weights sent.", view.weights_bytes)
+        yield _counter("weights_pulls", "Pulls begun.", view.weights_pulls)
+        phases = {k.removeprefix("phase_"): v for k, v in view.actor_stats.items() if k.startswith("phase_")}
+        yield _by("phase", "fleet_phase_seconds", "Live actors' time by phase.", phases)
+
+    def registry(self) -> CollectorRegistry:
+        """A registry that holds only this collector."""
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(self)  # type: ignore[arg-type]  # duck-typed collector
+        return registry

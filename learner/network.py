@@ -1,0 +1,212 @@
+"""The network thread: the only one that touches sockets, seats and the ledger.
+
+Order within a turn: read everything that waits, do what other threads asked for, let time pass,
+send the replies. So nobody is given up while a message of theirs lies unread.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, get_args
+
+import structlog
+
+from common import wire
+from common.ledger import Totals
+from common.messages import ChunkMessage, WeightsRequest
+from common.transport import Context, Server, Waker, wait
+from learner.admission import LEASE_SECONDS, Admission, Arrival
+from learner.publisher import Publisher
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+_VIEW_SECONDS = 0.5
+_TURN_SECONDS = 0.25
+_ASK_SECONDS = 30.0
+_WEIGHTS_REQUEST_BYTES = 8_192
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """The fleet and the books at one moment, for other threads to read."""
+
+    totals: Totals = Totals(0, 0, {}, 0)
+    sessions_seen: int = 0
+    actors: int = 0
+    heartbeat_age_max_seconds: float = 0.0
+    actor_stats: dict[str, float] = field(default_factory=dict)  # sums over sessions
+    events: dict[str, int] = field(default_factory=dict)
+    wire_errors: dict[str, int] = field(default_factory=dict)
+    duplicates: int = 0
+    received_bytes: int = 0
+    chunk_bytes: int = 0
+    chunk_steps: int = 0
+    weights_bytes: int = 0
+    weights_pulls: int = 0
+    would_block: int = 0
+
+
+class Network:
+    """Runs `Admission` and `Publisher` on sockets; `ask` runs a function in its thread."""
+
+    def __init__(self, admission: Admission, publisher: Publisher, message_bytes: int) -> None:
+        self._admission, self._publisher = admission, publisher
+        self._message_bytes = message_bytes
+        self._asked: queue.Queue[tuple[Callable[[], Any], Future[Any]]] = queue.Queue()
+        self._waker = Waker()
+        self._closing = threading.Event()
+        self.wire_errors: Counter[str] = Counter(dict.fromkeys(get_args(wire.WireReason), 0))
+        self._received_bytes = self._chunk_bytes = self._chunk_steps = 0
+        self.view = View()
+        self._viewed = 0.0
+        self.endpoints: list[str] = []
+        self._deliver: Callable[[Arrival], None] = lambda arrival: None
+
+    def start(self, endpoints: list[tuple[str, str]], deliver: Callable[[Arrival], None]) -> None:
+        """Bind every (data, weights) pair and serve.
+
+        Raises:
+            BindError: an address cannot be served.
+        """
+        self._deliver = deliver
+        started: Future[None] = Future()
+        self._thread = threading.Thread(target=self._run, args=(endpoints, started), name="network")
+        self._thread.start()
+        try:
+            started.result(_ASK_SECONDS)
+        except BaseException:
+            self._thread.join()
+            self._waker.close()
+            raise
+
+    def ask(self, function: Callable[[], T]) -> T:
+        """Run `function` in the network thread and return its result; any thread may call."""
+        future: Future[T] = Future()
+        self._asked.put((function, future))
+        self._waker.wake()
+        return future.result(_ASK_SECONDS)
+
+    def close(self) -> None:
+        """Stop serving."""
+        self._closing.set()
+        self._waker.wake()
+        self._thread.join()
+        self._waker.close()
+
+    def _run(self, endpoints: list[tuple[str, str]], started: Future[None]) -> None:
+        with Context() as context:
+            data = Server(context, self._message_bytes)
+            weights = Server(context, _WEIGHTS_REQUEST_BYTES)
+            try:
+                for data_endpoint, weights_endpoint in endpoints:
+                    self.endpoints.append(data.bind(data_endpoint))
+                    weights.bind(weights_endpoint)
+                started.set_result(None)
+                while not self._closing.is_set():
+                    wait((data, weights), self._waker, _TURN_SECONDS)
+                    self._turn(data, weights)
+            except BaseException as error:  # noqa: BLE001  # raised by `start`, or by the next `ask`
+                self._fail(error, started)
+            finally:
+                data.close()
+                weights.close()
+
+    def _turn(self, data: Server, weights: Server) -> None:
+        now = time.monotonic()
+        for peer, parts in data.receive():
+            self._on_data(peer, parts, now)
+        for peer, parts in weights.receive():
+            self._on_weights(weights, peer, parts)
+        self._waker.clear()
+        self._answer_asked()
+        self._admission.tick(time.monotonic())
+        for arrival in self._admission.arrivals:
+            self._deliver(arrival)
+        self._admission.arrivals.clear()
+        for peer, message in self._admission.replies:
+            data.send(peer, wire.encode(message))
+        self._admission.replies.clear()
+        now = time.monotonic()
+        if now - self._viewed > _VIEW_SECONDS:
+            self._viewed = now
+            self.view = self.look(data.would_block + weights.would_block)
+
+    def look(self, would_block: int = 0) -> View:
+        """The present state; only in the network thread (`ask`) or after it ended."""
+        admission = self._admission
+        seats = [seat for seat in admission.seats.values() if seat.peer is not None]
+        stats = Counter(admission.departed)
+        for seat in seats:
+            stats.update(seat.stats)
+        oldest = min((seat.expires for seat in seats), default=time.monotonic() + LEASE_SECONDS)
+        return View(
+            totals=admission.ledger.totals(),
+            sessions_seen=admission.ledger.sessions_seen,
+            actors=len(seats),
+            heartbeat_age_max_seconds=max(0.0, time.monotonic() + LEASE_SECONDS - oldest),
+            actor_stats=dict(stats),
+            events=dict(admission.events),
+            wire_errors=dict(self.wire_errors),
+            duplicates=admission.duplicates,
+            received_bytes=self._received_bytes,
+            chunk_bytes=self._chunk_bytes,
+            chunk_steps=self._chunk_steps,
+            weights_bytes=self._publisher.sent_bytes,
+            weights_pulls=self._publisher.pulls,
+            would_block=would_block,
+        )
+
+    def _on_data(self, peer: bytes, parts: list[bytes], now: float) -> None:
+        size = sum(map(len, parts))
+        self._received_bytes += size
+        try:
+            message = wire.decode(parts)
+        except wire.WireError as error:
+            self._count(error)
+            return
+        if isinstance(message, ChunkMessage):
+            self._chunk_bytes += size
+            self._chunk_steps += message.steps
+        self._admission.on(peer, message, now)
+
+    def _on_weights(self, weights: Server, peer: bytes, parts: list[bytes]) -> None:
+        try:
+            request = wire.decode(parts)
+        except wire.WireError as error:
+            self._count(error)
+            return
+        if isinstance(request, WeightsRequest):
+            for answer in self._publisher.answer(request):
+                if not weights.send(peer, wire.encode(answer)):
+                    break  # its pipe is full: it asks again
+
+    def _count(self, error: wire.WireError) -> None:
+        self.wire_errors[error.reason] += 1
+        log.warning("message_refused", reason=error.reason, text=str(error))
+
+    def _answer_asked(self) -> None:
+        while not self._asked.empty():
+            function, future = self._asked.get()
+            try:
+                future.set_result(function())
+            except Exception as error:  # noqa: BLE001  # it belongs to the thread that asked
+                future.set_exception(error)
+
+    def _fail(self, error: BaseException, started: Future[None]) -> None:
+        if not started.done():
+            started.set_exception(error)
+            return
+        log.error("network_thread_died", error=repr(error))
+        while not self._closing.is_set():
+            try:
+                _, future = self._asked.get(timeout=_TURN_SECONDS)
+            except queue.Empty:
+                continue
+            future.set_exception(error)

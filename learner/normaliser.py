@@ -1,0 +1,87 @@
+"""The single owner of every running statistic: observations, intrinsic returns, forward filter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from common.chunk import Spaces
+from common.moments import Moments, forward_filter
+
+
+class Normaliser:
+    """Owned by the trainer. All float64."""
+
+    def __init__(self, spaces: Spaces, lanes: int, gamma_intrinsic: float) -> None:
+        self.observation = Moments.prior(spaces.observation)
+        self.intrinsic_return = Moments.prior(())
+        self._stack = spaces.stack
+        self._lanes = lanes
+        self._gamma = gamma_intrinsic
+        self._filters: dict[int, npt.NDArray[np.float64]] = {}  # slot -> [B]
+
+    def observe(self, observation: npt.NDArray[np.generic]) -> None:
+        """Merge the current observations s_0 .. s_{T-1} of a batch, rows S-1 to S-1+T-1 of its chunks."""
+        rows = observation[self._stack - 1 : -1]
+        self.observation = self.observation.merge(Moments.of(rows.reshape(-1, *rows.shape[2:])))
+
+    def absorb(self, parts: Sequence[Moments]) -> None:
+        """Merge warm-up moments, in the given order."""
+        for part in parts:
+            self.observation = self.observation.merge(part)
+
+    def scale(self, bonus: npt.NDArray[np.float32], slots: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Turn the bonuses of a batch into intrinsic rewards.
+
+        Each lane's bonus runs through its forward filter; the variance of all filtered values is
+        merged first, then the raw bonus is divided by its root. No mean is subtracted.
+
+        Args:
+            bonus: float32 [T, E], in batch order.
+            slots: of the batch's chunks, in batch order; a slot may fill several places.
+
+        Returns:
+            Intrinsic rewards, float32 [T, E].
+
+        Source: Burda et al. 2018, section 2.4, and its code (ppo_agent.py).
+        """
+        filtered = np.empty(bonus.shape)
+        for place, slot in enumerate(slots):
+            columns = slice(place * self._lanes, (place + 1) * self._lanes)
+            carry = self._filters.get(slot, np.zeros(self._lanes))
+            filtered[:, columns], self._filters[slot] = forward_filter(carry, bonus[:, columns], self._gamma)
+        self.intrinsic_return = self.intrinsic_return.merge(Moments.of(filtered.reshape(-1)))
+        scaled: npt.NDArray[np.float32] = (bonus / self.intrinsic_return.std).astype(np.float32)
+        return scaled
+
+    def observation_statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviation as shipped and used: float32, shape of one observation."""
+        mean, std = self.observation.mean.astype(np.float32), self.observation.std.astype(np.float32)
+        return torch.from_numpy(mean), torch.from_numpy(std)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Everything, as float64 tensors for a checkpoint."""
+        moments = {"observation": self.observation, "intrinsic": self.intrinsic_return}
+        tensors = {f"filter.{slot}": torch.from_numpy(carry) for slot, carry in self._filters.items()}
+        for name, value in moments.items():
+            tensors[f"{name}.count"] = torch.tensor(value.count, dtype=torch.float64)
+            tensors[f"{name}.mean"] = torch.as_tensor(value.mean)
+            tensors[f"{name}.var"] = torch.as_tensor(value.var)
+        return tensors
+
+    def load(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Restore `state`."""
+
+        def moments(name: str) -> Moments:
+            return Moments(
+                float(state[f"{name}.count"]), state[f"{name}.mean"].numpy().copy(), state[f"{name}.var"].numpy().copy()
+            )
+
+        self.observation, self.intrinsic_return = moments("observation"), moments("intrinsic")
+        prefix = "filter."
+        self._filters = {
+            int(name[len(prefix) :]): value.numpy().copy() for name, value in state.items() if name.startswith(prefix)
+        }

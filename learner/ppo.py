@@ -1,0 +1,266 @@
+"""PPO on one batch: values and advantages of both streams, then passes over minibatches.
+
+Order within an update (Burda et al. 2018, code): advantages with the networks that began it; the
+predictor learns on inputs whitened with the statistics that already include this batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from common import rnd
+from common.chunk import Spaces
+from common.config import Config
+from common.networks import make_policy, make_predictor, make_target
+from common.precision import autocast
+from common.streams import network_seed
+from learner.advantages import extrinsic_ends, gae
+from learner.batch import Batch, observations
+from learner.losses import categorical_entropy, clipped_policy_loss, value_loss
+
+_SLICE = 512  # rows per forward pass without gradients
+_POLICY, _TARGET, _PREDICTOR, _DRAWS = range(4)  # roles of seeds
+FIGURES = (
+    "policy_loss",
+    "value_loss_extrinsic",
+    "value_loss_intrinsic",
+    "entropy",
+    "predictor_loss",
+    "clip_fraction",
+    "approx_kl",
+    "policy_grad_norm",
+    "predictor_grad_norm",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What one update did: means over its minibatches, and facts about the batch."""
+
+    figures: dict[str, float]
+    learning_rate: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Samples:
+    """The batch flattened to N = T x E rows, with everything the losses need."""
+
+    stack: Tensor  # [N, ..., S]
+    action: Tensor
+    old_log_prob: Tensor
+    advantage: Tensor
+    target_extrinsic: Tensor
+    target_intrinsic: Tensor
+    next_observation: Tensor  # [N, ...]
+    feature: Tensor  # [N, F], zero where no pass needs it
+    kept: Tensor  # bool [epochs, N]
+
+
+class PPO:
+    """Owns networks, optimiser and the learner's random draws. Used by the trainer alone."""
+
+    def __init__(self, config: Config, spaces: Spaces, device: torch.device) -> None:
+        self._config, self._spaces, self._device = config, spaces, device
+        network, seed = config.network, config.seed
+        self.policy = make_policy(spaces, network, network_seed(seed, _POLICY)).to(device)
+        self.target = make_target(spaces, network, network_seed(seed, _TARGET)).to(device)
+        self.predictor = make_predictor(spaces, network, network_seed(seed, _PREDICTOR)).to(device)
+        groups = [self._policy_parameters()]
+        if config.rnd.enabled:
+            groups.append(self._predictor_parameters())
+        self.optimiser = torch.optim.Adam(
+            [{"params": group} for group in groups], config.ppo.learning_rate, eps=config.ppo.adam_eps, fused=True
+        )
+        self.generator = torch.Generator().manual_seed(network_seed(seed, _DRAWS))
+
+    def _policy_parameters(self) -> list[nn.Parameter]:
+        return list(self.policy.parameters())
+
+    def _predictor_parameters(self) -> list[nn.Parameter]:
+        return list(self.predictor.parameters())
+
+    def update(self, batch: Batch, statistics: tuple[Tensor, Tensor], progress: float) -> Report:
+        """Train on one batch.
+
+        Args:
+            batch: see there.
+            statistics: observation mean and std that include this batch.
+            progress: share of the run's updates already done, in [0, 1).
+        """
+        ppo = self._config.ppo
+        scale = 1.0 - progress if ppo.anneal else 1.0
+        learning_rate = ppo.learning_rate * scale
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate
+        samples, canary = self._prepare(batch, statistics)
+        sums = torch.zeros(len(FIGURES), device=self._device)
+        count = 0
+        for number, rows in self._minibatches(*batch.action.shape):
+            sums += self._step(samples, rows, samples.kept[number], statistics, ppo.clip * scale)
+            count += 1
+        figures = dict(zip(FIGURES, (sums / count).tolist(), strict=True))
+        figures["log_prob_canary"] = float(canary)
+        figures |= _explained(samples, batch)
+        return Report(figures, learning_rate)
+
+    @torch.no_grad()
+    def _prepare(self, batch: Batch, statistics: tuple[Tensor, Tensor]) -> tuple[_Samples, Tensor]:
+        """Values, log-probabilities, advantages and target features; one pass without gradients."""
+        ppo = self._config.ppo
+        steps, lanes = batch.action.shape
+        logits, value_e, value_i = self._evaluate(batch.stack.flatten(0, 1))
+        value_e, value_i = value_e.view(steps + 1, lanes), value_i.view(steps + 1, lanes)
+        log_probs = torch.log_softmax(logits[: steps * lanes], 1)
+        old = log_probs.gather(1, batch.action.view(-1, 1)).squeeze(1)
+        next_e = value_e[1:].clone()
+        if len(batch.final_stack):
+            next_e[batch.truncated] = self._evaluate(batch.final_stack)[1]
+        lam = ppo.gae_lambda
+        discount, trace = extrinsic_ends(
+            batch.terminated, batch.truncated, ppo.gamma_extrinsic, lam, self._config.env.time_limit_is_end
+        )
+        advantage_e = gae(batch.reward, value_e[:-1], next_e, discount, trace)
+        advantage = ppo.coef_extrinsic * advantage_e
+        target_i = torch.zeros_like(advantage)
+        if self._config.rnd.enabled:
+            gamma = torch.full_like(batch.reward, ppo.gamma_intrinsic)
+            advantage_i = gae(batch.intrinsic, value_i[:-1], value_i[1:], gamma, gamma * lam)
+            advantage = advantage + ppo.coef_intrinsic * advantage_i
+            target_i = advantage_i + value_i[:-1]
+        kept, feature = self._features(batch, statistics)
+        samples = _Samples(
+            stack=batch.stack[:-1].flatten(0, 1),
+            action=batch.action.flatten(),
+            old_log_prob=old,
+            advantage=advantage.flatten(),
+            target_extrinsic=(advantage_e + value_e[:-1]).flatten(),
+            target_intrinsic=target_i.flatten(),
+            next_observation=batch.next_observation.flatten(0, 1),
+            feature=feature,
+            kept=kept,
+        )
+        return samples, (old - batch.log_prob.flatten()).abs().max()
+
+    def _evaluate(self, stack: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        with autocast(self._config.precision, self._device.type):
+            parts = [self.policy(observations(stack[i : i + _SLICE])) for i in range(0, len(stack), _SLICE)]
+        logits, value_e, value_i = (torch.cat(part) for part in zip(*parts, strict=True))
+        return logits, value_e, value_i
+
+    def _features(self, batch: Batch, statistics: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Draw which samples the predictor sees in each pass; the target's features of those."""
+        rows = batch.action.numel()
+        epochs, keep = self._config.ppo.epochs, self._config.rnd.predictor_keep
+        if not self._config.rnd.enabled:
+            return torch.zeros(epochs, rows, dtype=torch.bool), torch.empty(0)
+        kept = torch.rand(epochs, rows, generator=self.generator) < keep
+        needed = kept.any(0).nonzero().squeeze(1).to(self._device)
+        flat = batch.next_observation.flatten(0, 1)
+        features: list[Tensor] = []
+        with autocast(self._config.precision, self._device.type):
+            for block in needed.split(_SLICE):
+                features.append(self.target(rnd.whiten(flat[block], *statistics)).float())
+        feature = torch.zeros(rows, features[0].shape[1] if features else 1, device=self._device)
+        if features:
+            feature[needed] = torch.cat(features)
+        return kept, feature
+
+    def _minibatches(self, steps: int, lanes: int) -> Iterator[tuple[int, Tensor]]:
+        """(pass, rows): shuffled steps, or blocks of whole lanes in order."""
+        ppo = self._config.ppo
+        for number in range(ppo.epochs):
+            if ppo.shuffle:
+                order = torch.randperm(steps * lanes, generator=self.generator)
+            else:
+                order = torch.arange(steps * lanes).view(steps, lanes).t().reshape(-1)
+            for rows in order.view(ppo.minibatches, -1):
+                yield number, rows
+
+    def _step(
+        self, samples: _Samples, rows: Tensor, kept: Tensor, statistics: tuple[Tensor, Tensor], clip: float
+    ) -> Tensor:
+        """One optimiser step; returns `FIGURES` as a tensor, so that nothing waits for the device."""
+        ppo, config = self._config.ppo, self._config
+        chosen = rows[kept[rows]]  # drawn before the forward pass: dropped rows cost nothing
+        rows, chosen = rows.to(self._device), chosen.to(self._device)
+        with autocast(config.precision, self._device.type):
+            output = self.policy(observations(samples.stack[rows]))
+            predictor_loss = self._predictor_loss(samples, chosen, statistics)
+        log_probs = torch.log_softmax(output.logits, 1)
+        log_prob = log_probs.gather(1, samples.action[rows].unsqueeze(1)).squeeze(1)
+        old, advantage = samples.old_log_prob[rows], samples.advantage[rows]
+        if ppo.normalise_advantages:
+            advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+        policy_loss = clipped_policy_loss(log_prob, old, advantage, clip).mean()
+        loss_e = value_loss(output.value_extrinsic, samples.target_extrinsic[rows]).mean()
+        loss_i = value_loss(output.value_intrinsic, samples.target_intrinsic[rows]).mean()
+        entropy = categorical_entropy(log_probs).mean()
+        loss = policy_loss + ppo.value_coef * loss_e - ppo.entropy_coef * entropy
+        if config.rnd.enabled:
+            loss = loss + ppo.value_coef * loss_i + predictor_loss
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        bound = ppo.max_grad_norm or float("inf")
+        norms = [nn.utils.clip_grad_norm_(self._policy_parameters(), bound)]
+        norms.append(
+            nn.utils.clip_grad_norm_(self._predictor_parameters(), bound) if config.rnd.enabled else norms[0] * 0
+        )
+        self.optimiser.step()
+        with torch.no_grad():
+            log_ratio = log_prob - old
+            outside = (log_ratio.exp() - 1).abs() > clip
+            kl = (log_ratio.exp() - 1 - log_ratio).mean()
+            losses = (policy_loss, loss_e, loss_i, entropy, predictor_loss, outside.float().mean(), kl)
+            return torch.stack([x.detach().float() for x in (*losses, *norms)])
+
+    def _predictor_loss(self, samples: _Samples, chosen: Tensor, statistics: tuple[Tensor, Tensor]) -> Tensor:
+        """Mean prediction error of the kept samples; 0 when none is kept."""
+        if not self._config.rnd.enabled or not len(chosen):
+            return torch.zeros((), device=self._device)
+        prediction = self.predictor(rnd.whiten(samples.next_observation[chosen], *statistics))
+        return rnd.prediction_error(prediction, samples.feature[chosen]).mean()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Policy and predictor, by bundle name, on the host."""
+        modules = {"policy": self.policy} | ({"predictor": self.predictor} if self._config.rnd.enabled else {})
+        return {
+            f"{prefix}.{name}": value.detach().to("cpu", torch.float32)
+            for prefix, module in modules.items()
+            for name, value in module.state_dict().items()
+        }
+
+    def load(
+        self, model: dict[str, Tensor], target: dict[str, Tensor], optimiser: dict[str, Tensor], generator: Tensor
+    ) -> None:
+        """Restore what `tensors`, the target, the optimiser and the generator held."""
+        for prefix, module in (("policy", self.policy), ("predictor", self.predictor)):
+            head = prefix + "."
+            state = {name[len(head) :]: value for name, value in model.items() if name.startswith(head)}
+            if state:
+                module.load_state_dict(state)
+        self.target.load_state_dict(target)
+        parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in optimiser.items():
+            number, _, key = name.partition(".")
+            parameter = parameters[int(number)]
+            # The fused optimiser walks raw memory: moments must lie in the parameter's layout.
+            laid = torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
+            moments.setdefault(int(number), {})[key] = laid.detach()
+        groups = self.optimiser.state_dict()["param_groups"]
+        self.optimiser.load_state_dict({"state": moments, "param_groups": groups})
+        self.generator.set_state(generator)
+
+
+@torch.no_grad()
+def _explained(samples: _Samples, batch: Batch) -> dict[str, float]:
+    """Facts of the batch: mean intrinsic reward, and its spread."""
+    return {
+        "intrinsic_reward_mean": float(batch.intrinsic.mean()),
+        "intrinsic_reward_std": float(batch.intrinsic.std()),
+        "advantage_std": float(samples.advantage.std()),
+    }

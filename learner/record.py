@@ -1,0 +1,57 @@
+"""What a run leaves behind: TensorBoard events, episodes.csv, summary.json."""
+
+from __future__ import annotations
+
+import csv
+import json
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from learner.checkpoint import write_atomically
+from learner.episodes import Episode
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)  # tensorboard's own imports
+    from torch.utils.tensorboard import SummaryWriter
+
+_COLUMNS = ("env_steps", "frames", "wall_seconds", "slot", "lane", "steps", "score")
+
+
+class Recorder:
+    """Writes into a run directory. Owned by the trainer's thread."""
+
+    def __init__(self, path: Path, env_steps: int) -> None:
+        """Open the files; rows of episodes beyond `env_steps`, lost with a crash, are dropped."""
+        self._path = path
+        self._writer = SummaryWriter(str(path), purge_step=env_steps or None)  # type: ignore[no-untyped-call]
+        file = path / "episodes.csv"
+        rows: list[dict[str, str]] = []
+        if file.exists():
+            with file.open(newline="") as old:
+                rows = [row for row in csv.DictReader(old) if int(row["env_steps"]) <= env_steps]
+        self._file = file.open("w", newline="")
+        self._rows = csv.DictWriter(self._file, _COLUMNS)
+        self._rows.writeheader()
+        self._rows.writerows(rows)
+
+    def episodes(self, ended: Iterable[Episode], env_steps: int, frames: int, wall_seconds: float) -> None:
+        """Append finished games; `env_steps` and `frames` as of the end of their update."""
+        for episode in ended:
+            row = (env_steps, frames, round(wall_seconds, 1), episode.slot, episode.lane, episode.steps, episode.score)
+            self._rows.writerow(dict(zip(_COLUMNS, row, strict=True)))
+        self._file.flush()
+
+    def scalars(self, values: Mapping[str, float], env_steps: int) -> None:
+        """Write one point of each curve."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, env_steps)  # type: ignore[no-untyped-call]
+
+    def summary(self, values: Mapping[str, object]) -> None:
+        """Replace summary.json."""
+        write_atomically(self._path / "summary.json", (json.dumps(values, indent=2) + "\n").encode())
+
+    def close(self) -> None:
+        """Close every file."""
+        self._writer.close()  # type: ignore[no-untyped-call]
+        self._file.close()

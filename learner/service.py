@@ -1,0 +1,293 @@
+"""One learner: build everything bottom up, train until done or asked to stop, leave nothing behind."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+import torch
+
+from common import envs, wire
+from common.chunk import Spaces
+from common.config import Config
+from common.lifecycle import EXIT_CONFIGURATION, Fatal
+from common.metrics import LEARNER_PORT, Exporter
+from common.precision import configure_torch
+from common.transport import BindError, weights_endpoint
+from learner import checkpoint
+from learner.admission import Admission
+from learner.checkpoint import CheckpointError, RunDirectory
+from learner.inbox import Inbox
+from learner.metrics import LearnerCollector
+from learner.network import Network
+from learner.progress import Line, ProgressLine
+from learner.publisher import Publisher
+from learner.record import Recorder
+from learner.supervisor import Supervisor
+from learner.trainer import Trainer
+
+log = structlog.get_logger()
+
+_GATHER_SECONDS = 30.0  # how long to wait for local actors before the first credit
+_LEAVE_SECONDS = 10.0  # and for all actors to leave at the end
+_POLL_SECONDS = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What belongs to this process and machine, not to the run."""
+
+    run_dir: Path
+    bind: str
+    local_actors: int
+    resume: bool
+    device: str
+
+
+class Learner:
+    """The parts of a running learner; made by `build`, closed by its stack."""
+
+    def __init__(self, config: Config, options: Options, stop: threading.Event, stack: contextlib.ExitStack) -> None:
+        self.config, self.options, self.stop = config, options, stop
+        device = _device(options.device)
+        configure_torch(os.cpu_count() or 1)
+        spaces = envs.spaces(config.env)
+        run = stack.enter_context(RunDirectory(options.run_dir, options.resume))
+        saved = checkpoint.newest(run.checkpoints) if options.resume else None
+        if not options.resume or saved is None:
+            (run.path / "config.json").write_text(config.to_json() + "\n")
+        self.epoch = run.next_epoch()
+        self.trainer = Trainer(config, spaces, device, run, self.epoch, stop)
+        if saved is not None:
+            self.trainer.restore(saved)
+        self._serve(spaces, saved.meta["books"] if saved is not None else None, stack)
+        self.recorder = Recorder(run.path, self.env_steps)
+        stack.callback(self.recorder.close)
+        self._export(stack)
+        self.started = time.monotonic()
+        self._line = ProgressLine()
+
+    def _serve(self, spaces: Spaces, books: str | None, stack: contextlib.ExitStack) -> None:
+        """Open the sockets, then start whatever uses them."""
+        config, options = self.config, self.options
+        target = self.trainer.target()
+        self.admission = Admission(config, self.epoch, target.meta.digest if target is not None else bytes(32))
+        if books is not None:
+            self.admission.restore(books, time.monotonic())
+        publisher = Publisher(target)
+        self.network = Network(self.admission, publisher, wire.message_limit_bytes(config.rollout, spaces))
+
+        def refuse(sid: bytes, offset: int, text: str) -> None:
+            log.warning("chunk_invalid", text=text)
+            self.network.ask(lambda: self.admission.refuse(sid, offset, time.monotonic()))
+
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="outrider-")))
+        local = f"ipc://{directory}/data"
+        endpoints = [(address, weights_endpoint(address)) for address in (options.bind, local)]
+        inbox = Inbox(config.rollout, spaces, refuse)
+        stack.callback(inbox.close)
+        self.network.start(endpoints, inbox.submit)
+        stack.callback(self.network.close)
+        self.trainer.connect(self.admission, publisher, self.network, inbox, self._watch)
+        log.info("learner_serving", data=self.network.endpoints[0], epoch=self.epoch)
+        self.supervisor: Supervisor | None = None
+        if options.local_actors:
+            self.supervisor = Supervisor(local, options.local_actors, self._lost)
+            stack.callback(self.supervisor.close)
+
+    def _lost(self, sid: bytes, produced: int) -> None:
+        self.network.ask(lambda: self.admission.lost(sid, produced))
+
+    def _export(self, stack: contextlib.ExitStack) -> None:
+        config, episodes = self.config, self.trainer.episodes
+        facts = {"preset": config.preset, "env_id": config.env.id, "seed": str(config.seed), "epoch": str(self.epoch)}
+        collector = LearnerCollector(
+            lambda: self.network.view,
+            lambda: self.trainer.progress,
+            lambda: (episodes.mean, episodes.best),
+            facts,
+            config.rollout.batch_steps,
+        )
+        exporter = Exporter(collector.registry(), LEARNER_PORT)
+        stack.callback(exporter.close)
+        log.info("metrics_served", port=exporter.port)
+
+    @property
+    def env_steps(self) -> int:
+        """Steps trained on in the run."""
+        return max(0, self.trainer.progress.version) * self.config.rollout.batch_steps
+
+    @property
+    def frames(self) -> int:
+        """Emulator frames behind `env_steps`."""
+        return self.env_steps * envs.frames_per_step(self.config.env.id)
+
+    @property
+    def steps_per_second(self) -> float:
+        """Trained steps of this process over the time from the first credit to the last update."""
+        first, last = self.admission.first_credit_at, self.trainer.progress.last_update_at
+        return self.trainer.progress.trained_here / (last - first) if first is not None and last is not None else 0.0
+
+    def run(self) -> str:
+        """Train; returns why it ended: "finished" or "stopped"."""
+        self._gather()
+        if self.trainer.warm_up():
+            while self.trainer.progress.version < self.config.updates:
+                ended = self.trainer.update()
+                if ended is None:
+                    break
+                wall = time.monotonic() - self.started
+                self.recorder.episodes(ended, self.env_steps, self.frames, wall)
+                self.recorder.scalars(self._curves(), self.env_steps)
+                self._watch()
+        finished = self.trainer.progress.version >= self.config.updates
+        self._drain(finished)
+        self.trainer.save()
+        return "finished" if finished else "stopped"
+
+    def _gather(self) -> None:
+        """Give local actors time to join, so that the first batch has all of them."""
+        deadline = time.monotonic() + _GATHER_SECONDS
+        while time.monotonic() < deadline and not self.stop.is_set():
+            if self.network.ask(lambda: len(self.admission.seats)) >= self.options.local_actors:
+                return
+            self._watch()
+            time.sleep(_POLL_SECONDS)
+
+    def _drain(self, finished: bool) -> None:
+        """Let every actor leave, then close the books on the rest."""
+        self.network.ask(lambda: self.admission.drain(finished))
+        deadline = time.monotonic() + _LEAVE_SECONDS
+        while time.monotonic() < deadline and self.network.ask(lambda: len(self.admission.seats)):
+            time.sleep(_POLL_SECONDS)
+        self.network.ask(self.admission.dismiss)
+
+    def _watch(self) -> None:
+        """While the trainer waits or between updates: show progress, look after local actors."""
+        if self.supervisor is not None:
+            self.trainer.local_sids = self.supervisor.sids
+            if self.supervisor.hopeless == self.options.local_actors:
+                raise Fatal(EXIT_CONFIGURATION, "expected local actors to start, got a refusal from each: see their messages above")
+        self._line.show(self._facts())
+
+    def _facts(self) -> Line:
+        trainer, chunks = self.trainer, self.config.warmup_chunks
+        report = trainer.progress.report
+        warming = trainer.progress.version < 0 and chunks > 0
+        return Line(
+            env_steps=self.env_steps,
+            total_steps=self.config.updates * self.config.rollout.batch_steps,
+            frames=self.frames,
+            steps_per_second=self.steps_per_second,
+            return_mean=trainer.episodes.mean,
+            bonus=report.figures["intrinsic_reward_mean"] if report is not None and self.config.rnd.enabled else None,
+            actors=self.network.view.actors,
+            lag=trainer.progress.lag_max,
+            warmup=f"{trainer.progress.warmup_chunks}/{chunks} chunks of random play" if warming else None,
+        )
+
+    def _curves(self) -> dict[str, float]:
+        """The points of one update."""
+        report = self.trainer.progress.report
+        assert report is not None
+        curves = {f"train/{name}": value for name, value in report.figures.items()}
+        curves |= {"train/learning_rate": report.learning_rate, "speed/steps_per_second": self.steps_per_second}
+        if self.trainer.episodes.mean is not None:
+            curves |= {"episodes/return_mean_100": self.trainer.episodes.mean}
+        return curves
+
+    def summary(self, exit_reason: str) -> dict[str, object]:
+        """The fields of summary.json."""
+        config, progress, episodes = self.config, self.trainer.progress, self.trainer.episodes
+        view = self.network.ask(self.network.look)
+        totals = view.totals
+        return {
+            "preset": config.preset,
+            "env_id": config.env.id,
+            "seed": config.seed,
+            "env_steps": self.env_steps,
+            "frames": self.frames,
+            "updates": max(0, progress.version),
+            "episodes": episodes.count,
+            "wall_seconds": round(time.monotonic() - self.started, 3),
+            "steps_per_second": round(self.steps_per_second, 2),
+            "return_mean_100": episodes.mean,
+            "return_max": episodes.best if episodes.count else None,
+            "intrinsic_reward_mean": progress.report.figures["intrinsic_reward_mean"] if progress.report else None,
+            "max_lag_seen": progress.lag_max,
+            "produced_steps": totals.produced,
+            "trained_steps": totals.trained,
+            "dropped_steps": totals.dropped,
+            "in_flight_steps": totals.in_flight,
+            "imbalance_steps": totals.imbalance,
+            "actors_seen": view.sessions_seen,
+            "version": progress.version,
+            "epoch": self.epoch,
+            "exit_reason": exit_reason,
+            "wire_bytes_per_step": round(view.chunk_bytes / view.chunk_steps, 1) if view.chunk_steps else None,
+            "phase_seconds": {name: round(seconds, 3) for name, seconds in progress.phase_seconds.items()},
+            "actor_phase_seconds": {
+                name.removeprefix("phase_"): round(seconds, 3)
+                for name, seconds in view.actor_stats.items()
+                if name.startswith("phase_")
+            },
+        }
+
+
+def run(config: Config, options: Options, stop: threading.Event) -> dict[str, object]:
+    """Run a learner to its end; returns its summary.
+
+    Raises:
+        Fatal: something the user has to mend, in one sentence.
+    """
+    try:
+        with contextlib.ExitStack() as stack:
+            learner = Learner(config, options, stop, stack)
+            reason = learner.run()
+            summary = learner.summary(reason)
+            learner.recorder.summary(summary)
+            return summary
+    except (BindError, CheckpointError, envs.EnvUnavailable) as error:
+        raise Fatal(EXIT_CONFIGURATION, str(error)) from None
+
+
+def resumed(config: Config, path: Path) -> Config:
+    """The configuration of the run in `path`, with the total steps asked for now.
+
+    Raises:
+        Fatal: it cannot be read, or differs from `config` in anything but the run's length.
+    """
+    file = path / "config.json"
+    try:
+        earlier = Config.from_json(file.read_text())
+    except (OSError, ValueError) as error:
+        raise Fatal(EXIT_CONFIGURATION, f"expected the configuration of the run in {file}, got none that can be read ({error})") from None
+    if not earlier.plays_like(config):
+        odd = _differences(dataclasses.asdict(earlier), dataclasses.asdict(config))
+        raise Fatal(EXIT_CONFIGURATION, f"expected the settings of the run in {path}, got other ones ({odd}): drop them or start a new run directory")
+    return dataclasses.replace(earlier, total_steps=config.total_steps)
+
+
+def _differences(ours: dict[str, object], theirs: dict[str, object], prefix: str = "") -> str:
+    found = []
+    for name, value in ours.items():
+        other = theirs[name]
+        if isinstance(value, dict) and isinstance(other, dict):
+            inner = _differences(value, other, f"{prefix}{name}.")
+            found += [inner] if inner else []
+        elif value != other and name != "total_steps":
+            found.append(f"{prefix}{name} was {value}, now {other}")
+    return ", ".join(found)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)

@@ -1,0 +1,51 @@
+"""Local actors: started over ipc, restarted when they die, and their deaths booked at once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import structlog
+
+from common.children import Children
+from common.lifecycle import EXIT_CONFIGURATION, EXIT_DONE
+
+log = structlog.get_logger()
+
+_TICK_SECONDS = 0.25
+
+
+class Supervisor:
+    """A thread of its own, because the trainer is busy for seconds."""
+
+    def __init__(self, endpoint: str, count: int, lost: Callable[[bytes, int], None]) -> None:
+        self._children = Children(["actor", "--learner", endpoint], count)
+        self._lost = lost
+        self._closing = threading.Event()
+        self.restarts = 0
+        self.sids: frozenset[bytes] = frozenset()  # sessions of the local actors
+        self.hopeless = 0  # actors that refused their configuration: no restart helps
+        self._thread = threading.Thread(target=self._run, name="supervisor")
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._closing.wait(_TICK_SECONDS):
+            for end in self._children.tick():
+                if end.code == EXIT_DONE:
+                    continue
+                self.hopeless += end.code == EXIT_CONFIGURATION
+                self.restarts += end.code != EXIT_CONFIGURATION
+                log.warning("local_actor_died", actor=end.number, code=end.code, steps=end.produced, next="restarting it")
+                self._lost(end.sid, end.produced)
+            self.sids = frozenset(self._children.sids())
+        self._children.stop()
+
+    @property
+    def alive(self) -> int:
+        """Local actors that run."""
+        return self._children.alive
+
+    def close(self) -> None:
+        """End every local actor and the thread."""
+        self._closing.set()
+        self._thread.join()
