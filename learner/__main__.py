@@ -6,10 +6,11 @@ import contextlib
 import dataclasses
 import difflib
 import io
-import re
+import itertools
 import sys
 import time
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -39,6 +40,14 @@ class Process:
     """Where to train: auto, cpu, cuda."""
 
 
+@dataclasses.dataclass(frozen=True)
+class _CommandLine:
+    """Every option, without a prefix for the two halves."""
+
+    config: Annotated[Config, tyro.conf.arg(name="")]
+    process: Annotated[Process, tyro.conf.arg(name="")]
+
+
 def parse(argv: list[str]) -> tuple[Config, Process]:
     """Read the command line.
 
@@ -53,13 +62,12 @@ def parse(argv: list[str]) -> tuple[Config, Process]:
         raise Fatal(EXIT_USAGE, f"expected a preset ({', '.join(PRESETS)}), got {preset!r}: {hint}")
     description = f"Train an agent. Presets, as the first word: {', '.join(PRESETS)} (default {DEFAULT_PRESET})."
     complaint = io.StringIO()
-    Both = tuple[tyro.conf.OmitArgPrefixes[Config], tyro.conf.OmitArgPrefixes[Process]]
     try:
         with contextlib.redirect_stderr(complaint):
-            config, process = tyro.cli(
-                Both,  # type: ignore[arg-type]
+            line = tyro.cli(
+                _CommandLine,
                 args=options,
-                default=(PRESETS[preset], Process()),
+                default=_CommandLine(PRESETS[preset], Process()),
                 prog="python -m learner",
                 description=description,
             )
@@ -67,13 +75,16 @@ def parse(argv: list[str]) -> tuple[Config, Process]:
         if leaving.code:
             raise Fatal(EXIT_USAGE, _sentence(complaint.getvalue())) from None
         raise
-    return config, process
+    return line.config, line.process
 
 
 def _sentence(box: str) -> str:
-    """Tyro's framed explanation as one line."""
-    words = re.sub(r"[\u2500-\u257f]+", " ", box)
-    return re.sub(r"\s+", " ", words).strip()
+    """Tyro's framed explanation as one sentence: what is wrong, and the nearest option if it names one."""
+    lines = [line.strip(" \u2502") for line in box.splitlines() if line.startswith("\u2502")]
+    wrong = " ".join(itertools.takewhile(lambda line: not line.startswith("\u2500"), lines))
+    meant = next((line.split()[0] for line in lines if line.startswith("--")), None)
+    hint = f"did you mean {meant}?" if meant and "Unrecognized" in wrong else "see python -m learner --help"
+    return f"{wrong}: {hint}"
 
 
 def main() -> int:
