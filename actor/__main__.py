@@ -38,8 +38,12 @@ class _Parser(argparse.ArgumentParser):
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = _Parser(prog="python -m actor", description="Step environments for an Outrider learner.")
-    parser.add_argument("--learner", required=True, metavar="HOST:PORT", help="address of the learner's data port")
-    parser.add_argument("--procs", type=int, default=1, metavar="N", help="actor processes to run (default 1)")
+    parser.add_argument(
+        "--learner", required=True, metavar="HOST:PORT", help="address of the learner's data port"
+    )
+    parser.add_argument(
+        "--procs", type=int, default=1, metavar="N", help="actor processes to run (default 1)"
+    )
     parser.add_argument("--parent-fd", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--shared-weights", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--tally-fd", type=int, help=argparse.SUPPRESS)
@@ -81,7 +85,11 @@ def _run_one(options: argparse.Namespace) -> int:
         stack.callback(weights.close)
         session = Session(lambda: Client(context, options.endpoint, _DATA_MESSAGE_BYTES), parent)
         stack.callback(session.close)
-        tell = (lambda stats: collector.update(0, stats)) if alone else (lambda stats: parent.send({"stats": stats}))
+        tell = (
+            (lambda stats: collector.update(0, stats))
+            if alone
+            else (lambda stats: parent.send({"stats": stats}))
+        )
         return Actor(session, weights, parent, stop, Phases(), tell).run()
 
 

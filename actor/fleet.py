@@ -26,7 +26,9 @@ _KEPT_FILES = 2  # a child may still be reading the one before
 class Fleet:
     """Starts the actors, restarts the dead, answers their requests for weights. Single-threaded."""
 
-    def __init__(self, argv: list[str], procs: int, weights: Weights, directory: Path, collector: FleetCollector) -> None:
+    def __init__(
+        self, argv: list[str], procs: int, weights: Weights, directory: Path, collector: FleetCollector
+    ) -> None:
         self._children = Children(argv, procs)
         self._weights, self._directory, self._collector = weights, directory, collector
         self._files: dict[str, list[tuple[Blob, Path]]] = {"bundle": [], "target": []}
@@ -40,7 +42,11 @@ class Fleet:
                     codes[end.number] = end.code
                     self._collector.end(end.number)
                     log.info("actor_ended", actor=end.number, code=end.code, steps=end.produced)
-                if self._children.alive == 0 and all(code in (EXIT_DONE, EXIT_CONFIGURATION) for code in codes.values()) and codes:
+                if (
+                    self._children.alive == 0
+                    and all(code in (EXIT_DONE, EXIT_CONFIGURATION) for code in codes.values())
+                    and codes
+                ):
                     break
                 self._serve(stop)
         finally:
@@ -50,7 +56,9 @@ class Fleet:
 
     def _serve(self, stop: threading.Event) -> None:
         """Answer the notes that wait, for at most a tick."""
-        sockets = {child.socket: child.number for child in self._children.children if child.socket is not None}
+        sockets = {
+            child.socket: child.number for child in self._children.children if child.socket is not None
+        }
         for ready in select.select(list(sockets), [], [], _TICK_SECONDS)[0]:
             note = _read(ready)
             if note is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
 from prometheus_client import CollectorRegistry
@@ -37,7 +37,7 @@ class FleetCollector:
 
     def __init__(self) -> None:
         self._live: dict[int, Mapping[str, float]] = {}
-        self._ended: Counter[str] = Counter()
+        self._ended: defaultdict[str, float] = defaultdict(float)
 
     def update(self, actor: int, stats: Mapping[str, float]) -> None:
         """Replace the figures of one actor."""
@@ -51,9 +51,10 @@ class FleetCollector:
 
     def collect(self) -> Iterator[Metric]:
         """Prometheus families, built anew for each scrape."""
-        total = Counter(self._ended)
+        total = self._ended.copy()
         for stats in list(self._live.values()):
-            total.update(stats)
+            for name, value in stats.items():
+                total[name] += value
         yield CounterMetricFamily("outrider_actor_env_steps", "Environment steps.", total["steps"])
         yield CounterMetricFamily("outrider_actor_reconnects", "Connections made anew.", total["reconnects"])
         phases = CounterMetricFamily("outrider_actor_phase_seconds", "Time by phase.", labels=["phase"])
@@ -64,13 +65,19 @@ class FleetCollector:
         for outcome in ("sent", "retransmitted", "settled"):
             chunks.add_metric([outcome], total[f"chunks_{outcome}"])
         yield chunks
-        yield GaugeMetricFamily("outrider_actor_connected", "Actors with a place at the learner.", total["connected"])
-        yield GaugeMetricFamily("outrider_actor_unsettled_steps", "Steps kept until settled.", total["unsettled"])
+        yield GaugeMetricFamily(
+            "outrider_actor_connected", "Actors with a place at the learner.", total["connected"]
+        )
+        yield GaugeMetricFamily(
+            "outrider_actor_unsettled_steps", "Steps kept until settled.", total["unsettled"]
+        )
         versions = [stats["version"] for stats in list(self._live.values()) if "version" in stats]
-        yield GaugeMetricFamily("outrider_actor_weights_version", "Oldest bundle in use.", min(versions, default=-1))
+        yield GaugeMetricFamily(
+            "outrider_actor_weights_version", "Oldest bundle in use.", min(versions, default=-1)
+        )
 
     def registry(self) -> CollectorRegistry:
         """A registry that holds only this collector."""
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(self)  # type: ignore[arg-type]  # duck-typed collector
+        registry.register(self)
         return registry

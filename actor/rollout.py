@@ -65,7 +65,11 @@ class Rollout:
                 moved = self._env.step(self._action[t])
             self._stack = moved.stack
             self._observation[stack + t] = moved.stack[:, -1]
-            self._reward[t], self._terminated[t], self._truncated[t] = moved.reward, moved.terminated, moved.truncated
+            self._reward[t], self._terminated[t], self._truncated[t] = (
+                moved.reward,
+                moved.terminated,
+                moved.truncated,
+            )
             finals.append(moved.final)
             if not between_steps():
                 faulthandler.cancel_dump_traceback_later()

@@ -82,7 +82,9 @@ class Actor:
         if self.player is None:
             self.player = self._build(welcome)
         elif not self.player.config.plays_like(Config.from_json(welcome.body)):
-            raise Fatal(EXIT_TEMPORARY, "expected the learner's configuration to stay, got another one: start anew")
+            raise Fatal(
+                EXIT_TEMPORARY, "expected the learner's configuration to stay, got another one: start anew"
+            )
         return self.player
 
     def _build(self, welcome: Welcome) -> Player | None:
@@ -126,10 +128,14 @@ class Actor:
         assert player.rollout.place is not None
         warm = player.rollout.place.warmup
         epoch, sid = self.session.epoch, self.session.sid
-        chunk = player.rollout.collect(None if warm else player.policy, lambda: self._between(player, epoch, sid))
+        chunk = player.rollout.collect(
+            None if warm else player.policy, lambda: self._between(player, epoch, sid)
+        )
         if chunk is None:
             if self.session.sid == sid:
-                self.session.skip("run_finished" if self.session.finished else "actor_shutdown" if self._over() else "epoch")
+                self.session.skip(
+                    "run_finished" if self.session.finished else "actor_shutdown" if self._over() else "epoch"
+                )
             player.rollout.place = None
             return
         version = WARMUP_VERSION if warm else player.held[1]

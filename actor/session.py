@@ -17,10 +17,23 @@ from dataclasses import dataclass
 import structlog
 
 import common
-from common.parent import Parent
 from common import messages, wire
 from common.lifecycle import EXIT_CONFIGURATION, Backoff, Fatal
-from common.messages import Ack, Bye, ByeOk, ChunkMessage, Drain, Heartbeat, Hello, Rehello, Reject, Resend, Skip, Welcome
+from common.messages import (
+    Ack,
+    Bye,
+    ByeOk,
+    ChunkMessage,
+    Drain,
+    Heartbeat,
+    Hello,
+    Rehello,
+    Reject,
+    Resend,
+    Skip,
+    Welcome,
+)
+from common.parent import Parent
 from common.transport import Client
 
 log = structlog.get_logger()
@@ -101,7 +114,11 @@ class Session:
 
     def _speak(self, now: float) -> None:
         if now - self._heard > self._lease_seconds:
-            log.warning("learner_silent", seconds=round(now - self._heard, 1), next="connecting anew, for as long as it takes")
+            log.warning(
+                "learner_silent",
+                seconds=round(now - self._heard, 1),
+                next="connecting anew, for as long as it takes",
+            )
             self._reconnect()
         if now < self._next_beat:
             return
@@ -174,10 +191,15 @@ class Session:
                 self._client.send(held.parts)
                 self.counts["chunks_retransmitted"] += 1
 
-    def send_chunk(self, epoch: int, version: int, table: list[messages.ArrayEntry], body: bytes, crc: int) -> None:
+    def send_chunk(
+        self, epoch: int, version: int, table: list[messages.ArrayEntry], body: bytes, crc: int
+    ) -> None:
         """Send the steps produced since the last sealed chunk, as one chunk."""
         steps = self.produced - self._sealed
-        self._seal(ChunkMessage(self.sid, epoch, version, self._sealed, steps, self.produced, table, crc, body), steps)
+        self._seal(
+            ChunkMessage(self.sid, epoch, version, self._sealed, steps, self.produced, table, crc, body),
+            steps,
+        )
         self.counts["chunks_sent"] += 1
 
     def skip(self, reason: messages.SkipReason) -> None:

@@ -12,9 +12,9 @@ from typing import Literal, Protocol
 import safetensors.torch
 import torch
 
-from common.parent import Parent
 from common import wire
 from common.messages import WeightsMeta, WeightsPiece, WeightsRequest, WeightsSame
+from common.parent import Parent
 from common.transport import Client
 
 PIECE_MESSAGE_BYTES = 1 << 20

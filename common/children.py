@@ -123,4 +123,3 @@ class Children:
                 child.process.kill()
                 child.process.wait()
         return self.tick()
-

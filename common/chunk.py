@@ -84,7 +84,9 @@ def layout(rollout: RolloutConfig, spaces: Spaces, truncations: int) -> dict[str
 
 def raw_bytes(specs: Mapping[str, ArraySpec]) -> int:
     """Uncompressed size of arrays of these shapes."""
-    return sum(np.dtype(dtype).itemsize * int(np.prod(shape, dtype=np.int64)) for dtype, shape in specs.values())
+    return sum(
+        np.dtype(dtype).itemsize * int(np.prod(shape, dtype=np.int64)) for dtype, shape in specs.values()
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -243,6 +243,10 @@ def _value(hint: Any, value: Any, where: str) -> object:
         _require(value in typing.get_args(hint), f"one of {typing.get_args(hint)} at {where}", value)
         return value
     wanted = (int, float) if hint is float else hint
-    if isinstance(hint, types.UnionType) or not isinstance(value, wanted) or isinstance(value, bool) != (hint is bool):
+    if (
+        isinstance(hint, types.UnionType)
+        or not isinstance(value, wanted)
+        or isinstance(value, bool) != (hint is bool)
+    ):
         raise ValueError(f"expected {hint.__name__} at {where}, got {value!r}")
     return hint(value)

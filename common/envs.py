@@ -75,7 +75,7 @@ def spaces(config: EnvConfig) -> Spaces:
     if rom is not None:
         ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
         ale = ale_py.ALEInterface()
-        ale.loadROM(ale_py.roms.get_rom_path(rom))
+        ale.loadROM(str(ale_py.roms.get_rom_path(rom)))
         return Spaces(IMAGE_SHAPE, _STACK, len(ale.getMinimalActionSet()))
     env = _gymnasium(config.id)
     seen, does = env.observation_space, env.action_space
@@ -83,7 +83,9 @@ def spaces(config: EnvConfig) -> Spaces:
     if not (isinstance(seen, Box) and len(seen.shape) == 1):
         raise EnvUnavailable(f"expected {config.id} to show a vector, got {seen}: choose another environment")
     if not (isinstance(does, Discrete) and does.start == 0):
-        raise EnvUnavailable(f"expected {config.id} to take discrete actions, got {does}: choose another environment")
+        raise EnvUnavailable(
+            f"expected {config.id} to take discrete actions, got {does}: choose another environment"
+        )
     return Spaces(seen.shape, 1, int(does.n))
 
 
@@ -101,7 +103,9 @@ def _gymnasium(env_id: str, **options: str) -> gymnasium.Env[Any, Any]:
     try:
         return gymnasium.make(env_id, **options)  # type: ignore[arg-type]  # options are render modes
     except gymnasium.error.DependencyNotInstalled as error:
-        raise EnvUnavailable(f"expected the package behind {env_id}, got none: install it ({error})") from None
+        raise EnvUnavailable(
+            f"expected the package behind {env_id}, got none: install it ({error})"
+        ) from None
     except (gymnasium.error.Error, ImportError) as error:
         known = [*ale_py.roms.get_all_rom_ids(), *gymnasium.registry]
         close = difflib.get_close_matches(env_id, known, n=3, cutoff=0.5)
@@ -158,11 +162,13 @@ class _Gymnasium:
 
     def __init__(self, env_id: str, lanes: int) -> None:
         _gymnasium(env_id).close()
-        self._env = SyncVectorEnv([lambda: _gymnasium(env_id)] * lanes, autoreset_mode=AutoresetMode.SAME_STEP)
+        self._env = SyncVectorEnv(
+            [lambda: _gymnasium(env_id)] * lanes, autoreset_mode=AutoresetMode.SAME_STEP
+        )
 
     def reset(self, seeds: npt.NDArray[np.int64]) -> Array:
         observation, _ = self._env.reset(seed=[int(seed) for seed in seeds])
-        return observation.astype(np.float32)[:, None]
+        return np.asarray(observation, np.float32)[:, None]
 
     def step(self, action: npt.NDArray[np.int32]) -> Transition:
         observation, reward, terminated, truncated, info = self._env.step(action)
@@ -170,7 +176,9 @@ class _Gymnasium:
         observation = observation.astype(np.float32)
         final = observation[:0]
         if truncated.any():
-            final = np.stack([info["final_obs"][lane] for lane in np.flatnonzero(truncated)]).astype(np.float32)
+            final = np.stack([info["final_obs"][lane] for lane in np.flatnonzero(truncated)]).astype(
+                np.float32
+            )
         return Transition(observation[:, None], reward.astype(np.float32), terminated, truncated, final)
 
     def close(self) -> None:

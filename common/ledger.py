@@ -62,7 +62,8 @@ class Account:
         at = bisect_right(self.booked, (start,))
         before = self.booked[at - 1] if at else None
         after = self.booked[at] if at < len(self.booked) else None
-        assert (before is None or before[1] <= start) and (after is None or stop <= after[0]), "a step booked twice"
+        assert before is None or before[1] <= start, "a step booked twice"
+        assert after is None or stop <= after[0], "a step booked twice"
         first, last = at, at
         if before is not None and before[1] == start and before[2] == verdict:
             start, first = before[0], at - 1

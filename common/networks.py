@@ -7,6 +7,7 @@ zero biases. Vector tasks use small tanh networks (Schulman et al. 2017, section
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -100,7 +101,9 @@ class VectorPolicy(nn.Module):
         return PolicyOutput(self.actor(x).float(), values[:, 0], values[:, 1])
 
 
-def _tanh_net(inputs: int, hidden: int, outputs: int, gain: float, generator: torch.Generator) -> nn.Sequential:
+def _tanh_net(
+    inputs: int, hidden: int, outputs: int, gain: float, generator: torch.Generator
+) -> nn.Sequential:
     return nn.Sequential(
         _linear(inputs, hidden, _GAIN, generator),
         nn.Tanh(),
@@ -123,9 +126,7 @@ class ImageEmbedding(nn.Module):
         self.conv2 = _conv(32, 64, 4, 2, generator)
         self.conv3 = _conv(64, 64, 3, 1, generator)
         widths = [64 * 7 * 7] + [_FEATURES] * dense
-        self.dense = nn.ModuleList(
-            _linear(a, b, _GAIN, generator) for a, b in zip(widths[:-1], widths[1:], strict=True)
-        )
+        self.dense = nn.ModuleList(_linear(a, b, _GAIN, generator) for a, b in pairwise(widths))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, image: Tensor) -> Tensor:
@@ -136,6 +137,7 @@ class ImageEmbedding(nn.Module):
         x = self.dense[0](x.flatten(1))
         for layer in self.dense[1:]:
             x = layer(F.relu(x))
+        assert isinstance(x, Tensor)
         return x
 
 

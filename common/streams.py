@@ -33,4 +33,6 @@ def environment_seeds(generators: list[np.random.Generator]) -> npt.NDArray[np.i
 
 def network_seed(seed: int, role: int) -> int:
     """Seed of a network's initial weights, or of the learner's own draws."""
-    return int(np.random.SeedSequence([seed, _NETWORKS + role]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    return int(
+        np.random.SeedSequence([seed, _NETWORKS + role]).generate_state(1, np.uint64)[0] >> np.uint64(1)
+    )

@@ -66,7 +66,9 @@ class Context:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.raw.destroy(linger=0)
 
 
@@ -94,12 +96,14 @@ class Server:
             self.raw.bind(endpoint)
         except zmq.ZMQError as error:
             why = error.strerror or str(error)
-            raise BindError(f"expected to bind {endpoint}, got \"{why}\": choose another --bind address or port") from None
+            raise BindError(
+                f'expected to bind {endpoint}, got "{why}": choose another --bind address or port'
+            ) from None
         return self.raw.getsockopt(zmq.LAST_ENDPOINT).decode().rstrip("\0")  # type: ignore[union-attr]
 
     def receive(self) -> list[tuple[bytes, list[bytes]]]:
         """Up to a few hundred waiting messages, as (peer, parts); never waits."""
-        messages = []
+        messages: list[tuple[bytes, list[bytes]]] = []
         with contextlib.suppress(zmq.Again):
             while len(messages) < _POLL_BATCH:
                 peer, *parts = self.raw.recv_multipart(zmq.DONTWAIT)
@@ -212,6 +216,7 @@ def parse_address(address: str) -> str:
         return address
     host, _, port = address.removeprefix("tcp://").rpartition(":")
     if not host or not port.isdigit() or not 0 < int(port) < 65_535:
-        raise ValueError(f"expected HOST:PORT with a port in 1 to 65534, got {address!r}: give the learner's address")
+        raise ValueError(
+            f"expected HOST:PORT with a port in 1 to 65534, got {address!r}: give the learner's address"
+        )
     return f"tcp://{host}:{port}"
-

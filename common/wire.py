@@ -9,7 +9,6 @@ returns a message or raises `WireError`, whatever the bytes. Arrays are decoded 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import struct
 import typing
@@ -33,6 +32,14 @@ _INTEGER_LIMIT = 1 << 62
 _TEXT_CHARACTERS = 256
 _LIST_ITEMS = 64
 _KINDS: dict[int, type[Message]] = {kind.KIND: kind for kind in typing.get_args(Message)}
+_SCHEMAS: dict[int, dict[str, Any]] = {
+    kind.KIND: {
+        name: hint
+        for name, hint in typing.get_type_hints(kind, include_extras=True).items()
+        if name != "KIND"
+    }
+    for kind in _KINDS.values()
+}
 _ZLIB_LEVEL = 1
 _Table = tuple[tuple[str, str, tuple[int, ...]], ...]
 
@@ -83,8 +90,10 @@ def decode(parts: Sequence[bytes]) -> Message:
     if kind is None:
         raise WireError("kind", f"expected a known message kind, got {number}")
     if len(head) > _PREAMBLE.size + _HEADER_BYTES or length != len(body or b""):
-        raise WireError("size", f"{kind.__name__}: header of {len(head)} bytes, body {len(body or b'')} of {length}")
-    schema = _schema(kind)
+        raise WireError(
+            "size", f"{kind.__name__}: header of {len(head)} bytes, body {len(body or b'')} of {length}"
+        )
+    schema = _SCHEMAS[kind.KIND]
     fields = _unpack(head[_PREAMBLE.size :], kind.__name__)
     if "body" in schema:
         if body is None:
@@ -117,17 +126,13 @@ def _unpack(header: bytes, kind: str) -> dict[str, Any]:
             max_map_len=_LIST_ITEMS,
             max_ext_len=0,
         )
-    except Exception as error:  # msgpack raises at least six kinds on hostile input
-        raise WireError("header", f"{kind}: unreadable header ({type(error).__name__}), {header[:16].hex()}") from None
+    except Exception as error:  # noqa: BLE001  # msgpack raises at least six kinds on hostile input
+        raise WireError(
+            "header", f"{kind}: unreadable header ({type(error).__name__}), {header[:16].hex()}"
+        ) from None
     if not isinstance(fields, dict):
         raise WireError("header", f"{kind}: expected a map, got {type(fields).__name__}")
     return fields
-
-
-@functools.cache
-def _schema(kind: type[Message]) -> dict[str, Any]:
-    hints = typing.get_type_hints(kind, include_extras=True)
-    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
 
 
 def _fits(value: object, hint: Any) -> bool:
@@ -147,7 +152,9 @@ def _fits(value: object, hint: Any) -> bool:
         return type(value) is list and all(_fits(item, arguments[0]) for item in value)
     if origin is tuple:
         return type(value) is list and len(value) == len(arguments) and all(map(_fits, value, arguments))
-    return type(value) is dict and all(_fits(k, arguments[0]) and _fits(v, arguments[1]) for k, v in value.items())
+    return type(value) is dict and all(
+        _fits(k, arguments[0]) and _fits(v, arguments[1]) for k, v in value.items()
+    )
 
 
 def encode_arrays(chunk: Chunk) -> tuple[list[ArrayEntry], bytes]:
@@ -173,11 +180,16 @@ def decode_chunk(message: ChunkMessage, rollout: RolloutConfig, spaces: Spaces) 
     table = tuple((name, dtype, tuple(shape)) for name, dtype, shape, _ in message.arrays)
     truncations = next((shape[0] for name, _, shape in table if name == "final_observation" and shape), 0)
     if truncations > rollout.chunk_steps:
-        raise WireError("array", f"expected at most {rollout.chunk_steps} final observations, got {truncations}")
+        raise WireError(
+            "array", f"expected at most {rollout.chunk_steps} final observations, got {truncations}"
+        )
     specs = layout(rollout, spaces, truncations)
     expected: _Table = tuple((name, dtype, shape) for name, (dtype, shape) in specs.items())
     if table != expected:
-        odd = next((pair for pair in zip(expected, table, strict=False) if pair[0] != pair[1]), (len(expected), len(table)))
+        odd = next(
+            (pair for pair in zip(expected, table, strict=False) if pair[0] != pair[1]),
+            (len(expected), len(table)),
+        )
         raise WireError("array", f"expected array {odd[0]}, got {odd[1]}")
     arrays: dict[str, npt.NDArray[Any]] = {}
     start = 0

@@ -14,14 +14,28 @@ import json
 import statistics
 import zlib
 from collections import Counter, deque
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from common import messages
 from common.chunk import WARMUP_VERSION
 from common.config import Config
 from common.ledger import Ledger, Receipt
-from common.messages import Ack, Bye, ByeOk, ChunkMessage, Drain, Heartbeat, Hello, Reason, Rehello, Reject, Resend, Skip, Welcome
+from common.messages import (
+    Ack,
+    Bye,
+    ByeOk,
+    ChunkMessage,
+    Drain,
+    Heartbeat,
+    Hello,
+    Reason,
+    Rehello,
+    Reject,
+    Resend,
+    Skip,
+    Welcome,
+)
+from learner.seats import Seat, Seats
 
 LEASE_SECONDS = 10.0
 HEARTBEAT_SECONDS = 2.0
@@ -30,22 +44,6 @@ _OVERDUE_SECONDS = 2.0  # least time before a place is offered again,
 _OVERDUE_MEDIANS = 3.0  # and in medians of the recent chunk times
 _PAUSE_SECONDS = 1.0  # a gap in our own loop that extends every lease
 _CRC_TRIES = 3
-
-
-@dataclass(slots=True)
-class Seat:
-    """A live session's place in the fleet."""
-
-    sid: bytes
-    slot: int
-    incarnation: int
-    expires: float
-    peer: bytes | None = None  # None: known from a checkpoint, not heard of in this epoch
-    credit: int = 0
-    granted_at: float | None = None  # of the open grant
-    served: int = 0
-    bad_crcs: int = 0
-    stats: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +62,7 @@ class Admission:
         self.config, self.epoch, self._target = config, epoch, target
         self._body = config.to_json().encode()
         self.ledger = Ledger()
-        self.seats: dict[bytes, Seat] = {}
-        self._by_peer: dict[bytes, bytes] = {}
-        self._incarnations: dict[int, int] = {}
+        self.seats = Seats()
         self.version = WARMUP_VERSION
         self.places = self.filled = 0
         self.first_credit_at: float | None = None
@@ -102,7 +98,7 @@ class Admission:
         """Ask every session to leave; no more credit."""
         self._draining = Drain(finished)
         self.places = self.filled = 0
-        self.replies += [(seat.peer, self._draining) for seat in self.seats.values() if seat.peer is not None]
+        self.replies += [(seat.peer, self._draining) for seat in self.seats if seat.peer is not None]
 
     def dismiss(self) -> None:
         """Close the books on whoever has not left."""
@@ -111,7 +107,7 @@ class Admission:
         for sid, account in self.ledger.accounts.items():
             for start in list(account.pending):
                 self.ledger.settle(sid, start, reason)
-        for seat in list(self.seats.values()):
+        for seat in self.seats:
             self._remove(seat, reason)
 
     def lost(self, sid: bytes, produced: int) -> None:
@@ -129,7 +125,7 @@ class Admission:
         if isinstance(message, Hello):
             self._on_hello(peer, message, now)
             return
-        seat = self.seats.get(self._by_peer.get(peer, b""))
+        seat = self.seats.heard_on(peer)
         if seat is None or getattr(message, "sid", None) != seat.sid:
             self.replies.append((peer, Rehello(self.epoch)))
             return
@@ -158,17 +154,8 @@ class Admission:
         self.ledger.open(hello.sid)
         self.ledger.announce(hello.sid, hello.produced)
         self.ledger.rollback(hello.sid, hello.base)
-        seat = self.seats.get(hello.sid)
-        if seat is None:
-            taken = {other.slot for other in self.seats.values()}
-            slot = next(number for number in range(len(taken) + 1) if number not in taken)
-            seat = self.seats[hello.sid] = Seat(hello.sid, slot, 0, 0.0)
-        if seat.peer is None:  # first heard of in this epoch: its lanes start anew
-            self._incarnations[seat.slot] = seat.incarnation = self._incarnations.get(seat.slot, -1) + 1
-            self.events["join"] += 1
-        self._forget_peer(seat)
-        seat.peer, seat.expires = peer, now + LEASE_SECONDS
-        self._by_peer[peer] = hello.sid
+        seat, anew = self.seats.join(hello.sid, peer, now + LEASE_SECONDS)
+        self.events["join"] += anew
         account = self.ledger.accounts[hello.sid]
         seat.credit = max(seat.credit, account.received)
         self._grant(now)
@@ -251,10 +238,10 @@ class Admission:
         """Give up silent sessions and offer overdue places; call it once the socket is drained."""
         pause = now - self._ticked
         if self._ticked and pause > _PAUSE_SECONDS:
-            for seat in self.seats.values():
+            for seat in self.seats:
                 seat.expires += pause
         self._ticked = now
-        for seat in [seat for seat in self.seats.values() if now > seat.expires]:
+        for seat in [seat for seat in self.seats if now > seat.expires]:
             self._remove(seat, "actor_lost")
             self.events["lost"] += 1
         self._grant(now)
@@ -268,8 +255,8 @@ class Admission:
         """Give open places to idle sessions, the least recently served first."""
         if self._draining is not None or self.filled >= self.places:
             return
-        busy = [seat for seat in self.seats.values() if seat.granted_at is not None]
-        idle = [seat for seat in self.seats.values() if seat.granted_at is None and seat.peer is not None]
+        busy = [seat for seat in self.seats if seat.granted_at is not None]
+        idle = [seat for seat in self.seats if seat.granted_at is None and seat.peer is not None]
         open_places = self.places - self.filled - sum(not self._overdue(seat, now) for seat in busy)
         for seat in sorted(idle, key=lambda seat: (seat.served, seat.slot))[: max(0, open_places)]:
             self._serial += 1
@@ -288,33 +275,20 @@ class Admission:
         if seat.peer is not None:
             self.replies.append((seat.peer, message))
 
-    def _forget_peer(self, seat: Seat) -> None:
-        if seat.peer is not None:
-            self._by_peer.pop(seat.peer, None)
-
     def _remove(self, seat: Seat, reason: Reason) -> None:
         self.ledger.bury(seat.sid, reason)
-        self._forget_peer(seat)
         self.departed.update({k: v for k, v in seat.stats.items() if k.startswith("phase_")})
-        del self.seats[seat.sid]
+        self.seats.leave(seat)
 
     # Checkpoints.
 
     def to_json(self, local: set[bytes]) -> str:
         """Books and seats; `local` sessions end with this process and are known to be gone later."""
-        seats = [[seat.sid.hex(), seat.slot, seat.sid in local] for seat in self.seats.values()]
-        incarnations = sorted(self._incarnations.items())
-        return json.dumps({"ledger": self.ledger.to_json(), "seats": seats, "incarnations": incarnations})
+        return json.dumps({"ledger": self.ledger.to_json(), "seats": self.seats.to_list(local)})
 
     def restore(self, text: str, now: float) -> None:
         """Take over the books of an earlier epoch."""
-        data: dict[str, Any] = json.loads(text)
+        data = json.loads(text)
         self.ledger = Ledger.from_json(data["ledger"])
-        self._incarnations = dict(data["incarnations"])
-        for key, slot, local in data["seats"]:
-            sid = bytes.fromhex(key)
-            self.seats[sid] = Seat(sid, slot, self._incarnations[slot], now + _RESTORED_LEASE_SECONDS)
-            if local:
-                self._remove(self.seats[sid], "actor_lost")
-
-
+        for seat in self.seats.restore(data["seats"], now + _RESTORED_LEASE_SECONDS):
+            self._remove(seat, "actor_lost")

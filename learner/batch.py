@@ -24,7 +24,7 @@ def join(chunks: Sequence[Chunk]) -> Chunk:
     }
     # Final observations are listed by (t, lane) within each chunk; the joined list by (t, lane of E).
     lanes = np.cumsum([0, *(chunk.action.shape[1] for chunk in chunks)])
-    where = [np.argwhere(chunk.truncated) + [0, lanes[i]] for i, chunk in enumerate(chunks)]
+    where = [np.argwhere(chunk.truncated) + np.array([0, lanes[i]]) for i, chunk in enumerate(chunks)]
     places = np.concatenate(where)
     order = np.lexsort((places[:, 1], places[:, 0]))
     final = np.concatenate([chunk.final_observation for chunk in chunks])[order]

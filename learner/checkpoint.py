@@ -96,7 +96,7 @@ def load(path: Path) -> Checkpoint:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             meta = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
         text = meta["json"]
         if _digest(tensors, text) != meta["digest"]:
             raise CheckpointError(f"expected an intact checkpoint, got {path} with a wrong digest")
@@ -104,7 +104,9 @@ def load(path: Path) -> Checkpoint:
     except (OSError, KeyError, ValueError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"expected a checkpoint, got {path} that cannot be read ({error})") from None
     if values.pop("format", None) != FORMAT:
-        raise CheckpointError(f"expected checkpoint format {FORMAT}, got another in {path}: use the version that wrote it")
+        raise CheckpointError(
+            f"expected checkpoint format {FORMAT}, got another in {path}: use the version that wrote it"
+        )
     return Checkpoint(tensors, values)
 
 
@@ -122,7 +124,8 @@ def newest(directory: Path) -> Checkpoint | None:
             log.warning("checkpoint_skipped", reason=str(error))
     if paths:
         raise CheckpointError(
-            f"expected an intact checkpoint in {directory}, got {len(paths)} damaged: restore one or start a new run directory"
+            f"expected an intact checkpoint in {directory}, got {len(paths)} damaged: "
+            "restore one or start a new run directory"
         )
     return None
 
@@ -140,7 +143,9 @@ class RunDirectory:
         try:
             path.mkdir(parents=True, exist_ok=True)
             if not resume and any(path.iterdir()):
-                raise CheckpointError(f"expected an empty run directory, got {path} with files: add --resume or name another")
+                raise CheckpointError(
+                    f"expected an empty run directory, got {path} with files: add --resume or name another"
+                )
             self.checkpoints.mkdir(exist_ok=True)
             self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
@@ -151,7 +156,9 @@ class RunDirectory:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(self._lock)
-            raise CheckpointError(f"expected a run directory of our own, got {path} in use by another learner: stop it first") from None
+            raise CheckpointError(
+                f"expected a run directory of our own, got {path} in use by another learner: stop it first"
+            ) from None
 
     def next_epoch(self) -> int:
         """Count this process life, durably, before anyone hears of it."""

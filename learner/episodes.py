@@ -48,7 +48,9 @@ class EpisodeTracker:
         state = self._lanes.get(delivered.slot)
         if state is None or state.incarnation != delivered.incarnation:
             fresh = np.full(lanes, True)
-            state = _Lanes(delivered.incarnation, delivered.offset, np.zeros(lanes), np.zeros(lanes, np.int64), fresh)
+            state = _Lanes(
+                delivered.incarnation, delivered.offset, np.zeros(lanes), np.zeros(lanes, np.int64), fresh
+            )
             self._lanes[delivered.slot] = state
         elif state.next_offset != delivered.offset:
             state.whole[:] = False
@@ -59,7 +61,9 @@ class EpisodeTracker:
             state.steps += 1
             for lane in np.flatnonzero(chunk.done[t]):
                 if state.whole[lane]:
-                    ended.append(Episode(delivered.slot, int(lane), int(state.steps[lane]), float(state.score[lane])))
+                    ended.append(
+                        Episode(delivered.slot, int(lane), int(state.steps[lane]), float(state.score[lane]))
+                    )
                 state.score[lane], state.steps[lane], state.whole[lane] = 0.0, 0, True
         for episode in ended:
             self.recent.append(episode.score)

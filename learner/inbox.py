@@ -36,7 +36,9 @@ class Delivered:
 class Inbox:
     """Bounded by credit: never more chunks than places were offered. Closed by its owner."""
 
-    def __init__(self, rollout: RolloutConfig, spaces: Spaces, refuse: Callable[[bytes, int, str], None]) -> None:
+    def __init__(
+        self, rollout: RolloutConfig, spaces: Spaces, refuse: Callable[[bytes, int, str], None]
+    ) -> None:
         self._rollout, self._spaces, self._refuse = rollout, spaces, refuse
         self._compressed: queue.Queue[Arrival] = queue.Queue()
         self._decoded: queue.Queue[Delivered] = queue.Queue()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def clipped_policy_loss(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, clip: Tensor | float) -> Tensor:
+def clipped_policy_loss(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, clip: float) -> Tensor:
     """Pessimistic policy loss.
 
         r = exp(log_prob - old_log_prob)

@@ -64,26 +64,45 @@ class LearnerCollector:
 
     def _books(self, totals: Totals) -> Iterator[Metric]:
         base = self._base
-        dropped = {reason: totals.dropped.get(reason, 0) - base.dropped.get(reason, 0) for reason in get_args(Reason)}
+        dropped = {
+            reason: totals.dropped.get(reason, 0) - base.dropped.get(reason, 0) for reason in get_args(Reason)
+        }
         yield _counter("learner_steps_produced", "Steps made by actors.", totals.produced - base.produced)
         yield _counter("learner_steps_trained", "Steps trained on.", totals.trained - base.trained)
-        yield _by("reason", "learner_steps_dropped", "Steps dropped.", {k: float(v) for k, v in dropped.items()})
+        yield _by(
+            "reason", "learner_steps_dropped", "Steps dropped.", {k: float(v) for k, v in dropped.items()}
+        )
         yield _gauge("learner_steps_in_flight", "Steps announced, received or in training.", totals.in_flight)
-        yield _gauge("learner_accounting_imbalance_steps", "Steps unaccounted for; must be 0.", totals.imbalance)
+        yield _gauge(
+            "learner_accounting_imbalance_steps", "Steps unaccounted for; must be 0.", totals.imbalance
+        )
 
     def _training(self, progress: Progress) -> Iterator[Metric]:
         updates = max(0, progress.version)
         yield _gauge("run_updates", "Updates of the run.", updates)
         yield _gauge("run_env_steps", "Trained steps of the run.", updates * self._batch_steps)
         yield _gauge("learner_policy_version", "Newest version.", progress.version)
-        yield _counter("learner_updates", "Updates by this process.", progress.trained_here / self._batch_steps)
-        yield _by("phase", "learner_phase_seconds", "Trainer's time.", {p: progress.phase_seconds[p] for p in PHASES})
-        yield _counter("checkpoint_failures", "Checkpoints that could not be written.", progress.checkpoint_failures)
+        yield _counter(
+            "learner_updates", "Updates by this process.", progress.trained_here / self._batch_steps
+        )
+        yield _by(
+            "phase",
+            "learner_phase_seconds",
+            "Trainer's time.",
+            {p: progress.phase_seconds[p] for p in PHASES},
+        )
+        yield _counter(
+            "checkpoint_failures", "Checkpoints that could not be written.", progress.checkpoint_failures
+        )
         if progress.checkpoint_at is not None:
-            yield _gauge("checkpoint_last_success_timestamp_seconds", "Last checkpoint.", progress.checkpoint_at)
+            yield _gauge(
+                "checkpoint_last_success_timestamp_seconds", "Last checkpoint.", progress.checkpoint_at
+            )
         if progress.report is not None:
             yield _gauge("train_learning_rate", "Adam step size.", progress.report.learning_rate)
-            figures = GaugeMetricFamily("outrider_train_figure", "Means of the last update.", labels=["figure"])
+            figures = GaugeMetricFamily(
+                "outrider_train_figure", "Means of the last update.", labels=["figure"]
+            )
             for name, value in progress.report.figures.items():
                 figures.add_metric([name], value)
             yield figures
@@ -95,8 +114,12 @@ class LearnerCollector:
     def _wire(self, view: View) -> Iterator[Metric]:
         yield _gauge("fleet_actors", "Sessions with a place.", view.actors)
         yield _gauge("fleet_heartbeat_age_max_seconds", "Longest silence.", view.heartbeat_age_max_seconds)
-        yield _by("event", "fleet_sessions", "Sessions by event.", {k: float(v) for k, v in view.events.items()})
-        yield _by("reason", "wire_errors", "Messages refused.", {k: float(v) for k, v in view.wire_errors.items()})
+        yield _by(
+            "event", "fleet_sessions", "Sessions by event.", {k: float(v) for k, v in view.events.items()}
+        )
+        yield _by(
+            "reason", "wire_errors", "Messages refused.", {k: float(v) for k, v in view.wire_errors.items()}
+        )
         yield _counter("wire_received_bytes", "Bytes on the data port.", view.received_bytes)
         yield _counter("wire_chunk_bytes", "Bytes of chunk messages.", view.chunk_bytes)
         yield _counter("wire_duplicate_chunks", "Chunks that came again.", view.duplicates)
@@ -109,5 +132,5 @@ class LearnerCollector:
     def registry(self) -> CollectorRegistry:
         """A registry that holds only this collector."""
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(self)  # type: ignore[arg-type]  # duck-typed collector
+        registry.register(self)
         return registry

@@ -37,7 +37,7 @@ _WEIGHTS_REQUEST_BYTES = 8_192
 class View:
     """The fleet and the books at one moment, for other threads to read."""
 
-    totals: Totals = Totals(0, 0, {}, 0)
+    totals: Totals = field(default_factory=lambda: Totals(0, 0, {}, 0))
     sessions_seen: int = 0
     actors: int = 0
     heartbeat_age_max_seconds: float = 0.0
@@ -141,7 +141,7 @@ class Network:
     def look(self, would_block: int = 0) -> View:
         """The present state; only in the network thread (`ask`) or after it ended."""
         admission = self._admission
-        seats = [seat for seat in admission.seats.values() if seat.peer is not None]
+        seats = [seat for seat in admission.seats if seat.peer is not None]
         stats = Counter(admission.departed)
         for seat in seats:
             stats.update(seat.stats)

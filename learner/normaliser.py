@@ -77,11 +77,15 @@ class Normaliser:
 
         def moments(name: str) -> Moments:
             return Moments(
-                float(state[f"{name}.count"]), state[f"{name}.mean"].numpy().copy(), state[f"{name}.var"].numpy().copy()
+                float(state[f"{name}.count"]),
+                state[f"{name}.mean"].numpy().copy(),
+                state[f"{name}.var"].numpy().copy(),
             )
 
         self.observation, self.intrinsic_return = moments("observation"), moments("intrinsic")
         prefix = "filter."
         self._filters = {
-            int(name[len(prefix) :]): value.numpy().copy() for name, value in state.items() if name.startswith(prefix)
+            int(name[len(prefix) :]): value.numpy().copy()
+            for name, value in state.items()
+            if name.startswith(prefix)
         }

@@ -73,7 +73,10 @@ class PPO:
         if config.rnd.enabled:
             groups.append(self._predictor_parameters())
         self.optimiser = torch.optim.Adam(
-            [{"params": group} for group in groups], config.ppo.learning_rate, eps=config.ppo.adam_eps, fused=True
+            [{"params": group} for group in groups],
+            config.ppo.learning_rate,
+            eps=config.ppo.adam_eps,
+            fused=True,
         )
         self.generator = torch.Generator().manual_seed(network_seed(seed, _DRAWS))
 
@@ -160,13 +163,14 @@ class PPO:
         kept = torch.rand(epochs, rows, generator=self.generator) < keep
         needed = kept.any(0).nonzero().squeeze(1).to(self._device)
         flat = batch.next_observation.flatten(0, 1)
-        features: list[Tensor] = []
         with autocast(self._config.precision, self._device.type):
-            for block in needed.split(_SLICE):
-                features.append(self.target(rnd.whiten(flat[block], *statistics)).float())
-        feature = torch.zeros(rows, features[0].shape[1] if features else 1, device=self._device)
-        if features:
-            feature[needed] = torch.cat(features)
+            parts = [
+                self.target(rnd.whiten(flat[some], *statistics)).float()
+                for some in torch.split(needed, _SLICE)
+            ]
+        found = torch.cat(parts)
+        feature = torch.zeros(rows, found.shape[1], device=self._device)
+        feature[needed] = found
         return kept, feature
 
     def _minibatches(self, steps: int, lanes: int) -> Iterator[tuple[int, Tensor]]:
@@ -203,11 +207,13 @@ class PPO:
         if config.rnd.enabled:
             loss = loss + ppo.value_coef * loss_i + predictor_loss
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         bound = ppo.max_grad_norm or float("inf")
         norms = [nn.utils.clip_grad_norm_(self._policy_parameters(), bound)]
         norms.append(
-            nn.utils.clip_grad_norm_(self._predictor_parameters(), bound) if config.rnd.enabled else norms[0] * 0
+            nn.utils.clip_grad_norm_(self._predictor_parameters(), bound)
+            if config.rnd.enabled
+            else norms[0] * 0
         )
         self.optimiser.step()
         with torch.no_grad():
@@ -226,7 +232,9 @@ class PPO:
 
     def tensors(self) -> dict[str, Tensor]:
         """Policy and predictor, by bundle name, on the host."""
-        modules = {"policy": self.policy} | ({"predictor": self.predictor} if self._config.rnd.enabled else {})
+        modules = {"policy": self.policy} | (
+            {"predictor": self.predictor} if self._config.rnd.enabled else {}
+        )
         return {
             f"{prefix}.{name}": value.detach().to("cpu", torch.float32)
             for prefix, module in modules.items()
@@ -234,7 +242,11 @@ class PPO:
         }
 
     def load(
-        self, model: dict[str, Tensor], target: dict[str, Tensor], optimiser: dict[str, Tensor], generator: Tensor
+        self,
+        model: dict[str, Tensor],
+        target: dict[str, Tensor],
+        optimiser: dict[str, Tensor],
+        generator: Tensor,
     ) -> None:
         """Restore what `tensors`, the target, the optimiser and the generator held."""
         for prefix, module in (("policy", self.policy), ("predictor", self.predictor)):

@@ -6,6 +6,7 @@ import hashlib
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import safetensors.torch
 
@@ -24,13 +25,12 @@ class Offer:
     data: bytes
 
     @staticmethod
-    def of(name: str, bundle: Bundle) -> Offer:
+    def of(name: Literal["bundle", "target"], bundle: Bundle) -> Offer:
         """Serialise tensors; called by the trainer, so that the network thread need not."""
         data = safetensors.torch.save({key: value.contiguous() for key, value in bundle.tensors.items()})
         pieces = -(-len(data) // PIECE_BYTES)
         digest = hashlib.sha256(data).digest()
-        kind = "target" if name == "target" else "bundle"
-        return Offer(WeightsMeta(kind, bundle.epoch, bundle.version, len(data), pieces, digest), data)
+        return Offer(WeightsMeta(name, bundle.epoch, bundle.version, len(data), pieces, digest), data)
 
 
 class Publisher:

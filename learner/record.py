@@ -24,7 +24,7 @@ class Recorder:
     def __init__(self, path: Path, env_steps: int) -> None:
         """Open the files; rows of episodes beyond `env_steps`, lost with a crash, are dropped."""
         self._path = path
-        self._writer = SummaryWriter(str(path), purge_step=env_steps or None)  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(str(path), purge_step=env_steps or None)
         file = path / "episodes.csv"
         rows: list[dict[str, str]] = []
         if file.exists():
@@ -38,14 +38,22 @@ class Recorder:
     def episodes(self, ended: Iterable[Episode], env_steps: int, frames: int, wall_seconds: float) -> None:
         """Append finished games; `env_steps` and `frames` as of the end of their update."""
         for episode in ended:
-            row = (env_steps, frames, round(wall_seconds, 1), episode.slot, episode.lane, episode.steps, episode.score)
+            row = (
+                env_steps,
+                frames,
+                round(wall_seconds, 1),
+                episode.slot,
+                episode.lane,
+                episode.steps,
+                episode.score,
+            )
             self._rows.writerow(dict(zip(_COLUMNS, row, strict=True)))
         self._file.flush()
 
     def scalars(self, values: Mapping[str, float], env_steps: int) -> None:
         """Write one point of each curve."""
         for name, value in values.items():
-            self._writer.add_scalar(name, value, env_steps)  # type: ignore[no-untyped-call]
+            self._writer.add_scalar(name, value, env_steps)
 
     def summary(self, values: Mapping[str, object]) -> None:
         """Replace summary.json."""
@@ -53,5 +61,5 @@ class Recorder:
 
     def close(self) -> None:
         """Close every file."""
-        self._writer.close()  # type: ignore[no-untyped-call]
+        self._writer.close()
         self._file.close()

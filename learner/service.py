@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import tempfile
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -24,6 +22,7 @@ from common.transport import BindError, weights_endpoint
 from learner import checkpoint
 from learner.admission import Admission
 from learner.checkpoint import CheckpointError, RunDirectory
+from learner.commandline import Options
 from learner.inbox import Inbox
 from learner.metrics import LearnerCollector
 from learner.network import Network
@@ -40,21 +39,12 @@ _LEAVE_SECONDS = 10.0  # and for all actors to leave at the end
 _POLL_SECONDS = 0.05
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What belongs to this process and machine, not to the run."""
-
-    run_dir: Path
-    bind: str
-    local_actors: int
-    resume: bool
-    device: str
-
-
 class Learner:
     """The parts of a running learner; made by `build`, closed by its stack."""
 
-    def __init__(self, config: Config, options: Options, stop: threading.Event, stack: contextlib.ExitStack) -> None:
+    def __init__(
+        self, config: Config, options: Options, stop: threading.Event, stack: contextlib.ExitStack
+    ) -> None:
         self.config, self.options, self.stop = config, options, stop
         device = _device(options.device)
         configure_torch(os.cpu_count() or 1)
@@ -78,7 +68,9 @@ class Learner:
         """Open the sockets, then start whatever uses them."""
         config, options = self.config, self.options
         target = self.trainer.target()
-        self.admission = Admission(config, self.epoch, target.meta.digest if target is not None else bytes(32))
+        self.admission = Admission(
+            config, self.epoch, target.meta.digest if target is not None else bytes(32)
+        )
         if books is not None:
             self.admission.restore(books, time.monotonic())
         publisher = Publisher(target)
@@ -107,7 +99,12 @@ class Learner:
 
     def _export(self, stack: contextlib.ExitStack) -> None:
         config, episodes = self.config, self.trainer.episodes
-        facts = {"preset": config.preset, "env_id": config.env.id, "seed": str(config.seed), "epoch": str(self.epoch)}
+        facts = {
+            "preset": config.preset,
+            "env_id": config.env.id,
+            "seed": str(config.seed),
+            "epoch": str(self.epoch),
+        }
         collector = LearnerCollector(
             lambda: self.network.view,
             lambda: self.trainer.progress,
@@ -133,7 +130,11 @@ class Learner:
     def steps_per_second(self) -> float:
         """Trained steps of this process over the time from the first credit to the last update."""
         first, last = self.admission.first_credit_at, self.trainer.progress.last_update_at
-        return self.trainer.progress.trained_here / (last - first) if first is not None and last is not None else 0.0
+        return (
+            self.trainer.progress.trained_here / (last - first)
+            if first is not None and last is not None
+            else 0.0
+        )
 
     def run(self) -> str:
         """Train; returns why it ended: "finished" or "stopped"."""
@@ -174,7 +175,10 @@ class Learner:
         if self.supervisor is not None:
             self.trainer.local_sids = self.supervisor.sids
             if self.supervisor.hopeless == self.options.local_actors:
-                raise Fatal(EXIT_CONFIGURATION, "expected local actors to start, got a refusal from each: see their messages above")
+                raise Fatal(
+                    EXIT_CONFIGURATION,
+                    "expected local actors to start, got a refusal from each: see their messages above",
+                )
         self._line.show(self._facts())
 
     def _facts(self) -> Line:
@@ -187,7 +191,9 @@ class Learner:
             frames=self.frames,
             steps_per_second=self.steps_per_second,
             return_mean=trainer.episodes.mean,
-            bonus=report.figures["intrinsic_reward_mean"] if report is not None and self.config.rnd.enabled else None,
+            bonus=report.figures["intrinsic_reward_mean"]
+            if report is not None and self.config.rnd.enabled
+            else None,
             actors=self.network.view.actors,
             lag=trainer.progress.lag_max,
             warmup=f"{trainer.progress.warmup_chunks}/{chunks} chunks of random play" if warming else None,
@@ -198,7 +204,10 @@ class Learner:
         report = self.trainer.progress.report
         assert report is not None
         curves = {f"train/{name}": value for name, value in report.figures.items()}
-        curves |= {"train/learning_rate": report.learning_rate, "speed/steps_per_second": self.steps_per_second}
+        curves |= {
+            "train/learning_rate": report.learning_rate,
+            "speed/steps_per_second": self.steps_per_second,
+        }
         if self.trainer.episodes.mean is not None:
             curves |= {"episodes/return_mean_100": self.trainer.episodes.mean}
         return curves
@@ -220,7 +229,9 @@ class Learner:
             "steps_per_second": round(self.steps_per_second, 2),
             "return_mean_100": episodes.mean,
             "return_max": episodes.best if episodes.count else None,
-            "intrinsic_reward_mean": progress.report.figures["intrinsic_reward_mean"] if progress.report else None,
+            "intrinsic_reward_mean": progress.report.figures["intrinsic_reward_mean"]
+            if progress.report
+            else None,
             "max_lag_seen": progress.lag_max,
             "produced_steps": totals.produced,
             "trained_steps": totals.trained,
@@ -231,7 +242,9 @@ class Learner:
             "version": progress.version,
             "epoch": self.epoch,
             "exit_reason": exit_reason,
-            "wire_bytes_per_step": round(view.chunk_bytes / view.chunk_steps, 1) if view.chunk_steps else None,
+            "wire_bytes_per_step": round(view.chunk_bytes / view.chunk_steps, 1)
+            if view.chunk_steps
+            else None,
             "phase_seconds": {name: round(seconds, 3) for name, seconds in progress.phase_seconds.items()},
             "actor_phase_seconds": {
                 name.removeprefix("phase_"): round(seconds, 3)
@@ -256,35 +269,6 @@ def run(config: Config, options: Options, stop: threading.Event) -> dict[str, ob
             return summary
     except (BindError, CheckpointError, envs.EnvUnavailable) as error:
         raise Fatal(EXIT_CONFIGURATION, str(error)) from None
-
-
-def resumed(config: Config, path: Path) -> Config:
-    """The configuration of the run in `path`, with the total steps asked for now.
-
-    Raises:
-        Fatal: it cannot be read, or differs from `config` in anything but the run's length.
-    """
-    file = path / "config.json"
-    try:
-        earlier = Config.from_json(file.read_text())
-    except (OSError, ValueError) as error:
-        raise Fatal(EXIT_CONFIGURATION, f"expected the configuration of the run in {file}, got none that can be read ({error})") from None
-    if not earlier.plays_like(config):
-        odd = _differences(dataclasses.asdict(earlier), dataclasses.asdict(config))
-        raise Fatal(EXIT_CONFIGURATION, f"expected the settings of the run in {path}, got other ones ({odd}): drop them or start a new run directory")
-    return dataclasses.replace(earlier, total_steps=config.total_steps)
-
-
-def _differences(ours: dict[str, object], theirs: dict[str, object], prefix: str = "") -> str:
-    found = []
-    for name, value in ours.items():
-        other = theirs[name]
-        if isinstance(value, dict) and isinstance(other, dict):
-            inner = _differences(value, other, f"{prefix}{name}.")
-            found += [inner] if inner else []
-        elif value != other and name != "total_steps":
-            found.append(f"{prefix}{name} was {value}, now {other}")
-    return ", ".join(found)
 
 
 def _device(name: str) -> torch.device:

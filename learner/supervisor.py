@@ -35,7 +35,13 @@ class Supervisor:
                     continue
                 self.hopeless += end.code == EXIT_CONFIGURATION
                 self.restarts += end.code != EXIT_CONFIGURATION
-                log.warning("local_actor_died", actor=end.number, code=end.code, steps=end.produced, next="restarting it")
+                log.warning(
+                    "local_actor_died",
+                    actor=end.number,
+                    code=end.code,
+                    steps=end.produced,
+                    next="restarting it",
+                )
                 self._lost(end.sid, end.produced)
             self.sids = frozenset(self._children.sids())
         self._children.stop()

@@ -121,7 +121,9 @@ class Trainer:
             chunks.append(delivered)
         chunks.sort(key=lambda delivered: delivered.order)
         version = self.progress.version
-        self.progress.lag_max = max(self.progress.lag_max, *(version - delivered.version for delivered in chunks))
+        self.progress.lag_max = max(
+            self.progress.lag_max, *(version - delivered.version for delivered in chunks)
+        )
         with self._phase("assemble"):
             ended = [episode for delivered in chunks for episode in self.episodes.advance(delivered)]
             joined = join([delivered.chunk for delivered in chunks])
@@ -191,7 +193,9 @@ class Trainer:
         optimiser = self.ppo.optimiser.state_dict()["state"]
         tensors = {f"model.{name}": value for name, value in self.ppo.tensors().items()}
         tensors |= {f"target.{name}": value for name, value in self.ppo.target.state_dict().items()}
-        tensors |= {f"optimiser.{i}.{name}": value for i, state in optimiser.items() for name, value in state.items()}
+        tensors |= {
+            f"optimiser.{i}.{name}": value for i, state in optimiser.items() for name, value in state.items()
+        }
         tensors |= {f"normaliser.{name}": value for name, value in self.normaliser.state().items()}
         tensors["generator"] = self.ppo.generator.get_state()
         meta = {
@@ -206,7 +210,9 @@ class Trainer:
         """Continue from a checkpoint; the books are the caller's to restore."""
         self.progress.version = saved.meta["version"]
         self.episodes.load(saved.meta["episodes"])
-        self.ppo.load(saved.part("model"), saved.part("target"), saved.part("optimiser"), saved.tensors["generator"])
+        self.ppo.load(
+            saved.part("model"), saved.part("target"), saved.part("optimiser"), saved.tensors["generator"]
+        )
         self.normaliser.load(saved.part("normaliser"))
 
     def _phase(self, name: str) -> _Timer:
