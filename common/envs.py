@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import ale_py
@@ -99,6 +100,26 @@ def make(config: EnvConfig, lanes: int) -> VectorEnv:
     return _Atari(rom, config, lanes) if rom else _Gymnasium(config.id, lanes)
 
 
+def make_filmed(config: EnvConfig) -> tuple[VectorEnv, Callable[[], Array]]:
+    """One lane of a vector task, and a camera: what it looks like now, uint8 [H, W, 3].
+
+    Raises:
+        EnvUnavailable: see there; also if the task cannot be drawn.
+    """
+    env = _Gymnasium(config.id, 1, render_mode="rgb_array")
+    try:
+        env.reset(np.zeros(1, np.int64))
+        if env.picture().ndim == 3:
+            return env, env.picture
+        reason = "no picture"
+    except (gymnasium.error.Error, ImportError) as error:
+        reason = str(error)
+    env.close()
+    raise EnvUnavailable(
+        f"expected {config.id} to be drawn, got {reason}: install outrider[video] or leave the video out"
+    )
+
+
 def _gymnasium(env_id: str, **options: str) -> gymnasium.Env[Any, Any]:
     try:
         return gymnasium.make(env_id, **options)  # type: ignore[arg-type]  # options are render modes
@@ -160,10 +181,10 @@ class _Atari:
 class _Gymnasium:
     """Any Gymnasium task with vector observations; a stack of one."""
 
-    def __init__(self, env_id: str, lanes: int) -> None:
-        _gymnasium(env_id).close()
+    def __init__(self, env_id: str, lanes: int, **options: str) -> None:
+        _gymnasium(env_id, **options).close()
         self._env = SyncVectorEnv(
-            [lambda: _gymnasium(env_id)] * lanes, autoreset_mode=AutoresetMode.SAME_STEP
+            [lambda: _gymnasium(env_id, **options)] * lanes, autoreset_mode=AutoresetMode.SAME_STEP
         )
 
     def reset(self, seeds: npt.NDArray[np.int64]) -> Array:
@@ -180,6 +201,9 @@ class _Gymnasium:
                 np.float32
             )
         return Transition(observation[:, None], reward.astype(np.float32), terminated, truncated, final)
+
+    def picture(self) -> Array:
+        return np.asarray(self._env.render()[0])  # one per lane
 
     def close(self) -> None:
         self._env.close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import mmap
+import select
 import socket
 import struct
 from typing import Any
@@ -55,10 +56,10 @@ class Parent:
     def receive(self, timeout_seconds: float) -> dict[str, Any] | None:
         """The next note, or None."""
         assert self._socket is not None
-        self._socket.settimeout(timeout_seconds)
+        select.select([self._socket], [], [], timeout_seconds)
         try:
-            note = self._socket.recv(_NOTE_BYTES)
-        except (TimeoutError, ConnectionError):
+            note = self._socket.recv(_NOTE_BYTES, socket.MSG_DONTWAIT)
+        except (BlockingIOError, ConnectionError):
             return None
         return json.loads(note) if note else None
 

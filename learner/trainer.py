@@ -31,7 +31,8 @@ from learner.publisher import Offer, Publisher
 log = structlog.get_logger()
 
 _POLL_SECONDS = 0.5
-_CHECKPOINT_SECONDS = 60.0
+_SAVING_SHARE = 0.05  # of the time, at most, goes into checkpoints;
+_SAVE_SECONDS = (5.0, 60.0)  # within these bounds between two of them
 PHASES = ("wait", "assemble", "train", "publish", "checkpoint")
 
 
@@ -69,7 +70,7 @@ class Trainer:
         self.episodes = EpisodeTracker()
         self.progress = Progress()
         self.local_sids: frozenset[bytes] = frozenset()
-        self._saved_at = time.monotonic()
+        self._save_at = 0.0
 
     # Wiring that exists only once the sockets do.
 
@@ -108,8 +109,16 @@ class Trainer:
                 self.progress.warmup_chunks = len(parts)
             self.normaliser.absorb([moments for _, moments in sorted(parts, key=lambda part: part[0])])
         self.progress.version = max(0, version)
-        self._publish()
+        self._turn_over()
         return True
+
+    def _turn_over(self) -> None:
+        """From a settled version to credit for the next; the file is written while the actors play."""
+        books = self._books() if time.monotonic() >= self._save_at else None
+        if self.progress.version < self._config.updates:
+            self._publish()
+        if books is not None:
+            self.save(books)
 
     def update(self) -> list[Episode] | None:
         """One update, from credit already given to credit for the next; None if asked to stop."""
@@ -140,12 +149,7 @@ class Trainer:
         self.progress.version, self.progress.report = version + 1, report
         self.progress.trained_here += self._config.rollout.batch_steps
         self.progress.last_update_at = time.monotonic()
-        due = time.monotonic() - self._saved_at > _CHECKPOINT_SECONDS
-        books = self._books() if due else None
-        if self.progress.version < self._config.updates:
-            self._publish()
-        if books is not None:
-            self.save(books)
+        self._turn_over()
         return ended
 
     def _next(self) -> Delivered | None:
@@ -180,14 +184,17 @@ class Trainer:
         """Write a checkpoint; a failure is counted and training goes on."""
         books = self._books() if books is None else books
         with self._phase("checkpoint"):
-            self._saved_at = time.monotonic()
+            start = time.monotonic()
             try:
                 checkpoint.save(self._run.checkpoints, self.progress.version + 1, self._snapshot(books))
             except OSError as error:
                 self.progress.checkpoint_failures += 1
-                log.error("checkpoint_failed", reason=str(error), next="trying again in a minute")
-                return
-            self.progress.checkpoint_at = time.time()
+                log.error("checkpoint_failed", reason=str(error), next="trying again later")
+            else:
+                self.progress.checkpoint_at = time.time()
+            now = time.monotonic()
+            least, most = _SAVE_SECONDS
+            self._save_at = now + min(most, max(least, (now - start) / _SAVING_SHARE))
 
     def _snapshot(self, books: str) -> Checkpoint:
         optimiser = self.ppo.optimiser.state_dict()["state"]

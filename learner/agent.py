@@ -1,0 +1,84 @@
+"""The agent of a run's newest checkpoint: a policy that acts, and what its bonus is made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from common import envs
+from common.chunk import Bundle, Spaces
+from common.config import Config
+from common.lifecycle import EXIT_CONFIGURATION, Fatal
+from common.policy import Policy
+from learner import checkpoint
+from learner.checkpoint import Checkpoint, CheckpointError
+from learner.normaliser import Normaliser
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Agent:
+    """What a checkpoint says about playing."""
+
+    config: Config
+    spaces: Spaces
+    policy: Policy
+    bundle: Bundle
+    target: dict[str, torch.Tensor]  # state of the target network
+
+    @property
+    def env_steps(self) -> int:
+        """Steps it was trained on."""
+        return max(0, self.bundle.version) * self.config.rollout.batch_steps
+
+    @property
+    def caption(self) -> str:
+        """How much training it has seen, for people."""
+        return f"version {self.bundle.version:,}, {self.env_steps:,} steps of training"
+
+
+def load_agent(run_dir: Path) -> Agent:
+    """The agent of the newest intact checkpoint.
+
+    Raises:
+        Fatal: there is none, it belongs to another release, or its task is not to be had.
+    """
+    saved = _newest(run_dir)
+    try:
+        config = Config.from_json(saved.meta["config"])
+        spaces = envs.spaces(config.env)
+        normaliser = Normaliser(spaces, config.rollout.lanes, config.ppo.gamma_intrinsic)
+        normaliser.load(saved.part("normaliser"))
+        mean, std = normaliser.observation_statistics()
+        bundle = Bundle(0, int(saved.meta["version"]), saved.part("model") | {"mean": mean, "std": std})
+        policy = Policy(spaces, config)
+        policy.load(bundle)
+    except envs.EnvUnavailable as error:
+        raise Fatal(EXIT_CONFIGURATION, str(error)) from None
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise Fatal(
+            EXIT_CONFIGURATION,
+            f"expected a checkpoint of this release in {run_dir}, got another "
+            f"({str(error).splitlines()[0]}): use the release that wrote it",
+        ) from None
+    return Agent(config, spaces, policy, bundle, saved.part("target"))
+
+
+def _newest(run_dir: Path) -> Checkpoint:
+    if not run_dir.is_dir():
+        raise Fatal(
+            EXIT_CONFIGURATION,
+            f"expected a run directory, got {run_dir}, which is none: name one that python -m learner wrote",
+        )
+    try:
+        saved = checkpoint.newest(run_dir / "checkpoints")
+    except CheckpointError as error:
+        raise Fatal(EXIT_CONFIGURATION, str(error)) from None
+    if saved is None:
+        raise Fatal(
+            EXIT_CONFIGURATION,
+            f"expected a checkpoint in {run_dir / 'checkpoints'}, got none: "
+            "wait until the run has saved one, or name another run",
+        )
+    return saved

@@ -1,0 +1,168 @@
+"""`python -m learner.evaluate RUN_DIR`: play the newest checkpoint and report raw, unclipped scores.
+
+Actions are sampled, as in training. Each lane plays a number of episodes fixed beforehand: taking
+the first N to end would favour short ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from common import envs, log
+from common.lifecycle import EXIT_CONFIGURATION, EXIT_USAGE, Fatal
+from common.precision import configure_torch
+from common.streams import Place, environment_seeds
+from learner import arguments, video
+from learner.agent import Agent, load_agent
+from learner.checkpoint import write_atomically
+
+_LANES = 16
+_SLOT = 1 << 31  # beyond any slot of a fleet, so that no stream of training is played again
+_NOTE_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """One finished episode."""
+
+    score: float  # undiscounted sum of raw rewards
+    steps: int
+
+
+def play(agent: Agent, episodes: int, seed: int, note: Callable[[int], None]) -> list[Played]:
+    """Play episodes to their end; listed by lane, then by time.
+
+    Args:
+        agent: who plays.
+        episodes: how many, in all.
+        seed: of environments and actions; the same seed plays the same games.
+        note: called after every step of the lanes with the number of episodes finished.
+    """
+    lanes = min(_LANES, episodes)
+    quota = [episodes // lanes + (lane < episodes % lanes) for lane in range(lanes)]
+    done: list[list[Played]] = [[] for _ in range(lanes)]
+    generators = Place(seed, _SLOT, 0, warmup=False).generators(lanes)
+    env = envs.make(agent.config.env, lanes)
+    try:
+        stack = env.reset(environment_seeds(generators))
+        score, steps = np.zeros(lanes), np.zeros(lanes, np.int64)
+        while any(len(mine) < wanted for mine, wanted in zip(done, quota, strict=True)):
+            uniform = np.array([generator.random(dtype=np.float32) for generator in generators])
+            moved = env.step(agent.policy.act(stack, uniform)[0])
+            stack = moved.stack
+            score += moved.reward
+            steps += 1
+            for lane in np.flatnonzero(moved.terminated | moved.truncated):
+                if len(done[lane]) < quota[lane]:
+                    done[lane].append(Played(float(score[lane]), int(steps[lane])))
+                score[lane], steps[lane] = 0.0, 0
+            note(sum(map(len, done)))
+    finally:
+        env.close()
+    return [episode for mine in done for episode in mine]
+
+
+def report(agent: Agent, played: Sequence[Played], seed: int) -> dict[str, object]:
+    """The fields of evaluation.json."""
+    scores, lengths = [episode.score for episode in played], [episode.steps for episode in played]
+    return {
+        "preset": agent.config.preset,
+        "env_id": agent.config.env.id,
+        "version": agent.bundle.version,
+        "env_steps": agent.env_steps,
+        "seed": seed,
+        "episodes": len(played),
+        "score_mean": statistics.fmean(scores),
+        "score_std": statistics.pstdev(scores),
+        "score_min": min(scores),
+        "score_max": max(scores),
+        "length_mean": statistics.fmean(lengths),
+        "scores": scores,
+        "lengths": lengths,
+    }
+
+
+def _table(agent: Agent, played: Sequence[Played]) -> str:
+    rows = [
+        f"{agent.config.env.id}, {agent.caption}; episodes: {len(played):,}",
+        f"{'':6}" + "".join(f"{name:>12}" for name in ("mean", "std", "min", "max")),
+    ]
+    columns = {"score": [e.score for e in played], "steps": [float(e.steps) for e in played]}
+    for name, values in columns.items():
+        figures = (statistics.fmean(values), statistics.pstdev(values), min(values), max(values))
+        rows.append(f"{name:6}" + "".join(f"{figure:12,.1f}" for figure in figures))
+    return "\n".join(rows)
+
+
+class _Note:
+    """Says on standard error how far it is, not too often."""
+
+    def __init__(self, episodes: int) -> None:
+        self._episodes, self._said_at = episodes, time.monotonic()
+
+    def __call__(self, done: int) -> None:
+        if time.monotonic() - self._said_at >= _NOTE_SECONDS:
+            self._said_at = time.monotonic()
+            print(f"evaluate: {done} of {self._episodes} episodes finished", file=sys.stderr, flush=True)
+
+
+def _options(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = arguments.Parser(
+        prog="python -m learner.evaluate",
+        description="Play the newest checkpoint of a run. Prints unclipped scores and writes them to "
+        "RUN_DIR/evaluation.json.",
+    )
+    whole, count = arguments.at_least(0), arguments.at_least(1)
+    parser.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="directory of a run")
+    parser.add_argument("--episodes", metavar="N", type=count, default=100, help="how many (default 100)")
+    parser.add_argument("--seed", metavar="S", type=whole, default=0, help="of games and actions (default 0)")
+    parser.add_argument(
+        "--video", metavar="FILE.mp4", type=Path, help="film one more episode, score and bonus beneath it"
+    )
+    options = parser.parse_args(argv)
+    if options.video is not None and options.video.suffix != ".mp4":
+        raise Fatal(EXIT_USAGE, f"expected --video FILE.mp4, got {options.video}: end the name in .mp4")
+    return options
+
+
+def _write(file: Path, fields: dict[str, object]) -> None:
+    try:
+        write_atomically(file, (json.dumps(fields, indent=2) + "\n").encode())
+    except OSError as error:
+        raise Fatal(
+            EXIT_CONFIGURATION,
+            f"expected to write {file}, got an error ({error.strerror}): make the run directory writable",
+        ) from None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Evaluate a run; returns the exit code."""
+    log.configure("evaluate")
+    configure_torch(1)
+
+    def command() -> None:
+        options = _options(argv)
+        agent = load_agent(options.run_dir)
+        if options.video is not None:
+            video.check(options.video, agent)  # before the long part
+        played = play(agent, options.episodes, options.seed, _Note(options.episodes))
+        print(_table(agent, played), flush=True)
+        _write(options.run_dir / "evaluation.json", report(agent, played, options.seed))
+        if options.video is not None:
+            steps = video.make(options.video, agent, Place(options.seed, _SLOT, 1, warmup=False))
+            print(f"filmed one more episode, {steps:,} steps: {options.video}")
+
+    return arguments.exit_code(command, "evaluate")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

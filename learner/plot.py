@@ -1,0 +1,281 @@
+"""`python -m learner.plot RUN_DIR... -o FILE.png`: learning curves of one run or of several.
+
+Runs that differ in nothing but their seed become one curve, their mean, with a band; all others
+keep a curve each. Reads config.json, episodes.csv and TensorBoard events; needs no checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import io
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
+
+from common.config import Config
+from common.lifecycle import EXIT_CONFIGURATION, EXIT_USAGE, Fatal
+from learner import arguments
+from learner.checkpoint import write_atomically
+
+WINDOW = 100  # episodes behind each point
+_RESAMPLES = 2_000
+_POINTS = 400  # of a mean curve
+_SMOOTH = 50  # the intrinsic reward of an update is averaged over this share of the curve: 1 / 50
+_SCALAR = "train/intrinsic_reward_mean"
+_SUFFIXES = (".png", ".pdf", ".svg")
+_TEXT, _QUIET = "#222222", "#6b7280"
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#555555")
+F64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Curve:
+    """Points with rising x."""
+
+    x: F64
+    y: F64
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Run:
+    """What one run directory holds for a plot."""
+
+    path: Path
+    config: Config
+    score: Curve  # mean raw score of the last `WINDOW` episodes over env steps
+    intrinsic: Curve | None  # mean intrinsic reward of each update, with a bonus only
+
+
+def load_run(path: Path) -> Run:
+    """Read a run directory.
+
+    Raises:
+        Fatal: a file is missing, empty or damaged.
+    """
+    file = path / "config.json"
+    try:
+        config = Config.from_json(file.read_text())
+    except (OSError, ValueError) as error:
+        raise _unusable("the configuration of a run", file, error) from None
+    return Run(path, config, _scores(path / "episodes.csv"), _intrinsic(path) if config.rnd.enabled else None)
+
+
+def _scores(file: Path) -> Curve:
+    try:
+        lines = file.read_text().splitlines(keepends=True)
+        whole = [line for line in lines if line.endswith("\n")]  # a learner may be writing the last one
+        rows = [(float(row["env_steps"]), float(row["score"])) for row in csv.DictReader(whole)]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _unusable("finished episodes", file, error) from None
+    if not rows:
+        raise Fatal(
+            EXIT_CONFIGURATION,
+            f"expected finished episodes in {file}, got none: wait until the run has played some",
+        )
+    steps, score = np.array(sorted(rows, key=lambda row: row[0])).T
+    last = np.append(steps[1:] != steps[:-1], True)  # an update ends many episodes: one point for all
+    return Curve(steps[last], sliding_mean(score, WINDOW)[last])
+
+
+def sliding_mean(values: F64, window: int) -> F64:
+    """Mean of the last `window` values at each place, of all so far at the beginning."""
+    sums = np.cumsum(values)
+    sums[window:] -= sums[:-window].copy()
+    mean: F64 = sums / np.minimum(np.arange(1, len(values) + 1), window)
+    return mean
+
+
+def _unusable(what: str, file: Path, error: Exception) -> Fatal:
+    reason = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+    return Fatal(
+        EXIT_CONFIGURATION,
+        f"expected {what} in {file}, got nothing readable ({reason}): name the directory of a run",
+    )
+
+
+def _intrinsic(path: Path) -> Curve | None:
+    """The run's intrinsic reward, smoothed; None without readable events."""
+    # Slow to import, and only a run with a bonus needs it.
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(path), size_guidance={"scalars": 0})
+    events.Reload()
+    if _SCALAR not in events.Tags()["scalars"]:
+        return None
+    points = events.Scalars(_SCALAR)
+    values = np.array([point.value for point in points])
+    return Curve(
+        np.array([float(point.step) for point in points]),
+        sliding_mean(values, max(1, len(values) // _SMOOTH)),
+    )
+
+
+def groups(runs: Sequence[Run]) -> list[list[Run]]:
+    """Runs that belong to one curve: equal but for seed and length, and no seed twice."""
+    found: list[list[Run]] = []
+    for run in runs:
+        for group in found:
+            same = _but_seed(run.config) == _but_seed(group[0].config)
+            if same and run.config.seed not in {other.config.seed for other in group}:
+                group.append(run)
+                break
+        else:
+            found.append([run])
+    return found
+
+
+def _but_seed(config: Config) -> Config:
+    return dataclasses.replace(config, seed=0, total_steps=1)
+
+
+def labels(found: Sequence[Sequence[Run]]) -> list[str]:
+    """What tells the groups apart: the settings that differ, else the names of their directories."""
+    flat = [_flat(dataclasses.asdict(group[0].config)) for group in found]
+    odd = [name for name in flat[0] if len({str(one[name]) for one in flat}) > 1]
+    odd = [name for name in odd if name not in ("seed", "total_steps")]
+    told = [", ".join(f"{name} {one[name]}" for name in odd) for one in flat]
+    if "env.id" in odd:
+        told = [str(one["env.id"]) for one in flat]
+    if len(odd) > 2 or len(set(told)) < len(told):
+        told = [group[0].path.resolve().name for group in found]
+    return [
+        f"{name}, mean of {len(group)} seeds" if len(group) > 1 else name
+        for name, group in zip(told, found, strict=True)
+    ]
+
+
+def _flat(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
+def mean_with_band(curves: Sequence[Curve]) -> tuple[F64, F64, F64, F64] | None:
+    """x, mean, and a 95 % bootstrap interval of the mean, where all curves have points; else None.
+
+    Whole curves are drawn with replacement; the interval holds at each x by itself.
+
+    Source: Efron and Tibshirani 1993, section 13.3 (percentile interval).
+    """
+    first, last = max(curve.x[0] for curve in curves), min(curve.x[-1] for curve in curves)
+    if first >= last:
+        return None
+    x = np.linspace(first, last, _POINTS)
+    y = np.stack([np.interp(x, curve.x, curve.y) for curve in curves])
+    generator = np.random.default_rng(0)
+    weights = generator.multinomial(len(y), np.full(len(y), 1 / len(y)), _RESAMPLES) / len(y)
+    low, high = np.percentile(weights @ y, [2.5, 97.5], axis=0)
+    return x, y.mean(0), low, high
+
+
+def draw(runs: Sequence[Run]) -> Figure:
+    """The figure: score, and beneath it the intrinsic reward where there is one."""
+    found = groups(runs)
+    lower = any(run.intrinsic is not None for run in runs)
+    with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(8.0, 6.4 if lower else 4.6), dpi=150, layout="constrained")
+        rows = figure.subplots(
+            2 if lower else 1, sharex=True, squeeze=False, height_ratios=[3, 1] if lower else [1]
+        )[:, 0]
+        names = labels(found)
+        for number, group in enumerate(found):
+            colour = _COLOURS[number % len(_COLOURS)]
+            _paint(rows[0], [run.score for run in group], colour, names[number])
+            bonus = [run.intrinsic for run in group if run.intrinsic is not None]
+            if bonus:
+                _paint(rows[1], bonus, colour, None)
+        _dress(rows, runs, many=len(found) > 1)
+    return figure
+
+
+def _paint(axes: Axes, curves: Sequence[Curve], colour: str, name: str | None) -> None:
+    band = mean_with_band(curves) if len(curves) > 1 else None
+    if band is None:
+        for curve in curves:
+            axes.plot(curve.x, curve.y, color=colour, linewidth=1.6, label=name)
+            name = None
+        return
+    for curve in curves:
+        axes.plot(curve.x, curve.y, color=colour, linewidth=0.7, alpha=0.35)
+    x, mean, low, high = band
+    axes.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
+    axes.plot(x, mean, color=colour, linewidth=2.0, label=name)
+
+
+def _dress(rows: Sequence[Axes], runs: Sequence[Run], many: bool) -> None:
+    """Titles, axes and legend."""
+    games = sorted({run.config.env.id for run in runs})
+    seeds = sorted({run.config.seed for run in runs})
+    rows[0].set_title(", ".join(games), loc="left", fontsize=14, fontweight="bold", color=_TEXT)
+    said = f"preset {', '.join(sorted({run.config.preset for run in runs}))}"
+    said += f"  ·  seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+    rows[0].set_title(said, loc="right", fontsize=9, color=_QUIET)
+    rows[0].set_ylabel(f"score, mean of {WINDOW} episodes")
+    if len(rows) > 1:
+        rows[1].set_ylabel("intrinsic\nreward")
+        rows[1].set_ylim(bottom=0.0)
+    rows[-1].set_xlabel("environment steps")
+    rows[-1].xaxis.set_major_formatter(EngFormatter(sep=""))
+    for axes in rows:
+        axes.grid(alpha=0.25, linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.spines[:].set_color(_QUIET)
+        axes.tick_params(colors=_QUIET, labelcolor=_TEXT)
+        axes.margins(x=0.01)
+    if many or len(runs) > 1:
+        rows[0].legend(frameon=False, loc="best")
+
+
+def _options(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = arguments.Parser(prog="python -m learner.plot", description="Draw the learning curves of runs.")
+    parser.add_argument("run_dirs", metavar="RUN_DIR", nargs="+", type=Path, help="directories of runs")
+    parser.add_argument(
+        "-o", "--output", metavar="FILE.png", type=Path, required=True, help="picture to write"
+    )
+    options = parser.parse_args(argv)
+    if options.output.suffix not in _SUFFIXES:
+        known = ", ".join(_SUFFIXES)
+        raise Fatal(EXIT_USAGE, f"expected -o FILE.png, got {options.output}: end the name in one of {known}")
+    return options
+
+
+def _write(file: Path, figure: Figure) -> None:
+    picture = io.BytesIO()
+    FigureCanvasAgg(figure)
+    figure.savefig(picture, format=file.suffix[1:])
+    try:
+        if file.is_dir():
+            raise IsADirectoryError(0, "it is a directory")
+        write_atomically(file, picture.getvalue())
+    except OSError as error:
+        raise Fatal(
+            EXIT_CONFIGURATION,
+            f"expected to write {file}, got an error ({error.strerror}): name a file in a writable directory",
+        ) from None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Draw learning curves; returns the exit code."""
+
+    def command() -> None:
+        options = _options(argv)
+        _write(options.output, draw([load_run(path) for path in options.run_dirs]))
+        sys.stdout.write(f"drawn to {options.output}\n")
+
+    return arguments.exit_code(command, "plot")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

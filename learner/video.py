@@ -1,0 +1,266 @@
+"""One episode as a film: what the agent sees, and beneath it its score and its bonus over time.
+
+imageio and its ffmpeg belong to the optional `video` extra; they are imported only here, when needed.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from common import envs, rnd
+from common.lifecycle import EXIT_CONFIGURATION, Fatal
+from common.networks import make_predictor, make_target
+from common.precision import autocast
+from common.streams import Place, environment_seeds
+from learner.agent import Agent
+
+MAX_STEPS = 4_500  # an Atari game of 18,000 frames
+HOLD_FRAMES = 15  # how long the last picture stays
+_IMAGE_FPS = 15  # real time: 60 emulator frames a second, 4 to a step
+_VECTOR_FPS = 30
+_SLICE = 128  # rows per forward pass
+
+_SIDE = 504  # pixels: 84 x 6
+_MARGIN = 28
+_HEAD = 76
+_STRIP = 72  # height of a curve
+_LABEL = 34  # height of the words above it
+_SHARP = 3  # curves are drawn this much larger, then shrunk: that smooths them
+_GROUND, _PANEL, _TEXT, _QUIET = (15, 18, 24), (25, 30, 39), (235, 239, 245), (139, 149, 165)
+_SCORE, _BONUS = (247, 183, 74), (86, 194, 255)
+Pixels = npt.NDArray[np.uint8]
+F64 = npt.NDArray[np.float64]
+Colour = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Film:
+    """An episode, or its first `MAX_STEPS` steps."""
+
+    pictures: list[bytes]  # [n] compressed, each `shape` uint8
+    shape: tuple[int, ...]  # [H, W] or [H, W, 3]
+    observation: npt.NDArray[np.generic]  # [n, ...], the newest one at each picture
+    score: F64  # [n + 1], before each step and after the last
+    ended: bool
+
+
+def check(path: Path, agent: Agent) -> None:
+    """Refuse early what would fail after many games.
+
+    Raises:
+        Fatal: a package is missing, the task cannot be drawn, or `path` cannot be written.
+    """
+    for package in ("imageio", "imageio_ffmpeg"):
+        if importlib.util.find_spec(package) is None:
+            raise Fatal(
+                EXIT_CONFIGURATION,
+                f"expected the package {package} for --video, got none: pip install 'outrider[video]'",
+            )
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(0, "it is a directory")
+        temporary = _temporary(path)
+        temporary.touch()
+        temporary.unlink()
+    except OSError as error:
+        raise _unwritable(path, error) from None
+    try:
+        _stage(agent)[0].close()
+    except envs.EnvUnavailable as error:
+        raise Fatal(EXIT_CONFIGURATION, str(error)) from None
+
+
+def _stage(agent: Agent) -> tuple[envs.VectorEnv, Callable[[], Pixels] | None]:
+    """One lane, and a camera where the agent sees no images."""
+    if agent.spaces.is_image:
+        return envs.make(agent.config.env, 1), None
+    return envs.make_filmed(agent.config.env)
+
+
+def make(path: Path, agent: Agent, place: Place) -> int:
+    """Film one episode; returns its number of steps.
+
+    Raises:
+        Fatal: `path` cannot be written.
+    """
+    shot = film(agent, place)
+    bonus = rate(agent, shot.observation) if agent.config.rnd.enabled else None
+    write(path, shot, bonus, agent)
+    return len(shot.pictures)
+
+
+def film(agent: Agent, place: Place) -> Film:
+    """Play one episode in one lane and keep every picture."""
+    env, camera = _stage(agent)
+    generators = place.generators(1)
+    pictures: list[bytes] = []
+    observation, score, over = [], [0.0], False
+    try:
+        stack = env.reset(environment_seeds(generators))
+        while not over and len(pictures) < MAX_STEPS:
+            picture = stack[0, -1] if camera is None else _shrunk(camera())
+            pictures.append(zlib.compress(picture.tobytes(), 1))
+            observation.append(stack[0, -1].copy())
+            uniform = np.array([generator.random(dtype=np.float32) for generator in generators])
+            moved = env.step(agent.policy.act(stack, uniform)[0])
+            stack = moved.stack
+            score.append(score[-1] + float(moved.reward[0]))
+            over = bool(moved.terminated[0] or moved.truncated[0])
+    finally:
+        env.close()
+    return Film(pictures, picture.shape, np.stack(observation), np.array(score), over)
+
+
+def _shrunk(picture: Pixels) -> Pixels:
+    """A rendered picture at the width of the film."""
+    height = round(picture.shape[0] * _SIDE / picture.shape[1])
+    return np.asarray(Image.fromarray(picture).resize((_SIDE, height), Image.Resampling.LANCZOS))
+
+
+def rate(agent: Agent, observation: npt.NDArray[np.generic]) -> F64:
+    """The bonus of each observation, [N, ...] -> [N]: the prediction error of the checkpoint."""
+    target = make_target(agent.spaces, agent.config.network, seed=0).eval()
+    target.load_state_dict(agent.target)
+    predictor = make_predictor(agent.spaces, agent.config.network, seed=0).eval()
+    predictor.load_state_dict(agent.bundle.part("predictor"))
+    mean, std = agent.bundle.tensors["mean"], agent.bundle.tensors["std"]
+    bonus = []
+    with torch.inference_mode(), autocast(agent.config.precision):
+        for start in range(0, len(observation), _SLICE):
+            x = rnd.whiten(torch.from_numpy(observation[start : start + _SLICE]), mean, std)
+            bonus.append(rnd.prediction_error(predictor(x), target(x)))
+    return torch.cat(bonus).double().numpy()
+
+
+def write(path: Path, shot: Film, bonus: F64 | None, agent: Agent) -> None:
+    """Encode the film; `path` appears only when it is whole."""
+    import imageio.v2 as imageio  # the optional extra
+
+    temporary = _temporary(path)
+    fps = _IMAGE_FPS if agent.spaces.is_image else _VECTOR_FPS
+    try:
+        with imageio.get_writer(temporary, fps=fps, codec="libx264", quality=8, macro_block_size=2) as out:
+            for frame in frames(shot, bonus, agent):
+                out.append_data(frame)  # type: ignore[attr-defined]  # a writer has it
+        temporary.rename(path)
+    except OSError as error:
+        raise _unwritable(path, error) from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.part.mp4")  # ffmpeg goes by the ending
+
+
+def _unwritable(path: Path, error: OSError) -> Fatal:
+    reason = error.strerror or str(error).splitlines()[0]
+    return Fatal(
+        EXIT_CONFIGURATION,
+        f"expected to write the video {path}, got an error ({reason}): name a file in a writable directory",
+    )
+
+
+def frames(shot: Film, bonus: F64 | None, agent: Agent) -> Iterator[Pixels]:
+    """Every frame of the film, uint8 [H, W, 3]: one per step, then the last one for a while."""
+    count = len(shot.pictures)
+    scale = _SIDE // shot.shape[1]
+    width, height = shot.shape[1] * scale, shot.shape[0] * scale
+    strips = [_Strip("score so far", shot.score, count, _SCORE, "{:,.0f}")]
+    if bonus is not None:
+        strips.append(_Strip("bonus: how new this looks to the predictor", bonus, count, _BONUS, "{:.3g}"))
+    base = _empty(height + len(strips) * (_LABEL + _STRIP), agent)
+    right = base.width - _MARGIN
+    for t in [*range(count), *[count] * HOLD_FRAMES]:
+        frame = base.copy()
+        raw = np.frombuffer(zlib.decompress(shot.pictures[min(t, count - 1)]), np.uint8)
+        picture = Image.fromarray(raw.reshape(shot.shape)).resize((width, height), Image.Resampling.NEAREST)
+        frame.paste(picture, ((frame.width - width) // 2, _HEAD))
+        draw = ImageDraw.Draw(frame)
+        draw.text((right, 42), f"step {t:,} of {count:,}", _TEXT, _font(14), anchor="rs")
+        if t == count:
+            ending = "end of episode" if shot.ended else f"filmed no further than {count:,} steps"
+            draw.text((right, 60), ending, _SCORE, _font(14), anchor="rs")
+        for number, strip in enumerate(strips):
+            strip.paint(frame, _HEAD + height + number * (_LABEL + _STRIP), t)
+        yield np.asarray(frame)
+
+
+def _empty(content: int, agent: Agent) -> Image.Image:
+    """A frame with its heading and room for `content` pixels of height; both sides even, for H.264."""
+    total = _HEAD + content + _MARGIN
+    base = Image.new("RGB", (_SIDE + 2 * _MARGIN, total + total % 2), _GROUND)
+    rom = envs.atari_rom(agent.config.env.id)
+    game = agent.config.env.id if rom is None else rom.replace("_", " ").title()
+    draw = ImageDraw.Draw(base)
+    draw.text((_MARGIN, 14), game, _TEXT, _font(24, bold=True))
+    draw.text((_MARGIN, 46), agent.caption, _QUIET, _font(14))
+    return base
+
+
+class _Strip:
+    """A curve over the whole episode, bright up to the present moment."""
+
+    def __init__(self, label: str, values: F64, steps: int, colour: Colour, form: str) -> None:
+        self._label, self._values, self._steps = label, values, steps
+        self._colour, self._form = colour, form
+        self._low, self._high = min(0.0, float(values.min())), max(0.0, float(values.max()))
+        self._bright, self._dim = self._curve(colour), self._curve(_mixed(colour, 0.4))
+
+    def _height(self, value: float) -> float:
+        """Distance from the top of the strip, with a little air above and below."""
+        share = (value - self._low) / ((self._high - self._low) or 1.0)
+        return _STRIP - 6 - share * (_STRIP - 14)
+
+    def _curve(self, colour: Colour) -> Image.Image:
+        large = Image.new("RGB", (_SIDE * _SHARP, _STRIP * _SHARP), _PANEL)
+        draw = ImageDraw.Draw(large)
+        x = np.arange(len(self._values)) / self._steps * (_SIDE * _SHARP - 1)
+        points = [(float(a), self._height(b) * _SHARP) for a, b in zip(x, self._values, strict=True)]
+        zero = self._height(0.0) * _SHARP
+        draw.polygon([(points[0][0], zero), *points, (points[-1][0], zero)], fill=_mixed(colour, 0.25))
+        draw.line([*points, points[-1]], colour, 2 * _SHARP, "curve")
+        small = large.resize((_SIDE, _STRIP), Image.Resampling.LANCZOS)
+        top = self._form.format(self._high)
+        ImageDraw.Draw(small).text((6, 4), top, _QUIET, _font(11))
+        return small
+
+    def paint(self, frame: Image.Image, top: int, t: int) -> None:
+        """Draw label, curve and the present moment into the frame, from row `top` on."""
+        draw = ImageDraw.Draw(frame)
+        now = float(self._values[min(t, len(self._values) - 1)])
+        baseline = top + _LABEL - 9
+        draw.text((_MARGIN, baseline), self._label, _QUIET, _font(14), anchor="ls")
+        value = self._form.format(now)
+        draw.text((_MARGIN + _SIDE, baseline), value, self._colour, _font(18, bold=True), anchor="rs")
+        left, top = _MARGIN, top + _LABEL
+        x = round(t / self._steps * (_SIDE - 1))
+        frame.paste(self._dim, (left, top))
+        frame.paste(self._bright.crop((0, 0, x + 1, _STRIP)), (left, top))
+        draw.line([(left + x, top), (left + x, top + _STRIP - 1)], _TEXT, 1)
+        y = top + self._height(now)
+        draw.ellipse([(left + x - 4, y - 4), (left + x + 4, y + 4)], self._colour, _TEXT)
+
+
+def _mixed(colour: Colour, share: float) -> Colour:
+    """The colour, thinned on the ground of a strip."""
+    red, green, blue = (round(share * c + (1 - share) * p) for c, p in zip(colour, _PANEL, strict=True))
+    return red, green, blue
+
+
+@functools.cache
+def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """Matplotlib's own typeface, so that no font has to be installed."""
+    file = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    return ImageFont.truetype(Path(mpl.get_data_path()) / "fonts" / "ttf" / file, size)

@@ -1,0 +1,41 @@
+"""Every test gives back what it took: threads, sockets, child processes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import psutil
+import pytest
+import torch
+
+_SETTLE_SECONDS = 5.0  # what ended may need a moment to be gone
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """Tests run beside other processes on few cores."""
+    torch.set_num_threads(1)
+
+
+def _held() -> tuple[set[str], int, set[int]]:
+    # pyzmq and torch keep threads of their own for the life of the process.
+    threads = {t.name for t in threading.enumerate() if not t.daemon}
+    process = psutil.Process()
+    return threads, len(process.net_connections()), {child.pid for child in process.children(recursive=True)}
+
+
+@pytest.fixture(autouse=True)
+def _leaves_nothing_behind() -> Iterator[None]:
+    threads, sockets, children = _held()
+    yield
+    deadline = time.monotonic() + _SETTLE_SECONDS
+    while True:
+        now_threads, now_sockets, now_children = _held()
+        left = (now_threads - threads, now_sockets - sockets, now_children - children)
+        if not left[0] and left[1] <= 0 and not left[2]:
+            return
+        if time.monotonic() > deadline:
+            pytest.fail(f"expected nothing left behind, got threads, sockets, children: {left}")
+        time.sleep(0.05)

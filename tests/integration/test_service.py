@@ -1,0 +1,198 @@
+"""The service as a user runs it: real emulator, real sockets, real processes."""
+
+from __future__ import annotations
+
+import csv
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.integration.processes import Command, Run, free_port, kill, wait_until
+
+pytestmark = pytest.mark.integration
+
+SMOKE = ("smoke", "--rollout.steps", "16", "--rnd.warmup-steps", "512")  # T=16, B=8, E=16: 256 steps a batch
+
+
+def start(directory: Path, total_steps: int, local_actors: int) -> Run:
+    arguments = (*SMOKE, "--total-steps", str(total_steps), "--local-actors", str(local_actors))
+    return Run(directory, free_port(), arguments, count=True)
+
+
+def test_a_run_trains_what_it_promised_and_accounts_for_every_step(tmp_path: Path) -> None:
+    """Exit 0, the summary's books balance, and they agree with a count kept at the emulator."""
+    run = start(tmp_path, 2_000, 2)
+    with run.learner() as learner:
+        assert learner.finish() == 0, learner.err.read_text()[-2000:]
+    summary = run.summary()
+    assert summary["exit_reason"] == "finished"
+    assert summary["trained_steps"] == summary["env_steps"] == 2_048
+    assert summary["frames"] == 4 * 2_048
+    assert (summary["imbalance_steps"], summary["in_flight_steps"], summary["actors_seen"]) == (0, 0, 2)
+    assert summary["dropped_steps"]["warmup"] == 512
+    assert summary["produced_steps"] == run.counted_steps()
+    assert float(str(summary["intrinsic_reward_mean"])) > 0.0
+    with (run.path / "episodes.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == summary["episodes"]
+    assert list(run.path.glob("events.out.tfevents.*"))
+    assert list((run.path / "checkpoints").glob("*.safetensors"))
+
+
+def test_a_killed_actor_costs_only_its_unsent_steps(tmp_path: Path) -> None:
+    """kill -9 of one actor: a new one takes its slot, the run completes, the books balance."""
+    run = start(tmp_path, 3_000, 2)
+    with run.learner() as learner:
+        wait_until(lambda: run.steps_reached(learner, 768), "768 steps")
+        kill(learner.descendants()[0].pid)
+        assert learner.finish() == 0, learner.err.read_text()[-2000:]
+    summary = run.summary()
+    assert (summary["imbalance_steps"], summary["in_flight_steps"], summary["actors_seen"]) == (0, 0, 3)
+    assert int(str(summary["trained_steps"])) >= 3_000
+    # The kill may fall between the emulator's step and the actor's count of it: 8 lanes at most.
+    assert 0 <= run.counted_steps() - int(str(summary["produced_steps"])) <= 8
+
+
+def test_a_killed_learner_resumes_and_remote_actors_rejoin(tmp_path: Path) -> None:
+    """kill -9 of the learner and --resume: counters go on, no local actor is left, a remote one rejoins."""
+    run = start(tmp_path, 100_000, 1)
+    address = f"127.0.0.1:{run.port}"
+    remote = Command.start(tmp_path, "actor", "actor", "--learner", address, count=True)  # before its learner
+    try:
+        with run.learner() as learner:
+            wait_until(lambda: run.metric("outrider_fleet_actors", learner) == 2, "both actors")
+            wait_until(lambda: run.steps_reached(learner, 512), "512 steps")
+            wait_until(lambda: any((run.path / "checkpoints").glob("*.safetensors")), "a checkpoint")
+            local = learner.descendants()
+            kill(learner.process.pid)
+            learner.process.wait()
+            assert psutil.wait_procs(local, timeout=10)[1] == [], "a local actor outlived its learner"
+        with run.learner("--resume") as learner:
+            wait_until(lambda: run.metric("outrider_fleet_actors", learner) == 2, "both actors again")
+            resumed_at = run.metric("outrider_run_env_steps", learner)
+            assert resumed_at >= 256
+            wait_until(lambda: run.steps_reached(learner, int(resumed_at) + 512), "progress after the resume")
+            learner.process.send_signal(signal.SIGTERM)
+            assert learner.finish() == 0, learner.err.read_text()[-2000:]
+        summary = run.summary()
+        assert (summary["exit_reason"], summary["epoch"]) == ("stopped", 1)
+        assert (summary["imbalance_steps"], summary["in_flight_steps"]) == (0, 0)
+        assert int(str(summary["trained_steps"])) >= resumed_at + 512
+        assert remote.process.poll() is None, "a remote actor waits for its learner to come back"
+        remote.process.send_signal(signal.SIGTERM)
+        assert remote.finish(20) == 0
+    finally:
+        remote.end()
+
+
+def test_a_remote_actor_is_trained_on_and_leaves_with_the_run(tmp_path: Path) -> None:
+    """An actor started by hand joins by address alone; when the run is complete it exits 0."""
+    run = start(tmp_path, 1_500, 0)
+    with run.learner() as learner:
+        remote = Command.start(tmp_path, "actor", "actor", "--learner", f"127.0.0.1:{run.port}", "--procs", "2")
+        try:
+            assert learner.finish() == 0, learner.err.read_text()[-2000:]
+            assert remote.finish(30) == 0, remote.err.read_text()[-2000:]
+        finally:
+            remote.end()
+    summary = run.summary()
+    assert (summary["imbalance_steps"], summary["actors_seen"]) == (0, 2)
+    assert int(str(summary["trained_steps"])) >= 1_500
+
+
+def test_ctrl_c_ends_a_run_with_its_checkpoint_and_its_actors(tmp_path: Path) -> None:
+    """SIGINT while training: exit 0, a valid checkpoint, closed books, no process left."""
+    run = start(tmp_path, 100_000, 2)
+    with run.learner() as learner:
+        wait_until(lambda: run.steps_reached(learner, 256), "256 steps")
+        local = learner.descendants()
+        learner.process.send_signal(signal.SIGINT)
+        assert learner.finish(30) == 0, learner.err.read_text()[-2000:]
+        assert psutil.wait_procs(local, timeout=5)[1] == []
+    summary = run.summary()
+    assert (summary["exit_reason"], summary["imbalance_steps"], summary["in_flight_steps"]) == ("stopped", 0, 0)
+
+
+Case = tuple[str, tuple[str, ...], int, str]
+BAD: list[Case] = [
+    ("preset", ("learner", "brekout"), 2, "did you mean breakout?"),
+    ("option", ("learner", "smoke", "--ppo.epoch", "3"), 2, "did you mean --ppo.epochs?"),
+    ("value", ("learner", "smoke", "--ppo.clip", "7"), 2, "ppo.clip"),
+    ("lag", ("learner", "smoke", "--max-lag", "1"), 2, "max-lag 0"),
+    ("game", ("learner", "smoke", "--env.id", "brakeout"), 78, "breakout"),
+    ("directory", ("learner", "smoke", "--run-dir", "/proc/nowhere"), 78, "--run-dir"),
+    ("plain bind", ("learner", "smoke", "--bind", "tcp://0.0.0.0:5555"), 78, "127.0.0.1"),
+    ("actor address", ("actor", "--learner", "nonsense"), 2, "HOST:PORT"),
+    ("actor without address", ("actor",), 2, "--learner"),
+]
+
+
+@pytest.mark.parametrize(("argv", "code", "words"), [case[1:] for case in BAD], ids=[case[0] for case in BAD])
+def test_bad_input_gets_one_sentence(tmp_path: Path, argv: tuple[str, ...], code: int, words: str) -> None:
+    """What was expected, what came, what to do; the right exit code; no traceback."""
+    assert_refused(tmp_path, argv, code, words)
+
+
+def assert_refused(directory: Path, argv: tuple[str, ...], code: int, words: str) -> None:
+    command = Command.start(directory, "bad", *argv)
+    try:
+        assert command.finish(60) == code
+    finally:
+        command.end()
+    said = [line for line in command.err.read_text().splitlines() if not line.startswith("{")]
+    assert len(said) == 1, said
+    assert words in said[0]
+
+
+def test_a_port_in_use_and_a_used_directory_are_refused(tmp_path: Path) -> None:
+    """A second learner on the same port, or on the same directory, says so and touches nothing."""
+    run = start(tmp_path, 100_000, 0)
+    with run.learner() as learner:
+        wait_until(lambda: "learner_serving" in learner.err.read_text(), "the sockets")
+        bind = f"tcp://127.0.0.1:{run.port}"
+        other = ("learner", "smoke", "--bind", bind, "--run-dir", str(tmp_path / "other"))
+        assert_refused(tmp_path, other, 78, "--bind")
+        same = ("learner", *run.arguments, "--run-dir", str(run.path), "--resume")
+        assert_refused(tmp_path, same, 78, "another learner")
+        assert_refused(tmp_path, same[:-1], 78, "--resume")
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> Run:
+    run = start(tmp_path, 256, 1)
+    with run.learner() as learner:
+        assert learner.finish() == 0, learner.err.read_text()[-2000:]
+    return run
+
+
+def test_resume_refuses_other_settings_and_survives_a_damaged_checkpoint(finished: Run, tmp_path: Path) -> None:
+    """Another setting is named; one damaged checkpoint is skipped; all damaged is one sentence."""
+    argv = ("learner", *finished.arguments, "--run-dir", str(finished.path), "--resume")
+    assert_refused(tmp_path, (*argv, "--ppo.epochs", "7"), 78, "ppo.epochs was 2, now 7")
+    for path in (finished.path / "checkpoints").iterdir():
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    assert_refused(tmp_path, argv, 78, "damaged")
+
+
+Probe = Callable[[bytes], None]
+
+
+def test_garbage_on_the_port_is_counted_and_ignored(tmp_path: Path) -> None:
+    """Undecodable bytes: counted under a reason, dropped; the run goes on to its end."""
+    import zmq
+
+    run = start(tmp_path, 1_500, 1)
+    with run.learner() as learner, zmq.Context() as context, context.socket(zmq.DEALER) as stranger:
+        stranger.setsockopt(zmq.LINGER, 0)
+        wait_until(lambda: "learner_serving" in learner.err.read_text(), "the sockets")
+        stranger.connect(f"tcp://127.0.0.1:{run.port}")
+        for parts in ([b"hello"], [b"OR\x01\x04\x00\x00\x00\x00\xc1"], [b"a", b"b", b"c"], [b""]):
+            stranger.send_multipart(parts)
+        name = 'outrider_wire_errors_total{reason="frames"}'
+        wait_until(lambda: run.metric(name, learner) == 3, "three refused messages")
+        assert learner.finish() == 0, learner.err.read_text()[-2000:]
+    assert run.summary()["imbalance_steps"] == 0

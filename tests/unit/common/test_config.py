@@ -1,0 +1,156 @@
+"""The run configuration: checked once, and the same on both ends of the wire."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from common.config import Config, EnvConfig, NetworkConfig, PPOConfig, RNDConfig, RolloutConfig
+from common.presets import DEFAULT_PRESET, PRESETS
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_survive_json(name: str) -> None:
+    """Every preset is valid, knows its name, and comes back equal."""
+    config = PRESETS[name]
+    assert config.preset == name
+    assert Config.from_json(config.to_json()) == config
+    assert Config.from_json(config.to_json().encode()) == config
+
+
+def test_the_default_preset_is_the_default_configuration() -> None:
+    """`python -m learner` without a preset is `breakout`."""
+    assert PRESETS[DEFAULT_PRESET] == Config()
+
+
+def edited(path: str, value: object) -> str:
+    """The default configuration as JSON with one entry changed; `...` removes it."""
+    data: dict[str, Any] = json.loads(Config().to_json())
+    *parents, name = path.split(".")
+    place = data
+    for parent in parents:
+        place = place[parent]
+    if value is ...:
+        del place[name]
+    else:
+        place[name] = value
+    return json.dumps(data)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "named"),
+    [
+        ("extra", 1, "extra"),
+        ("ppo.extra", 1, "extra"),
+        ("seed", ..., "seed"),
+        ("rnd.enabled", ..., "enabled"),
+        ("ppo", ..., "ppo"),
+        ("ppo", [], "ppo"),
+        ("ppo", None, "ppo"),
+        ("seed", "1", "seed"),
+        ("seed", 1.0, "seed"),
+        ("seed", True, "seed"),
+        ("seed", None, "seed"),
+        ("rnd.enabled", 1, "enabled"),
+        ("ppo.clip", "0.1", "clip"),
+        ("ppo.clip", False, "clip"),
+        ("ppo.clip", float("nan"), "clip"),
+        ("ppo.learning_rate", 10**400, "learning"),
+        ("env.id", 3, "id"),
+        ("precision", "float16", "precision"),
+        ("precision", ["auto"], "precision"),
+        ("network.conv3_kernel", 5, "conv3_kernel"),
+        ("network.conv3_kernel", 3.0, "conv3_kernel"),
+        ("rollout.steps", 0, "rollout.steps"),
+    ],
+)
+def test_a_foreign_configuration_is_refused(path: str, value: object, named: str) -> None:
+    """Unknown, missing and ill-typed fields raise ValueError, which names the field."""
+    with pytest.raises(ValueError, match=named):
+        Config.from_json(edited(path, value))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", b"\xff\xfe", "[" * 100_000, "1" * 5_000])
+def test_other_text_is_refused(text: str | bytes) -> None:
+    """Whatever it is, ValueError."""
+    with pytest.raises(ValueError, match="expected"):
+        Config.from_json(text)
+
+
+def test_an_integer_stands_for_a_float() -> None:
+    """JSON from other hands may write 1 for 1.0."""
+    config = Config.from_json(edited("ppo.value_coef", 1))
+    assert config == Config()
+    assert type(config.ppo.value_coef) is float
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "named"),
+    [
+        (EnvConfig, {"sticky": 1.0}, "env.sticky"),
+        (EnvConfig, {"max_frames": 3}, "env.max-frames"),
+        (RolloutConfig, {"steps": 5000}, "rollout.steps"),
+        (RolloutConfig, {"lanes": 0}, "rollout.lanes"),
+        (RolloutConfig, {"lanes": 3, "batch_lanes": 7}, "rollout.batch-lanes"),
+        (RolloutConfig, {"batch_lanes": 0}, "rollout.batch-lanes"),
+        (PPOConfig, {"epochs": 0}, "ppo.epochs"),
+        (PPOConfig, {"minibatches": 0}, "ppo.minibatches"),
+        (PPOConfig, {"clip": 1.0}, "ppo.clip"),
+        (PPOConfig, {"learning_rate": 0.0}, "ppo.learning-rate"),
+        (PPOConfig, {"adam_eps": -1e-9}, "ppo.adam-eps"),
+        (PPOConfig, {"max_grad_norm": -1.0}, "ppo.max-grad-norm"),
+        (PPOConfig, {"gamma_extrinsic": 1.01}, "ppo.gamma-extrinsic"),
+        (PPOConfig, {"gamma_intrinsic": -0.1}, "ppo.gamma-intrinsic"),
+        (PPOConfig, {"gae_lambda": float("nan")}, "ppo.gae-lambda"),
+        (RNDConfig, {"warmup_steps": -1}, "rnd.warmup-steps"),
+        (RNDConfig, {"predictor_keep": 0.0}, "rnd.predictor-keep"),
+        (NetworkConfig, {"hidden": 0}, "network.hidden"),
+        (Config, {"seed": -1}, "seed"),
+        (Config, {"total_steps": 0}, "total-steps"),
+        (Config, {"max_lag": 1}, "max-lag"),
+        (Config, {"ppo": PPOConfig(minibatches=7)}, "ppo.minibatches"),
+        (Config, {"ppo": PPOConfig(minibatches=64, shuffle=False)}, "ppo.minibatches"),
+    ],
+)
+def test_a_bad_value_is_named_as_the_user_types_it(kind: Any, options: dict[str, Any], named: str) -> None:
+    """The message says which option, what was expected and what came."""
+    with pytest.raises(ValueError, match=rf"expected {named}.*, got ") as caught:
+        kind(**options)
+    assert "\n" not in str(caught.value)
+
+
+def test_derived_numbers_follow_from_the_options() -> None:
+    """Sizes of chunk and batch; updates and warm-up round up."""
+    config = Config(
+        total_steps=211,
+        rollout=RolloutConfig(steps=5, lanes=3, batch_lanes=21),
+        ppo=PPOConfig(minibatches=7),
+        rnd=RNDConfig(warmup_steps=31),
+    )
+    shape = config.rollout
+    assert (shape.chunk_steps, shape.batch_steps, shape.batch_chunks) == (15, 105, 7)
+    assert (config.updates, config.warmup_chunks) == (3, 3)
+    assert (replace(config, total_steps=210).updates, replace(config, total_steps=1).updates) == (2, 1)
+
+
+def test_only_the_length_of_a_run_may_differ_between_like_players() -> None:
+    """A longer run plays alike; another seed does not."""
+    config = Config()
+    assert config.plays_like(replace(config, total_steps=7))
+    assert not config.plays_like(replace(config, seed=2))
+    assert not config.plays_like(replace(config, env=EnvConfig(sticky=0.0)))
+
+
+def test_rnd_paper_has_the_numbers_of_the_paper() -> None:
+    """Table 5 and appendix A of Burda et al. 2018."""
+    paper = PRESETS["rnd-paper"]
+    ppo, rollout = paper.ppo, paper.rollout
+    assert (rollout.steps, rollout.batch_lanes) == (128, 128)
+    assert (ppo.epochs, ppo.minibatches, ppo.learning_rate, ppo.clip) == (4, 4, 1e-4, 0.1)
+    assert (ppo.gamma_extrinsic, ppo.gamma_intrinsic, ppo.gae_lambda) == (0.999, 0.99, 0.95)
+    assert (ppo.coef_extrinsic, ppo.coef_intrinsic, ppo.entropy_coef) == (2.0, 1.0, 0.001)
+    assert paper.rnd.predictor_keep == 32 / rollout.batch_lanes
+    assert (paper.env.sticky, paper.env.max_frames, paper.env.time_limit_is_end) == (0.25, 18_000, True)

@@ -1,0 +1,124 @@
+"""Shapes, seeds and memory layouts of the networks."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pytest
+import torch
+
+from common.chunk import Spaces
+from common.config import NetworkConfig
+from common.networks import ImageEmbedding, ImagePolicy, make_policy, make_predictor, make_target
+
+IMAGES, VECTORS = Spaces((84, 84), 4, 7), Spaces((5,), 1, 3)
+MAKERS = (make_policy, make_target, make_predictor)
+N = 3
+
+
+def images(*shape: int) -> torch.Tensor:
+    """Noise, uint8."""
+    return torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("spaces", [IMAGES, VECTORS], ids=["images", "vectors"])
+def test_outputs_have_one_row_per_observation(spaces: Spaces) -> None:
+    """Logits [N, actions], both values [N], all float32; features alike for target and predictor."""
+    config = NetworkConfig()
+    stack = images(N, spaces.stack, *spaces.observation)
+    output = make_policy(spaces, config, 1)(stack if spaces.is_image else stack.float())
+    assert output.logits.shape == (N, spaces.actions)
+    assert output.value_extrinsic.shape == output.value_intrinsic.shape == (N,)
+    assert {x.dtype for x in output} == {torch.float32}
+    newest = stack[:, -1].float()
+    target, predictor = make_target(spaces, config, 1), make_predictor(spaces, config, 2)
+    assert target(newest).shape == predictor(newest).shape == (N, 512 if spaces.is_image else 64)
+
+
+@pytest.mark.parametrize(("kernel", "flat"), [(3, 64 * 7 * 7), (4, 64 * 6 * 6)])
+def test_the_third_kernel_sets_the_flat_size(kernel: Literal[3, 4], flat: int) -> None:
+    """3 gives 3136 inputs to the dense layers, 4 gives 2304; the RND networks always have 3."""
+    config = NetworkConfig(conv3_kernel=kernel)
+    policy, predictor = make_policy(IMAGES, config, 1), make_predictor(IMAGES, config, 1)
+    assert isinstance(policy, ImagePolicy)
+    assert isinstance(predictor, ImageEmbedding)
+    assert policy.conv3.kernel_size == (kernel, kernel)
+    assert policy.dense1.in_features == flat
+    assert policy(images(N, 4, 84, 84)).logits.shape == (N, 7)
+    assert predictor.conv3.kernel_size == (3, 3)
+
+
+@pytest.mark.parametrize("spaces", [IMAGES, VECTORS], ids=["images", "vectors"])
+def test_the_same_seed_gives_the_same_weights(spaces: Spaces) -> None:
+    """Weights depend on the seed they are given, and on no global state."""
+    for make in MAKERS:
+        torch.manual_seed(0)
+        one = make(spaces, NetworkConfig(), 11).state_dict()
+        torch.manual_seed(1)
+        same, other = (make(spaces, NetworkConfig(), seed).state_dict() for seed in (11, 13))
+        assert all(torch.equal(one[name], same[name]) for name in one)
+        assert all(not torch.equal(one[name], other[name]) for name in one if name.endswith("weight"))
+
+
+def test_only_the_target_is_frozen() -> None:
+    """It has no gradient anywhere; the others have one everywhere."""
+    frozen, *trained = (make(IMAGES, NetworkConfig(), 1) for make in (make_target, make_policy, make_predictor))
+    assert not any(parameter.requires_grad for parameter in frozen.parameters())
+    assert all(parameter.requires_grad for module in trained for parameter in module.parameters())
+
+
+def test_the_predictor_is_two_dense_layers_deeper() -> None:
+    """So that it can express the target, and more (Burda et al. 2018, code)."""
+    target, predictor = make_target(IMAGES, NetworkConfig(), 1), make_predictor(IMAGES, NetworkConfig(), 1)
+    assert [len(list(network.dense)) for network in (target, predictor)] == [1, 3]  # type: ignore[arg-type]
+
+
+def test_layers_are_orthogonal_without_biases() -> None:
+    """Rows of a layer are perpendicular and of the gain's length; both head's rows are small."""
+    policy = make_policy(IMAGES, NetworkConfig(), 1)
+    assert isinstance(policy, ImagePolicy)
+    gains = {"conv2": 2**0.5, "dense2": 2**0.5, "value_branch": 0.1, "action_branch": 0.1, "logits": 0.01, "values": 0.01}
+    for name, gain in gains.items():
+        weight = policy.get_submodule(name).weight.detach().flatten(1)  # type: ignore[union-attr,operator]
+        gram = weight @ weight.t() if weight.shape[0] <= weight.shape[1] else weight.t() @ weight
+        torch.testing.assert_close(gram, gain**2 * torch.eye(len(gram)), atol=1e-5 * gain**2 + 1e-7, rtol=0)
+    assert all(not parameter.any() for name, parameter in policy.named_parameters() if name.endswith("bias"))
+
+
+def test_memory_layout_does_not_change_the_output() -> None:
+    """Stacks stored with the stack axis last give what contiguous ones give."""
+    policy = make_policy(IMAGES, NetworkConfig(), 1)
+    stack = images(N, 84, 84, 4).movedim(-1, 1)
+    assert not stack.is_contiguous()
+    for strided, plain in zip(policy(stack), policy(stack.contiguous()), strict=True):
+        torch.testing.assert_close(strided, plain, atol=1e-5, rtol=0)
+
+
+def test_the_policy_sees_intensities_between_0_and_1() -> None:
+    """The first layer equals a plain convolution over image / 255."""
+    policy = make_policy(IMAGES, NetworkConfig(), 1)
+    assert isinstance(policy, ImagePolicy)
+    stack, seen = images(N, 4, 84, 84), []
+    policy.conv2.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    policy(stack)
+    torch.testing.assert_close(seen[0], policy.conv1(stack.float() / 255).relu(), atol=1e-4, rtol=1e-4)
+
+
+def test_the_policy_sees_all_four_images_and_rnd_one() -> None:
+    """Changing the oldest image of a stack changes the logits."""
+    policy = make_policy(IMAGES, NetworkConfig(), 1)
+    stack = images(1, 4, 84, 84)
+    other = stack.clone()
+    other[:, 0] = 255 - other[:, 0]
+    assert not torch.equal(policy(stack).logits, policy(other).logits)
+
+
+def test_batching_does_not_change_the_output() -> None:
+    """A row is scored as it would be alone."""
+    for network, rows in (
+        (make_policy(IMAGES, NetworkConfig(), 1), images(N, 4, 84, 84)),
+        (make_predictor(IMAGES, NetworkConfig(), 1), images(N, 84, 84).float() / 50),
+    ):
+        together, alone = network(rows), [network(rows[i : i + 1]) for i in range(N)]
+        pick = (lambda out: out) if isinstance(together, torch.Tensor) else (lambda out: out.logits)
+        torch.testing.assert_close(pick(together), torch.cat([pick(out) for out in alone]), atol=1e-4, rtol=1e-4)

@@ -1,0 +1,368 @@
+"""The codec: everything of ours survives it, and nothing else gets through."""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+import tracemalloc
+import typing
+import zlib
+from collections.abc import Callable
+
+import msgpack
+import numpy as np
+import pytest
+
+from common import messages as m
+from common import wire
+from common.chunk import Chunk, Spaces
+from common.config import RolloutConfig
+
+SID, DIGEST = bytes(range(16)), bytes(range(32))
+ROLLOUT = RolloutConfig(steps=4, lanes=2, batch_lanes=2)
+IMAGES, VECTORS = Spaces((84, 84), 4, 7), Spaces((5,), 1, 3)
+ENTRY = ("reward", "<f4", [5, 3], 11)
+CORPUS: list[m.Message] = [
+    m.Hello(SID, -1, "wirt-ü", 4711, "0.1.0", 10, 23),
+    m.Welcome(SID, 2, 1, 3, 40, 30, 50, -1, DIGEST, 2000, 10_000, b'{"a": 1}'),
+    m.Reject("lost", "begin a new one"),
+    m.ChunkMessage(SID, 2, 5, 40, 15, 57, [ENTRY, ENTRY], 0xFFFFFFFF, b"body"),
+    m.Skip(SID, 2, 55, 2, 57, "actor_shutdown"),
+    m.Ack(2, 57, 40, 72, 6),
+    m.Resend(40),
+    m.Rehello(3),
+    m.Heartbeat(SID, 2, 57, {"steps_per_second": 3.5, "phase_env": 1}),
+    m.Bye(SID, 57),
+    m.ByeOk(),
+    m.Drain(True),
+    m.WeightsRequest("bundle", 2, 5, 0, 4),
+    m.WeightsMeta("target", 0, 0, 1 << 40, 7, DIGEST),
+    m.WeightsPiece("bundle", 2, 5, 3, b"\0" * 9),
+    m.WeightsSame("target"),
+]
+
+
+def header_of(message: m.Message) -> dict[str, object]:
+    """The header fields of a message, as the wire carries them."""
+    return {f.name: getattr(message, f.name) for f in dataclasses.fields(message) if f.name != "body"}
+
+
+def part(kind: int, header: object, body_bytes: int = 0, magic: bytes = b"OR", major: int = 1) -> bytes:
+    """A first part, honest or not; `header` is bytes or packed here."""
+    packed = header if isinstance(header, bytes) else msgpack.packb(header)
+    return struct.pack(">2sBBI", magic, major, kind, body_bytes) + packed
+
+
+def chunk_message(chunk: Chunk) -> m.ChunkMessage:
+    """The message of a chunk, as an actor builds it."""
+    table, body = wire.encode_arrays(chunk)
+    return m.ChunkMessage(SID, 0, 0, 0, chunk.action.size, chunk.action.size, table, zlib.crc32(body), body)
+
+
+def same_arrays(one: Chunk, other: Chunk) -> bool:
+    """Equal types, shapes and bits."""
+    pairs = [(getattr(one, f.name), getattr(other, f.name)) for f in dataclasses.fields(Chunk)]
+    return all(a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes() for a, b in pairs)
+
+
+def test_the_corpus_knows_every_kind() -> None:
+    """No message kind escapes the tests below."""
+    assert [type(message) for message in CORPUS] == list(typing.get_args(m.Message))
+
+
+@pytest.mark.parametrize("message", CORPUS, ids=lambda message: type(message).__name__)
+def test_every_message_survives_the_wire(message: m.Message) -> None:
+    """Decoding what was encoded gives an equal value."""
+    parts = wire.encode(message)
+    decoded = wire.decode(parts)
+    assert wire.encode(decoded) == parts
+    if isinstance(decoded, m.ChunkMessage):  # msgpack has one sequence type
+        decoded = dataclasses.replace(decoded, arrays=[tuple(entry) for entry in decoded.arrays])
+    assert decoded == message
+
+
+@pytest.mark.parametrize("spaces", [IMAGES, VECTORS], ids=["images", "vectors"])
+def test_chunks_survive_the_wire_bit_for_bit(spaces: Spaces, make_chunk: Callable[..., Chunk]) -> None:
+    """Ends, truncations with their final observations, and history rows come back unchanged."""
+    chunk = make_chunk(4, 2, spaces, 1, terminated=[(0, 0), (3, 1)], truncated=[(1, 1), (1, 0), (3, 0)])
+    before = chunk.observation.copy()
+    message = wire.decode(wire.encode(chunk_message(chunk)))
+    assert isinstance(message, m.ChunkMessage)
+    assert same_arrays(wire.decode_chunk(message, ROLLOUT, spaces), chunk)
+    np.testing.assert_array_equal(chunk.observation, before)  # encoding does not touch its input
+
+
+def test_still_images_cost_almost_nothing(make_chunk: Callable[..., Chunk]) -> None:
+    """An image like the one before it is sent as nothing, so a still lane costs about one image."""
+    chunk = make_chunk(4, 2, IMAGES, 1)
+    still = dataclasses.replace(chunk, observation=np.repeat(chunk.observation[:1], 8, axis=0))
+    assert len(wire.encode_arrays(still)[1]) < 2 * 84 * 84 * 1.2 < len(wire.encode_arrays(chunk)[1])
+
+
+@pytest.mark.parametrize("spaces", [IMAGES, VECTORS], ids=["images", "vectors"])
+def test_noise_stays_below_the_message_limit(spaces: Spaces, make_chunk: Callable[..., Chunk]) -> None:
+    """No chunk compresses so badly that it breaks the limit."""
+    every = [(t, lane) for t in range(4) for lane in range(2)]
+    chunk = make_chunk(4, 2, spaces, 2, truncated=every[:2] if spaces.is_image else every)
+    limit = wire.message_limit_bytes(ROLLOUT, spaces)
+    assert max(map(len, wire.encode(chunk_message(chunk)))) < limit
+
+
+ACK = header_of(CORPUS[5])
+BEAT = header_of(CORPUS[8])
+NESTED = b"\x81\xa5epoch" + b"\x91" * 3000 + b"\xc0"
+REFUSED: list[tuple[str, list[bytes], str]] = [
+    ("no part", [], "frames"),
+    ("three parts", [part(6, ACK), b"", b""], "frames"),
+    ("an empty part", [b""], "frames"),
+    ("half a preamble", [b"OR\1"], "frames"),
+    ("foreign magic", [part(6, ACK, magic=b"RL")], "frames"),
+    ("another major version", [part(6, ACK, major=2)], "version"),
+    ("an unknown kind", [part(99, ACK)], "kind"),
+    ("a length that lies", [part(19, {"name": "bundle"}, body_bytes=3)], "size"),
+    ("a body longer than told", [part(18, header_of(CORPUS[14]), 8), b"\0" * 9], "size"),
+    ("a header beyond 4 KiB", [part(6, ACK | {"pad": ["x" * 250] * 20})], "size"),
+    ("no body where one belongs", [part(18, header_of(CORPUS[14]))], "frames"),
+    ("a body where none belongs", [part(6, ACK, 1), b"x"], "frames"),
+    ("no header", [part(6, b"")], "header"),
+    ("a header that is no map", [part(6, [1, 2, 3])], "header"),
+    ("bytes after the header", [part(6, msgpack.packb(ACK) + b"\0")], "header"),
+    ("a cut header", [part(6, msgpack.packb(ACK)[:-1])], "header"),
+    ("a missing field", [part(6, {k: v for k, v in ACK.items() if k != "credit"})], "header"),
+    ("text for an integer", [part(6, ACK | {"credit": "9"})], "header"),
+    ("a bool for an integer", [part(6, ACK | {"credit": True})], "header"),
+    ("a float for an integer", [part(6, ACK | {"credit": 1.0})], "header"),
+    ("nil for an integer", [part(6, ACK | {"credit": None})], "header"),
+    ("an integer below -1", [part(6, ACK | {"version": -2})], "header"),
+    ("a huge integer", [part(6, ACK | {"credit": (1 << 64) - 1})], "header"),
+    ("an integer for a bool", [part(12, {"finished": 1})], "header"),
+    ("a short session name", [part(10, {"sid": SID[:15], "produced": 0})], "header"),
+    ("text for a session name", [part(10, {"sid": "x" * 16, "produced": 0})], "header"),
+    ("a choice not offered", [part(19, {"name": "policy"})], "header"),
+    ("text beyond 256 characters", [part(3, {"code": "lost", "text": "x" * 257})], "header"),
+    ("text that is not UTF-8", [part(3, b"\x82\xa4code\xa4lost\xa4text\xa1\xff")], "header"),
+    ("not a number", [part(9, BEAT | {"stats": {"a": float("nan")}})], "header"),
+    ("infinity", [part(9, BEAT | {"stats": {"a": float("inf")}})], "header"),
+    ("a map of text", [part(9, BEAT | {"stats": {"a": "b"}})], "header"),
+    ("a list for a map", [part(9, BEAT | {"stats": []})], "header"),
+    ("a map of 65", [part(9, BEAT | {"stats": {str(i): i for i in range(65)}})], "header"),
+    ("integer keys", [part(9, {1: 2})], "header"),
+    ("deep nesting", [part(6, NESTED)], "header"),
+    ("an extension type", [part(6, ACK | {"credit": msgpack.ExtType(5, b"")})], "header"),
+    ("a timestamp", [part(6, ACK | {"credit": msgpack.Timestamp(1)})], "header"),
+    ("a table entry too short", [part(4, header_of(CORPUS[3]) | {"arrays": [["a", "b", []]]}, 1), b"x"], "header"),
+]
+
+
+@pytest.mark.parametrize(("parts", "reason"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED])
+def test_foreign_bytes_are_refused_with_a_reason(parts: list[bytes], reason: str) -> None:
+    """Each kind of lie is named as what it is."""
+    with pytest.raises(wire.WireError) as caught:
+        wire.decode(parts)
+    assert caught.value.reason == reason, caught.value
+
+
+def test_unknown_fields_are_ignored() -> None:
+    """A newer minor version may add fields."""
+    assert wire.decode([part(6, ACK | {"later": [1]})]) == CORPUS[5]
+
+
+def test_a_repeated_key_has_one_value() -> None:
+    """The last one, as msgpack has it; never two."""
+    twice = b"\x82" + msgpack.packb("offset") + b"\x05" + msgpack.packb("offset") + b"\x07"
+    assert wire.decode([part(7, twice)]) == m.Resend(7)
+
+
+def test_an_overlong_header_is_not_sent() -> None:
+    """What the other side would refuse does not leave."""
+    with pytest.raises(ValueError, match="4096"):
+        wire.encode(m.Heartbeat(SID, 0, 0, {"x" * 250 + str(i): 1.0 for i in range(20)}))
+
+
+def rebuilt(message: m.ChunkMessage, array: str, data: bytes | None, **lie: object) -> m.ChunkMessage:
+    """The message with one array's stream or table entry replaced."""
+    table, blocks, start = [], [], 0
+    for entry in message.arrays:
+        block = message.body[start : start + entry[3]]
+        start += entry[3]
+        told = {"name": entry[0], "dtype": entry[1], "shape": entry[2]}
+        if entry[0] == array:
+            block = block if data is None else data
+            told |= lie
+        table.append((told["name"], told["dtype"], told["shape"], len(block)))
+        blocks.append(block)
+    return dataclasses.replace(message, arrays=table, body=b"".join(blocks))  # type: ignore[arg-type]
+
+
+def grid(dtype: str, value: float, first: float) -> bytes:
+    """A [4, 2] array that holds `value` except in its first place."""
+    array = np.full((4, 2), value, dtype)
+    array[0, 0] = first
+    return zlib.compress(array.tobytes())
+
+
+LIES: list[tuple[str, str, bytes | None, dict[str, object]]] = [
+    ("another name", "bonus", None, {"name": "malus"}),
+    ("another dtype", "reward", None, {"dtype": "<f8"}),
+    ("an object dtype", "reward", None, {"dtype": "|O"}),
+    ("an unknown dtype", "reward", None, {"dtype": "no such"}),
+    ("another shape", "reward", None, {"shape": [2, 4]}),
+    ("a flat shape", "reward", None, {"shape": [8]}),
+    ("a huge shape", "observation", None, {"shape": [1 << 40, 2, 84, 84]}),
+    ("more final observations than steps", "final_observation", None, {"shape": [9, 84, 84]}),
+    ("more final observations than sent", "final_observation", None, {"shape": [2, 84, 84]}),
+    ("fewer final observations than sent", "final_observation", None, {"shape": [0, 84, 84]}),
+    ("a negative count of final observations", "final_observation", None, {"shape": [-1, 84, 84]}),
+    ("final observations without a shape", "final_observation", None, {"shape": []}),
+    ("no stream", "action", b"", {}),
+    ("a stream of another format", "action", b"\x1f\x8b" + bytes(30), {}),
+    ("too few bytes", "reward", zlib.compress(bytes(31)), {}),
+    ("too many bytes", "reward", zlib.compress(bytes(33)), {}),
+    ("a cut stream", "reward", zlib.compress(bytes(32))[:-1], {}),
+    ("bytes after the stream", "reward", zlib.compress(bytes(32)) + b"x", {}),
+    ("a bool of 2", "terminated", zlib.compress(b"\2" + bytes(7)), {}),
+    ("an action out of range", "action", grid("<i4", 0, 7), {}),
+    ("a negative action", "action", grid("<i4", 0, -1), {}),
+    ("a reward that is no number", "reward", grid("<f4", 0, np.nan), {}),
+    ("an infinite reward", "reward", grid("<f4", 0, -np.inf), {}),
+    ("a positive log-probability", "log_prob", grid("<f4", -1, 0.1), {}),
+    ("a negative bonus", "bonus", grid("<f4", 1, -0.1), {}),
+    ("both ends at once", "terminated", zlib.compress(b"\0\1" + bytes(6)), {}),
+    ("an end without its observation", "truncated", zlib.compress(bytes(8)), {}),
+]
+
+
+@pytest.mark.parametrize(("name", "data", "lie"), [case[1:] for case in LIES], ids=[case[0] for case in LIES])
+def test_arrays_that_lie_are_refused(
+    name: str, data: bytes | None, lie: dict[str, object], make_chunk: Callable[..., Chunk]
+) -> None:
+    """Names, types, shapes, sizes and values other than the configuration's never become a chunk."""
+    message = chunk_message(make_chunk(4, 2, IMAGES, 3, truncated=[(0, 1)]))
+    wire.decode_chunk(rebuilt(message, name, None), ROLLOUT, IMAGES)
+    with pytest.raises(wire.WireError) as caught:
+        wire.decode_chunk(rebuilt(message, name, data, **lie), ROLLOUT, IMAGES)
+    assert caught.value.reason == "array"
+
+
+@pytest.mark.parametrize("edit", ["swapped", "missing", "repeated", "short body", "long body", "other spaces"])
+def test_tables_that_lie_are_refused(edit: str, make_chunk: Callable[..., Chunk]) -> None:
+    """The table names every array once, in order, and covers the body exactly."""
+    message = chunk_message(make_chunk(4, 2, VECTORS, 3))
+    table, spaces = list(message.arrays), VECTORS
+    match edit:
+        case "swapped":
+            table[2:4] = table[3:1:-1]
+        case "missing":
+            table.pop()
+        case "repeated":
+            table.append(table[-1])
+        case "other spaces":
+            spaces = dataclasses.replace(VECTORS, observation=(6,))
+    body = {"short body": message.body[:-1], "long body": message.body + b"x"}.get(edit, message.body)
+    with pytest.raises(wire.WireError) as caught:
+        wire.decode_chunk(dataclasses.replace(message, arrays=table, body=body), ROLLOUT, spaces)
+    assert caught.value.reason == "array"
+
+
+def test_vectors_that_are_not_finite_are_refused(make_chunk: Callable[..., Chunk]) -> None:
+    """One bad number would poison the observation statistics for ever."""
+    chunk = make_chunk(4, 2, VECTORS, 3)
+    chunk.observation[2, 1, 3] = np.nan
+    with pytest.raises(wire.WireError, match="finite"):
+        wire.decode_chunk(chunk_message(chunk), ROLLOUT, VECTORS)
+
+
+def test_a_zip_bomb_does_not_go_off(make_chunk: Callable[..., Chunk]) -> None:
+    """A small body cannot claim more memory than the array it names."""
+    message = chunk_message(make_chunk(4, 2, IMAGES, 3))
+    bomb = rebuilt(message, "reward", zlib.compress(bytes(1 << 25), 1))
+    tracemalloc.start()
+    try:
+        with pytest.raises(wire.WireError):
+            wire.decode_chunk(bomb, ROLLOUT, IMAGES)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def mutated(data: bytes, rng: np.random.Generator) -> bytes:
+    """One to four random edits: flipped bits, foreign bytes, deletions, insertions, cuts."""
+    out = bytearray(data)
+    for _ in range(rng.integers(1, 5)):
+        at = int(rng.integers(len(out) + 1))
+        match int(rng.integers(5)):
+            case 0 if at < len(out):
+                out[at] ^= 1 << int(rng.integers(8))
+            case 1 if at < len(out):
+                out[at] = int(rng.integers(256))
+            case 2:
+                del out[at : at + int(rng.integers(1, 9))]
+            case 3:
+                out[at:at] = rng.bytes(int(rng.integers(1, 9)))
+            case 4 if rng.random() < 0.2:
+                del out[at:]
+    return bytes(out)
+
+
+NASTY = [
+    *(None, True, -1, -2, 1 << 62, (1 << 64) - 1, -(1 << 63), 0.5, float("nan"), "", "lost", "x" * 300),
+    *(b"", SID, bytes(65), [], [[]], [ENTRY], [["a", "b", [-1], -1]], {}, {"a": float("inf")}, {1: 1}),
+]
+
+
+def test_mutated_messages_are_messages_or_errors() -> None:
+    """20,000 damaged messages: a message or a WireError comes out, nothing else, and often both."""
+    rng = np.random.default_rng(7)
+    outcomes = {"message": 0, "error": 0}
+    for case in range(20_000):
+        message = CORPUS[case % len(CORPUS)]
+        parts = wire.encode(message)
+        match int(rng.integers(4)):
+            case 0:  # anywhere
+                at = int(rng.integers(len(parts)))
+                parts[at] = mutated(parts[at], rng)
+            case 1:  # behind an intact preamble
+                parts[0] = parts[0][:8] + mutated(parts[0][8:], rng)
+            case 2:  # a well-formed header with one wrong value
+                fields = header_of(message) or {"x": 0}
+                fields[str(rng.choice(list(fields)))] = NASTY[int(rng.integers(len(NASTY)))]
+                parts[0] = part(message.KIND, fields, len(b"".join(parts[1:])))
+            case 3:  # parts of different messages
+                parts = [parts[0], *wire.encode(CORPUS[int(rng.integers(len(CORPUS)))])][: rng.integers(1, 4)]
+        try:
+            decoded = wire.decode(parts)
+        except wire.WireError as error:
+            assert error.reason in typing.get_args(wire.WireReason)
+            outcomes["error"] += 1
+        else:
+            assert isinstance(decoded, m.Message)
+            outcomes["message"] += 1
+    assert min(outcomes.values()) > 1_000, outcomes
+
+
+def test_mutated_chunks_are_chunks_or_errors(make_chunk: Callable[..., Chunk]) -> None:
+    """1,000 damaged bodies and tables: a chunk of the right shapes or a WireError comes out."""
+    rng = np.random.default_rng(11)
+    sources = [
+        (spaces, chunk_message(make_chunk(4, 2, spaces, 3, truncated=[(2, 1)]))) for spaces in (VECTORS, IMAGES)
+    ]
+    chunks = 0
+    for case in range(1_000):
+        spaces, message = sources[case % 8 == 0]
+        if rng.random() < 0.5:
+            message = dataclasses.replace(message, body=mutated(message.body, rng))
+        else:
+            table = [[name, dtype, list(shape), size] for name, dtype, shape, size in message.arrays]
+            entry = table[int(rng.integers(len(table)))]
+            sizes = entry[2] if rng.random() < 0.5 and entry[2] else entry
+            at = int(rng.integers(len(sizes))) if sizes is entry[2] else 3
+            sizes[at] = int(rng.choice([-1, 0, 1, 2, 5, 1 << 40, sizes[at] + 1, max(0, sizes[at] - 1)]))
+            message = dataclasses.replace(message, arrays=table)
+        try:
+            chunk = wire.decode_chunk(message, ROLLOUT, spaces)
+        except wire.WireError as error:
+            assert error.reason == "array"
+        else:
+            assert chunk.observation.shape == (spaces.stack + 4, 2, *spaces.observation)
+            chunks += 1
+    assert chunks < 500

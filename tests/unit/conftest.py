@@ -1,0 +1,57 @@
+"""Shared by all unit tests: one thread, and a way to make chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import pytest
+import torch
+
+from common.chunk import Chunk, Spaces
+
+ChunkMaker = Callable[..., Chunk]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def make_chunk() -> ChunkMaker:
+    """A function that makes a chunk of noise with ends at given (t, lane)."""
+
+    def make(
+        steps: int,
+        lanes: int,
+        spaces: Spaces,
+        seed: int,
+        terminated: Iterable[tuple[int, int]] = (),
+        truncated: Iterable[tuple[int, int]] = (),
+    ) -> Chunk:
+        rng = np.random.default_rng(seed)
+
+        def observations(*shape: int) -> np.ndarray:
+            full = (*shape, *spaces.observation)
+            if spaces.is_image:
+                return rng.integers(0, 256, full, np.uint8)
+            return rng.normal(size=full).astype(np.float32)
+
+        flags = np.zeros((2, steps, lanes), np.bool_)
+        for kind, places in enumerate((terminated, truncated)):
+            for place in places:
+                flags[kind][place] = True
+        grid = (steps, lanes)
+        return Chunk(
+            observation=observations(spaces.stack + steps, lanes),
+            final_observation=observations(int(flags[1].sum())),
+            action=rng.integers(0, spaces.actions, grid, np.int32),
+            log_prob=-rng.random(grid, np.float32),
+            reward=rng.normal(size=grid).astype(np.float32),
+            terminated=flags[0],
+            truncated=flags[1],
+            bonus=rng.random(grid, np.float32),
+        )
+
+    return make
