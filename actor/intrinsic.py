@@ -20,9 +20,9 @@ class Intrinsic:
     """Rates observations by how badly the predictor knows them. Owned by one thread."""
 
     def __init__(self, spaces: Spaces, config: Config, target: dict[str, torch.Tensor]) -> None:
-        self._target: nn.Module = make_target(spaces, config.network, seed=0).eval()
+        self._target: nn.Module = make_target(spaces, config.network).eval()
         self._target.load_state_dict(target)
-        self._predictor = make_predictor(spaces, config.network, seed=0).requires_grad_(False).eval()
+        self._predictor = make_predictor(spaces, config.network).requires_grad_(False).eval()
         self._precision = config.precision
         self._mean = torch.zeros(spaces.observation)
         self._std = torch.ones(spaces.observation)

@@ -101,7 +101,6 @@ class Session:
         Raises:
             Fatal: the learner refuses this actor for good.
         """
-        self._speak(time.monotonic())
         parts = self._client.receive(max(0.0, timeout_seconds), self._parent.fileno())
         while parts is not None:
             self._heard = time.monotonic()
@@ -111,6 +110,7 @@ class Session:
                 self.counts["wire_errors"] += 1
                 log.warning("message_refused", reason=error.reason, text=str(error))
             parts = self._client.receive()
+        self._speak(time.monotonic())  # last: what already lies here counts as heard
 
     def _speak(self, now: float) -> None:
         if now - self._heard > self._lease_seconds:

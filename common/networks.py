@@ -36,17 +36,19 @@ def compute_dtype(device: torch.device) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
 
 
-def _conv(inputs: int, outputs: int, kernel: int, stride: int, generator: torch.Generator) -> nn.Conv2d:
+def _conv(inputs: int, outputs: int, kernel: int, stride: int, generator: torch.Generator | None) -> nn.Conv2d:
     layer = nn.Conv2d(inputs, outputs, kernel, stride)
-    nn.init.orthogonal_(layer.weight, _GAIN, generator)
-    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]  # a Conv2d is built with a bias here
+    if generator is not None:
+        nn.init.orthogonal_(layer.weight, _GAIN, generator)
+        nn.init.zeros_(layer.bias)  # type: ignore[arg-type]  # a Conv2d is built with a bias here
     return layer
 
 
-def _linear(inputs: int, outputs: int, gain: float, generator: torch.Generator) -> nn.Linear:
+def _linear(inputs: int, outputs: int, gain: float, generator: torch.Generator | None) -> nn.Linear:
     layer = nn.Linear(inputs, outputs)
-    nn.init.orthogonal_(layer.weight, gain, generator)
-    nn.init.zeros_(layer.bias)
+    if generator is not None:
+        nn.init.orthogonal_(layer.weight, gain, generator)
+        nn.init.zeros_(layer.bias)
     return layer
 
 
@@ -56,7 +58,7 @@ class ImagePolicy(nn.Module):
     Source: Burda et al. 2018, code; a third kernel of 3 gives the trunk of Mnih et al. 2015.
     """
 
-    def __init__(self, spaces: Spaces, config: NetworkConfig, generator: torch.Generator) -> None:
+    def __init__(self, spaces: Spaces, config: NetworkConfig, generator: torch.Generator | None) -> None:
         super().__init__()
         third = config.conv3_kernel
         side = 10 - third
@@ -88,7 +90,7 @@ class ImagePolicy(nn.Module):
 class VectorPolicy(nn.Module):
     """Separate tanh networks for actions and for both values, on whitened vectors."""
 
-    def __init__(self, spaces: Spaces, config: NetworkConfig, generator: torch.Generator) -> None:
+    def __init__(self, spaces: Spaces, config: NetworkConfig, generator: torch.Generator | None) -> None:
         super().__init__()
         inputs, hidden = spaces.observation[0], config.hidden
         self.actor = _tanh_net(inputs, hidden, spaces.actions, 0.01, generator)
@@ -119,7 +121,7 @@ class ImageEmbedding(nn.Module):
     Source: Burda et al. 2018, code: the target has one dense layer, the predictor three.
     """
 
-    def __init__(self, dense: int, config: NetworkConfig, generator: torch.Generator) -> None:
+    def __init__(self, dense: int, config: NetworkConfig, generator: torch.Generator | None) -> None:
         super().__init__()
         self.slope = config.leaky_slope
         self.conv1 = _conv(1, 32, 8, 4, generator)
@@ -141,7 +143,7 @@ class ImageEmbedding(nn.Module):
         return x
 
 
-def _vector_embedding(inputs: int, dense: int, generator: torch.Generator) -> nn.Sequential:
+def _vector_embedding(inputs: int, dense: int, generator: torch.Generator | None) -> nn.Sequential:
     layers: list[nn.Module] = [_linear(inputs, 2 * _VECTOR_FEATURES, _GAIN, generator)]
     for _ in range(dense - 1):
         layers += [nn.LeakyReLU(0.2), _linear(2 * _VECTOR_FEATURES, 2 * _VECTOR_FEATURES, _GAIN, generator)]
@@ -149,26 +151,26 @@ def _vector_embedding(inputs: int, dense: int, generator: torch.Generator) -> nn
     return nn.Sequential(*layers)
 
 
-def make_policy(spaces: Spaces, config: NetworkConfig, seed: int) -> ImagePolicy | VectorPolicy:
-    """A fresh policy network; the same seed gives the same weights."""
-    generator = torch.Generator().manual_seed(seed)
+def make_policy(spaces: Spaces, config: NetworkConfig, seed: int | None = None) -> ImagePolicy | VectorPolicy:
+    """A policy network; the same seed gives the same weights, no seed leaves them to be loaded."""
+    generator = None if seed is None else torch.Generator().manual_seed(seed)
     kind = ImagePolicy if spaces.is_image else VectorPolicy
     return kind(spaces, config, generator)
 
 
-def make_target(spaces: Spaces, config: NetworkConfig, seed: int) -> nn.Module:
+def make_target(spaces: Spaces, config: NetworkConfig, seed: int | None = None) -> nn.Module:
     """The fixed random network of RND; never trained."""
     network = _embedding(spaces, config, 1, seed)
     return network.requires_grad_(False)
 
 
-def make_predictor(spaces: Spaces, config: NetworkConfig, seed: int) -> nn.Module:
+def make_predictor(spaces: Spaces, config: NetworkConfig, seed: int | None = None) -> nn.Module:
     """The network that learns to predict the target; two dense layers deeper."""
     return _embedding(spaces, config, 3, seed)
 
 
-def _embedding(spaces: Spaces, config: NetworkConfig, dense: int, seed: int) -> nn.Module:
-    generator = torch.Generator().manual_seed(seed)
+def _embedding(spaces: Spaces, config: NetworkConfig, dense: int, seed: int | None) -> nn.Module:
+    generator = None if seed is None else torch.Generator().manual_seed(seed)
     if spaces.is_image:
         return ImageEmbedding(dense, config, generator)
     return _vector_embedding(spaces.observation[0], dense, generator)

@@ -22,7 +22,7 @@ class Policy:
     """
 
     def __init__(self, spaces: Spaces, config: Config) -> None:
-        self._network = make_policy(spaces, config.network, seed=0).requires_grad_(False).eval()
+        self._network = make_policy(spaces, config.network).requires_grad_(False).eval()
         self._spaces = spaces
         self._precision = config.precision
         self._mean = torch.zeros(spaces.observation)

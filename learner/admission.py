@@ -38,6 +38,7 @@ from common.messages import (
 from learner.seats import Seat, Seats
 
 LEASE_SECONDS = 10.0
+_JOINING_SECONDS = 60.0  # after a Hello, in which the actor builds its environments and networks
 HEARTBEAT_SECONDS = 2.0
 _RESTORED_LEASE_SECONDS = 30.0  # what a session of an earlier epoch has to come back
 _OVERDUE_SECONDS = 2.0  # least time before a place is offered again,
@@ -154,7 +155,7 @@ class Admission:
         self.ledger.open(hello.sid)
         self.ledger.announce(hello.sid, hello.produced)
         self.ledger.rollback(hello.sid, hello.base)
-        seat, anew = self.seats.join(hello.sid, peer, now + LEASE_SECONDS)
+        seat, anew = self.seats.join(hello.sid, peer, now + _JOINING_SECONDS)
         self.events["join"] += anew
         account = self.ledger.accounts[hello.sid]
         seat.credit = max(seat.credit, account.received)

@@ -107,7 +107,9 @@ def _unusable(what: str, file: Path, error: Exception) -> Fatal:
 def _intrinsic(path: Path) -> Curve | None:
     """The run's intrinsic reward, smoothed; None without readable events."""
     # Slow to import, and only a run with a bonus needs it.
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
+        EventAccumulator,
+    )
 
     events = EventAccumulator(str(path), size_guidance={"scalars": 0})
     events.Reload()
@@ -140,18 +142,23 @@ def _but_seed(config: Config) -> Config:
 
 
 def labels(found: Sequence[Sequence[Run]]) -> list[str]:
-    """What tells the groups apart: the settings that differ, else the names of their directories."""
-    flat = [_flat(dataclasses.asdict(group[0].config)) for group in found]
+    """What tells the groups apart: game, preset or the settings that differ, else the directories' names."""
+    flat = [_flat(dataclasses.asdict(_but_seed(group[0].config))) for group in found]
     odd = [name for name in flat[0] if len({str(one[name]) for one in flat}) > 1]
-    odd = [name for name in odd if name not in ("seed", "total_steps")]
-    told = [", ".join(f"{name} {one[name]}" for name in odd) for one in flat]
-    if "env.id" in odd:
-        told = [str(one["env.id"]) for one in flat]
-    if len(odd) > 2 or len(set(told)) < len(told):
-        told = [group[0].path.resolve().name for group in found]
+    told = [
+        [str(one["env.id"]) for one in flat],
+        [str(one["preset"]) for one in flat],
+        [", ".join(f"{name} = {one[name]}" for name in odd[:2]) for one in flat],
+        [group[0].path.resolve().name for group in found],
+    ]
+    names = next((one for one in told if len(set(one)) == len(found)), told[-1])
     return [
-        f"{name}, mean of {len(group)} seeds" if len(group) > 1 else name
-        for name, group in zip(told, found, strict=True)
+        f"{len(group)} seeds"
+        if len(found) == 1
+        else f"{name}, {len(group)} seeds"
+        if len(group) > 1
+        else name
+        for name, group in zip(names, found, strict=True)
     ]
 
 
@@ -196,7 +203,7 @@ def draw(runs: Sequence[Run]) -> Figure:
             bonus = [run.intrinsic for run in group if run.intrinsic is not None]
             if bonus:
                 _paint(rows[1], bonus, colour, None)
-        _dress(rows, runs, many=len(found) > 1)
+        _dress(list(rows), runs, banded=any(len(group) > 1 for group in found))
     return figure
 
 
@@ -214,9 +221,9 @@ def _paint(axes: Axes, curves: Sequence[Curve], colour: str, name: str | None) -
     axes.plot(x, mean, color=colour, linewidth=2.0, label=name)
 
 
-def _dress(rows: Sequence[Axes], runs: Sequence[Run], many: bool) -> None:
+def _dress(rows: Sequence[Axes], runs: Sequence[Run], banded: bool) -> None:
     """Titles, axes and legend."""
-    games = sorted({run.config.env.id for run in runs})
+    games = sorted({run.config.env.id.replace("_", " ") for run in runs})
     seeds = sorted({run.config.seed for run in runs})
     rows[0].set_title(", ".join(games), loc="left", fontsize=14, fontweight="bold", color=_TEXT)
     said = f"preset {', '.join(sorted({run.config.preset for run in runs}))}"
@@ -234,8 +241,9 @@ def _dress(rows: Sequence[Axes], runs: Sequence[Run], many: bool) -> None:
         axes.spines[:].set_color(_QUIET)
         axes.tick_params(colors=_QUIET, labelcolor=_TEXT)
         axes.margins(x=0.01)
-    if many or len(runs) > 1:
-        rows[0].legend(frameon=False, loc="best")
+    if len(runs) > 1:
+        title = "mean and its 95 % bootstrap interval" if banded else None
+        rows[0].legend(frameon=False, loc="best", title=title, title_fontsize=9, alignment="left")
 
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:

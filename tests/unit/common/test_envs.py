@@ -1,0 +1,249 @@
+"""The real environments: every option that matters shows in what they do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ale_py
+import gymnasium
+import numpy as np
+import pytest
+
+from common import envs
+from common.chunk import Spaces
+from common.config import EnvConfig
+
+SEEDS = np.array([3, 5])
+LANES = len(SEEDS)
+
+
+@contextmanager
+def lanes_of(env_id: str, **options: object) -> Iterator[envs.VectorEnv]:
+    """Two lanes, closed at the end."""
+    env = envs.make(EnvConfig(id=env_id, **options), LANES)  # type: ignore[arg-type]
+    try:
+        yield env
+    finally:
+        env.close()
+
+
+def actions(steps: int, count: int, seed: int = 0) -> np.ndarray:
+    """Uniform random actions, int32 [steps, B]."""
+    return np.random.default_rng(seed).integers(0, count, (steps, LANES), np.int32)
+
+
+def area_weights(size: int) -> np.ndarray:
+    """[84, size]: how much of each pixel falls into each of 84 equal cells."""
+    edges, pixels = np.linspace(0, size, 85), np.arange(size)
+    overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
+    return np.clip(overlap, 0, None) / (size / 84)
+
+
+class Emulator:
+    """One lane, slowly: the bare emulator, four frames a step, the brighter of the last two."""
+
+    def __init__(self, rom: str) -> None:
+        self.ale = ale_py.ALEInterface()
+        self.ale.setFloat("repeat_action_probability", 0.0)
+        self.ale.loadROM(str(ale_py.roms.get_rom_path(rom)))
+        self.ale.reset_game()
+        self.legal = self.ale.getMinimalActionSet()
+
+    def step(self, action: int) -> float:
+        reward, self.screens = 0.0, [np.zeros((210, 160)), np.zeros((210, 160))]
+        for _ in range(envs.FRAMES_PER_STEP):
+            reward += self.ale.act(self.legal[action])
+            self.screens = [self.screens[1], self.ale.getScreenGrayscale().astype(float)]
+        return reward
+
+    def image(self) -> np.ndarray:
+        return area_weights(210) @ np.maximum(*self.screens) @ area_weights(160).T
+
+
+def test_a_lane_plays_what_the_emulator_plays() -> None:
+    """Raw rewards of four frames, pooled grey images; no no-ops, no fire, no end at a lost life."""
+    emulator, lost_lives, most = Emulator("space_invaders"), 0, 0.0
+    with lanes_of("space_invaders", sticky=0.0) as env:
+        env.reset(SEEDS)
+        lives = emulator.ale.lives()
+        for step, action in enumerate(actions(600, 6)):
+            moved = env.step(action[[0, 0]])
+            assert moved.reward[0] == emulator.step(int(action[0]))
+            most = max(most, float(moved.reward[0]))
+            assert moved.terminated[0] == emulator.ale.game_over()
+            if moved.terminated[0]:
+                break
+            lost_lives += lives - emulator.ale.lives()
+            lives = emulator.ale.lives()
+            if step % 7 == 0:
+                np.testing.assert_allclose(moved.stack[0, -1], emulator.image(), atol=1.01)
+    assert lost_lives >= 2
+    assert most > 1.0  # not clipped
+    assert emulator.ale.game_over()
+    # Same-step reset: the newest image is the new game's, without history; nothing was cut.
+    assert not moved.stack[0, :-1].any()
+    assert moved.stack[0, -1].any()
+    assert not moved.truncated.any()
+    assert moved.final.shape == (0, 84, 84)
+
+
+def test_a_stack_slides_by_one_and_begins_with_zeros() -> None:
+    """Three black images after a reset, then each step moves them on by one place."""
+    with lanes_of("gravitar") as env:
+        before = env.reset(SEEDS)
+        assert before.shape == (LANES, 4, 84, 84)
+        assert before.dtype == np.uint8
+        assert not before[:, :3].any()
+        assert before[:, 3].any()
+        for action in actions(7, 18):
+            after = env.step(action).stack
+            np.testing.assert_array_equal(after[:, :3], before[:, 1:])
+            before = after
+
+
+def test_what_was_returned_is_not_written_again() -> None:
+    """The next step leaves the last one's arrays alone."""
+    with lanes_of("breakout") as env:
+        env.reset(SEEDS)
+        env.step(np.array([1, 1], np.int32))
+        moved = [env.step(action) for action in actions(5, 4)]
+        kept = [(one.stack.copy(), one.reward.copy(), one.terminated.copy()) for one in moved]
+        for action in actions(5, 4, seed=1):
+            env.step(action)
+    for one, copy in zip(moved, kept, strict=True):
+        np.testing.assert_array_equal(one.stack, copy[0])
+        np.testing.assert_array_equal(one.reward, copy[1])
+
+
+def test_a_time_limit_cuts_with_the_last_image() -> None:
+    """At max_frames: truncated, a fresh stack, and as `final` what an uncut lane sees there."""
+    with lanes_of("pong", max_frames=44) as cut, lanes_of("pong") as uncut:
+        cut.reset(SEEDS)
+        uncut.reset(SEEDS)
+        for step, action in enumerate(actions(11, 6), 1):
+            short, long = cut.step(action), uncut.step(action)
+            assert short.truncated.all() == (step == 11)
+            assert not short.terminated.any()
+        np.testing.assert_array_equal(short.final, long.stack[:, -1])
+        assert not short.stack[:, :3].any()
+        assert not long.truncated.any()
+
+
+def test_seeds_reproduce_a_game() -> None:
+    """Equal seeds and actions give equal lanes, after any history; other seeds do not."""
+
+    def play(env: envs.VectorEnv, seeds: np.ndarray) -> np.ndarray:
+        env.reset(seeds)
+        return np.stack([env.step(action[[0, 0]]).stack[:, -1] for action in actions(41, 6)])
+
+    with lanes_of("pong") as env:
+        first, again, swapped = play(env, SEEDS), play(env, SEEDS), play(env, SEEDS[::-1])
+    np.testing.assert_array_equal(first, again)
+    np.testing.assert_array_equal(first, swapped[:, ::-1])
+    assert not np.array_equal(first[:, 0], first[:, 1])  # sticky actions differ by lane
+
+
+def test_without_sticky_actions_lanes_are_alike() -> None:
+    """The emulator has no other randomness, so stickiness is what seeds are for."""
+    with lanes_of("pong", sticky=0.0) as env:
+        env.reset(SEEDS)
+        for action in actions(41, 6):
+            stack = env.step(action[[0, 0]]).stack
+            np.testing.assert_array_equal(stack[0], stack[1])
+
+
+@pytest.mark.parametrize("bad", [-1, 4])
+def test_an_illegal_action_never_reaches_the_emulator(bad: int) -> None:
+    """It would wait for ever; here it raises, and the game goes on."""
+    with lanes_of("breakout") as env:
+        env.reset(SEEDS)
+        with pytest.raises(ValueError, match=r"actions in \[0, 4\)"):
+            env.step(np.array([0, bad], np.int32))
+        assert env.step(np.array([0, 3], np.int32)).stack.any()
+
+
+@pytest.mark.parametrize(
+    ("env_id", "rom"),
+    [
+        ("gravitar", "gravitar"),
+        ("ALE/Gravitar-v5", "gravitar"),
+        ("GravitarNoFrameskip-v4", "gravitar"),
+        ("MontezumaRevenge", "montezuma_revenge"),
+        ("montezuma-revenge", "montezuma_revenge"),
+        ("ALE/MontezumaRevenge-v5", "montezuma_revenge"),
+        ("private_eye", "private_eye"),
+        ("Blackjack-v1", None),
+        ("CartPole-v1", None),
+        ("ALE/NoSuchGame-v5", None),
+        ("", None),
+    ],
+)
+def test_atari_games_have_many_names(env_id: str, rom: str | None) -> None:
+    """Ours, Gymnasium's and the older ones; Gymnasium's card game is not the Atari one."""
+    assert envs.atari_rom(env_id) == rom
+    assert envs.frames_per_step(env_id) == (4 if rom else 1)
+
+
+def test_spaces_are_known_without_playing() -> None:
+    """The learner asks for them before its sockets open."""
+    assert envs.spaces(EnvConfig(id="gravitar")) == Spaces((84, 84), 4, 18)
+    assert envs.spaces(EnvConfig(id="ALE/Breakout-v5")) == Spaces((84, 84), 4, 4)
+    assert envs.spaces(EnvConfig(id="CartPole-v1")) == Spaces((4,), 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "said"),
+    [
+        ("gravitaar", "gravitar"),
+        ("CartPole-v9", "CartPole"),
+        ("CartPoel-v1", "CartPole-v1"),
+        ("zzzzzzzz", "name an Atari game"),
+        ("Blackjack-v1", "vector"),
+        ("FrozenLake-v1", "vector"),
+        ("Pendulum-v1", "discrete"),
+    ],
+)
+def test_what_cannot_be_played_is_refused_with_a_remedy(env_id: str, said: str) -> None:
+    """Unknown names come back with close ones; unfit spaces with what would fit."""
+    with pytest.raises(envs.EnvUnavailable, match=said) as caught:
+        envs.spaces(EnvConfig(id=env_id))
+    assert "\n" not in str(caught.value)
+
+
+def test_vector_lanes_play_what_single_ones_play() -> None:
+    """CartPole, with ends: each lane equals an environment of its own that is reset at its ends."""
+    single = [gymnasium.make("CartPole-v1") for _ in SEEDS]
+    now = [env.reset(seed=int(seed))[0] for env, seed in zip(single, SEEDS, strict=True)]
+    ends = 0
+    with lanes_of("CartPole-v1") as env:
+        stack = env.reset(SEEDS)
+        np.testing.assert_array_equal(stack, np.stack(now)[:, None])
+        for action in actions(101, 2):
+            moved = env.step(action)
+            for lane, one in enumerate(single):
+                seen, reward, terminated, truncated, _ = one.step(int(action[lane]))
+                ends += terminated
+                assert (moved.reward[lane], moved.terminated[lane], moved.truncated[lane]) == (reward, terminated, truncated)
+                seen = one.reset()[0] if terminated else seen
+                np.testing.assert_array_equal(moved.stack[lane, 0], seen)
+            assert moved.stack.dtype == moved.reward.dtype == np.float32
+    for one in single:
+        one.close()
+    assert ends > 3
+
+
+def test_vector_time_limits_hand_over_the_last_observation() -> None:
+    """MountainCar is cut after 200 steps, whatever is done."""
+    single = gymnasium.make("MountainCar-v0")
+    single.reset(seed=int(SEEDS[1]))
+    with lanes_of("MountainCar-v0") as env:
+        env.reset(SEEDS)
+        for step, action in enumerate(actions(200, 3), 1):
+            moved = env.step(action)
+            assert moved.truncated.all() == (step == 200)
+            last = single.step(int(action[1]))[0]
+    single.close()
+    assert moved.final.shape == (LANES, 2)
+    np.testing.assert_array_equal(moved.final[1], last)
+    assert not np.array_equal(moved.stack[1, 0], last)
