@@ -40,6 +40,7 @@ log = structlog.get_logger()
 
 _HELLO_SECONDS = 1.0  # how long an answer to Hello may take before it is said again
 _BYE_SECONDS = 8.0
+_PAUSE_SECONDS = 1.0  # a gap in our own loop that does not count as the learner's silence
 _FIRST_LEASE_SECONDS = 10.0  # silence before the connection is made anew, until a Welcome says
 
 
@@ -63,7 +64,7 @@ class Session:
         self.counts: Counter[str] = Counter()
         self.welcome: Welcome | None = None
         self.finished = False
-        self._heard = time.monotonic()
+        self._heard = self._polled = time.monotonic()
         self._heartbeat_seconds, self._lease_seconds = _HELLO_SECONDS, _FIRST_LEASE_SECONDS
         self._begin()
 
@@ -113,6 +114,9 @@ class Session:
         self._speak(time.monotonic())  # last: what already lies here counts as heard
 
     def _speak(self, now: float) -> None:
+        if now - self._polled > _PAUSE_SECONDS:  # we were busy: nobody was asked, so nobody was silent
+            self._heard += now - self._polled
+        self._polled = now
         if now - self._heard > self._lease_seconds:
             log.warning(
                 "learner_silent",

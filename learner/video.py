@@ -232,8 +232,8 @@ class _Strip:
         draw.polygon([(points[0][0], zero), *points, (points[-1][0], zero)], fill=_mixed(colour, 0.25))
         draw.line([*points, points[-1]], colour, 2 * _SHARP, "curve")
         small = large.resize((_SIDE, _STRIP), Image.Resampling.LANCZOS)
-        top = self._form.format(self._high)
-        ImageDraw.Draw(small).text((6, 4), top, _QUIET, _font(11))
+        far, row = (self._high, 4) if self._high >= -self._low else (self._low, _STRIP - 18)
+        ImageDraw.Draw(small).text((6, row), self._form.format(far), _QUIET, _font(11))
         return small
 
     def paint(self, frame: Image.Image, top: int, t: int) -> None:

@@ -66,6 +66,7 @@ def edited(path: str, value: object) -> str:
         ("network.conv3_kernel", 3.0, "conv3_kernel"),
         ("rollout.steps", 0, "rollout.steps"),
     ],
+    ids=lambda value: str(value)[:20],
 )
 def test_a_foreign_configuration_is_refused(path: str, value: object, named: str) -> None:
     """Unknown, missing and ill-typed fields raise ValueError, which names the field."""

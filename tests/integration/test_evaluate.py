@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from common import envs
+from common.config import Config, EnvConfig, NetworkConfig, RolloutConfig
+from common.presets import PRESETS
+from learner import checkpoint, evaluate, video
+from learner.agent import load_agent
+from learner.checkpoint import Checkpoint
+from learner.normaliser import Normaliser
+from learner.ppo import PPO
+
+pytestmark = pytest.mark.integration
+
+VERSION = 3
+MAX_FRAMES = 148  # 37 steps, fewer than any game of Breakout lasts
+
+
+def write_run(path: Path, config: Config) -> Path:
+    """A run directory with one checkpoint, as a trainer writes it."""
+    spaces = envs.spaces(config.env)
+    ppo = PPO(config, spaces, torch.device("cpu"))
+    normaliser = Normaliser(spaces, config.rollout.lanes, config.ppo.gamma_intrinsic)
+    shape = (spaces.stack + 8, 2, *spaces.observation)
+    normaliser.observe(np.random.default_rng(5).integers(0, 255, shape).astype(spaces.dtype))
+    tensors = {f"model.{name}": value for name, value in ppo.tensors().items()}
+    tensors |= {f"target.{name}": value for name, value in ppo.target.state_dict().items()}
+    tensors |= {f"normaliser.{name}": value for name, value in normaliser.state().items()}
+    meta = {"config": config.to_json(), "version": VERSION, "books": "", "episodes": {}}
+    (path / "checkpoints").mkdir(parents=True)
+    (path / "config.json").write_text(config.to_json())
+    checkpoint.save(path / "checkpoints", VERSION, Checkpoint(tensors, meta))
+    return path
+
+
+@pytest.fixture(scope="module")
+def breakout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    config = dataclasses.replace(
+        PRESETS["smoke"],
+        env=EnvConfig(id="breakout", max_frames=MAX_FRAMES),
+        rollout=RolloutConfig(steps=5, lanes=2, batch_lanes=4),
+    )
+    return write_run(tmp_path_factory.mktemp("runs") / "breakout", config)
+
+
+@pytest.fixture(scope="module")
+def cartpole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    config = dataclasses.replace(PRESETS["cartpole"], network=NetworkConfig(hidden=7))
+    return write_run(tmp_path_factory.mktemp("runs") / "cartpole", config)
+
+
+def decoded(file: Path, ffmpeg: str) -> npt.NDArray[np.uint8]:
+    """Every frame of a film, shrunk: uint8 [N, 82, 56, 3]."""
+    options = ["-vf", "scale=56:82", "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+    command = [ffmpeg, "-loglevel", "error", "-i", str(file), *options]
+    ended = subprocess.run(command, capture_output=True, timeout=60, check=True)
+    return np.frombuffer(ended.stdout, np.uint8).reshape(-1, 82, 56, 3)
+
+
+def complaint(capsys: pytest.CaptureFixture[str], argv: list[str], code: int) -> str:
+    """The one sentence on standard error; log lines, which are JSON here, aside."""
+    assert evaluate.main(argv) == code
+    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("{")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_scores_of_an_atari_run_are_printed_and_written(
+    breakout: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate.main([str(breakout), "--episodes", "3", "--seed", "2"]) == 0
+    written = json.loads((breakout / "evaluation.json").read_text())
+    assert written["episodes"] == len(written["scores"]) == 3
+    assert written["lengths"] == [MAX_FRAMES // 4] * 3
+    assert (written["version"], written["env_steps"], written["seed"]) == (VERSION, VERSION * 5 * 4, 2)
+    assert written["score_mean"] == pytest.approx(np.mean(written["scores"]))
+    assert "score" in capsys.readouterr().out
+
+
+def test_the_same_seed_plays_the_same_games(cartpole: Path) -> None:
+    agent = load_agent(cartpole)
+    first, again, other = (evaluate.play(agent, 5, seed, lambda done: None) for seed in (1, 1, 2))
+    assert first == again != other
+
+
+def test_every_lane_plays_its_own_quota_however_long_its_games(cartpole: Path) -> None:
+    """Lanes play 3, 2, 2, ... of 33 episodes, each lane its first ones; none is chosen for being short."""
+    agent = load_agent(cartpole)
+    played = evaluate.play(agent, 33, 0, lambda done: None)
+    more = evaluate.play(agent, 48, 0, lambda done: None)
+    quota = [3] + [2] * 15
+    assert len(played) == sum(quota) == 33
+    of_more = [more[3 * lane : 3 * lane + count] for lane, count in enumerate(quota)]
+    assert played == [episode for mine in of_more for episode in mine]
+
+
+def test_a_film_of_an_atari_run_has_a_frame_for_every_step(
+    breakout: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("imageio")
+    ffmpeg = pytest.importorskip("imageio_ffmpeg")
+    file = tmp_path / "film.mp4"
+    assert evaluate.main([str(breakout), "--episodes", "1", "--video", str(file)]) == 0
+    shown = decoded(file, ffmpeg.get_ffmpeg_exe())
+    assert len(shown) == MAX_FRAMES // 4 + video.HOLD_FRAMES
+    assert shown[9].std() > 20
+    assert np.abs(shown[9].astype(int) - shown[30].astype(int)).max() > 40
+    assert list(tmp_path.iterdir()) == [file]
+    assert "37 steps" in capsys.readouterr().out
+
+
+def test_the_bonus_of_a_film_is_the_error_of_the_run_s_predictor(breakout: Path) -> None:
+    agent = load_agent(breakout)
+    observation = np.random.default_rng(3).integers(0, 255, (3, 84, 84), np.uint8)
+    bonus = video.rate(agent, observation)
+    assert bonus.shape == (3,)
+    assert (bonus > 0).all()
+    assert len(set(bonus.tolist())) == 3
+
+
+def test_a_vector_task_is_filmed_through_its_own_camera(cartpole: Path, tmp_path: Path) -> None:
+    pytest.importorskip("imageio")
+    ffmpeg = pytest.importorskip("imageio_ffmpeg")
+    pytest.importorskip("pygame")
+    file = tmp_path / "film.mp4"
+    assert evaluate.main([str(cartpole), "--episodes", "1", "--video", str(file)]) == 0
+    shown = decoded(file, ffmpeg.get_ffmpeg_exe())
+    assert len(shown) > video.HOLD_FRAMES + 7
+    assert np.abs(shown[0].astype(int) - shown[-1].astype(int)).max() > 40
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        ([], "RUN_DIR"),
+        (["x", "--episodes", "0"], "at least 1, got '0'"),
+        (["x", "--episodes", "many"], "got 'many'"),
+        (["x", "--video", "film.avi"], "film.avi"),
+        (["x", "--vidoe", "film.mp4"], "--vidoe"),
+    ],
+)
+def test_bad_usage_is_answered_with_one_sentence(
+    argv: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert says in complaint(capsys, argv, 2)
+
+
+def test_a_directory_without_a_checkpoint_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert str(tmp_path / "none") in complaint(capsys, [str(tmp_path / "none")], 78)
+    assert str(tmp_path) in complaint(capsys, [str(tmp_path)], 78)
+
+
+def test_a_damaged_checkpoint_is_refused_and_an_older_whole_one_is_used(
+    cartpole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = (cartpole / "checkpoints" / f"{VERSION:09d}.safetensors").read_bytes()
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    (folder / "000000009.safetensors").write_bytes(data[:-100])
+    assert "damaged" in complaint(capsys, [str(tmp_path)], 78)
+    (folder / "000000008.safetensors").write_bytes(data)
+    assert evaluate.main([str(tmp_path), "--episodes", "2"]) == 0
+
+
+def test_a_checkpoint_of_another_release_is_refused(
+    cartpole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved = checkpoint.newest(cartpole / "checkpoints")
+    assert saved is not None
+    (tmp_path / "checkpoints").mkdir()
+    for tensors, meta in (
+        ({}, saved.meta),
+        (saved.tensors, saved.meta | {"config": "{}"}),
+        ({k: v for k, v in saved.tensors.items() if "actor" not in k}, saved.meta),
+    ):
+        checkpoint.save(tmp_path / "checkpoints", 1, Checkpoint(tensors, meta))
+        assert "release" in complaint(capsys, [str(tmp_path)], 78)
+
+
+def test_a_video_that_cannot_be_written_is_refused_before_the_first_game(
+    breakout: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate, "play", lambda *args: pytest.fail("it played"))
+    pytest.importorskip("imageio_ffmpeg")
+    (tmp_path / "taken.mp4").mkdir()
+    for file in (tmp_path / "none" / "film.mp4", tmp_path / "taken.mp4"):
+        assert str(file) in complaint(capsys, [str(breakout), "--video", str(file)], 78)
+    monkeypatch.setattr(video.importlib.util, "find_spec", lambda name: None)
+    assert "outrider[video]" in complaint(capsys, [str(breakout), "--video", str(tmp_path / "a.mp4")], 78)
+
+
+def test_the_command_ends_without_a_traceback(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "learner.evaluate", str(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 78
+    assert ended.stderr.startswith("evaluate: expected a checkpoint in ")
+    assert len(ended.stderr.splitlines()) == 1
+    assert ended.stdout == ""

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from common.presets import PRESETS
+from learner import plot
+from learner.episodes import Episode
+from learner.plot import Curve, mean_with_band, sliding_mean
+from learner.record import Recorder
+
+pytestmark = pytest.mark.integration
+
+
+def write_run(path: Path, preset: str, seed: int, rnd: bool, updates: int = 30) -> Path:
+    """A run directory as a learner leaves it, with made-up scores that rise."""
+    config = PRESETS[preset]
+    config = dataclasses.replace(config, seed=seed, rnd=dataclasses.replace(config.rnd, enabled=rnd))
+    path.mkdir()
+    (path / "config.json").write_text(config.to_json())
+    recorder = Recorder(path, 0)
+    generator = np.random.default_rng(seed)
+    for update in range(1, updates + 1):
+        steps = update * 640
+        scores = generator.normal(update, 2.0, 3)
+        ended = [Episode(0, lane, 50, float(score)) for lane, score in enumerate(scores)]
+        recorder.episodes(ended, steps, 4 * steps, 1.5 * update)
+        recorder.scalars({"train/intrinsic_reward_mean": 1.0 / update}, steps)
+    recorder.close()
+    return path
+
+
+def complaint(capsys: pytest.CaptureFixture[str], argv: list[str], code: int) -> str:
+    assert plot.main(argv) == code
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    return lines[0]
+
+
+def has_colour(file: Path, colour: str) -> bool:
+    pixels = np.asarray(Image.open(file).convert("RGB")).astype(int)
+    wanted = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+    return bool((np.abs(pixels - wanted).max(2) < 8).sum() > 200)
+
+
+def test_one_run_becomes_a_picture_with_its_curve(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "one", "breakout", 1, rnd=True)
+    file = tmp_path / "one.png"
+    assert plot.main([str(run), "-o", str(file)]) == 0
+    with Image.open(file) as picture:
+        assert picture.width >= 1000
+    assert has_colour(file, plot._COLOURS[0])
+    assert not has_colour(file, plot._COLOURS[1])
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["one", "one.png"]
+
+
+def test_points_are_means_of_the_last_hundred_raw_scores(tmp_path: Path) -> None:
+    run = plot.load_run(write_run(tmp_path / "run", "breakout", 1, rnd=True, updates=41))
+    rows = np.loadtxt(tmp_path / "run" / "episodes.csv", delimiter=",", skiprows=1)
+    scores = rows[:, 6]
+    assert run.score.x.tolist() == [640.0 * n for n in range(1, 42)]
+    assert run.score.y[-1] == pytest.approx(scores[-100:].mean())
+    assert run.score.y[4] == pytest.approx(scores[:15].mean())
+
+
+def test_a_run_without_a_bonus_has_no_second_panel(tmp_path: Path) -> None:
+    runs = [plot.load_run(write_run(tmp_path / str(rnd), "pong", 1, rnd=rnd)) for rnd in (False, True)]
+    assert [len(plot.draw([run]).axes) for run in runs] == [1, 2]
+    assert len(plot.draw(runs).axes) == 2
+
+
+def test_seeds_of_one_setting_share_a_mean_and_other_settings_keep_their_own_line(tmp_path: Path) -> None:
+    paths = [write_run(tmp_path / f"on-{seed}", "pong", seed, rnd=True) for seed in (1, 2, 3)]
+    paths += [write_run(tmp_path / "off", "pong", 1, rnd=False)]
+    runs = [plot.load_run(path) for path in paths]
+    found = plot.groups(runs)
+    assert [len(group) for group in found] == [3, 1]
+    assert plot.labels(found) == ["rnd.enabled = True, 3 seeds", "rnd.enabled = False"]
+    file = tmp_path / "all.png"
+    assert plot.main([*map(str, paths), "-o", str(file)]) == 0
+    assert has_colour(file, plot._COLOURS[0])
+    assert has_colour(file, plot._COLOURS[1])
+
+
+def test_the_same_seed_twice_is_not_averaged(tmp_path: Path) -> None:
+    runs = [plot.load_run(write_run(tmp_path / name, "pong", 7, rnd=True)) for name in ("a", "b")]
+    assert plot.labels(plot.groups(runs)) == ["a", "b"]
+
+
+def test_the_band_holds_the_mean_and_lies_within_the_curves() -> None:
+    x = np.array([0.0, 5.0, 10.0])
+    curves = [Curve(x, x * slope) for slope in (1.0, 2.0, 6.0)]
+    banded = mean_with_band(curves)
+    assert banded is not None
+    at, mean, low, high = banded
+    assert mean == pytest.approx(3.0 * at)
+    assert ((at <= low + 1e-9) & (low <= mean) & (mean <= high) & (high <= 6.0 * at + 1e-9)).all()
+    assert (low < mean)[1:].all()
+    assert mean_with_band([Curve(x, x), Curve(x + 20, x)]) is None
+
+
+def test_the_sliding_mean_counts_all_so_far_then_its_window() -> None:
+    assert sliding_mean(np.array([2.0, 4.0, 6.0, 1.0]), 3) == pytest.approx([2.0, 3.0, 4.0, 11 / 3])
+    assert sliding_mean(np.array([2.0, 4.0]), 7) == pytest.approx([2.0, 3.0])
+
+
+def test_a_line_that_is_still_being_written_is_left_out(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", "pong", 1, rnd=False)
+    before = plot.load_run(run).score
+    with (run / "episodes.csv").open("a") as file:
+        file.write("19840,79360,5.0,0,1,5")
+    assert plot.load_run(run).score.y.tolist() == before.y.tolist()
+
+
+def test_damaged_events_cost_the_second_panel_only(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", "pong", 1, rnd=True)
+    for events in run.glob("events.*"):
+        events.write_bytes(bytes(range(256)) * 5)
+    assert len(plot.draw([plot.load_run(run)]).axes) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [None, "", "env_steps,score\n", "a,b\n1,2\n", "env_steps,score\n64,much\n", "env_steps,score\n64\n"],
+)
+def test_unusable_episodes_are_answered_with_one_sentence(
+    text: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").write_text(PRESETS["pong"].to_json())
+    if text is not None:
+        (tmp_path / "episodes.csv").write_text(text)
+    said = complaint(capsys, [str(tmp_path), "-o", str(tmp_path / "a.png")], 78)
+    assert str(tmp_path / "episodes.csv") in said
+
+
+def test_an_output_that_cannot_be_written_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_run(tmp_path / "run", "pong", 1, rnd=False)
+    (tmp_path / "taken.png").mkdir()
+    for file in (tmp_path / "none" / "a.png", tmp_path / "taken.png"):
+        assert str(file) in complaint(capsys, [str(run), "-o", str(file)], 78)
+
+
+@pytest.mark.parametrize("argv", [[], ["run"], ["run", "-o", "a.jpeg"], ["run", "-o", "a.png", "--colour"]])
+def test_bad_usage_is_answered_with_one_sentence(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert complaint(capsys, argv, 2).startswith("plot: ")
+
+
+def test_the_command_ends_without_a_traceback(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "learner.plot", str(tmp_path / "none"), "-o", str(tmp_path / "a.png")]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 78
+    assert ended.stderr.startswith("plot: expected the configuration of a run in ")
+    assert len(ended.stderr.splitlines()) == 1

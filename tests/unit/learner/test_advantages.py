@@ -1,0 +1,114 @@
+"""Credit goes back in time, within the right boundaries."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from learner.advantages import extrinsic_ends, gae
+
+T, B = 5, 3
+GAMMA, LAMBDA = 0.99, 0.95
+
+
+def noise(seed: int, *shape: int) -> Tensor:
+    """Normal float32."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def flags(*places: tuple[int, int]) -> Tensor:
+    """bool [T, B], set at these places."""
+    out = torch.zeros(T, B, dtype=torch.bool)
+    for place in places:
+        out[place] = True
+    return out
+
+
+def test_gae_is_the_sum_over_all_later_steps() -> None:
+    """The recursion equals the explicit double sum of discounted errors."""
+    reward, value, next_value = noise(0, 3, T, B)
+    discount, trace = torch.rand(2, T, B, generator=torch.Generator().manual_seed(1))
+    delta = reward + discount * next_value - value
+    slow = torch.zeros(T, B)
+    for t in range(T):
+        weight = torch.ones(B)
+        for k in range(t, T):
+            slow[t] += weight * delta[k]
+            weight = weight * trace[k]
+    torch.testing.assert_close(gae(reward, value, next_value, discount, trace), slow)
+
+
+def test_with_lambda_1_it_is_the_return_minus_the_value() -> None:
+    """Every advantage is the discounted reward to come, with the bootstrap, minus V."""
+    reward, values = noise(0, T, B), noise(1, T + 1, B)
+    full = torch.full((T, B), GAMMA)
+    returns, expected = values[T], []
+    for t in reversed(range(T)):
+        returns = reward[t] + GAMMA * returns
+        expected.insert(0, returns - values[t])
+    torch.testing.assert_close(gae(reward, values[:-1], values[1:], full, full), torch.stack(expected))
+
+
+def test_credit_never_crosses_an_end_of_the_extrinsic_stream() -> None:
+    """A death and a time limit both separate what is before from what comes after."""
+    reward, value, next_value = noise(0, 3, T, B)
+    discount, trace = extrinsic_ends(flags((2, 0)), flags((2, 1)), GAMMA, LAMBDA, False)
+    before = gae(reward, value, next_value, discount, trace)
+    reward[3:] += 10.0
+    after = gae(reward, value, next_value, discount, trace)
+    assert torch.equal(before[:3, :2], after[:3, :2])
+    assert not torch.isclose(before[:3, 2], after[:3, 2]).any()
+    assert not torch.isclose(before[3:], after[3:]).any()
+
+
+def test_the_intrinsic_stream_crosses_every_end() -> None:
+    """Its discount and trace are constant, so later reward reaches every earlier step."""
+    reward, value, next_value = noise(0, 3, T, B)
+    full = torch.full((T, B), GAMMA)
+    before = gae(reward, value, next_value, full, full * LAMBDA)
+    reward[T - 1] += 10.0
+    assert (gae(reward, value, next_value, full, full * LAMBDA) > before + 5).all()
+
+
+def test_a_death_is_worth_nothing_and_a_time_limit_the_next_value() -> None:
+    """At a death the next value does not matter; at a time limit it does, unless that counts as an end."""
+    reward, value, next_value = noise(0, 3, T, B)
+    for is_end in (False, True):
+        ends = extrinsic_ends(flags((1, 0)), flags((1, 1)), GAMMA, LAMBDA, is_end)
+        advantage = gae(reward, value, next_value, *ends)
+        alone = reward[1] - value[1]
+        torch.testing.assert_close(advantage[1, 0], alone[0])
+        bootstrapped = alone[1] + (0 if is_end else GAMMA) * next_value[1, 1]
+        torch.testing.assert_close(advantage[1, 1], bootstrapped)
+
+
+def test_ends_change_only_their_own_step() -> None:
+    """Discount gamma and trace gamma lambda everywhere else."""
+    discount, trace = extrinsic_ends(flags((0, 1)), flags((4, 2)), GAMMA, LAMBDA, False)
+    assert (discount == GAMMA).sum() == T * B - 1
+    assert torch.isclose(trace, torch.tensor(GAMMA * LAMBDA)).sum() == T * B - 2
+    assert (discount[0, 1], trace[0, 1], trace[4, 2]) == (0, 0, 0)
+
+
+def test_lanes_do_not_mix() -> None:
+    """Each lane's advantages are those it would have alone."""
+    arrays = noise(0, 5, T, B)
+    alone = [gae(*(x[:, b : b + 1] for x in arrays)) for b in range(B)]
+    torch.testing.assert_close(gae(*arrays), torch.cat(alone, 1))
+
+
+def test_arrays_of_different_shapes_are_refused() -> None:
+    """A transposed or a bootstrap-long array raises instead of broadcasting."""
+    good = torch.zeros(T, B)
+    for bad in (torch.zeros(B, T), torch.zeros(T + 1, B), torch.zeros(B)):
+        with pytest.raises(ValueError, match="one"):
+            gae(good, bad, good, good, good)
+
+
+def test_inputs_are_left_alone() -> None:
+    """The recursion runs in a tensor of its own."""
+    arrays = noise(0, 5, T, B)
+    copies = arrays.clone()
+    gae(*arrays)
+    assert torch.equal(arrays, copies)

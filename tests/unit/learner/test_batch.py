@@ -1,0 +1,119 @@
+"""Stacks rebuilt from images that were sent once, and chunks joined to batches."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from common.chunk import Chunk, Spaces
+from learner.batch import Batch, join, make_batch, observations, restack
+
+T, B, S = 7, 3, 4
+IMAGES, VECTORS = Spaces((84, 84), S, 5), Spaces((2,), 1, 5)
+CPU = torch.device("cpu")
+ENDS = {
+    "none": [],
+    "start": [(0, 0)],
+    "middle": [(3, 1)],
+    "end": [(T - 1, 2)],
+    "last but one": [(T - 2, 0)],
+    "twice within a stack": [(2, 1), (4, 1)],
+    "twice in a row": [(2, 1), (3, 1), (3, 2)],
+    "many": [(0, 0), (1, 0), (2, 1), (5, 1), (6, 1), (6, 2)],
+}
+
+
+def frame_stacks(observation: np.ndarray, done: np.ndarray) -> np.ndarray:
+    """[T + 1, S, B, ...], the slow way: one lane at a time, a deque of images emptied at each end."""
+    stacks = np.zeros((len(done) + 1, S, *observation.shape[1:]), observation.dtype)
+    for lane in range(done.shape[1]):
+        deque = list(observation[:S, lane])
+        for t in range(len(done) + 1):
+            stacks[t, :, lane] = deque
+            if t < len(done):
+                older = [np.zeros_like(deque[0])] * (S - 1) if done[t, lane] else deque[1:]
+                deque = [*older, observation[S + t, lane]]
+    return stacks
+
+
+def batch_of(chunk: Chunk, spaces: Spaces, clip: bool = False) -> Batch:
+    """A batch with plain statistics."""
+    statistics = torch.full(spaces.observation, 1.0), torch.full(spaces.observation, 2.0)
+    return make_batch(chunk, chunk.bonus, spaces, statistics, clip, CPU)
+
+
+@pytest.mark.parametrize("ends", ENDS.values(), ids=ENDS)
+def test_stacks_are_those_the_policy_saw(ends: list[tuple[int, int]]) -> None:
+    """Images from before an end are black; the chunk's history completes the first stacks."""
+    rng = np.random.default_rng(0)
+    observation = rng.integers(1, 256, (S + T, B, 2, 3), np.uint8)
+    done = np.zeros((T, B), np.bool_)
+    for place in ends:
+        done[place] = True
+    stack = restack(torch.from_numpy(observation), torch.from_numpy(done), S)
+    np.testing.assert_array_equal(stack.movedim(-1, 1).numpy(), frame_stacks(observation, done))
+
+
+def test_a_history_with_black_images_stays_black(make_chunk: Callable[..., Chunk]) -> None:
+    """A game that began just before the chunk has zeros in its history rows, and they are kept."""
+    chunk = make_chunk(T, B, IMAGES, 1)
+    chunk.observation[:2, 1] = 0
+    stack = batch_of(chunk, IMAGES).stack
+    assert not stack[0, 1, ..., :2].any()
+    np.testing.assert_array_equal(stack[0, 1, ..., 2:].movedim(-1, 0), chunk.observation[2:4, 1])
+
+
+def test_joining_equals_one_big_chunk(make_chunk: Callable[..., Chunk]) -> None:
+    """Lanes side by side; final observations by time, then lane, whichever chunk they came in."""
+    whole = make_chunk(T, 2 * B, IMAGES, 1, [(2, 0)], [(0, 5), (1, 0), (1, 4), (4, 3), (6, 0), (6, 5)])
+    finals = np.argwhere(whole.truncated)
+    parts = []
+    for start in (0, B):
+        lanes = slice(start, start + B)
+        cut = {f.name: getattr(whole, f.name)[:, lanes] for f in dataclasses.fields(Chunk) if f.name != "final_observation"}
+        mine = (finals[:, 1] >= start) & (finals[:, 1] < start + B)
+        parts.append(Chunk(**cut, final_observation=whole.final_observation[mine]))
+    joined = join(parts)
+    for field in dataclasses.fields(Chunk):
+        np.testing.assert_array_equal(getattr(joined, field.name), getattr(whole, field.name), err_msg=field.name)
+
+
+def test_the_stack_of_a_cut_game_ends_with_its_final_image(make_chunk: Callable[..., Chunk]) -> None:
+    """Three newest images of s_t, then the final one; in the order in which `truncated` reads."""
+    places = [(0, 2), (3, 0), (3, 1)]
+    chunk = make_chunk(T, B, IMAGES, 2, truncated=places)
+    batch = batch_of(chunk, IMAGES)
+    slow = frame_stacks(chunk.observation, chunk.done)
+    assert batch.truncated.nonzero().tolist() == [list(place) for place in places]
+    for k, (t, lane) in enumerate(places):
+        expected = [*slow[t, 1:, lane], chunk.final_observation[k]]
+        np.testing.assert_array_equal(observations(batch.final_stack)[k], np.stack(expected))
+
+
+def test_the_next_observation_is_the_newest_row_after_the_step(make_chunk: Callable[..., Chunk]) -> None:
+    """At an end it is the reset one, as the bonus wants it; raw for images and for vectors."""
+    for spaces in (IMAGES, VECTORS):
+        chunk = make_chunk(T, B, spaces, 3, [(1, 1)], [(2, 0)])
+        np.testing.assert_array_equal(batch_of(chunk, spaces).next_observation, chunk.observation[spaces.stack :])
+
+
+def test_vectors_are_whitened_for_the_policy(make_chunk: Callable[..., Chunk]) -> None:
+    """(x - mean) / std, clipped at 5, for current and final observations alike."""
+    chunk = make_chunk(T, B, VECTORS, 4, truncated=[(2, 0)])
+    chunk.observation[1, 1] = 1_000.0
+    batch = batch_of(chunk, VECTORS)
+    assert batch.stack.shape == (T + 1, B, 2, 1)
+    np.testing.assert_allclose(batch.stack[..., 0], np.clip((chunk.observation - 1) / 2, -5, 5), rtol=1e-6)
+    np.testing.assert_allclose(batch.final_stack[..., 0], np.clip((chunk.final_observation - 1) / 2, -5, 5), rtol=1e-6)
+
+
+def test_rewards_are_signs_only_where_asked(make_chunk: Callable[..., Chunk]) -> None:
+    """-1, 0 and 1, or what the game paid."""
+    chunk = make_chunk(T, B, VECTORS, 5)
+    chunk.reward[0, 0] = 0.0
+    np.testing.assert_array_equal(batch_of(chunk, VECTORS).reward, chunk.reward)
+    np.testing.assert_array_equal(batch_of(chunk, VECTORS, clip=True).reward, np.sign(chunk.reward))

@@ -1,0 +1,148 @@
+"""What is written can be trusted, or is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from learner import checkpoint
+from learner.checkpoint import Checkpoint, CheckpointError, RunDirectory
+
+
+def sample(version: int = 0) -> Checkpoint:
+    """Tensors of several types and layouts, and nested JSON."""
+    generator = torch.Generator().manual_seed(version)
+    conv = torch.randn(5, 3, 2, 2, generator=generator).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    tensors = {
+        "model.policy.conv": conv,
+        "model.policy.transposed": torch.randn(5, 3, generator=generator).t(),
+        "model.predictor.half": torch.randn(7, generator=generator).bfloat16(),
+        "normaliser.count": torch.tensor(3.5, dtype=torch.float64),
+        "normaliser.empty": torch.zeros(0, 3),
+        "generator": generator.get_state(),
+        "model.flag": torch.tensor([True, False]),
+    }
+    return Checkpoint(tensors, {"version": version, "books": '{"a": 1}', "episodes": {"recent": [1.5], "best": None}})
+
+
+def same(one: Checkpoint, other: Checkpoint) -> bool:
+    """Equal names, types, values and JSON."""
+    return (
+        one.meta == other.meta
+        and one.tensors.keys() == other.tensors.keys()
+        and all(one.tensors[k].dtype is v.dtype and torch.equal(one.tensors[k], v) for k, v in other.tensors.items())
+    )
+
+
+def test_a_checkpoint_comes_back_equal(tmp_path: Path) -> None:
+    """Whatever the memory layout; nothing temporary stays behind."""
+    path = checkpoint.save(tmp_path, 7, sample())
+    assert same(checkpoint.load(path), sample())
+    assert list(tmp_path.iterdir()) == [path]
+    assert checkpoint.load(path).part("model.policy").keys() == {"conv", "transposed"}
+
+
+def test_an_optimiser_comes_back_equal(tmp_path: Path) -> None:
+    """Moments of channels-last weights, and the step count."""
+    layer = torch.nn.Conv2d(3, 5, 2).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimiser = torch.optim.Adam(layer.parameters(), fused=True)
+    layer(torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))).sum().backward()
+    optimiser.step()
+    state = optimiser.state_dict()["state"]
+    tensors = {f"{i}.{name}": value for i, values in state.items() for name, value in values.items()}
+    assert same(checkpoint.load(checkpoint.save(tmp_path, 1, Checkpoint(tensors, {}))), Checkpoint(tensors, {}))
+
+
+def test_no_damage_goes_unnoticed(tmp_path: Path) -> None:
+    """A flipped byte anywhere, every sixteenth as a cut, or an addition: CheckpointError."""
+    path = checkpoint.save(tmp_path, 1, sample())
+    intact = path.read_bytes()
+    rng = np.random.default_rng(0)
+    positions = {*range(0, 200), *range(len(intact) - 60, len(intact)), *rng.integers(0, len(intact), 600).tolist()}
+    damaged = []
+    for at in sorted(positions):
+        flipped = bytearray(intact)
+        flipped[at] ^= 1 << int(rng.integers(8))
+        damaged.append((f"flip {at}", bytes(flipped)))
+    damaged += [(f"cut {i}/16", intact[: i * len(intact) // 16]) for i in range(16)]
+    damaged += [("one byte less", intact[:-1]), ("one byte more", intact + b"\0")]
+    for what, data in damaged:
+        path.write_bytes(data)
+        try:
+            loaded = checkpoint.load(path)
+        except CheckpointError as error:
+            assert "\n" not in str(error), what
+        else:
+            assert same(loaded, sample()), what  # the header's JSON has bytes without a meaning
+
+
+def test_the_newest_intact_one_is_found(tmp_path: Path) -> None:
+    """Damaged ones are skipped; if all are, that is said; none at all is no error."""
+    assert checkpoint.newest(tmp_path) is None
+    paths = [checkpoint.save(tmp_path, version, sample(version)) for version in (9, 10, 101)]
+    for damaged, expected in ((None, 101), (paths[2], 10), (paths[1], 9)):
+        if damaged is not None:
+            damaged.write_bytes(damaged.read_bytes()[:-3])
+        found = checkpoint.newest(tmp_path)
+        assert found is not None
+        assert found.meta["version"] == expected
+    paths[0].write_bytes(b"")
+    with pytest.raises(CheckpointError, match="3 damaged"):
+        checkpoint.newest(tmp_path)
+
+
+def test_the_last_three_are_kept(tmp_path: Path) -> None:
+    """In the order of versions, not of text; a leftover of a crash does not count."""
+    (tmp_path / "000000001.safetensors.tmp").write_bytes(b"half")
+    for version in (8, 9, 10, 11, 100):
+        checkpoint.save(tmp_path, version, sample(version))
+    found = [checkpoint.load(path).meta["version"] for path in sorted(tmp_path.glob("*.safetensors"))]
+    assert found == [10, 11, 100]
+
+
+def test_another_format_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint of a later release is refused with a remedy."""
+    monkeypatch.setattr(checkpoint, "FORMAT", 2)
+    path = checkpoint.save(tmp_path, 1, sample())
+    monkeypatch.undo()
+    with pytest.raises(CheckpointError, match="use the version that wrote it"):
+        checkpoint.load(path)
+
+
+def test_a_run_directory_has_one_learner(tmp_path: Path) -> None:
+    """A second one is refused while the first lives, and taken in after it."""
+    with RunDirectory(tmp_path / "deep" / "run", resume=False) as run:
+        assert run.checkpoints.is_dir()
+        with pytest.raises(CheckpointError, match="another learner"):
+            RunDirectory(run.path, resume=True)
+    with RunDirectory(run.path, resume=True):
+        pass
+
+
+def test_a_used_directory_needs_resume(tmp_path: Path) -> None:
+    """Nothing is overwritten by accident."""
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(CheckpointError, match="--resume"):
+        RunDirectory(tmp_path, resume=False)
+    with RunDirectory(tmp_path, resume=True):
+        pass
+
+
+def test_a_file_is_no_run_directory(tmp_path: Path) -> None:
+    """The message names the option to change."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="--run-dir"):
+        RunDirectory(tmp_path / "file", resume=True)
+
+
+def test_every_life_has_a_higher_epoch(tmp_path: Path) -> None:
+    """Counted on disk before anyone hears of it."""
+    epochs = []
+    for _ in range(3):
+        with RunDirectory(tmp_path, resume=True) as run:
+            epochs.append(run.next_epoch())
+    assert epochs == [0, 1, 2]
+    assert (tmp_path / "epoch").read_text() == "2"

@@ -1,0 +1,61 @@
+"""Losses against their definitions, one sample at a time."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from learner.losses import categorical_entropy, clipped_policy_loss, value_loss
+
+CLIP = 0.2
+
+
+@pytest.mark.parametrize("advantage", [1.5, -1.5])
+@pytest.mark.parametrize("ratio", [0.5, 0.81, 1.0, 1.19, 2.0])
+def test_the_policy_loss_is_the_worse_of_both_surrogates(ratio: float, advantage: float) -> None:
+    """-min(A r, A clip(r)), as in the paper."""
+    clipped = min(max(ratio, 1 - CLIP), 1 + CLIP)
+    expected = -min(advantage * ratio, advantage * clipped)
+    old = torch.tensor([-1.0])
+    loss = clipped_policy_loss(old + math.log(ratio), old, torch.tensor([advantage]), CLIP)
+    torch.testing.assert_close(loss, torch.tensor([expected]))
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "flat"),
+    [(1.5, 1.0, True), (1.5, -1.0, False), (0.5, 1.0, False), (0.5, -1.0, True), (1.0, 1.0, False)],
+)
+def test_the_gradient_stops_only_where_the_step_has_gone_far_enough(ratio: float, advantage: float, flat: bool) -> None:
+    """A ratio that went the wrong way is always pulled back."""
+    log_prob = torch.tensor([math.log(ratio)], requires_grad=True)
+    clipped_policy_loss(log_prob, torch.zeros(1), torch.tensor([advantage]), CLIP).sum().backward()
+    assert log_prob.grad is not None
+    assert (log_prob.grad.item() == 0.0) == flat
+
+
+def test_the_clip_may_be_a_tensor() -> None:
+    """An annealed clip lives on the device."""
+    log_prob, old, advantage = torch.randn(3, 7, generator=torch.Generator().manual_seed(0))
+    by_tensor = clipped_policy_loss(log_prob, old, advantage, torch.tensor(CLIP))
+    torch.testing.assert_close(by_tensor, clipped_policy_loss(log_prob, old, advantage, CLIP))
+
+
+def test_the_value_gradient_is_the_error() -> None:
+    """Half the square, unclipped, however large."""
+    value = torch.tensor([3.0, -100.0], requires_grad=True)
+    loss = value_loss(value, torch.tensor([1.0, 100.0]))
+    assert loss.tolist() == [2.0, 20_000.0]
+    loss.sum().backward()
+    assert value.grad is not None
+    assert value.grad.tolist() == [2.0, -200.0]
+
+
+def test_entropy_is_largest_for_uniform_and_zero_for_certain() -> None:
+    """log A, 0, and in between what torch says."""
+    logits = torch.stack([torch.zeros(7), torch.tensor([60.0] + [0.0] * 6), torch.arange(7.0)])
+    entropy = categorical_entropy(torch.log_softmax(logits, 1))
+    expected = torch.distributions.Categorical(logits=logits).entropy()
+    torch.testing.assert_close(entropy, expected, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(entropy[:2], torch.tensor([math.log(7), 0.0]), atol=1e-6, rtol=0)
