@@ -166,6 +166,8 @@ class Config:
     """Root of every random stream."""
     total_steps: int = 10_000_000
     """Steps to train on; warm-up does not count."""
+    stop_return: float | None = None
+    """End earlier, once the mean raw return of the last 100 episodes reaches this."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the networks; auto: bfloat16 where the processor has it, else float32."""
     max_lag: int = 0
@@ -203,7 +205,8 @@ class Config:
 
     def plays_like(self, other: Config) -> bool:
         """Whether chunks of both runs are interchangeable: all but the run's length agrees."""
-        return dataclasses.replace(self, total_steps=1) == dataclasses.replace(other, total_steps=1)
+        mine, theirs = (dataclasses.replace(c, total_steps=1, stop_return=None) for c in (self, other))
+        return mine == theirs
 
     def to_json(self) -> str:
         """Serialise; `from_json` restores an equal value."""
@@ -242,11 +245,9 @@ def _value(hint: Any, value: Any, where: str) -> object:
     if typing.get_origin(hint) is Literal:
         _require(value in typing.get_args(hint), f"one of {typing.get_args(hint)} at {where}", value)
         return value
+    if isinstance(hint, types.UnionType):  # a value, or none
+        return None if value is None else _value(typing.get_args(hint)[0], value, where)
     wanted = (int, float) if hint is float else hint
-    if (
-        isinstance(hint, types.UnionType)
-        or not isinstance(value, wanted)
-        or isinstance(value, bool) != (hint is bool)
-    ):
+    if not isinstance(value, wanted) or isinstance(value, bool) != (hint is bool):
         raise ValueError(f"expected {hint.__name__} at {where}, got {value!r}")
     return hint(value)

@@ -36,7 +36,9 @@ def compute_dtype(device: torch.device) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
 
 
-def _conv(inputs: int, outputs: int, kernel: int, stride: int, generator: torch.Generator | None) -> nn.Conv2d:
+def _conv(
+    inputs: int, outputs: int, kernel: int, stride: int, generator: torch.Generator | None
+) -> nn.Conv2d:
     layer = nn.Conv2d(inputs, outputs, kernel, stride)
     if generator is not None:
         nn.init.orthogonal_(layer.weight, _GAIN, generator)
@@ -104,7 +106,7 @@ class VectorPolicy(nn.Module):
 
 
 def _tanh_net(
-    inputs: int, hidden: int, outputs: int, gain: float, generator: torch.Generator
+    inputs: int, hidden: int, outputs: int, gain: float, generator: torch.Generator | None
 ) -> nn.Sequential:
     return nn.Sequential(
         _linear(inputs, hidden, _GAIN, generator),

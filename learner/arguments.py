@@ -41,6 +41,6 @@ def exit_code(command: Callable[[], None], name: str) -> int:
         sys.stderr.write(f"{name}: {fatal}\n")
         return fatal.code
     except KeyboardInterrupt:
-        sys.stderr.write(f"{name}: stopped before the end, nothing written\n")
+        sys.stderr.write(f"{name}: stopped before the end\n")
         return EXIT_TEMPORARY
     return 0

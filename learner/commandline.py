@@ -164,6 +164,6 @@ def _differences(ours: dict[str, object], theirs: dict[str, object], prefix: str
         if isinstance(value, dict) and isinstance(other, dict):
             inner = _differences(value, other, f"{prefix}{name}.")
             found += [inner] if inner else []
-        elif value != other and name != "total_steps":
+        elif value != other and name not in ("total_steps", "stop_return"):
             found.append(f"{prefix}{name} was {value}, now {other}")
     return ", ".join(found)

@@ -127,6 +127,15 @@ class Learner:
         return self.env_steps * envs.frames_per_step(self.config.env.id)
 
     @property
+    def finished(self) -> bool:
+        """Whether the run is complete: by its steps, or by its return."""
+        recent, goal = self.trainer.episodes.recent, self.config.stop_return
+        reached = (
+            goal is not None and len(recent) == recent.maxlen and (self.trainer.episodes.mean or 0.0) >= goal
+        )
+        return reached or self.trainer.progress.version >= self.config.updates
+
+    @property
     def steps_per_second(self) -> float:
         """Trained steps of this process over the time from the first credit to the last update."""
         first, last = self.admission.first_credit_at, self.trainer.progress.last_update_at
@@ -140,7 +149,7 @@ class Learner:
         """Train; returns why it ended: "finished" or "stopped"."""
         self._gather()
         if self.trainer.warm_up():
-            while self.trainer.progress.version < self.config.updates:
+            while not self.finished:
                 ended = self.trainer.update()
                 if ended is None:
                     break
@@ -148,10 +157,9 @@ class Learner:
                 self.recorder.episodes(ended, self.env_steps, self.frames, wall)
                 self.recorder.scalars(self._curves(), self.env_steps)
                 self._watch()
-        finished = self.trainer.progress.version >= self.config.updates
-        self._drain(finished)
+        self._drain(self.finished)
         self.trainer.save()
-        return "finished" if finished else "stopped"
+        return "finished" if self.finished else "stopped"
 
     def _gather(self) -> None:
         """Give local actors time to join, so that the first batch has all of them."""

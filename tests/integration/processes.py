@@ -122,7 +122,14 @@ class Run:
         """One sample of the learner's exporter, 0 before there is one."""
         import urllib.request
 
-        port = next((json.loads(row)["port"] for row in command.err.read_text().splitlines() if "metrics_served" in row), None)
+        port = next(
+            (
+                json.loads(row)["port"]
+                for row in command.err.read_text().splitlines()
+                if "metrics_served" in row
+            ),
+            None,
+        )
         if port is None:
             return 0.0
         with contextlib.suppress(OSError):

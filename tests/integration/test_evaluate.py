@@ -14,6 +14,7 @@ import torch
 from common import envs
 from common.config import Config, EnvConfig, NetworkConfig, RolloutConfig
 from common.presets import PRESETS
+from common.streams import Place
 from learner import checkpoint, evaluate, video
 from learner.agent import load_agent
 from learner.checkpoint import Checkpoint
@@ -137,6 +138,22 @@ def test_a_vector_task_is_filmed_through_its_own_camera(cartpole: Path, tmp_path
     shown = decoded(file, ffmpeg.get_ffmpeg_exe())
     assert len(shown) > video.HOLD_FRAMES + 7
     assert np.abs(shown[0].astype(int) - shown[-1].astype(int)).max() > 40
+
+
+def test_a_film_is_no_longer_than_its_bound(breakout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(video, "MAX_STEPS", 5)
+    shot = video.film(load_agent(breakout), Place(1, 2, 3, warmup=False))
+    assert (len(shot.pictures), len(shot.observation), len(shot.score), shot.ended) == (5, 5, 6, False)
+
+
+def test_a_task_that_cannot_be_drawn_is_refused_before_the_first_game(
+    cartpole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("imageio_ffmpeg")
+    monkeypatch.setitem(sys.modules, "pygame", None)
+    monkeypatch.setattr(evaluate, "play", lambda *args: pytest.fail("it played"))
+    assert "CartPole-v1" in complaint(capsys, [str(cartpole), "--video", str(tmp_path / "a.mp4")], 78)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,16 @@ from tests.integration.processes import Command, Run, free_port, kill, wait_unti
 
 pytestmark = pytest.mark.integration
 
-SMALL = ("--rollout.steps", "64", "--rollout.lanes", "2", "--rollout.batch-lanes", "4", "--rnd.warmup-steps", "512")
+SMALL = (
+    "--rollout.steps",
+    "64",
+    "--rollout.lanes",
+    "2",
+    "--rollout.batch-lanes",
+    "4",
+    "--rnd.warmup-steps",
+    "512",
+)
 SMOKE = ("smoke", *SMALL)  # 256 steps a batch, and lanes are slow to make
 
 
@@ -92,7 +101,9 @@ def test_a_remote_actor_is_trained_on_and_leaves_with_the_run(tmp_path: Path) ->
     """An actor started by hand joins by address alone; when the run is complete it exits 0."""
     run = start(tmp_path, 1_500, 0)
     with run.learner() as learner:
-        remote = Command.start(tmp_path, "actor", "actor", "--learner", f"127.0.0.1:{run.port}", "--procs", "2")
+        remote = Command.start(
+            tmp_path, "actor", "actor", "--learner", f"127.0.0.1:{run.port}", "--procs", "2"
+        )
         try:
             assert learner.finish() == 0, learner.err.read_text()[-2000:]
             assert remote.finish(30) == 0, remote.err.read_text()[-2000:]
@@ -113,7 +124,11 @@ def test_ctrl_c_ends_a_run_with_its_checkpoint_and_its_actors(tmp_path: Path) ->
         assert learner.finish(30) == 0, learner.err.read_text()[-2000:]
         assert psutil.wait_procs(local, timeout=5)[1] == []
     summary = run.summary()
-    assert (summary["exit_reason"], summary["imbalance_steps"], summary["in_flight_steps"]) == ("stopped", 0, 0)
+    assert (summary["exit_reason"], summary["imbalance_steps"], summary["in_flight_steps"]) == (
+        "stopped",
+        0,
+        0,
+    )
 
 
 Case = tuple[str, tuple[str, ...], int, str]
@@ -168,7 +183,9 @@ def finished(tmp_path: Path) -> Run:
     return run
 
 
-def test_resume_refuses_other_settings_and_survives_a_damaged_checkpoint(finished: Run, tmp_path: Path) -> None:
+def test_resume_refuses_other_settings_and_survives_a_damaged_checkpoint(
+    finished: Run, tmp_path: Path
+) -> None:
     """Another setting is named; one damaged checkpoint is skipped; all damaged is one sentence."""
     argv = ("learner", *finished.arguments, "--run-dir", str(finished.path), "--resume")
     assert_refused(tmp_path, (*argv, "--ppo.epochs", "7"), 78, "ppo.epochs was 2, now 7")

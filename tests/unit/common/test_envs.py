@@ -84,7 +84,9 @@ def test_a_lane_plays_what_the_emulator_plays() -> None:
             lost_lives += lives - emulator.ale.lives()
             lives = emulator.ale.lives()
             if step % 7 == 0:
-                np.testing.assert_array_equal(moved.stack[0], moved.stack[1])  # seeds matter to stickiness alone
+                np.testing.assert_array_equal(
+                    moved.stack[0], moved.stack[1]
+                )  # seeds matter to stickiness alone
                 np.testing.assert_allclose(moved.stack[0, -1], emulator.image(), atol=1.01)
     assert lost_lives >= 2
     assert most > 1.0  # not clipped
@@ -213,7 +215,11 @@ def test_vector_lanes_play_what_single_ones_play() -> None:
             for lane, one in enumerate(single):
                 seen, reward, terminated, truncated, _ = one.step(int(action[lane]))
                 ends += terminated
-                assert (moved.reward[lane], moved.terminated[lane], moved.truncated[lane]) == (reward, terminated, truncated)
+                assert (moved.reward[lane], moved.terminated[lane], moved.truncated[lane]) == (
+                    reward,
+                    terminated,
+                    truncated,
+                )
                 seen = one.reset()[0] if terminated else seen
                 np.testing.assert_array_equal(moved.stack[lane, 0], seen)
             assert moved.stack.dtype == moved.reward.dtype == np.float32

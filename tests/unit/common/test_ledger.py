@@ -194,7 +194,7 @@ class Fleet:
     """Three actors, a learner with its checkpoint, and the truth."""
 
     def __init__(self, seed: int) -> None:
-        self.random = random.Random(seed)  # noqa: S311  # a schedule, nothing secret
+        self.random = random.Random(seed)  # a schedule, nothing secret
         self.ledger, self.epoch = Ledger(), 0
         self.snapshot = self.ledger.to_json()
         self.known: set[bytes] = set()  # welcomed in this epoch
@@ -226,7 +226,9 @@ class Fleet:
             self.post("hello", actor, actor.epoch, actor.base, actor.produced)
         elif actor.held and choice < 0.9:
             first = self.random.random() < 0.7
-            self.post("steps", actor, *(actor.held[0] if first else self.random.choice(actor.held)), actor.produced)
+            self.post(
+                "steps", actor, *(actor.held[0] if first else self.random.choice(actor.held)), actor.produced
+            )
         else:
             self.post("beat", actor, actor.produced)
 
@@ -324,7 +326,16 @@ class Fleet:
         """One thing happens."""
         for actor in self.actors:
             actor.cut = max(0, actor.cut - 1)
-        kinds = {"act": 45, "deliver": 40, "train": 6, "snapshot": 3, "kill": 1, "cut": 2, "dead": 1, "restart": 2}
+        kinds = {
+            "act": 45,
+            "deliver": 40,
+            "train": 6,
+            "snapshot": 3,
+            "kill": 1,
+            "cut": 2,
+            "dead": 1,
+            "restart": 2,
+        }
         match self.random.choices(list(kinds), list(kinds.values()))[0]:
             case "act":
                 self.act(self.random.choice(self.actors))

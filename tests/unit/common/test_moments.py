@@ -54,7 +54,10 @@ def test_the_filter_is_the_discounted_sum_of_the_past() -> None:
     filtered, last = forward_filter(carry, reward, gamma)
     slow = np.array(
         [
-            [gamma ** (t + 1) * carry[b] + sum(gamma ** (t - k) * reward[k, b] for k in range(t + 1)) for b in range(B)]
+            [
+                gamma ** (t + 1) * carry[b] + sum(gamma ** (t - k) * reward[k, b] for k in range(t + 1))
+                for b in range(B)
+            ]
             for t in range(T)
         ]
     )

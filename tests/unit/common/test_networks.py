@@ -62,7 +62,9 @@ def test_the_same_seed_gives_the_same_weights(spaces: Spaces) -> None:
 
 def test_only_the_target_is_frozen() -> None:
     """It has no gradient anywhere; the others have one everywhere."""
-    frozen, *trained = (make(IMAGES, NetworkConfig(), 1) for make in (make_target, make_policy, make_predictor))
+    frozen, *trained = (
+        make(IMAGES, NetworkConfig(), 1) for make in (make_target, make_policy, make_predictor)
+    )
     assert not any(parameter.requires_grad for parameter in frozen.parameters())
     assert all(parameter.requires_grad for module in trained for parameter in module.parameters())
 
@@ -77,7 +79,14 @@ def test_layers_are_orthogonal_without_biases() -> None:
     """Rows of a layer are perpendicular and of the gain's length; both head's rows are small."""
     policy = make_policy(IMAGES, NetworkConfig(), 1)
     assert isinstance(policy, ImagePolicy)
-    gains = {"conv2": 2**0.5, "dense2": 2**0.5, "value_branch": 0.1, "action_branch": 0.1, "logits": 0.01, "values": 0.01}
+    gains = {
+        "conv2": 2**0.5,
+        "dense2": 2**0.5,
+        "value_branch": 0.1,
+        "action_branch": 0.1,
+        "logits": 0.01,
+        "values": 0.01,
+    }
     for name, gain in gains.items():
         weight = policy.get_submodule(name).weight.detach().flatten(1)  # type: ignore[union-attr,operator]
         gram = weight @ weight.t() if weight.shape[0] <= weight.shape[1] else weight.t() @ weight
@@ -121,4 +130,6 @@ def test_batching_does_not_change_the_output() -> None:
     ):
         together, alone = network(rows), [network(rows[i : i + 1]) for i in range(N)]
         pick = (lambda out: out) if isinstance(together, torch.Tensor) else (lambda out: out.logits)
-        torch.testing.assert_close(pick(together), torch.cat([pick(out) for out in alone]), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            pick(together), torch.cat([pick(out) for out in alone]), atol=1e-4, rtol=1e-4
+        )

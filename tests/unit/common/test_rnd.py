@@ -37,6 +37,11 @@ def test_the_error_is_a_mean_over_features() -> None:
     """Per sample; half-precision inputs are compared in float32."""
     generator = torch.Generator().manual_seed(1)
     a, b = torch.randn(2, 5, 3, generator=generator)
-    slow = torch.tensor([sum((x - y) ** 2 for x, y in zip(p, q, strict=True)) / 3 for p, q in zip(a.tolist(), b.tolist(), strict=True)])
+    slow = torch.tensor(
+        [
+            sum((x - y) ** 2 for x, y in zip(p, q, strict=True)) / 3
+            for p, q in zip(a.tolist(), b.tolist(), strict=True)
+        ]
+    )
     torch.testing.assert_close(prediction_error(a, b), slow)
     assert prediction_error(a.bfloat16(), b).dtype is torch.float32

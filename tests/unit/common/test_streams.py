@@ -49,5 +49,8 @@ def test_network_seeds_differ_by_role_and_fit_torch() -> None:
 
 def test_networks_share_no_stream_with_any_lane() -> None:
     """Their keys lie beyond any slot."""
-    lanes = [np.random.SeedSequence([1, slot, 0, 0]).generate_state(1, np.uint64)[0] >> np.uint64(1) for slot in range(7)]
+    lanes = [
+        np.random.SeedSequence([1, slot, 0, 0]).generate_state(1, np.uint64)[0] >> np.uint64(1)
+        for slot in range(7)
+    ]
     assert not {network_seed(1, role) for role in range(4)} & {int(lane) for lane in lanes}

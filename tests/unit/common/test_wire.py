@@ -150,11 +150,17 @@ REFUSED: list[tuple[str, list[bytes], str]] = [
     ("deep nesting", [part(6, NESTED)], "header"),
     ("an extension type", [part(6, ACK | {"credit": msgpack.ExtType(5, b"")})], "header"),
     ("a timestamp", [part(6, ACK | {"credit": msgpack.Timestamp(1)})], "header"),
-    ("a table entry too short", [part(4, header_of(CORPUS[3]) | {"arrays": [["a", "b", []]]}, 1), b"x"], "header"),
+    (
+        "a table entry too short",
+        [part(4, header_of(CORPUS[3]) | {"arrays": [["a", "b", []]]}, 1), b"x"],
+        "header",
+    ),
 ]
 
 
-@pytest.mark.parametrize(("parts", "reason"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED])
+@pytest.mark.parametrize(
+    ("parts", "reason"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED]
+)
 def test_foreign_bytes_are_refused_with_a_reason(parts: list[bytes], reason: str) -> None:
     """Each kind of lie is named as what it is."""
     with pytest.raises(wire.WireError) as caught:
@@ -244,7 +250,9 @@ def test_arrays_that_lie_are_refused(
     assert caught.value.reason == "array"
 
 
-@pytest.mark.parametrize("edit", ["swapped", "missing", "repeated", "short body", "long body", "other spaces"])
+@pytest.mark.parametrize(
+    "edit", ["swapped", "missing", "repeated", "short body", "long body", "other spaces"]
+)
 def test_tables_that_lie_are_refused(edit: str, make_chunk: Callable[..., Chunk]) -> None:
     """The table names every array once, in order, and covers the body exactly."""
     message = chunk_message(make_chunk(4, 2, VECTORS, 3))
@@ -344,7 +352,8 @@ def test_mutated_chunks_are_chunks_or_errors(make_chunk: Callable[..., Chunk]) -
     """1,000 damaged bodies and tables: a chunk of the right shapes or a WireError comes out."""
     rng = np.random.default_rng(11)
     sources = [
-        (spaces, chunk_message(make_chunk(4, 2, spaces, 3, truncated=[(2, 1)]))) for spaces in (VECTORS, IMAGES)
+        (spaces, chunk_message(make_chunk(4, 2, spaces, 3, truncated=[(2, 1)])))
+        for spaces in (VECTORS, IMAGES)
     ]
     chunks = 0
     for case in range(1_000):

@@ -74,12 +74,18 @@ def test_joining_equals_one_big_chunk(make_chunk: Callable[..., Chunk]) -> None:
     parts = []
     for start in (0, B):
         lanes = slice(start, start + B)
-        cut = {f.name: getattr(whole, f.name)[:, lanes] for f in dataclasses.fields(Chunk) if f.name != "final_observation"}
+        cut = {
+            f.name: getattr(whole, f.name)[:, lanes]
+            for f in dataclasses.fields(Chunk)
+            if f.name != "final_observation"
+        }
         mine = (finals[:, 1] >= start) & (finals[:, 1] < start + B)
         parts.append(Chunk(**cut, final_observation=whole.final_observation[mine]))
     joined = join(parts)
     for field in dataclasses.fields(Chunk):
-        np.testing.assert_array_equal(getattr(joined, field.name), getattr(whole, field.name), err_msg=field.name)
+        np.testing.assert_array_equal(
+            getattr(joined, field.name), getattr(whole, field.name), err_msg=field.name
+        )
 
 
 def test_the_stack_of_a_cut_game_ends_with_its_final_image(make_chunk: Callable[..., Chunk]) -> None:
@@ -98,7 +104,9 @@ def test_the_next_observation_is_the_newest_row_after_the_step(make_chunk: Calla
     """At an end it is the reset one, as the bonus wants it; raw for images and for vectors."""
     for spaces in (IMAGES, VECTORS):
         chunk = make_chunk(T, B, spaces, 3, [(1, 1)], [(2, 0)])
-        np.testing.assert_array_equal(batch_of(chunk, spaces).next_observation, chunk.observation[spaces.stack :])
+        np.testing.assert_array_equal(
+            batch_of(chunk, spaces).next_observation, chunk.observation[spaces.stack :]
+        )
 
 
 def test_vectors_are_whitened_for_the_policy(make_chunk: Callable[..., Chunk]) -> None:
@@ -108,7 +116,9 @@ def test_vectors_are_whitened_for_the_policy(make_chunk: Callable[..., Chunk]) -
     batch = batch_of(chunk, VECTORS)
     assert batch.stack.shape == (T + 1, B, 2, 1)
     np.testing.assert_allclose(batch.stack[..., 0], np.clip((chunk.observation - 1) / 2, -5, 5), rtol=1e-6)
-    np.testing.assert_allclose(batch.final_stack[..., 0], np.clip((chunk.final_observation - 1) / 2, -5, 5), rtol=1e-6)
+    np.testing.assert_allclose(
+        batch.final_stack[..., 0], np.clip((chunk.final_observation - 1) / 2, -5, 5), rtol=1e-6
+    )
 
 
 def test_rewards_are_signs_only_where_asked(make_chunk: Callable[..., Chunk]) -> None:

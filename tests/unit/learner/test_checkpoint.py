@@ -25,7 +25,9 @@ def sample(version: int = 0) -> Checkpoint:
         "generator": generator.get_state(),
         "model.flag": torch.tensor([True, False]),
     }
-    return Checkpoint(tensors, {"version": version, "books": '{"a": 1}', "episodes": {"recent": [1.5], "best": None}})
+    return Checkpoint(
+        tensors, {"version": version, "books": '{"a": 1}', "episodes": {"recent": [1.5], "best": None}}
+    )
 
 
 def same(one: Checkpoint, other: Checkpoint) -> bool:
@@ -33,7 +35,10 @@ def same(one: Checkpoint, other: Checkpoint) -> bool:
     return (
         one.meta == other.meta
         and one.tensors.keys() == other.tensors.keys()
-        and all(one.tensors[k].dtype is v.dtype and torch.equal(one.tensors[k], v) for k, v in other.tensors.items())
+        and all(
+            one.tensors[k].dtype is v.dtype and torch.equal(one.tensors[k], v)
+            for k, v in other.tensors.items()
+        )
     )
 
 
@@ -53,7 +58,9 @@ def test_an_optimiser_comes_back_equal(tmp_path: Path) -> None:
     optimiser.step()
     state = optimiser.state_dict()["state"]
     tensors = {f"{i}.{name}": value for i, values in state.items() for name, value in values.items()}
-    assert same(checkpoint.load(checkpoint.save(tmp_path, 1, Checkpoint(tensors, {}))), Checkpoint(tensors, {}))
+    assert same(
+        checkpoint.load(checkpoint.save(tmp_path, 1, Checkpoint(tensors, {}))), Checkpoint(tensors, {})
+    )
 
 
 def test_no_damage_goes_unnoticed(tmp_path: Path) -> None:
@@ -61,7 +68,11 @@ def test_no_damage_goes_unnoticed(tmp_path: Path) -> None:
     path = checkpoint.save(tmp_path, 1, sample())
     intact = path.read_bytes()
     rng = np.random.default_rng(0)
-    positions = {*range(0, 200), *range(len(intact) - 60, len(intact)), *rng.integers(0, len(intact), 600).tolist()}
+    positions = {
+        *range(0, 200),
+        *range(len(intact) - 60, len(intact)),
+        *rng.integers(0, len(intact), 600).tolist(),
+    }
     damaged = []
     for at in sorted(positions):
         flipped = bytearray(intact)

@@ -67,7 +67,9 @@ def test_a_new_life_begins_new_games(chunk: Chunk) -> None:
     """Another incarnation in the slot resets every lane; its offsets begin anywhere."""
     tracker = EpisodeTracker()
     tracker.advance(delivered(rows(chunk, 0, 2), 0))
-    assert tracker.advance(delivered(chunk, 990, incarnation=1)) == EpisodeTracker().advance(delivered(chunk, 0))
+    assert tracker.advance(delivered(chunk, 990, incarnation=1)) == EpisodeTracker().advance(
+        delivered(chunk, 0)
+    )
 
 
 def test_slots_do_not_mix(chunk: Chunk) -> None:

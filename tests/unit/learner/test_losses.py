@@ -27,7 +27,9 @@ def test_the_policy_loss_is_the_worse_of_both_surrogates(ratio: float, advantage
     ("ratio", "advantage", "flat"),
     [(1.5, 1.0, True), (1.5, -1.0, False), (0.5, 1.0, False), (0.5, -1.0, True), (1.0, 1.0, False)],
 )
-def test_the_gradient_stops_only_where_the_step_has_gone_far_enough(ratio: float, advantage: float, flat: bool) -> None:
+def test_the_gradient_stops_only_where_the_step_has_gone_far_enough(
+    ratio: float, advantage: float, flat: bool
+) -> None:
     """A ratio that went the wrong way is always pulled back."""
     log_prob = torch.tensor([math.log(ratio)], requires_grad=True)
     clipped_policy_loss(log_prob, torch.zeros(1), torch.tensor([advantage]), CLIP).sum().backward()

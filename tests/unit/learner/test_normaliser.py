@@ -115,6 +115,8 @@ def test_a_restored_normaliser_goes_on_as_if_nothing_happened() -> None:
     one.scale(bonuses(0, 2), [0, 5])
     other.load(one.state())
     for seed in (1, 2):
-        np.testing.assert_array_equal(one.scale(bonuses(seed, 2), [5, 0]), other.scale(bonuses(seed, 2), [5, 0]))
+        np.testing.assert_array_equal(
+            one.scale(bonuses(seed, 2), [5, 0]), other.scale(bonuses(seed, 2), [5, 0])
+        )
     for mine, theirs in zip(one.observation_statistics(), other.observation_statistics(), strict=True):
         assert torch.equal(mine, theirs)

@@ -1,0 +1,445 @@
+"""The protocol's decisions, driven message by message with a clock of our own."""
+
+from __future__ import annotations
+
+import zlib
+
+import pytest
+
+from common import messages as m
+from common.config import Config, PPOConfig, RolloutConfig
+from learner.admission import LEASE_SECONDS, Admission
+
+CONFIG = Config(rollout=RolloutConfig(steps=5, lanes=2, batch_lanes=6), ppo=PPOConfig(minibatches=3))
+CHUNK = CONFIG.rollout.chunk_steps  # 10 steps; 3 places in a batch
+EPOCH, TARGET, BODY = 4, bytes(32), b"arrays"
+
+
+class Fleet:
+    """An Admission, a clock, and the replies by peer."""
+
+    def __init__(self, epoch: int = EPOCH) -> None:
+        self.admission, self.now = Admission(CONFIG, epoch, TARGET), 100.0
+
+    def say(self, peer: str, message: m.Message) -> list[m.Message]:
+        """Send; returns what that peer hears."""
+        self.admission.on(peer.encode(), message, self.now)
+        return self.heard(peer)
+
+    def heard(self, peer: str) -> list[m.Message]:
+        """Everything for that peer since it was last asked for."""
+        mine = [message for to, message in self.admission.replies if to == peer.encode()]
+        self.admission.replies = [entry for entry in self.admission.replies if entry[0] != peer.encode()]
+        return mine
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass in quarter turns of the loop, without traffic."""
+        for _ in range(round(seconds * 4)):
+            self.now += 0.25
+            self.admission.tick(self.now)
+
+    def hello(self, name: str, **facts: object) -> list[m.Message]:
+        """Join, or come back, from the peer of that name."""
+        values = {"epoch": -1, "base": 0, "produced": 0} | facts
+        return self.say(name, m.Hello(sid(name), host="host", pid=1, software="0", **values))  # type: ignore[arg-type]
+
+    def join(self, *names: str) -> None:
+        """Join, say something, and forget the answers."""
+        for name in names:
+            self.hello(name)
+            self.say(name, m.Heartbeat(sid(name), self.admission.epoch, 0, {}))
+
+    def chunk(self, name: str, offset: int = 0, version: int = 0, **facts: object) -> list[m.Message]:
+        """Send a chunk."""
+        values = {
+            "epoch": self.admission.epoch,
+            "steps": CHUNK,
+            "crc": zlib.crc32(BODY),
+            "body": BODY,
+        } | facts
+        produced = offset + int(str(values["steps"]))
+        return self.say(
+            name,
+            m.ChunkMessage(sid(name), version=version, offset=offset, produced=produced, arrays=[], **values),  # type: ignore[arg-type]
+        )
+
+    def open(self, version: int = 0, places: int = 3) -> None:
+        """Offer a batch and forget the Acks."""
+        self.admission.open(version, places, self.now)
+        self.admission.replies.clear()
+
+    def granted(self) -> set[str]:
+        """Who holds an open grant."""
+        return {seat.sid.decode().strip() for seat in self.admission.seats if seat.granted_at is not None}
+
+    def arrived(self) -> list[tuple[str, int]]:
+        """Who filled the batch, in order of arrival, with which offset."""
+        return [(a.message.sid.decode().strip(), a.message.offset) for a in self.admission.arrivals]
+
+    def dropped(self) -> dict[str, int]:
+        """Steps by reason; the books balance whenever we look."""
+        totals = self.admission.ledger.totals()
+        assert totals.imbalance == 0
+        return totals.dropped
+
+
+def sid(name: str) -> bytes:
+    """The session of that name."""
+    return name.ljust(16).encode()
+
+
+def last_ack(replies: list[m.Message]) -> m.Ack:
+    """The newest Ack."""
+    return next(reply for reply in reversed(replies) if isinstance(reply, m.Ack))
+
+
+def test_a_welcome_brings_all_an_actor_needs() -> None:
+    """Slot, progress, credit and the run's configuration."""
+    fleet = Fleet()
+    fleet.open(version=7)
+    (ack, welcome) = fleet.hello("a")
+    assert isinstance(welcome, m.Welcome)
+    assert (welcome.sid, welcome.epoch, welcome.slot, welcome.incarnation) == (sid("a"), EPOCH, 0, 0)
+    assert (welcome.received, welcome.settled, welcome.credit, welcome.version) == (0, 0, CHUNK, 7)
+    assert Config.from_json(welcome.body) == CONFIG
+    assert last_ack([ack]).credit == CHUNK
+
+
+def test_slots_are_the_smallest_free_numbers_and_count_their_lives() -> None:
+    """A successor takes the freed slot as its next incarnation."""
+    fleet = Fleet()
+    fleet.join("a", "b", "c")
+    fleet.say("b", m.Bye(sid("b"), 0))
+    seats = {}
+    for name in ("d", "e"):
+        welcome = fleet.hello(name)[-1]
+        assert isinstance(welcome, m.Welcome)
+        seats[name] = (welcome.slot, welcome.incarnation)
+    assert seats == {"d": (1, 1), "e": (3, 0)}
+
+
+def test_coming_back_keeps_slot_incarnation_and_credit() -> None:
+    """A new connection of the same session is the same player; the old one is unknown."""
+    fleet = Fleet()
+    fleet.join("a")
+    fleet.open()
+    fleet.chunk("a")
+    hello = m.Hello(sid("a"), EPOCH, "host", 1, "0", 0, CHUNK + 3)
+    welcome = fleet.say("a-again", hello)[-1]
+    assert isinstance(welcome, m.Welcome)
+    assert (welcome.slot, welcome.incarnation) == (0, 0)
+    assert (welcome.received, welcome.settled, welcome.credit) == (CHUNK, 0, 2 * CHUNK)
+    assert fleet.say("a", m.Heartbeat(sid("a"), EPOCH, 0, {})) == [m.Rehello(EPOCH)]
+    assert fleet.admission.events["join"] == 1
+
+
+def test_strangers_are_asked_to_say_hello() -> None:
+    """An unknown connection, and a known one that speaks for another session."""
+    fleet = Fleet()
+    assert fleet.chunk("a") == [m.Rehello(EPOCH)]
+    fleet.join("a", "b")
+    assert fleet.say("a", m.Heartbeat(sid("b"), EPOCH, 0, {})) == [m.Rehello(EPOCH)]
+    assert fleet.dropped() == {}
+
+
+def test_places_go_to_the_least_recently_served() -> None:
+    """With more sessions than places everyone plays in turn."""
+    fleet = Fleet()
+    fleet.join("a", "b", "c", "d", "e")
+    turns, offsets = [], dict.fromkeys("abcde", 0)
+    for version in range(5):
+        fleet.open(version)
+        turns.append("".join(sorted(fleet.granted())))
+        for name in fleet.granted():
+            fleet.chunk(name, offsets[name], version)
+            offsets[name] += CHUNK
+        fleet.admission.settle([(sid(name), offset) for name, offset in fleet.arrived()], "trained")
+        fleet.admission.arrivals.clear()
+    assert turns == ["abc", "ade", "bcd", "abe", "cde"]
+    assert fleet.dropped() == {}
+
+
+def test_one_session_fills_several_places() -> None:
+    """Alone it gets the next place with each chunk, and no more than there are."""
+    fleet = Fleet()
+    fleet.join("a")
+    fleet.open()
+    credits = [last_ack(fleet.chunk("a", offset)).credit for offset in (0, CHUNK, 2 * CHUNK)]
+    assert credits == [2 * CHUNK, 3 * CHUNK, 3 * CHUNK]
+    assert fleet.arrived() == [("a", 0), ("a", CHUNK), ("a", 2 * CHUNK)]
+
+
+def test_who_joins_late_shares_in_the_open_batch() -> None:
+    """Places that nobody holds go to whoever comes."""
+    fleet = Fleet()
+    fleet.join("a")
+    fleet.open()
+    fleet.join("b", "c", "d")
+    assert fleet.granted() == {"a", "b", "c"}
+
+
+def test_an_overdue_place_is_offered_again_and_its_late_chunk_is_surplus() -> None:
+    """Not before two seconds; the first chunk fills the place."""
+    fleet = Fleet()
+    fleet.join("a", "b", "c", "slow")
+    for seat in fleet.admission.seats:  # so that the fourth is served first and a waits
+        seat.served = seat.slot == 0
+    fleet.open()
+    assert fleet.granted() == {"b", "c", "slow"}
+    fleet.now += 0.5
+    fleet.chunk("b")
+    fleet.chunk("c")  # median: half a second, so three medians are less than two seconds
+    fleet.wait(1.5)
+    assert fleet.granted() == {"slow"}
+    fleet.wait(0.25)
+    assert fleet.granted() == {"slow", "a"}
+    fleet.wait(1.0)
+    assert fleet.granted() == {"slow", "a"}  # offered to one, not to everybody
+    fleet.chunk("a")
+    assert fleet.arrived() == [("b", 0), ("c", 0), ("a", 0)]
+    fleet.chunk("slow")
+    assert fleet.dropped() == {"surplus": CHUNK}
+
+
+def test_slow_fleets_have_patience() -> None:
+    """Overdue is three times the usual chunk, where that is more than two seconds."""
+    fleet = Fleet()
+    fleet.join("a", "b", "c", "d")
+    fleet.open()
+    fleet.wait(2)
+    for name in "ab":
+        fleet.chunk(name)
+    fleet.wait(3.75)
+    assert fleet.granted() == {"c"}
+    fleet.wait(0.5)
+    assert len(fleet.granted()) == 2
+
+
+@pytest.mark.parametrize(
+    ("facts", "reason"),
+    [
+        ({"version": 0}, "stale"),
+        ({"version": 2}, "stale"),
+        ({"epoch": EPOCH - 1}, "epoch"),
+        ({"epoch": EPOCH - 1, "version": 0}, "epoch"),
+        ({"steps": CHUNK - 1}, "invalid"),
+        ({"version": 1}, None),
+    ],
+)
+def test_each_chunk_out_of_place_has_one_reason(facts: dict[str, int], reason: str | None) -> None:
+    """A chunk of an earlier epoch is always `epoch`; what was dropped is settled at once."""
+    fleet = Fleet()
+    fleet.join("a")
+    fleet.open(version=1)
+    ack = last_ack(fleet.chunk("a", **{"version": 1, **facts}))  # type: ignore[arg-type]
+    steps = facts.get("steps", CHUNK)
+    assert fleet.dropped() == ({reason: steps} if reason else {})
+    assert (ack.received, ack.settled) == (steps, steps if reason else 0)
+    assert len(fleet.admission.arrivals) == (reason is None)
+    assert fleet.granted() == {"a"}  # the place is still, or again, to be filled
+
+
+def test_a_damaged_body_is_asked_for_three_times_and_then_dropped() -> None:
+    """A transmission fault heals by a resend; a bad sender does not stop the run."""
+    fleet = Fleet()
+    fleet.join("a")
+    fleet.open()
+    for _ in range(3):
+        assert m.Resend(0) in fleet.chunk("a", crc=1)
+        assert fleet.dropped() == {}
+    assert last_ack(fleet.chunk("a", crc=1)).settled == CHUNK
+    assert fleet.dropped() == {"invalid": CHUNK}
+    assert m.Resend(CHUNK) in fleet.chunk("a", CHUNK, crc=1)  # the next chunk has tries of its own
+    fleet.chunk("a", CHUNK)
+    assert fleet.arrived() == [("a", CHUNK)]
+
+
+def test_an_unreadable_body_frees_its_place() -> None:
+    """The decoder's refusal is booked, and the batch still fills."""
+    fleet = Fleet()
+    fleet.join("a", "b")
+    fleet.open(places=1)
+    fleet.chunk("a")
+    fleet.admission.refuse(sid("a"), 0, fleet.now)
+    assert fleet.dropped() == {"invalid": CHUNK}
+    assert fleet.granted() == {"b"}
+
+
+def test_gaps_are_asked_for_and_repeats_are_ignored() -> None:
+    """In order and once, whatever the network does."""
+    fleet = Fleet()
+    fleet.join("a")
+    fleet.open()
+    assert m.Resend(0) in fleet.chunk("a", CHUNK)
+    fleet.chunk("a", 0)
+    fleet.chunk("a", 0)
+    assert fleet.arrived() == [("a", 0)]
+    assert fleet.admission.duplicates == 1
+    assert fleet.dropped() == {}
+
+
+def test_a_skip_is_booked_and_its_credit_given_back() -> None:
+    """The place is still filled with a whole chunk."""
+    fleet = Fleet()
+    fleet.join("a")
+    fleet.open(places=1)
+    ack = last_ack(fleet.say("a", m.Skip(sid("a"), EPOCH, 0, 3, 3, "epoch")))
+    assert (ack.settled, ack.credit) == (3, CHUNK + 3)
+    fleet.chunk("a", 3)
+    assert fleet.arrived() == [("a", 3)]
+    assert fleet.dropped() == {"epoch": 3}
+
+
+def test_silence_ends_a_session_and_books_what_it_announced() -> None:
+    """What arrived is still trained; its slot and its place are free."""
+    fleet = Fleet()
+    fleet.join("a")
+    fleet.open()
+    fleet.chunk("a")
+    fleet.say("a", m.Heartbeat(sid("a"), EPOCH, CHUNK + 7, {"phase_env": 2.0, "other": 1.0}))
+    fleet.wait(LEASE_SECONDS)
+    assert len(fleet.admission.seats) == 1
+    fleet.wait(0.25)
+    assert len(fleet.admission.seats) == 0
+    assert fleet.dropped() == {"actor_lost": 7}
+    assert fleet.admission.ledger.totals().in_flight == CHUNK
+    assert fleet.admission.events["lost"] == 1
+    assert fleet.admission.departed == {"phase_env": 2.0}
+    fleet.admission.settle([(sid("a"), 0)], "trained")
+    assert fleet.admission.ledger.totals().trained == CHUNK
+
+
+def test_a_newcomer_has_time_to_build_its_environments() -> None:
+    """Its lease after Hello is a minute; it may not speak before its lanes exist."""
+    fleet = Fleet()
+    fleet.hello("a")
+    fleet.wait(59)
+    assert len(fleet.admission.seats) == 1
+    fleet.wait(2)
+    assert len(fleet.admission.seats) == 0
+
+
+def test_a_pause_of_our_own_is_nobodys_fault() -> None:
+    """After the learner stood still, every lease is longer by that time."""
+    fleet = Fleet()
+    fleet.join("a")
+    fleet.wait(1)
+    fleet.now += 60.0
+    fleet.admission.tick(fleet.now)
+    fleet.wait(LEASE_SECONDS - 1.25)
+    assert len(fleet.admission.seats) == 1
+    fleet.wait(0.75)
+    assert len(fleet.admission.seats) == 0
+
+
+def test_the_dead_begin_anew() -> None:
+    """A session that was given up, or that this epoch welcomed and forgot, is told so."""
+    fleet = Fleet()
+    fleet.join("a")
+    fleet.wait(LEASE_SECONDS + 1)
+    assert fleet.chunk("a") == [m.Rehello(EPOCH)]
+    for facts in ({"epoch": EPOCH}, {"epoch": -1}, {"epoch": EPOCH - 1}):
+        (reply,) = fleet.hello("a", **facts)
+        assert isinstance(reply, m.Reject)
+        assert reply.code == "lost"
+    (reply,) = fleet.hello("never-seen", epoch=EPOCH)
+    assert isinstance(reply, m.Reject)
+    assert fleet.dropped() == {}
+
+
+def test_a_local_actor_is_known_to_be_dead_at_once() -> None:
+    """Its parent read how far it got; a second report changes nothing."""
+    fleet = Fleet()
+    fleet.join("a")
+    fleet.admission.lost(sid("a"), 17)
+    fleet.admission.lost(sid("a"), 23)
+    assert len(fleet.admission.seats) == 0
+    assert fleet.dropped() == {"actor_lost": 17}
+
+
+def test_goodbye_is_granted_once_everything_is_here() -> None:
+    """Missing steps are asked for first; pending ones may be trained later."""
+    fleet = Fleet()
+    fleet.join("a")
+    fleet.open()
+    assert fleet.say("a", m.Bye(sid("a"), CHUNK)) == [m.Resend(0)]
+    fleet.chunk("a")
+    assert fleet.say("a", m.Bye(sid("a"), CHUNK)) == [m.ByeOk()]
+    assert fleet.dropped() == {}
+    assert fleet.admission.events["leave"] == 1
+    assert len(fleet.admission.seats) == 0
+
+
+def restarted(fleet: Fleet, local: set[bytes]) -> Fleet:
+    """The next epoch, from a snapshot of this one."""
+    successor = Fleet(EPOCH + 1)
+    successor.admission.restore(fleet.admission.to_json(local), successor.now)
+    return successor
+
+
+def test_an_actor_outlives_its_learner() -> None:
+    """It keeps its slot, begins a new incarnation, and sends again what was not settled."""
+    fleet = Fleet()
+    fleet.join("a", "b")
+    fleet.open()
+    fleet.chunk("b")
+    fleet.admission.settle([(sid("b"), 0)], "trained")
+    fleet.chunk("b", CHUNK)  # pending: its data dies with the learner
+    after = restarted(fleet, set())
+    after.open(version=1)
+    assert after.granted() == set()  # nobody has been heard of yet
+    welcome = after.hello("b", epoch=EPOCH, base=CHUNK, produced=2 * CHUNK)[-1]
+    assert isinstance(welcome, m.Welcome)
+    assert (welcome.slot, welcome.incarnation, welcome.received, welcome.settled) == (1, 1, CHUNK, CHUNK)
+    after.chunk("b", CHUNK, epoch=EPOCH)
+    assert after.dropped() == {"epoch": CHUNK}
+    after.wait(LEASE_SECONDS + 1)
+    after.hello("b", epoch=EPOCH + 1)
+    assert {seat.sid for seat in after.admission.seats} == {sid("a")}  # has 30 seconds to come back
+    after.wait(20)
+    assert len(after.admission.seats) == 0
+
+
+def test_what_a_rolled_back_epoch_settled_is_booked() -> None:
+    """The actor freed it, so it will never come; an unknown session of an earlier epoch is taken in."""
+    fleet = Fleet()
+    fleet.join("a")
+    after = restarted(fleet, set())
+    after.hello("a", epoch=EPOCH, base=3 * CHUNK, produced=4 * CHUNK)
+    after.hello("b", epoch=EPOCH, base=CHUNK, produced=CHUNK)
+    assert after.dropped() == {"learner_rollback": 4 * CHUNK}
+    assert after.admission.ledger.totals().in_flight == CHUNK
+
+
+def test_local_actors_of_an_earlier_epoch_are_buried() -> None:
+    """They ended with their learner: nobody waits for them, and their steps are booked."""
+    fleet = Fleet()
+    fleet.join("a", "b")
+    fleet.say("a", m.Heartbeat(sid("a"), EPOCH, 7, {}))
+    after = restarted(fleet, {sid("a")})
+    assert after.dropped() == {"actor_lost": 7}
+    assert [seat.sid for seat in after.admission.seats] == [sid("b")]
+    welcome = after.hello("c")[-1]
+    assert isinstance(welcome, m.Welcome)
+    assert (welcome.slot, welcome.incarnation) == (0, 1)
+
+
+@pytest.mark.parametrize(("finished", "reason"), [(True, "run_finished"), (False, "learner_shutdown")])
+def test_a_drained_run_closes_every_book(finished: bool, reason: str) -> None:
+    """Who leaves, leaves cleanly; the rest is booked under the run's reason; nothing is in flight."""
+    fleet = Fleet()
+    fleet.join("a", "b", "c")
+    fleet.open()
+    fleet.chunk("a")
+    fleet.chunk("b")
+    fleet.say("b", m.Heartbeat(sid("b"), EPOCH, CHUNK + 3, {}))
+    fleet.admission.drain(finished)
+    assert fleet.heard("c")[-1] == m.Drain(finished)
+    assert fleet.say("c", m.Bye(sid("c"), 0)) == [m.ByeOk()]
+    assert fleet.hello("late") == [m.Drain(finished)]
+    fleet.chunk("a", CHUNK)  # under way when the end came
+    fleet.admission.dismiss()
+    totals = fleet.admission.ledger.totals()
+    assert (totals.imbalance, totals.in_flight, totals.produced) == (0, 0, 3 * CHUNK + 3)
+    assert totals.dropped == {reason: 2 * CHUNK + 3, "surplus": CHUNK}
+    assert len(fleet.admission.seats) == 0
