@@ -3,30 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import sys
-import tempfile
-from pathlib import Path
 from typing import NoReturn
 
 import structlog
 
-os.environ["OMP_NUM_THREADS"] = "1"  # before torch: one process, one core
-
-from actor.fleet import Fleet
-from actor.metrics import FleetCollector, Phases
-from actor.service import Actor
-from actor.session import Session
-from actor.weights import PIECE_MESSAGE_BYTES, SharedWeights, WeightsClient
 from common import log
-from common.lifecycle import EXIT_USAGE, Fatal, stop_on_signals
-from common.metrics import ACTOR_PORT, Exporter
+from common.lifecycle import EXIT_INTERNAL, EXIT_USAGE, Fatal
 from common.parent import Parent
-from common.precision import configure_torch
-from common.transport import Client, Context, parse_address, weights_endpoint
-
-_DATA_MESSAGE_BYTES = 1 << 20  # what a learner sends an actor is small
+from common.transport import parse_address
 
 
 class _Parser(argparse.ArgumentParser):
@@ -62,57 +48,21 @@ def main() -> int:
     log.configure("actor")
     try:
         options = _parse(sys.argv[1:])
-        is_child = options.parent_fd is not None
-        return _run_one(options) if is_child or options.procs == 1 else _run_many(options)
+        os.environ["OMP_NUM_THREADS"] = (
+            "1"  # before torch, which takes seconds to import: one process, one core
+        )
+        from actor import build
+
+        if options.procs > 1:
+            return build.run_many(options.endpoint, options.procs)
+        parent = Parent(options.parent_fd, options.tally_fd)
+        return build.run_one(options.endpoint, parent, options.shared_weights)
     except Fatal as fatal:
         print(f"actor: {fatal}", file=sys.stderr)
         return fatal.code
-
-
-def _run_one(options: argparse.Namespace) -> int:
-    """One actor in this process; alone it exports its own metrics, else its parent does."""
-    configure_torch(threads=1)
-    stop = stop_on_signals()
-    parent = Parent(options.parent_fd, options.tally_fd)
-    alone = options.parent_fd is None
-    collector = FleetCollector()
-    with contextlib.ExitStack() as stack:
-        if alone:
-            _export(stack, collector)
-        stack.callback(parent.close)
-        context = stack.enter_context(Context())
-        weights = SharedWeights(parent) if options.shared_weights else _pull(context, options.endpoint)
-        stack.callback(weights.close)
-        session = Session(lambda: Client(context, options.endpoint, _DATA_MESSAGE_BYTES), parent)
-        stack.callback(session.close)
-        tell = (
-            (lambda stats: collector.update(0, stats))
-            if alone
-            else (lambda stats: parent.send({"stats": stats}))
-        )
-        return Actor(session, weights, parent, stop, Phases(), tell).run()
-
-
-def _run_many(options: argparse.Namespace) -> int:
-    stop = stop_on_signals()
-    collector = FleetCollector()
-    with contextlib.ExitStack() as stack:
-        _export(stack, collector)
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="outrider-")))
-        weights = _pull(stack.enter_context(Context()), options.endpoint)
-        stack.callback(weights.close)
-        argv = ["actor", "--learner", options.learner, "--shared-weights"]
-        return Fleet(argv, options.procs, weights, directory, collector).run(stop)
-
-
-def _pull(context: Context, endpoint: str) -> WeightsClient:
-    return WeightsClient(lambda: Client(context, weights_endpoint(endpoint), PIECE_MESSAGE_BYTES))
-
-
-def _export(stack: contextlib.ExitStack, collector: FleetCollector) -> None:
-    exporter = Exporter(collector.registry(), ACTOR_PORT)
-    stack.callback(exporter.close)
-    structlog.get_logger().info("metrics_served", port=exporter.port)
+    except Exception:  # noqa: BLE001  # the top of the main thread: a defect of ours, with its traceback
+        structlog.get_logger().exception("actor_failed")
+        return EXIT_INTERNAL
 
 
 if __name__ == "__main__":

@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import structlog
+
 from common import log
-from common.lifecycle import EXIT_DONE, Fatal, stop_on_signals
+from common.lifecycle import EXIT_DONE, EXIT_INTERNAL, Fatal, stop_on_signals
 from learner.commandline import parse
-from learner.service import run
 
 
 def main() -> int:
@@ -16,10 +17,15 @@ def main() -> int:
     log.configure("learner")
     try:
         config, options = parse(sys.argv[1:])
+        from learner.service import run  # torch takes seconds to import; a typo is answered at once
+
         summary = run(config, options, stop_on_signals())
     except Fatal as fatal:
         print(f"learner: {fatal}", file=sys.stderr)
         return fatal.code
+    except Exception:  # noqa: BLE001  # the top of the main thread: a defect of ours, with its traceback
+        structlog.get_logger().exception("learner_failed")
+        return EXIT_INTERNAL
     _print_summary(summary, options.run_dir)
     return EXIT_DONE
 

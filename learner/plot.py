@@ -32,6 +32,7 @@ WINDOW = 100  # episodes behind each point
 _RESAMPLES = 2_000
 _POINTS = 400  # of a mean curve
 _SMOOTH = 50  # the intrinsic reward of an update is averaged over this share of the curve: 1 / 50
+_NOT_TOLD = ("seed", "total_steps", "stop_return")  # make no other curve
 _SCALAR = "train/intrinsic_reward_mean"
 _SUFFIXES = (".png", ".pdf", ".svg")
 _TEXT, _QUIET = "#222222", "#6b7280"
@@ -128,7 +129,8 @@ def groups(runs: Sequence[Run]) -> list[list[Run]]:
     found: list[list[Run]] = []
     for run in runs:
         for group in found:
-            same = _but_seed(run.config) == _but_seed(group[0].config)
+            config = group[0].config
+            same = dataclasses.replace(run.config, seed=config.seed).plays_like(config)
             if same and run.config.seed not in {other.config.seed for other in group}:
                 group.append(run)
                 break
@@ -137,14 +139,10 @@ def groups(runs: Sequence[Run]) -> list[list[Run]]:
     return found
 
 
-def _but_seed(config: Config) -> Config:
-    return dataclasses.replace(config, seed=0, total_steps=1)
-
-
 def labels(found: Sequence[Sequence[Run]]) -> list[str]:
     """What tells the groups apart: game, preset or the settings that differ, else the directories' names."""
-    flat = [_flat(dataclasses.asdict(_but_seed(group[0].config))) for group in found]
-    odd = [name for name in flat[0] if len({str(one[name]) for one in flat}) > 1]
+    flat = [_flat(dataclasses.asdict(group[0].config)) for group in found]
+    odd = [name for name in flat[0] if name not in _NOT_TOLD and len({str(one[name]) for one in flat}) > 1]
     told = [
         [str(one["env.id"]) for one in flat],
         [str(one["preset"]) for one in flat],

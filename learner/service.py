@@ -157,6 +157,7 @@ class Learner:
                 self.recorder.episodes(ended, self.env_steps, self.frames, wall)
                 self.recorder.scalars(self._curves(), self.env_steps)
                 self._watch()
+        self._line.show(self._facts(), last=True)
         self._drain(self.finished)
         self.trainer.save()
         return "finished" if self.finished else "stopped"

@@ -1,4 +1,4 @@
-"""Shared by all unit tests: one thread, and a way to make chunks."""
+"""Shared by the unit tests: a way to make chunks."""
 
 from __future__ import annotations
 
@@ -6,16 +6,10 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 import pytest
-import torch
 
 from common.chunk import Chunk, Spaces
 
 ChunkMaker = Callable[..., Chunk]
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

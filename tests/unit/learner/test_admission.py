@@ -164,8 +164,8 @@ def test_one_session_fills_several_places() -> None:
     fleet = Fleet()
     fleet.join("a")
     fleet.open()
-    credits = [last_ack(fleet.chunk("a", offset)).credit for offset in (0, CHUNK, 2 * CHUNK)]
-    assert credits == [2 * CHUNK, 3 * CHUNK, 3 * CHUNK]
+    credit = [last_ack(fleet.chunk("a", offset)).credit for offset in (0, CHUNK, 2 * CHUNK)]
+    assert credit == [2 * CHUNK, 3 * CHUNK, 3 * CHUNK]
     assert fleet.arrived() == [("a", 0), ("a", CHUNK), ("a", 2 * CHUNK)]
 
 

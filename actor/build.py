@@ -1,0 +1,71 @@
+"""Everything an actor process or a host's parent owns, built bottom up and closed in reverse."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import structlog
+
+from actor.fleet import Fleet
+from actor.metrics import FleetCollector, Phases
+from actor.service import Actor
+from actor.session import Session
+from actor.weights import PIECE_MESSAGE_BYTES, SharedWeights, WeightsClient
+from common.lifecycle import stop_on_signals
+from common.metrics import ACTOR_PORT, Exporter
+from common.parent import Parent
+from common.precision import configure_torch
+from common.transport import Client, Context, weights_endpoint
+
+_DATA_MESSAGE_BYTES = 1 << 20  # what a learner sends an actor is small
+
+
+def run_one(endpoint: str, parent: Parent, shared_weights: bool) -> int:
+    """One actor in this process; without a parent it exports its own metrics."""
+    configure_torch(threads=1)
+    stop = stop_on_signals()
+    with contextlib.ExitStack() as stack:
+        stack.callback(parent.close)
+        if parent.fileno() is None:
+            collector = FleetCollector()
+            _export(stack, collector)
+            tell: Callable[[dict[str, float]], None] = partial(collector.update, 0)
+        else:
+            tell = partial(_tell, parent)
+        context = stack.enter_context(Context())
+        weights = SharedWeights(parent) if shared_weights else _pull(context, endpoint)
+        stack.callback(weights.close)
+        session = Session(lambda: Client(context, endpoint, _DATA_MESSAGE_BYTES), parent)
+        stack.callback(session.close)
+        return Actor(session, weights, parent, stop, Phases(), tell).run()
+
+
+def run_many(endpoint: str, procs: int) -> int:
+    """The parent of `--procs`."""
+    stop = stop_on_signals()
+    with contextlib.ExitStack() as stack:
+        collector = FleetCollector()
+        _export(stack, collector)
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="outrider-")))
+        weights = _pull(stack.enter_context(Context()), endpoint)
+        stack.callback(weights.close)
+        argv = ["actor", "--learner", endpoint, "--shared-weights"]
+        return Fleet(argv, procs, weights, directory, collector).run(stop)
+
+
+def _tell(parent: Parent, stats: dict[str, float]) -> None:
+    parent.send({"stats": stats})
+
+
+def _pull(context: Context, endpoint: str) -> WeightsClient:
+    return WeightsClient(lambda: Client(context, weights_endpoint(endpoint), PIECE_MESSAGE_BYTES))
+
+
+def _export(stack: contextlib.ExitStack, collector: FleetCollector) -> None:
+    exporter = Exporter(collector.registry(), ACTOR_PORT)
+    stack.callback(exporter.close)
+    structlog.get_logger().info("metrics_served", port=exporter.port)
