@@ -13,8 +13,6 @@ from common.config import Config
 from common.networks import make_predictor, make_target
 from common.precision import autocast
 
-_SLICE = 128  # rows per forward pass: activations stay in the core's cache
-
 
 class Intrinsic:
     """Rates observations by how badly the predictor knows them. Owned by one thread."""
@@ -35,9 +33,6 @@ class Intrinsic:
     def rate(self, observation: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
         """Prediction error of each observation, [T, B, ...] -> float32 [T, B]."""
         rows = torch.from_numpy(observation).flatten(0, 1)
-        bonus = torch.empty(len(rows))
         with torch.inference_mode(), autocast(self._precision):
-            for start in range(0, len(rows), _SLICE):
-                x = rnd.whiten(rows[start : start + _SLICE], self._mean, self._std)
-                bonus[start : start + _SLICE] = rnd.prediction_error(self._predictor(x), self._target(x))
+            bonus = rnd.bonus(self._predictor, self._target, rows, self._mean, self._std)
         return bonus.reshape(observation.shape[:2]).numpy()

@@ -217,7 +217,7 @@ class Config:
         """Restore a configuration.
 
         Raises:
-            ValueError: not JSON, an unknown or missing field, a wrong type, or a refused value.
+            ValueError: not JSON, an unknown field, a wrong type, or a refused value.
         """
         try:
             data = json.loads(text)
@@ -229,25 +229,29 @@ class Config:
 
 
 def _build(kind: type, data: object, where: str) -> object:
-    """Construct dataclass `kind` from plain JSON, refusing unknown fields and wrong types."""
+    """Construct dataclass `kind` from plain JSON; a missing field, younger than the text, has its default."""
     if not isinstance(data, dict):
         raise ValueError(f"expected an object at {where}, got {type(data).__name__}")
     hints = typing.get_type_hints(kind)
-    if set(data) != set(hints):
-        odd = sorted(set(data) ^ set(hints))
-        raise ValueError(f"expected the fields of {kind.__name__} at {where}, got a difference in {odd}")
-    return kind(**{name: _value(hints[name], data[name], f"{where}.{name}") for name in hints})
+    odd = sorted(set(data) - set(hints))
+    if odd:
+        raise ValueError(f"expected fields of {kind.__name__} at {where}, got also {odd}")
+    return kind(**{name: _value(hints[name], value, f"{where}.{name}") for name, value in data.items()})
 
 
 def _value(hint: Any, value: Any, where: str) -> object:
     if dataclasses.is_dataclass(hint):
         return _build(typing.cast(type, hint), value, where)
     if typing.get_origin(hint) is Literal:
-        _require(value in typing.get_args(hint), f"one of {typing.get_args(hint)} at {where}", value)
+        known = any(type(value) is type(choice) and value == choice for choice in typing.get_args(hint))
+        _require(known, f"one of {typing.get_args(hint)} at {where}", value)
         return value
     if isinstance(hint, types.UnionType):  # a value, or none
         return None if value is None else _value(typing.get_args(hint)[0], value, where)
     wanted = (int, float) if hint is float else hint
     if not isinstance(value, wanted) or isinstance(value, bool) != (hint is bool):
         raise ValueError(f"expected {hint.__name__} at {where}, got {value!r}")
-    return hint(value)
+    try:
+        return hint(value)
+    except OverflowError:
+        raise ValueError(f"expected {hint.__name__} at {where}, got too large a number") from None

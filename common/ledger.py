@@ -180,13 +180,17 @@ class Ledger:
         account = self.accounts[sid]
         if account.dead:
             return
-        for start, stop in account.gaps(account.produced):
-            self._book(account, start, stop, verdict)
-        account.advance()
+        self._close(account, verdict)
         account.dead = True
         dead = [key for key, other in self.accounts.items() if other.dead and not other.pending]
         for key in dead[: max(0, len(dead) - _KEPT_DEAD)]:
             del self.accounts[key]
+
+    def _close(self, account: Account, verdict: Verdict) -> None:
+        """Book whatever is neither booked nor pending."""
+        for start, stop in account.gaps(account.produced):
+            self._book(account, start, stop, verdict)
+        account.advance()
 
     def _book(self, account: Account, start: int, stop: int, verdict: Verdict) -> None:
         account.book(start, stop, verdict)
@@ -218,4 +222,6 @@ class Ledger:
             account = Account(produced, 0, 0, dead, [(a, b, verdict) for a, b, verdict in booked])
             account.advance()
             ledger.accounts[bytes.fromhex(sid)] = account
+            if dead:  # what it had pending will not be sent again
+                ledger._close(account, "learner_rollback")
         return ledger

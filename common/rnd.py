@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
+_ROWS = 128  # per forward pass when rating: activations stay in the core's cache
 _CLIP = 5.0  # whitened observations are clipped to [-5, 5] (Burda et al. 2018, section 2.4)
 
 
@@ -29,3 +31,14 @@ def prediction_error(prediction: torch.Tensor, feature: torch.Tensor) -> torch.T
     Source: Burda et al. 2018, section 2.2; the code takes the mean over the 512 outputs.
     """
     return (prediction.float() - feature.float()).square().mean(1)
+
+
+def bonus(
+    predictor: nn.Module, target: nn.Module, observation: torch.Tensor, mean: torch.Tensor, std: torch.Tensor
+) -> torch.Tensor:
+    """The bonus of each observation, [N, ...] -> float32 [N]: whitened, then the prediction error."""
+    parts = []
+    for rows in torch.split(observation, _ROWS):
+        x = whiten(rows, mean, std)
+        parts.append(prediction_error(predictor(x), target(x)))
+    return torch.cat(parts)

@@ -179,9 +179,9 @@ def decode_chunk(message: ChunkMessage, rollout: RolloutConfig, spaces: Spaces) 
     """
     table = tuple((name, dtype, tuple(shape)) for name, dtype, shape, _ in message.arrays)
     truncations = next((shape[0] for name, _, shape in table if name == "final_observation" and shape), 0)
-    if truncations > rollout.chunk_steps:
+    if not 0 <= truncations <= rollout.chunk_steps or any(size < 0 for *_, size in message.arrays):
         raise WireError(
-            "array", f"expected at most {rollout.chunk_steps} final observations, got {truncations}"
+            "array", f"expected sizes of a chunk, got {truncations} final observations or less than 0"
         )
     specs = layout(rollout, spaces, truncations)
     expected: _Table = tuple((name, dtype, shape) for name, (dtype, shape) in specs.items())

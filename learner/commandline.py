@@ -108,6 +108,8 @@ def _parse(default: Config, flags: list[str]) -> tuple[Config, _Process]:
         if leaving.code:
             raise Fatal(EXIT_USAGE, _sentence(complaint.getvalue())) from None
         raise
+    except ValueError as error:  # of the outermost dataclass, which tyro lets through
+        raise Fatal(EXIT_USAGE, f"{error}: see python -m learner --help") from None
     return line.config, line.process
 
 

@@ -29,7 +29,6 @@ MAX_STEPS = 4_500  # an Atari game of 18,000 frames
 HOLD_FRAMES = 15  # how long the last picture stays
 _IMAGE_FPS = 15  # real time: 60 emulator frames a second, 4 to a step
 _VECTOR_FPS = 30
-_SLICE = 128  # rows per forward pass
 
 _SIDE = 504  # pixels: 84 x 6
 _MARGIN = 28
@@ -130,17 +129,13 @@ def _shrunk(picture: Pixels) -> Pixels:
 
 def rate(agent: Agent, observation: npt.NDArray[np.generic]) -> F64:
     """The bonus of each observation, [N, ...] -> [N]: the prediction error of the checkpoint."""
-    target = make_target(agent.spaces, agent.config.network, seed=0).eval()
+    target = make_target(agent.spaces, agent.config.network).eval()
     target.load_state_dict(agent.target)
-    predictor = make_predictor(agent.spaces, agent.config.network, seed=0).eval()
+    predictor = make_predictor(agent.spaces, agent.config.network).eval()
     predictor.load_state_dict(agent.bundle.part("predictor"))
     mean, std = agent.bundle.tensors["mean"], agent.bundle.tensors["std"]
-    bonus = []
     with torch.inference_mode(), autocast(agent.config.precision):
-        for start in range(0, len(observation), _SLICE):
-            x = rnd.whiten(torch.from_numpy(observation[start : start + _SLICE]), mean, std)
-            bonus.append(rnd.prediction_error(predictor(x), target(x)))
-    return torch.cat(bonus).double().numpy()
+        return rnd.bonus(predictor, target, torch.from_numpy(observation), mean, std).double().numpy()
 
 
 def write(path: Path, shot: Film, bonus: F64 | None, agent: Agent) -> None:

@@ -66,6 +66,15 @@ def test_extreme_draws_give_legal_actions(uniform: float) -> None:
     assert set(action) == {0 if uniform == 0.0 else 6}
 
 
+def test_an_impossible_action_is_never_taken() -> None:
+    """Not even by a draw of exactly 0 when the first action has no probability."""
+    made = Policy(SPACES, CONFIG)
+    made.load(bundle(SPACES, torch.tensor([-300.0, 0, 0, -300.0, 0, 0, -300.0])))
+    uniform = np.linspace(0, 1, 101, endpoint=False, dtype=np.float32)
+    action, _ = made.act(np.repeat(stacks(1), 101, axis=0), uniform)
+    assert set(action) == {1, 2, 4, 5}
+
+
 def test_batching_does_not_change_actions() -> None:
     """A lane acts as it would alone: its action depends on its stack and its own draw."""
     made, stack, uniform = policy(), stacks(11), np.random.default_rng(2).random(11, np.float32)

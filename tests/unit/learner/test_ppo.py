@@ -133,6 +133,26 @@ def test_novelty_falls_on_what_was_seen(make_chunk: Maker) -> None:
     assert novelty(foreign) / before[1] > 2 * novelty(seen) / before[0]
 
 
+def test_the_predictor_learns_from_the_kept_share_alone(make_chunk: Maker) -> None:
+    """What is not kept has no target, no loss and no influence."""
+    none = replace(CONFIG, rnd=RNDConfig(predictor_keep=1e-9))
+    ppo, (report,) = updated(none, make_chunk)
+    assert report.figures["predictor_loss"] == 0.0
+    assert same(ppo.predictor.state_dict(), PPO(none, SPACES, CPU).predictor.state_dict())
+
+    one, other = PPO(CONFIG, SPACES, CPU), PPO(CONFIG, SPACES, CPU)
+    batch = batch_for(one, CONFIG, make_chunk)
+    draws = torch.Generator()
+    draws.set_state(one.generator.get_state())
+    dropped = ~(torch.rand(CONFIG.ppo.epochs, T * E, generator=draws) < 0.5).any(0)
+    assert 0 < dropped.sum() < T * E
+    changed = batch.next_observation.clone()
+    changed.view(T * E, -1)[dropped] += 1.0
+    one.update(batch, STATISTICS, 0.0)
+    other.update(replace(batch, next_observation=changed), STATISTICS, 0.0)
+    assert same(one.tensors(), other.tensors())
+
+
 def test_equal_seeds_give_equal_updates(make_chunk: Maker) -> None:
     """Bit for bit; another seed gives other weights."""
     (one, a), (two, b), (three, _) = (
