@@ -154,6 +154,8 @@ class Session:
             case Ack() if message.epoch == self.epoch:
                 self.credit, self.version = message.credit, message.version
                 self._free(message.settled)
+            case Ack() if self.joined:  # of a learner life whose Welcome we missed
+                self._rejoin()
             case Resend():
                 self._resend(message.offset)
             case Rehello():

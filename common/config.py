@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import types
 import typing
 from dataclasses import dataclass, field
@@ -120,6 +121,9 @@ class PPOConfig:
         _require(self.learning_rate > 0.0, "ppo.learning-rate above 0", self.learning_rate)
         _require(self.adam_eps > 0.0, "ppo.adam-eps above 0", self.adam_eps)
         _require(self.max_grad_norm >= 0.0, "ppo.max-grad-norm of 0 or more", self.max_grad_norm)
+        for name in ("learning_rate", "entropy_coef", "value_coef", "coef_extrinsic", "coef_intrinsic"):
+            value = getattr(self, name)
+            _require(math.isfinite(value), f"a finite ppo.{name.replace('_', '-')}", value)
         for name in ("gamma_extrinsic", "gamma_intrinsic", "gae_lambda"):
             value = getattr(self, name)
             _require(0.0 <= value <= 1.0, f"ppo.{name.replace('_', '-')} in [0, 1]", value)
