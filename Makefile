@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 .PHONY: train test lint bench
 
 train: $(READY)
-	$(BIN)/python -m learner $(or $(ARGS),--local-actors 2)
+	$(BIN)/python -m learner $(ARGS) $(if $(findstring --local-actors,$(ARGS)),,--local-actors 2)
 
 test: $(READY)
 	$(BIN)/python -m pytest $(ARGS)

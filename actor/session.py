@@ -108,6 +108,8 @@ class Session:
             try:
                 self._on(wire.decode(parts))
             except wire.WireError as error:
+                if error.reason == "version":
+                    raise Fatal(EXIT_CONFIGURATION, str(error)) from None
                 self.counts["wire_errors"] += 1
                 log.warning("message_refused", reason=error.reason, text=str(error))
             parts = self._client.receive()

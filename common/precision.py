@@ -31,13 +31,16 @@ def autocast(precision: str, device: str = "cpu") -> contextlib.AbstractContextM
     return contextlib.nullcontext()
 
 
-def configure_torch(threads: int) -> None:
+def configure_torch(threads: int | None = None) -> None:
     """Set the thread count, and let the allocator keep large blocks instead of returning them.
+
+    Without a count torch decides: OMP_NUM_THREADS, else one thread per core.
 
     Activations of tens of MiB come and go thousands of times; mapping them anew each time costs a
     page fault per 4 KiB (measured: 35 % of training speed). Without glibc nothing is changed.
     """
-    torch.set_num_threads(threads)
+    if threads is not None:
+        torch.set_num_threads(threads)
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(_MALLOC_MMAP_THRESHOLD, _KEEP_BYTES)

@@ -100,16 +100,31 @@ class LearnerCollector:
             )
         if progress.report is not None:
             yield _gauge("train_learning_rate", "Adam step size.", progress.report.learning_rate)
-            figures = GaugeMetricFamily(
-                "outrider_train_figure", "Means of the last update.", labels=["figure"]
-            )
-            for name, value in progress.report.figures.items():
-                figures.add_metric([name], value)
-            yield figures
+            yield from self._figures(progress.report.figures)
         mean, best = self._returns()
         if mean is not None:
             yield _gauge("episode_return_mean", "Mean raw return of the last 100 episodes.", mean)
             yield _gauge("episode_return_max", "Best raw return.", best)
+
+    def _figures(self, figures: dict[str, float]) -> Iterator[Metric]:
+        losses = GaugeMetricFamily("outrider_train_loss", "Means of the last update.", labels=["kind"])
+        for kind in ("policy_loss", "value_loss_extrinsic", "value_loss_intrinsic", "predictor_loss"):
+            losses.add_metric([kind.replace("_loss", "")], figures[kind])
+        yield losses
+        norms = GaugeMetricFamily("outrider_train_grad_norm", "Before clipping.", labels=["network"])
+        for network in ("policy", "predictor"):
+            norms.add_metric([network], figures[f"{network}_grad_norm"])
+        yield norms
+        yield _gauge("train_approx_kl", "From the start of the update, in nats.", figures["approx_kl"])
+        yield _gauge(
+            "train_clip_fraction_ratio", "Share of ratios outside the clip.", figures["clip_fraction"]
+        )
+        yield _gauge("train_entropy_nats", "Mean entropy of the policy.", figures["entropy"])
+        yield _gauge(
+            "train_log_prob_canary", "Most that actor and learner differ.", figures["log_prob_canary"]
+        )
+        yield _gauge("rnd_intrinsic_reward_mean", "Scaled bonus.", figures["intrinsic_reward_mean"])
+        yield _gauge("rnd_intrinsic_reward_std", "Scaled bonus.", figures["intrinsic_reward_std"])
 
     def _wire(self, view: View) -> Iterator[Metric]:
         yield _gauge("fleet_actors", "Sessions with a place.", view.actors)

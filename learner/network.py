@@ -19,7 +19,7 @@ import structlog
 
 from common import wire
 from common.ledger import Totals
-from common.messages import ChunkMessage, WeightsRequest
+from common.messages import ChunkMessage, Reject, WeightsRequest
 from common.transport import Context, Server, Waker, wait
 from learner.admission import LEASE_SECONDS, Admission, Arrival
 from learner.publisher import Publisher
@@ -170,6 +170,8 @@ class Network:
             message = wire.decode(parts)
         except wire.WireError as error:
             self._count(error)
+            if error.reason == "version":
+                self._admission.replies.append((peer, Reject("protocol", str(error))))
             return
         if isinstance(message, ChunkMessage):
             self._chunk_bytes += size

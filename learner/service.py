@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import tempfile
 import threading
 import time
@@ -47,7 +46,7 @@ class Learner:
     ) -> None:
         self.config, self.options, self.stop = config, options, stop
         device = _device(options.device)
-        configure_torch(os.cpu_count() or 1)
+        configure_torch()
         spaces = envs.spaces(config.env)
         run = stack.enter_context(RunDirectory(options.run_dir, options.resume))
         saved = checkpoint.newest(run.checkpoints) if options.resume else None
@@ -283,4 +282,8 @@ def run(config: Config, options: Options, stop: threading.Event) -> dict[str, ob
 def _device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise Fatal(
+            EXIT_CONFIGURATION, "expected a CUDA device, got none that torch can use: use --device cpu"
+        )
     return torch.device(name)

@@ -186,7 +186,7 @@ class Trainer:
         with self._phase("checkpoint"):
             start = time.monotonic()
             try:
-                checkpoint.save(self._run.checkpoints, self.progress.version + 1, self._snapshot(books))
+                checkpoint.save(self._run.checkpoints, max(0, self.progress.version), self._snapshot(books))
             except OSError as error:
                 self.progress.checkpoint_failures += 1
                 log.error("checkpoint_failed", reason=str(error), next="trying again later")

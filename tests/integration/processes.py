@@ -54,6 +54,7 @@ class Command:
         """Start `python -m ...`, with the step counter on its path if asked for."""
         out, err = directory / f"{name}.out", directory / f"{name}.err"
         environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+        environment |= {"OMP_NUM_THREADS": "1"}  # several processes share few cores here
         if count:
             steps = directory / "steps"
             steps.mkdir(exist_ok=True)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
+from common import messages, wire
 from tests.integration.processes import Command, Run, free_port, kill, wait_until
 
 pytestmark = pytest.mark.integration
@@ -30,6 +30,10 @@ SMOKE = ("smoke", *SMALL)  # 256 steps a batch, and lanes are slow to make
 def start(directory: Path, total_steps: int, local_actors: int) -> Run:
     arguments = (*SMOKE, "--total-steps", str(total_steps), "--local-actors", str(local_actors))
     return Run(directory, free_port(), arguments, count=True)
+
+
+def saved_version(run: Run) -> int:
+    return max((int(path.stem) for path in (run.path / "checkpoints").glob("*.safetensors")), default=-1)
 
 
 def test_a_run_trains_what_it_promised_and_accounts_for_every_step(tmp_path: Path) -> None:
@@ -74,7 +78,7 @@ def test_a_killed_learner_resumes_and_remote_actors_rejoin(tmp_path: Path) -> No
         with run.learner() as learner:
             wait_until(lambda: run.metric("outrider_fleet_actors", learner) == 2, "both actors")
             wait_until(lambda: run.steps_reached(learner, 512), "512 steps")
-            wait_until(lambda: any((run.path / "checkpoints").glob("*.safetensors")), "a checkpoint")
+            wait_until(lambda: saved_version(run) >= 1, "a checkpoint beyond the warm-up")
             local = learner.descendants()
             kill(learner.process.pid)
             learner.process.wait()
@@ -196,9 +200,6 @@ def test_resume_refuses_other_settings_and_survives_a_damaged_checkpoint(
     assert_refused(tmp_path, argv, 78, "damaged")
 
 
-Probe = Callable[[bytes], None]
-
-
 def test_garbage_on_the_port_is_counted_and_ignored(tmp_path: Path) -> None:
     """Undecodable bytes: counted under a reason, dropped; the run goes on to its end."""
     import zmq
@@ -212,5 +213,10 @@ def test_garbage_on_the_port_is_counted_and_ignored(tmp_path: Path) -> None:
             stranger.send_multipart(parts)
         name = 'outrider_wire_errors_total{reason="frames"}'
         wait_until(lambda: run.metric(name, learner) == 3, "three refused messages")
+        stranger.send(b"OR\x02\x01\x00\x00\x00\x00\x80")
+        assert stranger.poll(10_000)
+        answer = wire.decode(stranger.recv_multipart())
+        assert isinstance(answer, messages.Reject)
+        assert "expected protocol 1, got 2" in answer.text
         assert learner.finish() == 0, learner.err.read_text()[-2000:]
     assert run.summary()["imbalance_steps"] == 0
