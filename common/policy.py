@@ -37,7 +37,7 @@ class Policy:
         """Log-probability of every action, [B, S, ...] -> float32 [B, actions]."""
         observation = torch.from_numpy(stack)
         if not self._spaces.is_image:
-            observation = rnd.whiten(observation, self._mean, self._std)
+            observation = rnd.whiten(observation, self._mean, self._std, rnd.POLICY_CLIP)
         with torch.inference_mode(), autocast(self._precision):
             logits = self._network(observation).logits
         log_probs: F32 = torch.log_softmax(logits, 1).numpy()

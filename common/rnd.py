@@ -6,11 +6,14 @@ import torch
 from torch import nn
 
 _ROWS = 128  # per forward pass when rating: activations stay in the core's cache
-_CLIP = 5.0  # whitened observations are clipped to [-5, 5] (Burda et al. 2018, section 2.4)
+_CLIP = 5.0  # of whitened observations (Burda et al. 2018, section 2.4)
+POLICY_CLIP = 10.0  # of a policy's whitened vectors: what is rare at first must stay visible
 
 
-def whiten(observation: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
-    """(observation - mean) / std, clipped to [-5, 5].
+def whiten(
+    observation: torch.Tensor, mean: torch.Tensor, std: torch.Tensor, clip: float = _CLIP
+) -> torch.Tensor:
+    """(observation - mean) / std, clipped to [-clip, clip].
 
     Args:
         observation: uint8 or float32 [N, ...].
@@ -22,7 +25,7 @@ def whiten(observation: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> 
 
     Source: Burda et al. 2018, section 2.4, arXiv:1810.12894.
     """
-    return ((observation.float() - mean) / std).clamp_(-_CLIP, _CLIP)
+    return ((observation.float() - mean) / std).clamp_(-clip, clip)
 
 
 def prediction_error(prediction: torch.Tensor, feature: torch.Tensor) -> torch.Tensor:

@@ -85,7 +85,7 @@ def make_batch(
     next_observation = observation[spaces.stack :]
     if not spaces.is_image:
         mean, std = (x.to(device) for x in statistics)
-        observation, final = rnd.whiten(observation, mean, std), rnd.whiten(final, mean, std)
+        observation, final = (rnd.whiten(x, mean, std, rnd.POLICY_CLIP) for x in (observation, final))
     stack = restack(observation, terminated | truncated, spaces.stack)
     reward = torch.from_numpy(joined.reward).to(device)
     return Batch(
