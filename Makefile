@@ -10,7 +10,7 @@ train: $(READY)
 	$(BIN)/python -m learner $(ARGS) $(if $(findstring --local-actors,$(ARGS)),,--local-actors 2)
 
 test: $(READY)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import psutil
 import pytest
+import structlog
 import torch
 
 _SETTLE_SECONDS = 5.0  # what ended may need a moment to be gone
@@ -24,6 +25,14 @@ def _held() -> tuple[set[str], int, set[int]]:
     threads = {t.name for t in threading.enumerate() if not t.daemon}
     process = psutil.Process()
     return threads, len(process.net_connections()), {child.pid for child in process.children(recursive=True)}
+
+
+@pytest.fixture(autouse=True)
+def _forgets_logging() -> Iterator[None]:
+    """A command run inside a test sets up logging onto that test's captured output."""
+    yield
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
 
 
 @pytest.fixture(autouse=True)

@@ -110,14 +110,14 @@ def test_the_next_observation_is_the_newest_row_after_the_step(make_chunk: Calla
 
 
 def test_vectors_are_whitened_for_the_policy(make_chunk: Callable[..., Chunk]) -> None:
-    """(x - mean) / std, clipped at 5, for current and final observations alike."""
+    """(x - mean) / std, clipped at 10, for current and final observations alike."""
     chunk = make_chunk(T, B, VECTORS, 4, truncated=[(2, 0)])
     chunk.observation[1, 1] = 1_000.0
     batch = batch_of(chunk, VECTORS)
     assert batch.stack.shape == (T + 1, B, 2, 1)
-    np.testing.assert_allclose(batch.stack[..., 0], np.clip((chunk.observation - 1) / 2, -5, 5), rtol=1e-6)
+    np.testing.assert_allclose(batch.stack[..., 0], np.clip((chunk.observation - 1) / 2, -10, 10), rtol=1e-6)
     np.testing.assert_allclose(
-        batch.final_stack[..., 0], np.clip((chunk.final_observation - 1) / 2, -5, 5), rtol=1e-6
+        batch.final_stack[..., 0], np.clip((chunk.final_observation - 1) / 2, -10, 10), rtol=1e-6
     )
 
 
