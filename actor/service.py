@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import zlib
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from actor.intrinsic import Intrinsic
 from actor.metrics import Phases
 from actor.rollout import Rollout
 from actor.session import Session
-from actor.weights import Weights
+from actor.weights import Blob, Weights
 from common import envs, wire
 from common.chunk import WARMUP_VERSION, Bundle, Chunk, Spaces
 from common.config import Config
@@ -32,6 +33,7 @@ _POLL_SECONDS = 0.5
 class Player:
     """What plays a chunk; built from the first Welcome, for it brings the configuration."""
 
+    welcome: Welcome  # the newest that it was checked against
     config: Config
     spaces: Spaces
     rollout: Rollout
@@ -76,32 +78,36 @@ class Actor:
         return self.stop.is_set() or self.session.finished or self.parent.gone()
 
     def _prepare(self) -> Player | None:
-        """Build the player, or refuse a run whose configuration is not the one it was built for."""
-        welcome = self.session.welcome
+        """Build the player, or refuse a run that is not the one it was built for."""
+        welcome, player = self.session.welcome, self.player
         assert welcome is not None
-        if self.player is None:
+        if player is None:
             self.player = self._build(welcome)
-        elif not self.player.config.plays_like(Config.from_json(welcome.body)):
-            raise Fatal(
-                EXIT_TEMPORARY, "expected the learner's configuration to stay, got another one: start anew"
-            )
+        elif player.welcome is not welcome:
+            same = player.config.plays_like(Config.from_json(welcome.body))
+            if not same or player.welcome.target != welcome.target:
+                raise Fatal(
+                    EXIT_TEMPORARY, "expected the run that this actor joined, got another one: start anew"
+                )
+            player.welcome = welcome
         return self.player
 
     def _build(self, welcome: Welcome) -> Player | None:
+        """What the run needs; None while its target network is not to be had."""
         config = Config.from_json(welcome.body)
+        target: Blob | None = None
+        if config.rnd.enabled:
+            target = self.weights.fetch("target", (-1, -1), self._meanwhile)
+            if target is None or hashlib.sha256(target.data).digest() != welcome.target:
+                return None
         try:
             spaces = envs.spaces(config.env)
             env = envs.make(config.env, config.rollout.lanes)
         except envs.EnvUnavailable as error:
             raise Fatal(EXIT_CONFIGURATION, str(error)) from None
-        intrinsic = None
-        if config.rnd.enabled:
-            target = self.weights.fetch("target", (-1, -1), self._meanwhile)
-            if target is None:
-                return None
-            intrinsic = Intrinsic(spaces, config, target.tensors())
+        intrinsic = Intrinsic(spaces, config, target.tensors()) if target is not None else None
         rollout = Rollout(env, spaces, config.rollout, self.phases)
-        return Player(config, spaces, rollout, Policy(spaces, config), intrinsic)
+        return Player(welcome, config, spaces, rollout, Policy(spaces, config), intrinsic)
 
     def _load(self, player: Player) -> bool:
         """Bring bundle and lanes up to what the learner expects of the next chunk."""
