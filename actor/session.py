@@ -74,7 +74,7 @@ class Session:
         self._parent.tally(self.sid, 0)
         self._sealed = 0  # steps sent or skipped
         self._held: deque[_Held] = deque()
-        self.credit, self.version, self._settled = 0, -1, 0
+        self.credit, self.version = 0, -1
         self.epoch = -1  # the learner epoch that welcomed it
         self.joined = self._gone = False
         self._next_beat = 0.0
@@ -120,11 +120,11 @@ class Session:
             self._heard += now - self._polled
         self._polled = now
         if now - self._heard > self._lease_seconds:
-            log.warning(
-                "learner_silent",
-                seconds=round(now - self._heard, 1),
-                next="connecting anew, for as long as it takes",
+            text = (
+                f"expected an answer from the learner, got none for {now - self._heard:.0f} s: "
+                "check --learner and that it runs; trying on"
             )
+            log.warning("learner_silent", text=text)
             self._reconnect()
         if now < self._next_beat:
             return
@@ -188,7 +188,6 @@ class Session:
         log.info("joined", slot=welcome.slot, epoch=welcome.epoch, version=welcome.version)
 
     def _free(self, settled: int) -> None:
-        self._settled = max(self._settled, settled)
         while self._held and self._held[0].offset + self._held[0].steps <= settled:
             self._held.popleft()
             self.counts["chunks_settled"] += 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -44,18 +43,12 @@ class Inbox:
         self._decoded: queue.Queue[Delivered] = queue.Queue()
         self._closing = threading.Event()
         self._error: BaseException | None = None
-        self.busy_seconds = 0.0
         self._thread = threading.Thread(target=self._run, name="decode")
         self._thread.start()
 
     def submit(self, arrival: Arrival) -> None:
         """Called by the network thread."""
         self._compressed.put(arrival)
-
-    @property
-    def waiting(self) -> int:
-        """Chunks between the network and the trainer."""
-        return self._compressed.qsize() + self._decoded.qsize()
 
     def take(self, timeout_seconds: float) -> Delivered | None:
         """The next decoded chunk, or None after the timeout. Called by the trainer."""
@@ -78,15 +71,12 @@ class Inbox:
             self._error = error
 
     def _decode(self, arrival: Arrival) -> None:
-        start = time.perf_counter()
         message = arrival.message
         try:
             chunk = wire.decode_chunk(message, self._rollout, self._spaces)
         except wire.WireError as error:
             self._refuse(message.sid, message.offset, str(error))
             return
-        finally:
-            self.busy_seconds += time.perf_counter() - start
         self._decoded.put(
             Delivered(message.sid, arrival.slot, arrival.incarnation, message.offset, message.version, chunk)
         )

@@ -19,7 +19,7 @@ import structlog
 
 from common import wire
 from common.ledger import Totals
-from common.messages import ChunkMessage, Reject, WeightsRequest
+from common.messages import ChunkMessage, Hello, Reject, WeightsRequest
 from common.transport import Context, Server, Waker, wait
 from learner.admission import LEASE_SECONDS, Admission, Arrival
 from learner.publisher import Publisher
@@ -173,6 +173,8 @@ class Network:
             if error.reason == "version":
                 self._admission.replies.append((peer, Reject("protocol", str(error))))
             return
+        if isinstance(message, Hello):
+            log.info("hello", host=message.host, pid=message.pid, software=message.software)
         if isinstance(message, ChunkMessage):
             self._chunk_bytes += size
             self._chunk_steps += message.steps

@@ -22,7 +22,6 @@ class Supervisor:
         self._children = Children(["actor", "--learner", endpoint], count)
         self._lost = lost
         self._closing = threading.Event()
-        self.restarts = 0
         self.sids: frozenset[bytes] = frozenset()  # sessions of the local actors
         self.hopeless = 0  # actors that refused their configuration: no restart helps
         self._thread = threading.Thread(target=self._run, name="supervisor")
@@ -34,7 +33,6 @@ class Supervisor:
                 if end.code == EXIT_DONE:
                     continue
                 self.hopeless += end.code == EXIT_CONFIGURATION
-                self.restarts += end.code != EXIT_CONFIGURATION
                 log.warning(
                     "local_actor_died",
                     actor=end.number,
