@@ -102,6 +102,9 @@ class Session:
         Raises:
             Fatal: the learner refuses this actor for good.
         """
+        pause = time.monotonic() - self._polled
+        if pause > _PAUSE_SECONDS:  # we were busy: nobody was asked, so nobody was silent
+            self._heard += pause
         parts = self._client.receive(max(0.0, timeout_seconds), self._parent.fileno())
         while parts is not None:
             self._heard = time.monotonic()
@@ -113,12 +116,10 @@ class Session:
                 self.counts["wire_errors"] += 1
                 log.warning("message_refused", reason=error.reason, text=str(error))
             parts = self._client.receive()
-        self._speak(time.monotonic())  # last: what already lies here counts as heard
+        self._polled = time.monotonic()
+        self._speak(self._polled)  # last: what already lies here counts as heard
 
     def _speak(self, now: float) -> None:
-        if now - self._polled > _PAUSE_SECONDS:  # we were busy: nobody was asked, so nobody was silent
-            self._heard += now - self._polled
-        self._polled = now
         if now - self._heard > self._lease_seconds:
             text = (
                 f"expected an answer from the learner, got none for {now - self._heard:.0f} s: "
@@ -171,8 +172,9 @@ class Session:
                 raise Fatal(EXIT_CONFIGURATION, message.text)
             case Drain():
                 self.finished = self.finished or message.finished
-                if not message.finished:
-                    self._rejoin()
+                if not message.finished:  # it comes back, but not at once
+                    self.joined = False
+                    self._next_beat = time.monotonic() + _HELLO_SECONDS
             case ByeOk():
                 self._gone = True
 

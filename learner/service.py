@@ -34,7 +34,8 @@ from learner.trainer import Trainer
 log = structlog.get_logger()
 
 _GATHER_SECONDS = 30.0  # how long to wait for local actors before the first credit
-_LEAVE_SECONDS = 10.0  # and for all actors to leave at the end
+_LEAVE_SECONDS = 10.0  # and for all actors to leave a finished run;
+_PART_SECONDS = 1.0  # an interrupted one they do not leave, they wait for its return
 _POLL_SECONDS = 0.05
 
 
@@ -173,7 +174,9 @@ class Learner:
     def _drain(self, finished: bool) -> None:
         """Let every actor leave, then close the books on the rest."""
         self.network.ask(lambda: self.admission.drain(finished))
-        deadline = time.monotonic() + _LEAVE_SECONDS
+        if not finished and self.supervisor is not None:
+            self.supervisor.close()
+        deadline = time.monotonic() + (_LEAVE_SECONDS if finished else _PART_SECONDS)
         while time.monotonic() < deadline and self.network.ask(lambda: len(self.admission.seats)):
             time.sleep(_POLL_SECONDS)
         self.network.ask(self.admission.dismiss)
