@@ -19,7 +19,7 @@ def _atari(game: str) -> Config:
 
 
 def _rnd_paper() -> Config:
-    """The RND paper's CNN agent on Montezuma's Revenge, exactly.
+    """The settings of the RND paper's CNN agent on Montezuma's Revenge.
 
     Source: Burda et al. 2018, arXiv:1810.12894, appendix A, and its published code.
     """
@@ -87,7 +87,7 @@ def _cartpole() -> Config:
 
 
 def _smoke() -> Config:
-    """The whole system in a minute on a laptop: PPO+RND on Breakout, small batches."""
+    """The whole system in a few minutes on a laptop: PPO+RND on Breakout, small batches."""
     return Config(
         preset="smoke",
         total_steps=20_000,

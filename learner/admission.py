@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from common import messages
 from common.chunk import WARMUP_VERSION
 from common.config import Config
-from common.ledger import Ledger, Receipt
+from common.ledger import Ledger, Receipt, Verdict
 from common.messages import (
     Ack,
     Bye,
@@ -84,10 +84,10 @@ class Admission:
         self.version, self.places, self.filled = version, places, 0
         self._grant(now)
 
-    def settle(self, chunks: list[tuple[bytes, int]], verdict: Reason | str) -> None:
+    def settle(self, chunks: list[tuple[bytes, int]], verdict: Verdict) -> None:
         """Book chunks, named by session and offset."""
         for sid, offset in chunks:
-            self.ledger.settle(sid, offset, verdict)  # type: ignore[arg-type]
+            self.ledger.settle(sid, offset, verdict)
 
     def refuse(self, sid: bytes, offset: int, now: float) -> None:
         """A chunk whose body could not be read: book it, and offer its place again."""

@@ -16,6 +16,7 @@ import torch
 
 from common.chunk import WARMUP_VERSION, Bundle, Spaces
 from common.config import Config
+from common.ledger import Verdict
 from common.moments import Moments
 from learner import checkpoint
 from learner.admission import Admission
@@ -161,7 +162,7 @@ class Trainer:
                 self._watch()
         return None
 
-    def _settle(self, chunks: list[Delivered], verdict: str) -> None:
+    def _settle(self, chunks: list[Delivered], verdict: Verdict) -> None:
         names = [(delivered.sid, delivered.offset) for delivered in chunks]
         self._network.ask(lambda: self._admission.settle(names, verdict))
 
