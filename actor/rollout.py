@@ -28,7 +28,7 @@ class Rollout:
         self._env, self._spaces, self._config, self._phases = env, spaces, config, phases
         steps, lanes = config.steps, config.lanes
         self._observation = np.zeros((spaces.stack + steps, lanes, *spaces.observation), spaces.dtype)
-        self._action = np.zeros((steps, lanes), np.int32)
+        self._action = np.zeros((steps, lanes, *spaces.action), spaces.action_dtype)
         self._log_prob = np.zeros((steps, lanes), np.float32)
         self._reward = np.zeros((steps, lanes), np.float32)
         self._terminated = np.zeros((steps, lanes), np.bool_)
@@ -55,7 +55,8 @@ class Rollout:
         """
         steps, stack = self._config.steps, self._spaces.stack
         self._observation[:stack] = np.moveaxis(self._stack, 1, 0)
-        uniform = np.stack([g.random(steps, np.float32) for g in self._generators], axis=1)
+        shape = (steps, *self._spaces.action)
+        uniform = np.stack([g.random(shape, np.float32) for g in self._generators], axis=1)
         finals = []
         for t in range(steps):
             faulthandler.dump_traceback_later(_STUCK_SECONDS, exit=True)
@@ -89,6 +90,10 @@ class Rollout:
     def _act(self, policy: Policy | None, t: int, uniform: npt.NDArray[np.float32]) -> None:
         if policy is not None:
             self._action[t], self._log_prob[t] = policy.act(self._stack, uniform)
+        elif self._spaces.is_continuous:
+            low, high = np.array(self._spaces.bounds, np.float32).T
+            self._action[t] = low + uniform * (high - low)
+            self._log_prob[t] = -np.log(high - low).sum()
         else:
             self._action[t] = (uniform * self._spaces.actions).astype(np.int32)
             self._log_prob[t] = -np.log(self._spaces.actions)

@@ -21,11 +21,14 @@ class Spaces:
 
     `observation` is the shape of one new observation: (84, 84) for images, (D,) for vectors.
     The policy sees the `stack` newest ones of the episode, zeros where there were none yet.
+    `actions` is how many there are to choose from; where `bounds` are given, an action is a vector
+    of that many numbers instead, each with its least and greatest useful value.
     """
 
     observation: tuple[int, ...]
     stack: int
     actions: int
+    bounds: tuple[tuple[float, float], ...] = ()
 
     @property
     def is_image(self) -> bool:
@@ -36,6 +39,21 @@ class Spaces:
     def dtype(self) -> np.dtype[np.generic]:
         """Type of one observation element."""
         return np.dtype(np.uint8 if self.is_image else np.float32)
+
+    @property
+    def is_continuous(self) -> bool:
+        """Actions are float32 vectors, else int32 numbers."""
+        return bool(self.bounds)
+
+    @property
+    def action(self) -> tuple[int, ...]:
+        """Shape of one action: () or (A,)."""
+        return (self.actions,) if self.is_continuous else ()
+
+    @property
+    def action_dtype(self) -> np.dtype[np.generic]:
+        """Type of one action element."""
+        return np.dtype(np.float32 if self.is_continuous else np.int32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -49,7 +67,7 @@ class Chunk:
 
     observation: npt.NDArray[np.generic]  # uint8 [S-1+T+1, B, 84, 84] or float32 [T+1, B, D]
     final_observation: npt.NDArray[np.generic]  # [K, ...]: last one before each of K truncations
-    action: npt.NDArray[np.int32]  # [T, B]
+    action: npt.NDArray[np.generic]  # int32 [T, B], or float32 [T, B, A], as drawn: the task clips it
     log_prob: npt.NDArray[np.float32]  # [T, B], nats, of the acting policy
     reward: npt.NDArray[np.float32]  # [T, B], game points, unclipped
     terminated: npt.NDArray[np.bool_]  # [T, B], the episode ended in the task
@@ -73,7 +91,7 @@ def layout(rollout: RolloutConfig, spaces: Spaces, truncations: int) -> dict[str
     return {
         "observation": (element, (spaces.stack + steps, lanes, *spaces.observation)),
         "final_observation": (element, (truncations, *spaces.observation)),
-        "action": ("<i4", grid),
+        "action": (spaces.action_dtype.str, (*grid, *spaces.action)),
         "log_prob": ("<f4", grid),
         "reward": ("<f4", grid),
         "terminated": ("|b1", grid),

@@ -31,8 +31,8 @@ class EnvConfig:
     """Probability per emulator frame that the previous action repeats (RND, table 2)."""
     max_frames: int = 18_000
     """Emulator frames after which an Atari game is cut (RND, appendix A.3)."""
-    reward: Literal["sign", "raw"] = "sign"
-    """What the extrinsic stream learns from: the sign of the reward, or the reward."""
+    reward: Literal["sign", "raw", "scaled"] = "sign"
+    """What the extrinsic stream learns from: its sign, itself, or itself in deviations of the return."""
     time_limit_is_end: bool = False
     """Treat a time limit as a death, as the RND code does; otherwise bootstrap beyond it."""
 
@@ -111,6 +111,8 @@ class PPOConfig:
     """Weight of the intrinsic advantage (RND, table 5)."""
     normalise_advantages: bool = False
     """Per minibatch; the RND code does not, plain PPO code does."""
+    correct_lag: bool = True
+    """Weigh chunks of older versions (decoupled PPO, V-trace); without, they count as fresh."""
     shuffle: bool = True
     """Minibatches of single steps in random order, or blocks of whole lanes in order."""
 
@@ -137,12 +139,16 @@ class RNDConfig:
     """Off: no bonus, no predictor, one reward stream."""
     warmup_steps: int = 204_800
     """Random-action steps, all lanes together, that fill the observation statistics first."""
+    learning_rate: float | None = None
+    """Adam step size of the predictor; none: the policy's (RND). Small tasks are known too soon by it."""
     predictor_keep: float = 0.25
     """Share of samples the predictor learns from; RND: 32 / lanes (appendix A.4)."""
 
     def __post_init__(self) -> None:
         _require(self.warmup_steps >= 0, "rnd.warmup-steps of 0 or more", self.warmup_steps)
         _require(0.0 < self.predictor_keep <= 1.0, "rnd.predictor-keep in (0, 1]", self.predictor_keep)
+        rate = self.learning_rate
+        _require(rate is None or rate > 0.0, "rnd.learning-rate above 0, or none", rate)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +181,7 @@ class Config:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the networks; auto: bfloat16 where the processor has it, else float32."""
     max_lag: int = 0
-    """Versions a chunk may be behind its update; this release knows 0 (synchronous) only."""
+    """Versions a chunk may be behind its update: 0 synchronous, 1 overlapped, more asynchronous."""
     env: EnvConfig = field(default_factory=EnvConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     ppo: PPOConfig = field(default_factory=PPOConfig)
@@ -185,7 +191,7 @@ class Config:
     def __post_init__(self) -> None:
         _require(0 <= self.seed < 2**63, "seed in [0, 2^63)", self.seed)
         _require(self.total_steps >= 1, "total-steps of at least 1", self.total_steps)
-        _require(self.max_lag == 0, "max-lag 0, the only mode of this release", self.max_lag)
+        _require(0 <= self.max_lag <= 64, "max-lag in [0, 64]", self.max_lag)
         _require(
             self.rollout.batch_steps % self.ppo.minibatches == 0,
             f"ppo.minibatches to divide the {self.rollout.batch_steps} steps of a batch",

@@ -15,7 +15,7 @@ import ale_py
 import gymnasium
 import numpy as np
 import numpy.typing as npt
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Discrete, Space
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from common.chunk import IMAGE_SHAPE, Spaces
@@ -46,8 +46,8 @@ class VectorEnv(Protocol):
     def reset(self, seeds: npt.NDArray[np.int64]) -> Array:
         """Start every lane anew, one seed each; returns the stacks [B, S, ...]."""
 
-    def step(self, action: npt.NDArray[np.int32]) -> Transition:
-        """Advance every lane by one step."""
+    def step(self, action: npt.NDArray[Any]) -> Transition:
+        """Advance every lane by one step; action: [B, *action], numbers beyond their bounds are clipped."""
 
     def close(self) -> None:
         """Free what it holds."""
@@ -83,11 +83,22 @@ def spaces(config: EnvConfig) -> Spaces:
     env.close()
     if not (isinstance(seen, Box) and len(seen.shape) == 1):
         raise EnvUnavailable(f"expected {config.id} to show a vector, got {seen}: choose another environment")
-    if not (isinstance(does, Discrete) and does.start == 0):
+    if isinstance(does, Discrete) and does.start == 0:
+        return Spaces(seen.shape, 1, int(does.n))
+    bounds = _bounds(does)
+    if not bounds:
         raise EnvUnavailable(
-            f"expected {config.id} to take discrete actions, got {does}: choose another environment"
+            f"expected {config.id} to take discrete actions or a bounded vector, got {does}: "
+            "choose another environment"
         )
-    return Spaces(seen.shape, 1, int(does.n))
+    return Spaces(seen.shape, 1, len(bounds), bounds)
+
+
+def _bounds(does: Space[Any]) -> tuple[tuple[float, float], ...]:
+    """Least and greatest value of each number of an action; empty if it is not a bounded vector."""
+    if not (isinstance(does, Box) and len(does.shape) == 1 and does.is_bounded()):
+        return ()
+    return tuple((float(low), float(high)) for low, high in zip(does.low, does.high, strict=True))
 
 
 def make(config: EnvConfig, lanes: int) -> VectorEnv:
@@ -118,6 +129,20 @@ def make_filmed(config: EnvConfig) -> tuple[VectorEnv, Callable[[], Array]]:
     raise EnvUnavailable(
         f"expected {config.id} to be drawn, got {reason}: install outrider[video] or leave the video out"
     )
+
+
+class _SparseMountainCar(gymnasium.RewardWrapper[Any, Any]):
+    """MountainCar-v0 that pays 1 at the flag and nothing elsewhere: a task of exploration alone."""
+
+    def reward(self, reward: Any) -> float:
+        position, _ = self.env.unwrapped.state  # type: ignore[attr-defined]  # the task's own
+        return float(position >= self.env.unwrapped.goal_position)  # type: ignore[attr-defined]
+
+
+gymnasium.register(
+    "outrider/MountainCarSparse-v0",
+    entry_point=lambda **options: _SparseMountainCar(gymnasium.make("MountainCar-v0", **options)),
+)
 
 
 def _gymnasium(env_id: str, **options: str) -> gymnasium.Env[Any, Any]:
@@ -166,7 +191,7 @@ class _Atari:
         stack, _ = self._env.reset(seed=seeds & 0x7FFFFFFF)
         return np.asarray(stack)
 
-    def step(self, action: npt.NDArray[np.int32]) -> Transition:
+    def step(self, action: npt.NDArray[Any]) -> Transition:
         if action.min() < 0 or action.max() >= self._actions:  # the emulator would wait for ever
             raise ValueError(f"expected actions in [0, {self._actions}), got {action.tolist()}")
         stack, reward, terminated, truncated, info = self._env.step(action)
@@ -186,12 +211,16 @@ class _Gymnasium:
         self._env = SyncVectorEnv(
             [lambda: _gymnasium(env_id, **options)] * lanes, autoreset_mode=AutoresetMode.SAME_STEP
         )
+        does = self._env.single_action_space
+        self._box = (does.low, does.high) if isinstance(does, Box) else None
 
     def reset(self, seeds: npt.NDArray[np.int64]) -> Array:
         observation, _ = self._env.reset(seed=[int(seed) for seed in seeds])
         return np.asarray(observation, np.float32)[:, None]
 
-    def step(self, action: npt.NDArray[np.int32]) -> Transition:
+    def step(self, action: npt.NDArray[Any]) -> Transition:
+        if self._box is not None:
+            action = np.clip(action, *self._box)
         observation, reward, terminated, truncated, info = self._env.step(action)
         truncated = truncated & ~terminated
         observation = observation.astype(np.float32)

@@ -68,13 +68,19 @@ class Moments:
         return np.sqrt(self.var)
 
 
-def forward_filter(carry: F64, reward: npt.NDArray[np.floating], gamma: float) -> tuple[F64, F64]:
+def forward_filter(
+    carry: F64,
+    reward: npt.NDArray[np.floating],
+    gamma: float,
+    done: npt.NDArray[np.bool_] | None = None,
+) -> tuple[F64, F64]:
     """Discount the past of each lane: F[t] = gamma F[t-1] + reward[t], F[-1] = carry.
 
     Args:
         carry: float64 [B], the filter after the lanes' previous chunk (0 at first).
         reward: [T, B], rows in time order.
         gamma: discount per step.
+        done: bool [T, B]; where given, the sum starts anew after each end.
 
     Returns:
         Filtered values, float64 [T, B], and the new carry, float64 [B].
@@ -82,7 +88,7 @@ def forward_filter(carry: F64, reward: npt.NDArray[np.floating], gamma: float) -
     Raises:
         ValueError: shapes do not match.
 
-    Source: Burda et al. 2018, code (RewardForwardFilter); it is never reset at an end.
+    Source: Burda et al. 2018, code (RewardForwardFilter); for the bonus it is never reset at an end.
     """
     if reward.ndim != 2 or reward.shape[1:] != carry.shape:
         raise ValueError(f"expected reward [T, {len(carry)}], got {list(reward.shape)}")
@@ -90,4 +96,6 @@ def forward_filter(carry: F64, reward: npt.NDArray[np.floating], gamma: float) -
     for t, row in enumerate(reward):
         carry = gamma * carry + row
         filtered[t] = carry
+        if done is not None:
+            carry = np.where(done[t], 0.0, carry)
     return filtered, carry.copy()

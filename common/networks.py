@@ -20,12 +20,13 @@ from common.config import NetworkConfig
 _GAIN = math.sqrt(2)
 _FEATURES = 512  # width of the RND embedding on images
 _VECTOR_FEATURES = 64  # and on vectors
+_BEND_RANGE = 3.0  # of whitened inputs, in deviations
 
 
 class PolicyOutput(NamedTuple):
     """Float32 outputs for N observations."""
 
-    logits: Tensor  # [N, actions]
+    parameters: Tensor  # [N, P] of the action distribution: logits, or means and log deviations
     value_extrinsic: Tensor  # [N]
     value_intrinsic: Tensor  # [N]
 
@@ -90,19 +91,26 @@ class ImagePolicy(nn.Module):
 
 
 class VectorPolicy(nn.Module):
-    """Separate tanh networks for actions and for both values, on whitened vectors."""
+    """Separate tanh networks for actions and for both values, on whitened vectors.
+
+    Continuous actions have a mean that depends on the state and a deviation that does not.
+    """
 
     def __init__(self, spaces: Spaces, config: NetworkConfig, generator: torch.Generator | None) -> None:
         super().__init__()
         inputs, hidden = spaces.observation[0], config.hidden
         self.actor = _tanh_net(inputs, hidden, spaces.actions, 0.01, generator)
         self.critic = _tanh_net(inputs, hidden, 2, 1.0, generator)
+        self.log_std = nn.Parameter(torch.zeros(spaces.actions)) if spaces.is_continuous else None
 
     def forward(self, stack: Tensor) -> PolicyOutput:
         """float32 [N, 1, D] -> `PolicyOutput`."""
         x = stack[:, -1]
         values = self.critic(x).float()
-        return PolicyOutput(self.actor(x).float(), values[:, 0], values[:, 1])
+        parameters = self.actor(x).float()
+        if self.log_std is not None:
+            parameters = torch.cat([parameters, self.log_std.expand_as(parameters)], 1)
+        return PolicyOutput(parameters, values[:, 0], values[:, 1])
 
 
 def _tanh_net(
@@ -146,10 +154,17 @@ class ImageEmbedding(nn.Module):
 
 
 def _vector_embedding(inputs: int, dense: int, generator: torch.Generator | None) -> nn.Sequential:
-    layers: list[nn.Module] = [_linear(inputs, 2 * _VECTOR_FEATURES, _GAIN, generator)]
+    width = 2 * _VECTOR_FEATURES
+    first = _linear(inputs, width, _GAIN, generator)
+    if generator is not None:
+        # Each unit bends at a random point of the whitened range. Without biases the network is linear
+        # along every ray from the origin: whoever knows the near states would know the far ones, too.
+        points = (2 * torch.rand(width, inputs, generator=generator) - 1) * _BEND_RANGE
+        first.bias = nn.Parameter(-(first.weight.detach() * points).sum(1))
+    layers: list[nn.Module] = [first]
     for _ in range(dense - 1):
-        layers += [nn.LeakyReLU(0.2), _linear(2 * _VECTOR_FEATURES, 2 * _VECTOR_FEATURES, _GAIN, generator)]
-    layers += [nn.LeakyReLU(0.2), _linear(2 * _VECTOR_FEATURES, _VECTOR_FEATURES, _GAIN, generator)]
+        layers += [nn.LeakyReLU(0.2), _linear(width, width, _GAIN, generator)]
+    layers += [nn.LeakyReLU(0.2), _linear(width, _VECTOR_FEATURES, _GAIN, generator)]
     return nn.Sequential(*layers)
 
 

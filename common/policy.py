@@ -9,7 +9,8 @@ import torch
 from common import rnd
 from common.chunk import Bundle, Spaces
 from common.config import Config
-from common.networks import make_policy
+from common.distributions import distribution
+from common.networks import PolicyOutput, make_policy
 from common.precision import autocast
 
 F32 = npt.NDArray[np.float32]
@@ -23,6 +24,7 @@ class Policy:
 
     def __init__(self, spaces: Spaces, config: Config) -> None:
         self._network = make_policy(spaces, config.network).requires_grad_(False).eval()
+        self._distribution = distribution(spaces)
         self._spaces = spaces
         self._precision = config.precision
         self._mean = torch.zeros(spaces.observation)
@@ -33,29 +35,27 @@ class Policy:
         self._network.load_state_dict(bundle.part("policy"))
         self._mean, self._std = bundle.tensors["mean"], bundle.tensors["std"]
 
-    def log_probs(self, stack: npt.NDArray[np.generic]) -> F32:
-        """Log-probability of every action, [B, S, ...] -> float32 [B, actions]."""
+    def parameters(self, stack: npt.NDArray[np.generic]) -> torch.Tensor:
+        """Parameters of the action distribution of each lane, [B, S, ...] -> float32 [B, P]."""
         observation = torch.from_numpy(stack)
         if not self._spaces.is_image:
             observation = rnd.whiten(observation, self._mean, self._std, rnd.POLICY_CLIP)
         with torch.inference_mode(), autocast(self._precision):
-            logits = self._network(observation).logits
-        log_probs: F32 = torch.log_softmax(logits, 1).numpy()
-        return log_probs
+            output: PolicyOutput = self._network(observation)
+        return output.parameters
 
-    def act(self, stack: npt.NDArray[np.generic], uniform: F32) -> tuple[npt.NDArray[np.int32], F32]:
-        """Sample one action per lane by inverting the cumulative distribution.
+    def act(self, stack: npt.NDArray[np.generic], uniform: F32) -> tuple[npt.NDArray[np.generic], F32]:
+        """Sample one action per lane.
 
         Args:
             stack: [B, S, ...], the newest observations of each lane.
-            uniform: float32 [B] in [0, 1), one draw from each lane's own stream.
+            uniform: float32 [B, *action] in [0, 1), draws from each lane's own stream.
 
         Returns:
-            Actions, int32 [B], and their log-probabilities, float32 [B].
+            Actions, [B, *action] in the type of a chunk, and their log-probabilities, float32 [B].
         """
-        log_probs = self.log_probs(stack)
-        cumulative = np.cumsum(np.exp(log_probs), axis=1)
-        # Scaled to the total, so that rounding can leave no draw beyond the last action.
-        above = uniform[:, None] * cumulative[:, -1:] >= cumulative
-        action = np.minimum(above.sum(1), log_probs.shape[1] - 1).astype(np.int32)
-        return action, log_probs[np.arange(len(action)), action]
+        parameters = self.parameters(stack)
+        with torch.inference_mode():
+            action = self._distribution.sample(parameters, torch.from_numpy(uniform))
+            log_prob = self._distribution.log_prob(parameters, action)
+        return action.numpy().astype(self._spaces.action_dtype), log_prob.numpy()

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from common.chunk import Spaces
+
 _NETWORKS = 1 << 32  # beyond any slot, so that no lane shares a stream with these
 
 
@@ -36,3 +38,8 @@ def network_seed(seed: int, role: int) -> int:
     return int(
         np.random.SeedSequence([seed, _NETWORKS + role]).generate_state(1, np.uint64)[0] >> np.uint64(1)
     )
+
+
+def draws(generators: list[np.random.Generator], spaces: Spaces) -> npt.NDArray[np.float32]:
+    """The next uniform numbers of each lane for one action, float32 [B, *action] in [0, 1)."""
+    return np.stack([generator.random(spaces.action, np.float32) for generator in generators])

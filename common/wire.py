@@ -221,15 +221,16 @@ def _inflate(block: bytes, dtype: np.dtype[Any], shape: tuple[int, ...], name: s
 
 
 def _check_values(chunk: Chunk, spaces: Spaces, truncations: int) -> None:
-    floats = [chunk.log_prob, chunk.reward, chunk.bonus]
-    if not spaces.is_image:
-        floats += [chunk.observation, chunk.final_observation]  # type: ignore[list-item]  # float32 here
-    if not all(np.isfinite(array).all() for array in floats):
+    arrays = [getattr(chunk, field.name) for field in dataclasses.fields(Chunk)]
+    if not all(np.isfinite(array).all() for array in arrays if array.dtype == np.float32):
         raise WireError("array", "expected finite numbers")
-    if (chunk.action < 0).any() or (chunk.action >= spaces.actions).any():
-        raise WireError("array", f"expected actions in [0, {spaces.actions})")
-    if (chunk.log_prob > 1e-3).any() or (chunk.bonus < 0).any():
-        raise WireError("array", "expected log-probabilities of at most 0 and bonuses of at least 0")
+    if not spaces.is_continuous:
+        if (chunk.action < 0).any() or (chunk.action >= spaces.actions).any():  # type: ignore[operator]
+            raise WireError("array", f"expected actions in [0, {spaces.actions})")
+        if (chunk.log_prob > 1e-3).any():
+            raise WireError("array", "expected log-probabilities of at most 0")
+    if (chunk.bonus < 0).any():
+        raise WireError("array", "expected bonuses of at least 0")
     if (chunk.terminated & chunk.truncated).any() or int(chunk.truncated.sum()) != truncations:
         raise WireError("array", f"expected one final observation per truncation, got {truncations}")
 

@@ -1,4 +1,4 @@
-"""`python -m learner [PRESET] [options]`: train, with local actors or for a fleet."""
+"""`python -m learner [PRESET] [options]`: train, with local actors or for a fleet, one run or several."""
 
 from __future__ import annotations
 
@@ -13,20 +13,23 @@ from learner.commandline import parse
 
 
 def main() -> int:
-    """Run a learner; returns the exit code."""
+    """Run a learner, or one after the other until a signal comes; returns the exit code."""
     log.configure("learner")
     try:
-        config, options = parse(sys.argv[1:])
+        runs = parse(sys.argv[1:])
         from learner.service import run  # torch takes seconds to import; a typo is answered at once
 
-        summary = run(config, options, stop_on_signals())
+        stop = stop_on_signals()
+        for config, options in runs:
+            _print_summary(run(config, options, stop), options.run_dir)
+            if stop.is_set():
+                break
     except Fatal as fatal:
         print(f"learner: {fatal}", file=sys.stderr)
         return fatal.code
     except Exception:  # noqa: BLE001  # the top of the main thread: a defect of ours, with its traceback
         structlog.get_logger().exception("learner_failed")
         return EXIT_INTERNAL
-    _print_summary(summary, options.run_dir)
     return EXIT_DONE
 
 

@@ -1,9 +1,5 @@
 """Who plays, how far, and what becomes of what arrives: the protocol's decisions, without sockets.
 
-For the update of one version there are E / B places, one chunk each. A session holds at most one
-open grant; the least recently served gets the next place. A grant that is overdue no longer counts,
-so its place goes to another session as well; the first chunk fills it, the other is surplus.
-
 A pure state machine: time comes in as `now`, replies and admitted chunks go out as lists. Owned by
 the network thread.
 """
@@ -11,9 +7,8 @@ the network thread.
 from __future__ import annotations
 
 import json
-import statistics
 import zlib
-from collections import Counter, deque
+from collections import Counter
 from dataclasses import dataclass
 
 from common import messages
@@ -35,22 +30,22 @@ from common.messages import (
     Skip,
     Welcome,
 )
+from learner.credit import Credit
 from learner.seats import Seat, Seats
 
 LEASE_SECONDS = 10.0
 _JOINING_SECONDS = 60.0  # after a Hello, in which the actor builds its environments and networks
 HEARTBEAT_SECONDS = 2.0
 _RESTORED_LEASE_SECONDS = 30.0  # what a session of an earlier epoch has to come back
-_OVERDUE_SECONDS = 2.0  # least time before a place is offered again,
-_OVERDUE_MEDIANS = 3.0  # and in medians of the recent chunk times
 _PAUSE_SECONDS = 1.0  # a gap in our own loop that extends every lease
 _CRC_TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A chunk admitted to the open batch, still compressed."""
+    """A chunk admitted to a batch, still compressed."""
 
+    batch: int
     slot: int
     incarnation: int
     message: ChunkMessage
@@ -64,11 +59,8 @@ class Admission:
         self._body = config.to_json().encode()
         self.ledger = Ledger()
         self.seats = Seats()
-        self.version = WARMUP_VERSION
-        self.places = self.filled = 0
+        self.credit = Credit(config)
         self.first_credit_at: float | None = None
-        self._serial = 0
-        self._chunk_seconds: deque[float] = deque(maxlen=64)
         self._ticked = 0.0
         self._draining: Drain | None = None
         self.replies: list[tuple[bytes, messages.Message]] = []
@@ -79,9 +71,14 @@ class Admission:
 
     # What the trainer asks for.
 
-    def open(self, version: int, places: int, now: float) -> None:
-        """Hand out credit for `places` chunks of `version`, whose bundle is published."""
-        self.version, self.places, self.filled = version, places, 0
+    def open(self, version: int, now: float) -> None:
+        """Bundle `version` is published: hand out credit for its batch, and for `max_lag` more."""
+        self.credit.open(version)
+        self._grant(now)
+
+    def reopen(self, now: float) -> None:
+        """The batch of the present version could not be used: ask for another one."""
+        self.credit.reopen()
         self._grant(now)
 
     def settle(self, chunks: list[tuple[bytes, int]], verdict: Verdict) -> None:
@@ -89,22 +86,22 @@ class Admission:
         for sid, offset in chunks:
             self.ledger.settle(sid, offset, verdict)
 
-    def refuse(self, sid: bytes, offset: int, now: float) -> None:
+    def refuse(self, sid: bytes, offset: int, batch: int, now: float) -> None:
         """A chunk whose body could not be read: book it, and offer its place again."""
         self.ledger.settle(sid, offset, "invalid")
-        self.filled -= 1
+        self.credit.refuse(batch)
         self._grant(now)
 
     def drain(self, finished: bool) -> None:
         """Ask every session to leave; no more credit."""
         self._draining = Drain(finished)
-        self.places = self.filled = 0
+        self.credit.close()
         self.replies += [(seat.peer, self._draining) for seat in self.seats if seat.peer is not None]
 
     def dismiss(self) -> None:
         """Close the books on whoever has not left."""
         assert self._draining is not None
-        reason: Reason = "run_finished" if self._draining.finished else "learner_shutdown"
+        reason = _ending(self._draining)
         for sid, account in self.ledger.accounts.items():
             for start in list(account.pending):
                 self.ledger.settle(sid, start, reason)
@@ -171,7 +168,7 @@ class Admission:
             received=received,
             settled=settled,
             credit=seat.credit,
-            version=self.version,
+            version=self.credit.version,
             target=self._target,
             heartbeat_ms=int(HEARTBEAT_SECONDS * 1000),
             lease_ms=int(LEASE_SECONDS * 1000),
@@ -187,25 +184,22 @@ class Admission:
             return
         damaged = zlib.crc32(chunk.body) != chunk.crc
         seat.bad_crcs = 0
-        if seat.granted_at is not None:
-            self._chunk_seconds.append(now - seat.granted_at)
-            seat.granted_at = None
-        reason = self._judge(chunk, damaged)
+        self.credit.answered(seat, now)
+        reason = self._judge(chunk, seat.batch, damaged)
         if reason is not None:
             self.ledger.settle(seat.sid, chunk.offset, reason)
         else:
-            self.filled += 1
-            self.arrivals.append(Arrival(seat.slot, seat.incarnation, chunk))
+            self.arrivals.append(Arrival(seat.batch, seat.slot, seat.incarnation, chunk))
         self._grant(now)
 
-    def _judge(self, chunk: ChunkMessage, damaged: bool) -> Reason | None:
+    def _judge(self, chunk: ChunkMessage, batch: int, damaged: bool) -> Reason | None:
         if chunk.epoch != self.epoch:
             return "epoch"
+        if self._draining is not None:
+            return _ending(self._draining)
         if damaged or chunk.steps != self.config.rollout.chunk_steps:
             return "invalid"
-        if chunk.version != self.version:
-            return "stale"
-        return "surplus" if self.filled >= self.places else None
+        return self.credit.admit(batch, chunk.version)
 
     def _on_skip(self, seat: Seat, skip: Skip) -> None:
         if self._receive(seat, skip.offset, skip.steps, skip.produced):
@@ -247,30 +241,19 @@ class Admission:
             self.events["lost"] += 1
         self._grant(now)
 
-    def _overdue(self, seat: Seat, now: float) -> bool:
-        assert seat.granted_at is not None
-        usual = statistics.median(self._chunk_seconds) if self._chunk_seconds else float("inf")
-        return now - seat.granted_at > max(_OVERDUE_SECONDS, _OVERDUE_MEDIANS * usual)
-
     def _grant(self, now: float) -> None:
-        """Give open places to idle sessions, the least recently served first."""
-        if self._draining is not None or self.filled >= self.places:
-            return
-        busy = [seat for seat in self.seats if seat.granted_at is not None]
-        idle = [seat for seat in self.seats if seat.granted_at is None and seat.peer is not None]
-        open_places = self.places - self.filled - sum(not self._overdue(seat, now) for seat in busy)
-        for seat in sorted(idle, key=lambda seat: (seat.served, seat.slot))[: max(0, open_places)]:
-            self._serial += 1
-            seat.served, seat.granted_at = self._serial, now
+        for seat in self.credit.grant(self.seats, now):
             account = self.ledger.accounts[seat.sid]
             seat.credit = max(account.received, account.produced) + self.config.rollout.chunk_steps
-            if self.first_credit_at is None and self.version > WARMUP_VERSION:
+            if self.first_credit_at is None and self.credit.version > WARMUP_VERSION:
                 self.first_credit_at = now
             self._acknowledge(seat)
 
     def _acknowledge(self, seat: Seat) -> None:
         account = self.ledger.accounts[seat.sid]
-        self._reply(seat, Ack(self.epoch, account.received, account.settled, seat.credit, self.version))
+        self._reply(
+            seat, Ack(self.epoch, account.received, account.settled, seat.credit, self.credit.version)
+        )
 
     def _reply(self, seat: Seat, message: messages.Message) -> None:
         if seat.peer is not None:
@@ -293,3 +276,7 @@ class Admission:
         self.ledger = Ledger.from_json(data["ledger"])
         for seat in self.seats.restore(data["seats"], now + _RESTORED_LEASE_SECONDS):
             self._remove(seat, "actor_lost")
+
+
+def _ending(drain: Drain) -> Reason:
+    return "run_finished" if drain.finished else "learner_shutdown"

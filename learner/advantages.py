@@ -1,16 +1,24 @@
-"""Advantages, as pure functions of whole chunks."""
+"""Advantages and value targets, as pure functions of whole chunks."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
+_MOST_LOG = 20.0  # of a ratio: beyond it nothing is left to tell apart
 
-def gae(reward: Tensor, value: Tensor, next_value: Tensor, discount: Tensor, trace: Tensor) -> Tensor:
+
+def vtrace(
+    reward: Tensor, value: Tensor, next_value: Tensor, discount: Tensor, trace: Tensor, rho: Tensor
+) -> tuple[Tensor, Tensor]:
     """Score each action against the value baseline, smoothed back through time.
 
-        delta[t] = reward[t] + discount[t] * next_value[t] - value[t]
-        adv[t]   = delta[t] + trace[t] * adv[t + 1],   adv[T] = 0
+        delta[t]  = reward[t] + discount[t] * next_value[t] - value[t]
+        adv[t]    = delta[t] + trace[t] * (target[t + 1] - value[t + 1]),   0 beyond T
+        target[t] = value[t] + min(1, rho[t]) * adv[t]
 
+    With rho = 1 this is GAE and its lambda-return, to the last bit; below 1 it is V-trace with both
+    caps at 1. The advantage carries no rho of its own step: the loss weighs that.
     Ends are data, not flags: the extrinsic stream zeroes `discount` at a death and `trace` at
     every end, the intrinsic stream never does; both call this function.
 
@@ -20,22 +28,24 @@ def gae(reward: Tensor, value: Tensor, next_value: Tensor, discount: Tensor, tra
         next_value: V of the state the action led to, before any reset.
         discount: gamma, or 0 where that state is terminal.
         trace: gamma * lambda, or 0 where row t + 1 is another episode.
+        rho: probability of the action now over that when it was taken.
 
     Returns:
-        Advantages, float32 [T, B].
+        Advantages and value targets, float32 [T, B] each.
 
     Raises:
-        ValueError: the five shapes differ.
+        ValueError: the six shapes differ.
 
-    Source: Schulman et al. 2016, eq. 16, arXiv:1506.02438.
+    Source: Schulman et al. 2016, eq. 16, arXiv:1506.02438; Espeholt et al. 2018, eq. 1, arXiv:1802.01561.
     """
-    shapes = {tuple(x.shape) for x in (reward, value, next_value, discount, trace)}
+    shapes = {tuple(x.shape) for x in (reward, value, next_value, discount, trace, rho)}
     if len(shapes) != 1:
-        raise ValueError(f"expected five arrays of one [T, B] shape, got {sorted(shapes)}")
+        raise ValueError(f"expected six arrays of one [T, B] shape, got {sorted(shapes)}")
     advantage = reward + discount * next_value - value
+    rho = rho.clamp(max=1.0)
     for t in range(len(advantage) - 2, -1, -1):
-        advantage[t] += trace[t] * advantage[t + 1]
-    return advantage
+        advantage[t] += trace[t] * (rho[t + 1] * advantage[t + 1])
+    return advantage, value + rho * advantage
 
 
 def extrinsic_ends(
@@ -45,3 +55,18 @@ def extrinsic_ends(
     done = terminated | truncated
     cut = done if time_limit_is_end else terminated
     return gamma * (~cut).float(), gamma * lam * (~done).float()
+
+
+def importance(log_prob: Tensor, behaviour_log_prob: Tensor, lag: Tensor) -> Tensor:
+    """How much likelier each action is now than when it was taken; exactly 1 where the lag is 0.
+
+    Args:
+        log_prob: of the actions under the policy that begins the update, float32 [T, B].
+        behaviour_log_prob: as shipped, float32 [T, B].
+        lag: versions between the two, int64 [B].
+
+    Returns:
+        float32 [T, B].
+    """
+    difference = (log_prob - behaviour_log_prob).clamp(-_MOST_LOG, _MOST_LOG)
+    return torch.where(lag > 0, difference, 0.0).exp()

@@ -48,7 +48,7 @@ def load_agent(run_dir: Path) -> Agent:
     try:
         config = Config.from_json(saved.meta["config"])
         spaces = envs.spaces(config.env)
-        normaliser = Normaliser(spaces, config.rollout.lanes, config.ppo.gamma_intrinsic)
+        normaliser = Normaliser(spaces, config)
         normaliser.load(saved.part("normaliser"))
         mean, std = normaliser.observation_statistics()
         bundle = Bundle(0, int(saved.meta["version"]), saved.part("model") | {"mean": mean, "std": std})

@@ -42,8 +42,9 @@ class Batch:
     stack: Tensor  # uint8 [T + 1, E, 84, 84, S] or float32 [T + 1, E, D, 1], whitened
     final_stack: Tensor  # [K, ...], like one element of `stack`, in row-major order of `truncated`
     next_observation: Tensor  # uint8 [T, E, 84, 84] or float32 [T, E, D]; raw
-    action: Tensor  # int64 [T, E]
+    action: Tensor  # int64 [T, E] or float32 [T, E, A]
     log_prob: Tensor  # float32 [T, E], as shipped
+    lag: Tensor  # int64 [E], versions between the acting policy and the one that begins the update
     reward: Tensor  # float32 [T, E], what the extrinsic stream learns from
     intrinsic: Tensor  # float32 [T, E], scaled
     terminated: Tensor  # bool [T, E]
@@ -62,20 +63,22 @@ def observations(stack: Tensor) -> Tensor:
 
 def make_batch(
     joined: Chunk,
+    lag: npt.NDArray[np.int64],
+    reward: npt.NDArray[np.float32],
     intrinsic: npt.NDArray[np.float32],
     spaces: Spaces,
     statistics: tuple[Tensor, Tensor],
-    clip_reward: bool,
     device: torch.device,
 ) -> Batch:
     """Move a joined chunk to the device and rebuild the stacks there.
 
     Args:
         joined: E lanes.
+        lag: versions that each lane's policy is behind, int64 [E].
+        reward: what the extrinsic stream learns from, float32 [T, E].
         intrinsic: scaled bonuses, float32 [T, E].
         spaces: of the task.
-        statistics: mean and std under which the policy acted; vectors are whitened with them.
-        clip_reward: learn from sign(reward).
+        statistics: mean and std of the version that begins the update; vectors are whitened with them.
         device: where to train.
     """
     observation = torch.from_numpy(joined.observation).to(device, non_blocking=True)
@@ -87,14 +90,15 @@ def make_batch(
         mean, std = (x.to(device) for x in statistics)
         observation, final = (rnd.whiten(x, mean, std, rnd.POLICY_CLIP) for x in (observation, final))
     stack = restack(observation, terminated | truncated, spaces.stack)
-    reward = torch.from_numpy(joined.reward).to(device)
+    action = torch.from_numpy(joined.action).to(device)
     return Batch(
         stack=stack,
         final_stack=torch.cat([stack[:-1][truncated][..., 1:], final.unsqueeze(-1)], -1),
         next_observation=next_observation,
-        action=torch.from_numpy(joined.action).to(device, torch.int64),
+        action=action if spaces.is_continuous else action.to(torch.int64),
         log_prob=torch.from_numpy(joined.log_prob).to(device),
-        reward=reward.sign() if clip_reward else reward,
+        lag=torch.from_numpy(lag).to(device),
+        reward=torch.from_numpy(reward).to(device),
         intrinsic=torch.from_numpy(intrinsic).to(device),
         terminated=terminated,
         truncated=truncated,

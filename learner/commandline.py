@@ -18,6 +18,7 @@ from common.config import Config
 from common.lifecycle import EXIT_CONFIGURATION, EXIT_USAGE, Fatal
 from common.presets import DEFAULT_PRESET, PRESETS
 from common.transport import is_loopback, parse_address
+from learner.runs import read_config, settings
 
 _DEVICES = ("auto", "cpu", "cuda")
 _DEFAULT_BIND = "tcp://127.0.0.1:5555"
@@ -39,7 +40,9 @@ class _Process:
     """What belongs to this process and machine, not to the run."""
 
     run_dir: Path | None = None
-    """Where the run is kept; default runs/PRESET-SEED-TIME."""
+    """Where the run is kept; default runs/PRESET-SEED-TIME. With --seeds, the parent of seed-1, seed-2 ..."""
+    seeds: str | None = None
+    """Instead of --seed: one run per seed of a list like 1,2,3, one after the other."""
     bind: str = _DEFAULT_BIND
     """Address of the data port; weights are served on the next port."""
     local_actors: int = 0
@@ -58,27 +61,53 @@ class _CommandLine:
     process: Annotated[_Process, tyro.conf.arg(name="")]
 
 
-def parse(argv: list[str]) -> tuple[Config, Options]:
-    """Read the command line, and the configuration of a run to be resumed.
+def parse(argv: list[str]) -> list[tuple[Config, Options]]:
+    """Read the command line, and the configurations of runs to be resumed.
+
+    Returns:
+        The runs to make, in their order: one, or one per seed of --seeds.
 
     Raises:
         Fatal: one sentence; exit code 2 for usage, 78 for a run that is not this one.
     """
     preset = argv[0] if argv and not argv[0].startswith("-") else None
     flags = argv if preset is None else argv[1:]
+    _, process = _parse(_preset(preset or DEFAULT_PRESET), flags)
+    if process.seeds is None:
+        return [_run(preset, flags)]
+    if any(flag.partition("=")[0] == "--seed" for flag in flags):
+        raise Fatal(EXIT_USAGE, "expected --seed or --seeds, got both: drop one of them")
+    runs = [_run(preset, [*flags, "--seed", str(seed)]) for seed in _seeds(process.seeds)]
+    first, options = runs[0]
+    for config, _ in runs[1:]:  # a preset that is left out may be found in some of the directories only
+        _require_same(dataclasses.replace(first, seed=config.seed), config, options.run_dir)
+    return runs
+
+
+def _run(preset: str | None, flags: list[str]) -> tuple[Config, Options]:
+    """One run, with the settings it had before if it is resumed."""
     config, process = _parse(_preset(preset or DEFAULT_PRESET), flags)
     stamp = time.strftime("%Y%m%d-%H%M%S")
     path = process.run_dir or Path("runs") / f"{config.preset}-{config.seed}-{stamp}"
+    if process.run_dir is not None and process.seeds is not None:
+        path = process.run_dir / f"seed-{config.seed}"
     if process.local_actors < 0:
         raise Fatal(EXIT_USAGE, f"expected --local-actors of at least 0, got {process.local_actors}")
     if process.device not in _DEVICES:
         raise Fatal(EXIT_USAGE, f"expected --device {' or '.join(_DEVICES)}, got {process.device!r}")
     if process.resume and (path / "config.json").exists():
-        earlier = _earlier(path)
+        earlier = read_config(path)
         # A preset that was typed counts as typed settings; without one, flags apply to the run's own.
         config, _ = _parse(earlier if preset in (None, earlier.preset) else _preset(preset), flags)
         _require_same(earlier, config, path)
     return config, Options(path, _bind(process.bind), process.local_actors, process.resume, process.device)
+
+
+def _seeds(text: str) -> list[int]:
+    words = text.split(",")
+    if not all(word.isdecimal() for word in words) or len(set(map(int, words))) < len(words):
+        raise Fatal(EXIT_USAGE, f"expected whole --seeds, each once, got {text!r}: write 1,2,3")
+    return [int(word) for word in words]
 
 
 def _preset(name: str) -> Config:
@@ -136,36 +165,17 @@ def _bind(address: str) -> str:
     return endpoint
 
 
-def _earlier(path: Path) -> Config:
-    """The configuration of the run in `path`."""
-    file = path / "config.json"
-    try:
-        return Config.from_json(file.read_text())
-    except (OSError, ValueError) as error:
-        raise Fatal(
-            EXIT_CONFIGURATION,
-            f"expected the configuration of a run in {file}, got none to be read ({error})",
-        ) from None
-
-
 def _require_same(earlier: Config, now: Config, path: Path) -> None:
     """Only the length of a run may change when it is resumed."""
     if not earlier.plays_like(now):
-        odd = _differences(dataclasses.asdict(earlier), dataclasses.asdict(now))
+        came = settings(now)
+        odd = [
+            f"{name} was {value}, now {came[name]}"
+            for name, value in settings(earlier).items()
+            if value != came[name] and name not in ("total_steps", "stop_return")
+        ]
         raise Fatal(
             EXIT_CONFIGURATION,
-            f"expected the settings of the run in {path}, got other ones ({odd}): "
+            f"expected the settings of the run in {path}, got other ones ({', '.join(odd)}): "
             "drop them or start a new run directory",
         )
-
-
-def _differences(ours: dict[str, object], theirs: dict[str, object], prefix: str = "") -> str:
-    found = []
-    for name, value in ours.items():
-        other = theirs[name]
-        if isinstance(value, dict) and isinstance(other, dict):
-            inner = _differences(value, other, f"{prefix}{name}.")
-            found += [inner] if inner else []
-        elif value != other and name not in ("total_steps", "stop_return"):
-            found.append(f"{prefix}{name} was {value}, now {other}")
-    return ", ".join(found)

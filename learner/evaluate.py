@@ -20,7 +20,7 @@ import numpy as np
 from common import envs, log
 from common.lifecycle import EXIT_CONFIGURATION, EXIT_USAGE, Fatal
 from common.precision import configure_torch
-from common.streams import Place, environment_seeds
+from common.streams import Place, draws, environment_seeds
 from learner import arguments, video
 from learner.agent import Agent, load_agent
 from learner.checkpoint import write_atomically
@@ -56,7 +56,7 @@ def play(agent: Agent, episodes: int, seed: int, note: Callable[[int], None]) ->
         stack = env.reset(environment_seeds(generators))
         score, steps = np.zeros(lanes), np.zeros(lanes, np.int64)
         while any(len(mine) < wanted for mine, wanted in zip(done, quota, strict=True)):
-            uniform = np.array([generator.random(dtype=np.float32) for generator in generators])
+            uniform = draws(generators, agent.spaces)
             moved = env.step(agent.policy.act(stack, uniform)[0])
             stack = moved.stack
             score += moved.reward

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Callable
@@ -20,6 +21,7 @@ class Delivered:
     """A decoded chunk and where it came from."""
 
     sid: bytes
+    batch: int
     slot: int
     incarnation: int
     offset: int
@@ -33,14 +35,18 @@ class Delivered:
 
 
 class Inbox:
-    """Bounded by credit: never more chunks than places were offered. Closed by its owner."""
+    """Bounded by credit: never more chunks than places were offered. Closed by its owner.
+
+    What waits stays compressed, oldest batch first, while two batches are decoded already.
+    """
 
     def __init__(
-        self, rollout: RolloutConfig, spaces: Spaces, refuse: Callable[[bytes, int, str], None]
+        self, rollout: RolloutConfig, spaces: Spaces, refuse: Callable[[Arrival, str], None]
     ) -> None:
         self._rollout, self._spaces, self._refuse = rollout, spaces, refuse
-        self._compressed: queue.Queue[Arrival] = queue.Queue()
-        self._decoded: queue.Queue[Delivered] = queue.Queue()
+        self._compressed: queue.PriorityQueue[tuple[int, int, Arrival]] = queue.PriorityQueue()
+        self._decoded: queue.Queue[Delivered] = queue.Queue(2 * rollout.batch_chunks)
+        self._submitted = 0
         self._closing = threading.Event()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="decode")
@@ -48,7 +54,8 @@ class Inbox:
 
     def submit(self, arrival: Arrival) -> None:
         """Called by the network thread."""
-        self._compressed.put(arrival)
+        self._submitted += 1
+        self._compressed.put((arrival.batch, self._submitted, arrival))
 
     def take(self, timeout_seconds: float) -> Delivered | None:
         """The next decoded chunk, or None after the timeout. Called by the trainer."""
@@ -62,11 +69,9 @@ class Inbox:
     def _run(self) -> None:
         try:
             while not self._closing.is_set():
-                try:
-                    arrival = self._compressed.get(timeout=_WAIT_SECONDS)
-                except queue.Empty:
-                    continue
-                self._decode(arrival)
+                with contextlib.suppress(queue.Empty):
+                    *_, arrival = self._compressed.get(timeout=_WAIT_SECONDS)
+                    self._decode(arrival)
         except BaseException as error:  # noqa: BLE001  # the trainer raises it
             self._error = error
 
@@ -75,11 +80,21 @@ class Inbox:
         try:
             chunk = wire.decode_chunk(message, self._rollout, self._spaces)
         except wire.WireError as error:
-            self._refuse(message.sid, message.offset, str(error))
+            self._refuse(arrival, str(error))
             return
-        self._decoded.put(
-            Delivered(message.sid, arrival.slot, arrival.incarnation, message.offset, message.version, chunk)
+        delivered = Delivered(
+            message.sid,
+            arrival.batch,
+            arrival.slot,
+            arrival.incarnation,
+            message.offset,
+            message.version,
+            chunk,
         )
+        while not self._closing.is_set():
+            with contextlib.suppress(queue.Full):
+                self._decoded.put(delivered, timeout=_WAIT_SECONDS)
+                return
 
     def close(self) -> None:
         """Stop the thread."""

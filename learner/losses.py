@@ -20,7 +20,8 @@ def clipped_policy_loss(log_prob: Tensor, old_log_prob: Tensor, advantage: Tenso
     Returns:
         float32 [N].
 
-    Source: Schulman et al. 2017, eq. 7, arXiv:1707.06347.
+    Source: Schulman et al. 2017, eq. 7, arXiv:1707.06347. Actions of an older policy are weighed by
+    the caller: Hilton et al. 2021, eq. 3, arXiv:2110.00641.
     """
     ratio = torch.exp(log_prob - old_log_prob)
     return torch.maximum(-advantage * ratio, -advantage * torch.clamp(ratio, 1 - clip, 1 + clip))
@@ -29,8 +30,3 @@ def clipped_policy_loss(log_prob: Tensor, old_log_prob: Tensor, advantage: Tenso
 def value_loss(value: Tensor, target: Tensor) -> Tensor:
     """Half the squared error, unclipped, float32 [N]. Source: Burda et al. 2018, code."""
     return 0.5 * (value - target).square()
-
-
-def categorical_entropy(log_probs: Tensor) -> Tensor:
-    """Entropy in nats of distributions given as log-probabilities [N, A], float32 [N]."""
-    return -(log_probs.exp() * log_probs).sum(1)

@@ -6,17 +6,20 @@ counter that jumps back makes rates explode.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import get_args
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 import common
 from common.ledger import Totals
 from common.messages import Reason
 from learner.network import View
-from learner.trainer import PHASES, Progress
+from learner.training import PHASES, Progress
+
+_LAGS = (0, 1, 2, 4, 8, 16)  # bucket bounds, in versions
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:
@@ -91,6 +94,8 @@ class LearnerCollector:
             "Trainer's time.",
             {p: progress.phase_seconds[p] for p in PHASES},
         )
+        yield _counter("learner_failed_updates", "Batches with NaN or infinity.", progress.failed_updates)
+        yield self._lags(progress.lags)
         yield _counter(
             "checkpoint_failures", "Checkpoints that could not be written.", progress.checkpoint_failures
         )
@@ -105,6 +110,15 @@ class LearnerCollector:
         if mean is not None:
             yield _gauge("episode_return_mean", "Mean raw return of the last 100 episodes.", mean)
             yield _gauge("episode_return_max", "Best raw return.", best)
+
+    def _lags(self, lags: Counter[int]) -> Metric:
+        below = [
+            (str(float(bound)), float(sum(n for lag, n in lags.items() if lag <= bound))) for bound in _LAGS
+        ]
+        family = HistogramMetricFamily("outrider_learner_chunk_lag_versions", "Versions behind, by chunk.")
+        total = float(sum(lag * n for lag, n in lags.items()))
+        family.add_metric([], [*below, ("+Inf", float(lags.total()))], total)
+        return family
 
     def _figures(self, figures: dict[str, float]) -> Iterator[Metric]:
         losses = GaugeMetricFamily("outrider_train_loss", "Means of the last update.", labels=["kind"])
@@ -123,6 +137,9 @@ class LearnerCollector:
         yield _gauge(
             "train_log_prob_canary", "Most that actor and learner differ.", figures["log_prob_canary"]
         )
+        yield _gauge("train_behaviour_kl_nats", "From acting to learning policy.", figures["kl_behaviour"])
+        yield _gauge("train_effective_samples_ratio", "Share left by weights.", figures["effective_samples"])
+        yield _gauge("train_weight_capped_ratio", "Share of capped weights.", figures["weight_capped"])
         yield _gauge("rnd_intrinsic_reward_mean", "Scaled bonus.", figures["intrinsic_reward_mean"])
         yield _gauge("rnd_intrinsic_reward_std", "Scaled bonus.", figures["intrinsic_reward_std"])
 

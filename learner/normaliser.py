@@ -1,4 +1,4 @@
-"""The single owner of every running statistic: observations, intrinsic returns, forward filter."""
+"""The single owner of every running statistic: observations, returns of both streams, forward filters."""
 
 from __future__ import annotations
 
@@ -9,18 +9,24 @@ import numpy.typing as npt
 import torch
 
 from common.chunk import Spaces
+from common.config import Config
 from common.moments import Moments, forward_filter
+
+_REWARD_CLIP = 10.0  # of a scaled extrinsic reward, in deviations of the return
 
 
 class Normaliser:
     """Owned by the trainer. All float64."""
 
-    def __init__(self, spaces: Spaces, lanes: int, gamma_intrinsic: float) -> None:
+    def __init__(self, spaces: Spaces, config: Config) -> None:
         self.observation = Moments.prior(spaces.observation)
         self.intrinsic_return = Moments.prior(())
+        self.extrinsic_return = Moments.prior(())
         self._stack = spaces.stack
-        self._lanes = lanes
-        self._gamma = gamma_intrinsic
+        self._lanes = config.rollout.lanes
+        self._gamma_intrinsic = config.ppo.gamma_intrinsic
+        self._gamma_extrinsic = config.ppo.gamma_extrinsic
+        self._returns: dict[int, tuple[int, npt.NDArray[np.float64]]] = {}  # slot -> incarnation, [B]
         self._filters: dict[int, npt.NDArray[np.float64]] = {}  # slot -> [B]
 
     def observe(self, observation: npt.NDArray[np.generic]) -> None:
@@ -52,10 +58,45 @@ class Normaliser:
         for place, slot in enumerate(slots):
             columns = slice(place * self._lanes, (place + 1) * self._lanes)
             carry = self._filters.get(slot, np.zeros(self._lanes))
-            filtered[:, columns], self._filters[slot] = forward_filter(carry, bonus[:, columns], self._gamma)
+            filtered[:, columns], self._filters[slot] = forward_filter(
+                carry, bonus[:, columns], self._gamma_intrinsic
+            )
         self.intrinsic_return = self.intrinsic_return.merge(Moments.of(filtered.reshape(-1)))
         scaled: npt.NDArray[np.float32] = (bonus / self.intrinsic_return.std).astype(np.float32)
         return scaled
+
+    def scale_reward(
+        self,
+        reward: npt.NDArray[np.float32],
+        done: npt.NDArray[np.bool_],
+        lives: Sequence[tuple[int, int]],
+    ) -> npt.NDArray[np.float32]:
+        """Divide extrinsic rewards by the deviation of the running return; clip to 10 deviations.
+
+        Args:
+            reward: float32 [T, E], raw, in batch order.
+            done: bool [T, E].
+            lives: slot and incarnation of the batch's chunks; a new life's return starts at 0.
+
+        Returns:
+            float32 [T, E].
+
+        Source: Engstrom et al. 2020, section 3 (reward scaling), arXiv:2005.12729.
+        """
+        filtered = np.empty(reward.shape)
+        for place, (slot, life) in enumerate(lives):
+            columns = slice(place * self._lanes, (place + 1) * self._lanes)
+            last, carry = self._returns.get(slot, (life, np.zeros(self._lanes)))
+            filtered[:, columns], carry = forward_filter(
+                carry if last == life else np.zeros(self._lanes),
+                reward[:, columns],
+                self._gamma_extrinsic,
+                done[:, columns],
+            )
+            self._returns[slot] = (life, carry)
+        self.extrinsic_return = self.extrinsic_return.merge(Moments.of(filtered.reshape(-1)))
+        scaled = np.clip(reward / self.extrinsic_return.std, -_REWARD_CLIP, _REWARD_CLIP)
+        return scaled.astype(np.float32)
 
     def observation_statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and standard deviation as shipped and used: float32, shape of one observation."""
@@ -63,8 +104,12 @@ class Normaliser:
         return torch.from_numpy(mean), torch.from_numpy(std)
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Everything, as float64 tensors for a checkpoint."""
-        moments = {"observation": self.observation, "intrinsic": self.intrinsic_return}
+        """For a checkpoint, float64. Running returns are not kept: a resumed run resets every lane."""
+        moments = {
+            "observation": self.observation,
+            "intrinsic": self.intrinsic_return,
+            "extrinsic": self.extrinsic_return,
+        }
         tensors = {f"filter.{slot}": torch.from_numpy(carry) for slot, carry in self._filters.items()}
         for name, value in moments.items():
             tensors[f"{name}.count"] = torch.tensor(value.count, dtype=torch.float64)
@@ -82,7 +127,8 @@ class Normaliser:
                 state[f"{name}.var"].numpy().copy(),
             )
 
-        self.observation, self.intrinsic_return = moments("observation"), moments("intrinsic")
+        self.observation = moments("observation")
+        self.intrinsic_return, self.extrinsic_return = moments("intrinsic"), moments("extrinsic")
         prefix = "filter."
         self._filters = {
             int(name[len(prefix) :]): value.numpy().copy()

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import argparse
 import csv
-import dataclasses
 import io
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from common.config import Config
 from common.lifecycle import EXIT_CONFIGURATION, EXIT_USAGE, Fatal
 from learner import arguments
 from learner.checkpoint import write_atomically
+from learner.runs import groups, read_config, settings, unusable
 
 WINDOW = 100  # episodes behind each point
 _RESAMPLES = 2_000
@@ -64,11 +64,7 @@ def load_run(path: Path) -> Run:
     Raises:
         Fatal: a file is missing, empty or damaged.
     """
-    file = path / "config.json"
-    try:
-        config = Config.from_json(file.read_text())
-    except (OSError, ValueError) as error:
-        raise _unusable("the configuration of a run", file, error) from None
+    config = read_config(path)
     return Run(path, config, _scores(path / "episodes.csv"), _intrinsic(path) if config.rnd.enabled else None)
 
 
@@ -78,7 +74,7 @@ def _scores(file: Path) -> Curve:
         whole = [line for line in lines if line.endswith("\n")]  # a learner may be writing the last one
         rows = [(float(row["env_steps"]), float(row["score"])) for row in csv.DictReader(whole)]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _unusable("finished episodes", file, error) from None
+        raise unusable("finished episodes", file, error) from None
     if not rows:
         raise Fatal(
             EXIT_CONFIGURATION,
@@ -95,14 +91,6 @@ def sliding_mean(values: F64, window: int) -> F64:
     sums[window:] -= sums[:-window].copy()
     mean: F64 = sums / np.minimum(np.arange(1, len(values) + 1), window)
     return mean
-
-
-def _unusable(what: str, file: Path, error: Exception) -> Fatal:
-    reason = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
-    return Fatal(
-        EXIT_CONFIGURATION,
-        f"expected {what} in {file}, got nothing readable ({reason}): name the directory of a run",
-    )
 
 
 def _intrinsic(path: Path) -> Curve | None:
@@ -124,24 +112,9 @@ def _intrinsic(path: Path) -> Curve | None:
     )
 
 
-def groups(runs: Sequence[Run]) -> list[list[Run]]:
-    """Runs that belong to one curve: equal but for seed and length, and no seed twice."""
-    found: list[list[Run]] = []
-    for run in runs:
-        for group in found:
-            config = group[0].config
-            same = dataclasses.replace(run.config, seed=config.seed).plays_like(config)
-            if same and run.config.seed not in {other.config.seed for other in group}:
-                group.append(run)
-                break
-        else:
-            found.append([run])
-    return found
-
-
 def labels(found: Sequence[Sequence[Run]]) -> list[str]:
     """What tells the groups apart: game, preset or the settings that differ, else the directories' names."""
-    flat = [_flat(dataclasses.asdict(group[0].config)) for group in found]
+    flat = [settings(group[0].config) for group in found]
     odd = [name for name in flat[0] if name not in _NOT_TOLD and len({str(one[name]) for one in flat}) > 1]
     told = [
         [str(one["env.id"]) for one in flat],
@@ -158,13 +131,6 @@ def labels(found: Sequence[Sequence[Run]]) -> list[str]:
         else name
         for name, group in zip(names, found, strict=True)
     ]
-
-
-def _flat(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
-    flat: dict[str, object] = {}
-    for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return flat
 
 
 def mean_with_band(curves: Sequence[Curve]) -> tuple[F64, F64, F64, F64] | None:

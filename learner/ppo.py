@@ -6,6 +6,9 @@ predictor learns on inputs whitened with the statistics that already include thi
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -15,12 +18,13 @@ from torch import Tensor, nn
 from common import rnd
 from common.chunk import Spaces
 from common.config import Config
+from common.distributions import distribution
 from common.networks import make_policy, make_predictor, make_target
 from common.precision import autocast
 from common.streams import network_seed
-from learner.advantages import extrinsic_ends, gae
 from learner.batch import Batch, observations
-from learner.losses import categorical_entropy, clipped_policy_loss, value_loss
+from learner.losses import clipped_policy_loss, value_loss
+from learner.targets import Targets, Values, staleness, targets
 
 _SLICE = 512  # rows per forward pass without gradients
 _POLICY, _TARGET, _PREDICTOR, _DRAWS = range(4)  # roles of seeds
@@ -52,9 +56,7 @@ class _Samples:
     stack: Tensor  # [N, ..., S]
     action: Tensor
     old_log_prob: Tensor
-    advantage: Tensor
-    target_extrinsic: Tensor
-    target_intrinsic: Tensor
+    aims: Targets
     next_observation: Tensor  # [N, ...]
     feature: Tensor  # [N, F], zero where no pass needs it
     kept: Tensor  # bool [epochs, N]
@@ -64,7 +66,8 @@ class PPO:
     """Owns networks, optimiser and the learner's random draws. Used by the trainer alone."""
 
     def __init__(self, config: Config, spaces: Spaces, device: torch.device) -> None:
-        self._config, self._spaces, self._device = config, spaces, device
+        self._config, self._device = config, device
+        self._distribution = distribution(spaces)
         network, seed = config.network, config.seed
         self.policy = make_policy(spaces, network, network_seed(seed, _POLICY)).to(device)
         self.target = make_target(spaces, network, network_seed(seed, _TARGET)).to(device)
@@ -78,6 +81,11 @@ class PPO:
             eps=config.ppo.adam_eps,
             fused=True,
         )
+        self._learning: tuple[nn.Module | torch.optim.Adam, ...] = (
+            self.policy,
+            self.predictor,
+            self.optimiser,
+        )
         self.generator = torch.Generator().manual_seed(network_seed(seed, _DRAWS))
 
     def _policy_parameters(self) -> list[nn.Parameter]:
@@ -86,77 +94,88 @@ class PPO:
     def _predictor_parameters(self) -> list[nn.Parameter]:
         return list(self.predictor.parameters())
 
-    def update(self, batch: Batch, statistics: tuple[Tensor, Tensor], progress: float) -> Report:
+    def update(self, batch: Batch, statistics: tuple[Tensor, Tensor], progress: float) -> Report | None:
         """Train on one batch.
 
         Args:
             batch: see there.
             statistics: observation mean and std that include this batch.
             progress: share of the run's updates already done, in [0, 1).
+
+        Returns:
+            What it did; None if a figure was not finite: then networks and optimiser are as before.
         """
         ppo = self._config.ppo
         scale = 1.0 - progress if ppo.anneal else 1.0
         learning_rate = ppo.learning_rate * scale
-        for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate
-        samples, canary = self._prepare(batch, statistics)
+        rates = (learning_rate, (self._config.rnd.learning_rate or ppo.learning_rate) * scale)
+        for group, rate in zip(self.optimiser.param_groups, rates, strict=False):
+            group["lr"] = rate
+        before = copy.deepcopy([x.state_dict() for x in self._learning])
+        samples, facts = self._prepare(batch, statistics)
         sums = torch.zeros(len(FIGURES), device=self._device)
         count = 0
-        for number, rows in self._minibatches(*batch.action.shape):
+        for number, rows in self._minibatches(*batch.reward.shape):
             sums += self._step(samples, rows, samples.kept[number], statistics, ppo.clip * scale)
             count += 1
         figures = dict(zip(FIGURES, (sums / count).tolist(), strict=True))
-        figures["log_prob_canary"] = float(canary)
-        figures |= _explained(samples, batch)
+        figures |= dict(zip(facts, torch.stack(list(facts.values())).tolist(), strict=True))
+        if not all(map(math.isfinite, figures.values())):
+            for module, state in zip(self._learning, before, strict=True):
+                module.load_state_dict(state)
+            return None
         return Report(figures, learning_rate)
 
     @torch.no_grad()
-    def _prepare(self, batch: Batch, statistics: tuple[Tensor, Tensor]) -> tuple[_Samples, Tensor]:
-        """Values, log-probabilities, advantages and target features; one pass without gradients."""
-        ppo = self._config.ppo
-        steps, lanes = batch.action.shape
-        logits, value_e, value_i = self._evaluate(batch.stack.flatten(0, 1))
-        value_e, value_i = value_e.view(steps + 1, lanes), value_i.view(steps + 1, lanes)
-        log_probs = torch.log_softmax(logits[: steps * lanes], 1)
-        old = log_probs.gather(1, batch.action.view(-1, 1)).squeeze(1)
-        next_e = value_e[1:].clone()
-        if len(batch.final_stack):
-            next_e[batch.truncated] = self._evaluate(batch.final_stack)[1]
-        lam = ppo.gae_lambda
-        discount, trace = extrinsic_ends(
-            batch.terminated, batch.truncated, ppo.gamma_extrinsic, lam, self._config.env.time_limit_is_end
-        )
-        advantage_e = gae(batch.reward, value_e[:-1], next_e, discount, trace)
-        advantage = ppo.coef_extrinsic * advantage_e
-        target_i = torch.zeros_like(advantage)
-        if self._config.rnd.enabled:
-            gamma = torch.full_like(batch.reward, ppo.gamma_intrinsic)
-            advantage_i = gae(batch.intrinsic, value_i[:-1], value_i[1:], gamma, gamma * lam)
-            advantage = advantage + ppo.coef_intrinsic * advantage_i
-            target_i = advantage_i + value_i[:-1]
+    def _prepare(self, batch: Batch, statistics: tuple[Tensor, Tensor]) -> tuple[_Samples, dict[str, Tensor]]:
+        """Everything the passes need that does not change within them, and facts of the batch."""
+        values = self._values(batch)
+        aims = targets(batch, values, self._config)
         kept, feature = self._features(batch, statistics)
         samples = _Samples(
             stack=batch.stack[:-1].flatten(0, 1),
-            action=batch.action.flatten(),
-            old_log_prob=old,
-            advantage=advantage.flatten(),
-            target_extrinsic=(advantage_e + value_e[:-1]).flatten(),
-            target_intrinsic=target_i.flatten(),
+            action=batch.action.flatten(0, 1),
+            old_log_prob=values.log_prob.flatten(),
+            aims=Targets(*(getattr(aims, field.name).flatten() for field in dataclasses.fields(aims))),
             next_observation=batch.next_observation.flatten(0, 1),
             feature=feature,
             kept=kept,
         )
-        return samples, (old - batch.log_prob.flatten()).abs().max()
+        facts = {
+            "intrinsic_reward_mean": batch.intrinsic.mean(),
+            "intrinsic_reward_std": batch.intrinsic.std(),
+            "advantage_std": aims.advantage.std(),
+            "lag_mean": batch.lag.float().mean(),
+        }
+        return samples, facts | staleness(batch, values, aims)
+
+    def _values(self, batch: Batch) -> Values:
+        steps, lanes = batch.reward.shape
+        parameters, extrinsic, intrinsic = self._evaluate(batch.stack.flatten(0, 1))
+        acted = parameters[: steps * lanes]
+        return Values(
+            self._distribution.log_prob(acted, batch.action.flatten(0, 1)).view(steps, lanes),
+            extrinsic.view(steps + 1, lanes),
+            intrinsic.view(steps + 1, lanes),
+            self._evaluate(batch.final_stack)[1] if len(batch.final_stack) else extrinsic[:0],
+        )
 
     def _evaluate(self, stack: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         with autocast(self._config.precision, self._device.type):
             parts = [self.policy(observations(stack[i : i + _SLICE])) for i in range(0, len(stack), _SLICE)]
-        logits, value_e, value_i = (torch.cat(part) for part in zip(*parts, strict=True))
-        return logits, value_e, value_i
+        parameters, extrinsic, intrinsic = (torch.cat(part) for part in zip(*parts, strict=True))
+        return parameters, extrinsic, intrinsic
+
+    @torch.no_grad()
+    def rate(self, observation: Tensor, statistics: tuple[Tensor, Tensor]) -> Tensor:
+        """The bonus as the predictor is now, [T, B, ...] -> float32 [T, B]; see `common.rnd.bonus`."""
+        with autocast(self._config.precision, self._device.type):
+            bonus = rnd.bonus(self.predictor, self.target, observation.flatten(0, 1), *statistics)
+        return bonus.view(observation.shape[:2])
 
     def _features(self, batch: Batch, statistics: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Draw which samples the predictor sees in each pass; the target's features of those."""
-        rows = batch.action.numel()
+        rows = batch.reward.numel()
         epochs, keep = self._config.ppo.epochs, self._config.rnd.predictor_keep
         if not self._config.rnd.enabled:
             return torch.zeros(epochs, rows, dtype=torch.bool), torch.empty(0)
@@ -194,15 +213,15 @@ class PPO:
         with autocast(config.precision, self._device.type):
             output = self.policy(observations(samples.stack[rows]))
             predictor_loss = self._predictor_loss(samples, chosen, statistics)
-        log_probs = torch.log_softmax(output.logits, 1)
-        log_prob = log_probs.gather(1, samples.action[rows].unsqueeze(1)).squeeze(1)
-        old, advantage = samples.old_log_prob[rows], samples.advantage[rows]
+        log_prob = self._distribution.log_prob(output.parameters, samples.action[rows])
+        aims, old = samples.aims, samples.old_log_prob[rows]
+        advantage = aims.advantage[rows]
         if ppo.normalise_advantages:
             advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
-        policy_loss = clipped_policy_loss(log_prob, old, advantage, clip).mean()
-        loss_e = value_loss(output.value_extrinsic, samples.target_extrinsic[rows]).mean()
-        loss_i = value_loss(output.value_intrinsic, samples.target_intrinsic[rows]).mean()
-        entropy = categorical_entropy(log_probs).mean()
+        policy_loss = (aims.weight[rows] * clipped_policy_loss(log_prob, old, advantage, clip)).mean()
+        loss_e = value_loss(output.value_extrinsic, aims.extrinsic[rows]).mean()
+        loss_i = value_loss(output.value_intrinsic, aims.intrinsic[rows]).mean()
+        entropy = self._distribution.entropy(output.parameters).mean()
         loss = policy_loss + ppo.value_coef * loss_e - ppo.entropy_coef * entropy
         if config.rnd.enabled:
             loss = loss + ppo.value_coef * loss_i + predictor_loss
@@ -266,13 +285,3 @@ class PPO:
         groups = self.optimiser.state_dict()["param_groups"]
         self.optimiser.load_state_dict({"state": moments, "param_groups": groups})
         self.generator.set_state(generator)
-
-
-@torch.no_grad()
-def _explained(samples: _Samples, batch: Batch) -> dict[str, float]:
-    """Facts of the batch: mean intrinsic reward, and its spread."""
-    return {
-        "intrinsic_reward_mean": float(batch.intrinsic.mean()),
-        "intrinsic_reward_std": float(batch.intrinsic.std()),
-        "advantage_std": float(samples.advantage.std()),
-    }

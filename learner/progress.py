@@ -33,7 +33,7 @@ class Line:
             f"steps {self.env_steps:,}/{self.total_steps:,}",
             f"frames {self.frames:,}",
             f"{self.steps_per_second:,.0f} steps/s",
-            f"ETA {_duration(left)}",
+            f"ETA {duration(left)}",
             f"return {_number(self.return_mean)}",
             f"bonus {_number(self.bonus)}",
             f"actors {self.actors}",
@@ -46,7 +46,8 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
 
 
-def _duration(seconds: float | None) -> str:
+def duration(seconds: float | None) -> str:
+    """Hours, minutes and seconds, as in 1:02:03."""
     if seconds is None:
         return "-"
     hours, rest = divmod(int(max(0.0, seconds)), 3600)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from common.chunk import WARMUP_VERSION
+
 
 @dataclass(slots=True)
 class Seat:
@@ -17,6 +19,7 @@ class Seat:
     peer: bytes | None = None  # None: known from a checkpoint, not heard of in this epoch
     credit: int = 0
     granted_at: float | None = None  # of the open grant
+    batch: int = WARMUP_VERSION - 1  # that the newest grant is for
     served: int = 0  # serial number of its last grant
     bad_crcs: int = 0
     stats: dict[str, float] = field(default_factory=dict)

@@ -19,7 +19,7 @@ from common.metrics import LEARNER_PORT, Exporter
 from common.precision import configure_torch
 from common.transport import BindError, weights_endpoint
 from learner import checkpoint
-from learner.admission import Admission
+from learner.admission import Admission, Arrival
 from learner.checkpoint import CheckpointError, RunDirectory
 from learner.commandline import Options
 from learner.inbox import Inbox
@@ -28,6 +28,7 @@ from learner.network import Network
 from learner.progress import Line, ProgressLine
 from learner.publisher import Publisher
 from learner.record import Recorder
+from learner.summary import Clock, of_finished_run, summarise
 from learner.supervisor import Supervisor
 from learner.trainer import Trainer
 
@@ -76,9 +77,10 @@ class Learner:
         publisher = Publisher(target)
         self.network = Network(self.admission, publisher, wire.message_limit_bytes(config.rollout, spaces))
 
-        def refuse(sid: bytes, offset: int, text: str) -> None:
+        def refuse(arrival: Arrival, text: str) -> None:
             log.warning("chunk_invalid", text=text)
-            self.network.ask(lambda: self.admission.refuse(sid, offset, time.monotonic()))
+            sid, offset = arrival.message.sid, arrival.message.offset
+            self.network.ask(lambda: self.admission.refuse(sid, offset, arrival.batch, time.monotonic()))
 
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="outrider-")))
         local = f"ipc://{directory}/data"
@@ -225,52 +227,21 @@ class Learner:
 
     def summary(self, exit_reason: str) -> dict[str, object]:
         """The fields of summary.json."""
-        config, progress, episodes = self.config, self.trainer.progress, self.trainer.episodes
+        wall = time.monotonic() - self.started
+        clock = Clock(self.epoch, self.env_steps, self.frames, wall, self.steps_per_second)
         view = self.network.ask(self.network.look)
-        totals = view.totals
-        return {
-            "preset": config.preset,
-            "env_id": config.env.id,
-            "seed": config.seed,
-            "env_steps": self.env_steps,
-            "frames": self.frames,
-            "updates": max(0, progress.version),
-            "episodes": episodes.count,
-            "wall_seconds": round(time.monotonic() - self.started, 3),
-            "steps_per_second": round(self.steps_per_second, 2),
-            "return_mean_100": episodes.mean,
-            "return_max": episodes.best if episodes.count else None,
-            "intrinsic_reward_mean": progress.report.figures["intrinsic_reward_mean"]
-            if progress.report
-            else None,
-            "max_lag_seen": progress.lag_max,
-            "produced_steps": totals.produced,
-            "trained_steps": totals.trained,
-            "dropped_steps": totals.dropped,
-            "in_flight_steps": totals.in_flight,
-            "imbalance_steps": totals.imbalance,
-            "actors_seen": view.sessions_seen,
-            "version": progress.version,
-            "epoch": self.epoch,
-            "exit_reason": exit_reason,
-            "wire_bytes_per_step": round(view.chunk_bytes / view.chunk_steps, 1)
-            if view.chunk_steps
-            else None,
-            "phase_seconds": {name: round(seconds, 3) for name, seconds in progress.phase_seconds.items()},
-            "actor_phase_seconds": {
-                name.removeprefix("phase_"): round(seconds, 3)
-                for name, seconds in view.actor_stats.items()
-                if name.startswith("phase_")
-            },
-        }
+        return summarise(self.config, clock, self.trainer.progress, self.trainer.episodes, view, exit_reason)
 
 
 def run(config: Config, options: Options, stop: threading.Event) -> dict[str, object]:
-    """Run a learner to its end; returns its summary.
+    """Run a learner to its end; returns its summary, at once if nothing is left to train.
 
     Raises:
         Fatal: something the user has to mend, in one sentence.
     """
+    earlier = of_finished_run(options.run_dir, config) if options.resume else None
+    if earlier is not None:
+        return earlier
     try:
         with contextlib.ExitStack() as stack:
             learner = Learner(config, options, stop, stack)

@@ -6,17 +6,23 @@ publish v + 1, hand out credit. The file is written while the actors play.
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import threading
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import fields
 
+import numpy as np
+import numpy.typing as npt
 import structlog
 import torch
 
-from common.chunk import WARMUP_VERSION, Bundle, Spaces
+from common.chunk import WARMUP_VERSION, Bundle, Chunk, Spaces
 from common.config import Config
 from common.ledger import Verdict
+from common.lifecycle import EXIT_INTERNAL, Fatal
 from common.moments import Moments
 from learner import checkpoint
 from learner.admission import Admission
@@ -28,28 +34,14 @@ from learner.network import Network
 from learner.normaliser import Normaliser
 from learner.ppo import PPO, Report
 from learner.publisher import Offer, Publisher
+from learner.training import Progress
 
 log = structlog.get_logger()
 
 _POLL_SECONDS = 0.5
+_FAILURES = 3  # updates in a row that end the run
 _SAVING_SHARE = 0.05  # of the time, at most, goes into checkpoints;
 _SAVE_SECONDS = (5.0, 60.0)  # within these bounds between two of them
-PHASES = ("wait", "assemble", "train", "publish", "checkpoint")
-
-
-@dataclass(slots=True)
-class Progress:
-    """What the trainer shows to other threads; replaced fields, never mutated values."""
-
-    version: int = WARMUP_VERSION
-    warmup_chunks: int = 0
-    report: Report | None = None
-    lag_max: int = 0
-    checkpoint_failures: int = 0
-    checkpoint_at: float | None = None
-    last_update_at: float | None = None
-    trained_here: int = 0  # steps trained by this process
-    phase_seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
 
 
 class Trainer:
@@ -67,10 +59,12 @@ class Trainer:
         self._config, self._spaces, self._device, self._run = config, spaces, device, run
         self._epoch, self._stop = epoch, stop
         self.ppo = PPO(config, spaces, device)
-        self.normaliser = Normaliser(spaces, config.rollout.lanes, config.ppo.gamma_intrinsic)
+        self.normaliser = Normaliser(spaces, config)
         self.episodes = EpisodeTracker()
         self.progress = Progress()
         self.local_sids: frozenset[bytes] = frozenset()
+        self._waiting: defaultdict[int, list[Delivered]] = defaultdict(list)  # decoded, by batch
+        self._failures = 0  # in a row
         self._save_at = 0.0
 
     # Wiring that exists only once the sockets do.
@@ -98,7 +92,7 @@ class Trainer:
         """Fill the observation statistics with random play; False if asked to stop."""
         version = self.progress.version
         if version == WARMUP_VERSION and self._config.warmup_chunks:
-            self._open(WARMUP_VERSION, self._config.warmup_chunks)
+            self._open(WARMUP_VERSION)
             parts: list[tuple[tuple[int, int], Moments]] = []
             while len(parts) < self._config.warmup_chunks:
                 delivered = self._next()
@@ -122,39 +116,105 @@ class Trainer:
             self.save(books)
 
     def update(self) -> list[Episode] | None:
-        """One update, from credit already given to credit for the next; None if asked to stop."""
-        chunks: list[Delivered] = []
-        while len(chunks) < self._config.rollout.batch_chunks:
-            delivered = self._next()
-            if delivered is None:
-                return None
-            chunks.append(delivered)
-        chunks.sort(key=lambda delivered: delivered.order)
+        """One update, from credit already given to credit for the next; None if asked to stop.
+
+        Raises:
+            Fatal: three batches in a row could not be trained on.
+        """
+        chunks = self._gather()
+        if chunks is None:
+            return None
         version = self.progress.version
-        self.progress.lag_max = max(
-            self.progress.lag_max, *(version - delivered.version for delivered in chunks)
-        )
-        with self._phase("assemble"):
-            ended = [episode for delivered in chunks for episode in self.episodes.advance(delivered)]
-            joined = join([delivered.chunk for delivered in chunks])
-            intrinsic = self.normaliser.scale(joined.bonus, [delivered.slot for delivered in chunks])
-            acted_under = self.normaliser.observation_statistics()
-            self.normaliser.observe(joined.observation)
-            mean, std = self.normaliser.observation_statistics()
-            sign = self._config.env.reward == "sign"
-            batch = make_batch(joined, intrinsic, self._spaces, acted_under, sign, self._device)
-        with self._phase("train"):
-            statistics = (mean.to(self._device), std.to(self._device))
-            report = self.ppo.update(batch, statistics, version / self._config.updates)
+        ended = [episode for delivered in chunks for episode in self.episodes.advance(delivered)]
+        joined = join([delivered.chunk for delivered in chunks])
+        report = self._train(chunks, joined)
+        if report is None:
+            self._give_up(chunks, joined)
+            return ended
+        self._failures = 0
         self._settle(chunks, "trained")
+        lags = [version - delivered.version for delivered in chunks]
+        self.progress.lags = self.progress.lags + Counter(lags)
+        self.progress.lag_max = max(self.progress.lag_max, *lags)
         self.progress.version, self.progress.report = version + 1, report
         self.progress.trained_here += self._config.rollout.batch_steps
         self.progress.last_update_at = time.monotonic()
         self._turn_over()
         return ended
 
+    def _gather(self) -> list[Delivered] | None:
+        """The batch of the present version, in the order of slots and offsets."""
+        version = self.progress.version
+        while len(self._waiting[version]) < self._config.rollout.batch_chunks:
+            delivered = self._next()
+            if delivered is None:
+                return None
+            self._waiting[delivered.batch].append(delivered)
+        return sorted(self._waiting.pop(version), key=lambda delivered: delivered.order)
+
+    def _train(self, chunks: list[Delivered], joined: Chunk) -> Report | None:
+        """Statistics, then the update; None, and everything as before, if a number was not finite."""
+        version, before = self.progress.version, copy.deepcopy(self.normaliser)
+        with self.progress.phase("assemble"):
+            acted_under = self.normaliser.observation_statistics()
+            lag = np.array([version - delivered.version for delivered in chunks])
+            self._rate_stale(joined, lag, acted_under)
+            intrinsic = self.normaliser.scale(joined.bonus, [delivered.slot for delivered in chunks])
+            reward = self._reward(chunks, joined)
+            self.normaliser.observe(joined.observation)
+            mean, std = self.normaliser.observation_statistics()
+            lanes = np.repeat(lag, self._config.rollout.lanes)
+            batch = make_batch(joined, lanes, reward, intrinsic, self._spaces, acted_under, self._device)
+        with self.progress.phase("train"):
+            statistics = (mean.to(self._device), std.to(self._device))
+            report = self.ppo.update(batch, statistics, version / self._config.updates)
+        if report is None:
+            self.normaliser = before
+        return report
+
+    def _rate_stale(
+        self, joined: Chunk, lag: npt.NDArray[np.int64], statistics: tuple[torch.Tensor, torch.Tensor]
+    ) -> None:
+        """Replace the bonus of chunks behind this version by what the predictor says now."""
+        lanes = np.flatnonzero(np.repeat(lag > 0, self._config.rollout.lanes))
+        if self._config.rnd.enabled and len(lanes):
+            rows = torch.from_numpy(joined.observation[self._spaces.stack :, lanes]).to(self._device)
+            mean, std = (x.to(self._device) for x in statistics)
+            joined.bonus[:, lanes] = self.ppo.rate(rows, (mean, std)).cpu().numpy()
+
+    def _reward(self, chunks: list[Delivered], joined: Chunk) -> npt.NDArray[np.float32]:
+        """What the extrinsic stream learns from."""
+        match self._config.env.reward:
+            case "sign":
+                return np.sign(joined.reward)
+            case "scaled":
+                lives = [(delivered.slot, delivered.incarnation) for delivered in chunks]
+                return self.normaliser.scale_reward(joined.reward, joined.done, lives)
+            case _:
+                return joined.reward
+
+    def _give_up(self, chunks: list[Delivered], joined: Chunk) -> None:
+        """Keep the batch on disk, book its steps, and ask for another one."""
+        self._failures += 1
+        self.progress.failed_updates += 1
+        path = self._run.path / "failed" / f"{self.progress.version:09d}-{self.progress.failed_updates}.npz"
+        with contextlib.suppress(OSError):  # a full disk must not end what this is about to mend
+            path.parent.mkdir(exist_ok=True)
+            np.savez_compressed(path, **{x.name: getattr(joined, x.name) for x in fields(joined)})
+        log.error(
+            "update_failed", version=self.progress.version, batch=str(path), next="trying another batch"
+        )
+        self._settle(chunks, "update_failed")
+        if self._failures == _FAILURES:
+            raise Fatal(
+                EXIT_INTERNAL,
+                f"expected finite losses, got NaN or infinity from {_FAILURES} batches in a row: lower "
+                f"--ppo.learning-rate, or look into {path.parent}; the last checkpoint is from before",
+            )
+        self._network.ask(lambda: self._admission.reopen(time.monotonic()))
+
     def _next(self) -> Delivered | None:
-        with self._phase("wait"):
+        with self.progress.phase("wait"):
             while not self._stop.is_set():
                 delivered = self._inbox.take(_POLL_SECONDS)
                 if delivered is not None:
@@ -166,16 +226,16 @@ class Trainer:
         names = [(delivered.sid, delivered.offset) for delivered in chunks]
         self._network.ask(lambda: self._admission.settle(names, verdict))
 
-    def _open(self, version: int, places: int) -> None:
-        self._network.ask(lambda: self._admission.open(version, places, time.monotonic()))
+    def _open(self, version: int) -> None:
+        self._network.ask(lambda: self._admission.open(version, time.monotonic()))
 
     def _publish(self) -> None:
-        with self._phase("publish"):
+        with self.progress.phase("publish"):
             mean, std = self.normaliser.observation_statistics()
             tensors = self.ppo.tensors() | {"mean": mean, "std": std}
             offer = Offer.of("bundle", Bundle(self._epoch, self.progress.version, tensors))
             self._network.ask(lambda: self._publisher.publish(offer))
-            self._open(self.progress.version, self._config.rollout.batch_chunks)
+            self._open(self.progress.version)
 
     def _books(self) -> str:
         local = set(self.local_sids)
@@ -184,7 +244,7 @@ class Trainer:
     def save(self, books: str | None = None) -> None:
         """Write a checkpoint; a failure is counted and training goes on."""
         books = self._books() if books is None else books
-        with self._phase("checkpoint"):
+        with self.progress.phase("checkpoint"):
             start = time.monotonic()
             try:
                 checkpoint.save(self._run.checkpoints, max(0, self.progress.version), self._snapshot(books))
@@ -222,19 +282,3 @@ class Trainer:
             saved.part("model"), saved.part("target"), saved.part("optimiser"), saved.tensors["generator"]
         )
         self.normaliser.load(saved.part("normaliser"))
-
-    def _phase(self, name: str) -> _Timer:
-        return _Timer(self.progress.phase_seconds, name)
-
-
-class _Timer:
-    """Adds the time of a block to one entry."""
-
-    def __init__(self, seconds: dict[str, float], name: str) -> None:
-        self._seconds, self._name = seconds, name
-
-    def __enter__(self) -> None:
-        self._start = time.perf_counter()
-
-    def __exit__(self, *unused: object) -> None:
-        self._seconds[self._name] += time.perf_counter() - self._start

@@ -31,7 +31,7 @@ def write_run(path: Path, config: Config) -> Path:
     """A run directory with one checkpoint, as a trainer writes it."""
     spaces = envs.spaces(config.env)
     ppo = PPO(config, spaces, torch.device("cpu"))
-    normaliser = Normaliser(spaces, config.rollout.lanes, config.ppo.gamma_intrinsic)
+    normaliser = Normaliser(spaces, config)
     shape = (spaces.stack + 8, 2, *spaces.observation)
     normaliser.observe(np.random.default_rng(5).integers(0, 255, shape).astype(spaces.dtype))
     tensors = {f"model.{name}": value for name, value in ppo.tensors().items()}

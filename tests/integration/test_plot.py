@@ -14,6 +14,7 @@ from learner import plot
 from learner.episodes import Episode
 from learner.plot import Curve, mean_with_band, sliding_mean
 from learner.record import Recorder
+from learner.runs import groups
 
 pytestmark = pytest.mark.integration
 
@@ -79,7 +80,7 @@ def test_seeds_of_one_setting_share_a_mean_and_other_settings_keep_their_own_lin
     paths = [write_run(tmp_path / f"on-{seed}", "pong", seed, rnd=True) for seed in (1, 2, 3)]
     paths += [write_run(tmp_path / "off", "pong", 1, rnd=False)]
     runs = [plot.load_run(path) for path in paths]
-    found = plot.groups(runs)
+    found = groups(runs)
     assert [len(group) for group in found] == [3, 1]
     assert plot.labels(found) == ["rnd.enabled = True, 3 seeds", "rnd.enabled = False"]
     file = tmp_path / "all.png"
@@ -90,7 +91,7 @@ def test_seeds_of_one_setting_share_a_mean_and_other_settings_keep_their_own_lin
 
 def test_the_same_seed_twice_is_not_averaged(tmp_path: Path) -> None:
     runs = [plot.load_run(write_run(tmp_path / name, "pong", 7, rnd=True)) for name in ("a", "b")]
-    assert plot.labels(plot.groups(runs)) == ["a", "b"]
+    assert plot.labels(groups(runs)) == ["a", "b"]
 
 
 def test_the_band_holds_the_mean_and_lies_within_the_curves() -> None:

@@ -37,10 +37,14 @@ def make_chunk() -> ChunkMaker:
             for place in places:
                 flags[kind][place] = True
         grid = (steps, lanes)
+        if spaces.is_continuous:
+            action = rng.normal(size=(*grid, *spaces.action)).astype(np.float32)
+        else:
+            action = rng.integers(0, spaces.actions, grid, np.int32)
         return Chunk(
             observation=observations(spaces.stack + steps, lanes),
             final_observation=observations(int(flags[1].sum())),
-            action=rng.integers(0, spaces.actions, grid, np.int32),
+            action=action,
             log_prob=-rng.random(grid, np.float32),
             reward=rng.normal(size=grid).astype(np.float32),
             terminated=flags[0],

@@ -9,6 +9,7 @@ import ale_py
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium.spaces import Box, Discrete, Space
 
 from common import envs
 from common.chunk import Spaces
@@ -16,6 +17,23 @@ from common.config import EnvConfig
 
 SEEDS = np.array([3, 5])
 LANES = len(SEEDS)
+
+
+class Odd(gymnasium.Env[np.ndarray, object]):
+    """Shows a vector, and takes what we do not."""
+
+    observation_space = Box(-1.0, 1.0, (2,))
+
+    def __init__(self, does: Space[object]) -> None:
+        self.action_space = does
+
+
+for name, does in {
+    "Unbounded": Box(-1.0, np.inf, (2,)),
+    "Matrix": Box(-1.0, 1.0, (2, 2)),
+    "Shifted": Discrete(3, start=1),
+}.items():
+    gymnasium.register(f"tests/{name}-v0", entry_point=Odd, kwargs={"does": does})
 
 
 @contextmanager
@@ -181,6 +199,8 @@ def test_spaces_are_known_without_playing() -> None:
     assert envs.spaces(EnvConfig(id="gravitar")) == Spaces((84, 84), 4, 18)
     assert envs.spaces(EnvConfig(id="ALE/Breakout-v5")) == Spaces((84, 84), 4, 4)
     assert envs.spaces(EnvConfig(id="CartPole-v1")) == Spaces((4,), 1, 2)
+    assert envs.spaces(EnvConfig(id="Pendulum-v1")) == Spaces((3,), 1, 1, ((-2.0, 2.0),))
+    assert envs.spaces(EnvConfig(id="outrider/MountainCarSparse-v0")) == Spaces((2,), 1, 3)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +212,9 @@ def test_spaces_are_known_without_playing() -> None:
         ("zzzzzzzz", "name an Atari game"),
         ("Blackjack-v1", "vector"),
         ("FrozenLake-v1", "vector"),
-        ("Pendulum-v1", "discrete"),
+        ("tests/Unbounded-v0", "discrete actions or a bounded vector"),
+        ("tests/Matrix-v0", "discrete actions or a bounded vector"),
+        ("tests/Shifted-v0", "discrete actions or a bounded vector"),
     ],
 )
 def test_what_cannot_be_played_is_refused_with_a_remedy(env_id: str, said: str) -> None:
@@ -242,3 +264,65 @@ def test_vector_time_limits_hand_over_the_last_observation() -> None:
     assert moved.final.shape == (LANES, 2)
     np.testing.assert_array_equal(moved.final[1], last)
     assert not np.array_equal(moved.stack[1, 0], last)
+
+
+def test_a_bounded_vector_makes_actions_continuous() -> None:
+    pendulum, cartpole = (envs.spaces(EnvConfig(id=name)) for name in ("Pendulum-v1", "CartPole-v1"))
+    assert (pendulum.is_continuous, pendulum.action, pendulum.action_dtype) == (True, (1,), np.float32)
+    assert (cartpole.is_continuous, cartpole.action, cartpole.action_dtype) == (False, (), np.int32)
+
+
+def test_actions_beyond_their_bounds_act_like_the_bound() -> None:
+    """In rewards too, which cost by the force that was used; what lies within acts as it is."""
+
+    def play(action: np.ndarray) -> list[np.ndarray]:
+        with lanes_of("Pendulum-v1") as env:
+            env.reset(SEEDS)
+            sent = action.copy()
+            moved = [env.step(sent) for _ in range(7)]
+            np.testing.assert_array_equal(sent, action)  # the chunk ships what was drawn
+        return [np.stack([one.stack for one in moved]), np.stack([one.reward for one in moved])]
+
+    beyond, bound, within = (
+        play(np.array(lanes, np.float32)[:, None]) for lanes in ([3.5, -1e6], [2.0, -2.0], [1.9, -1.9])
+    )
+    for one, other, third in zip(beyond, bound, within, strict=True):
+        np.testing.assert_array_equal(one, other)
+        assert not np.isclose(one, third).all()
+
+
+SPARSE = "outrider/MountainCarSparse-v0"
+
+
+def test_the_sparse_mountain_car_pays_1_at_the_flag_and_nothing_elsewhere() -> None:
+    """Pushed the way it rolls it gets there; the game ends with the step that pays."""
+    paid: list[list[float]] = [[], []]
+    ends = np.zeros(LANES, np.int64)
+    with lanes_of(SPARSE) as env:
+        stack = env.reset(SEEDS)
+        while not ends.all():
+            velocity = stack[:, -1, 1]
+            moved = env.step(np.where(velocity < 0, 0, 2).astype(np.int32))
+            assert not moved.truncated.any()
+            for lane in range(LANES):
+                if not ends[lane]:
+                    paid[lane].append(float(moved.reward[lane]))
+                    assert moved.terminated[lane] == (moved.reward[lane] == 1.0)
+            ends |= moved.terminated
+            stack = moved.stack
+    for rewards in paid:
+        assert rewards == [0.0] * (len(rewards) - 1) + [1.0]
+        assert 50 < len(rewards) < 200
+
+
+def test_the_sparse_mountain_car_is_cut_after_200_steps_unpaid_but_otherwise_the_same() -> None:
+    with lanes_of(SPARSE) as env, lanes_of("MountainCar-v0") as plain:
+        np.testing.assert_array_equal(env.reset(SEEDS), plain.reset(SEEDS))
+        for step, action in enumerate(actions(200, 3), 1):
+            moved, known = env.step(action), plain.step(action)
+            assert moved.truncated.all() == moved.truncated.any() == (step == 200)
+            assert not moved.reward.any()
+            assert not moved.terminated.any()
+            np.testing.assert_array_equal(moved.stack, known.stack)
+            np.testing.assert_array_equal(known.reward, -1.0)
+    np.testing.assert_array_equal(moved.final, known.final)

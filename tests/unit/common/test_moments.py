@@ -79,3 +79,20 @@ def test_a_transposed_reward_is_refused() -> None:
     """[B, T] where [T, B] belongs raises instead of filtering over lanes."""
     with pytest.raises(ValueError, match=r"expected reward \[T, 3\]"):
         forward_filter(np.zeros(B), np.zeros((B, T)), 0.9)
+
+
+def test_a_filter_that_is_told_of_ends_starts_anew_after_each() -> None:
+    rng = np.random.default_rng(4)
+    reward, carry, gamma = rng.random((T, B)), np.array([1.0, 2.0, 3.0]), 0.9
+    done = np.zeros((T, B), np.bool_)
+    done[1, 0] = done[2, 0] = done[T - 1, 1] = True
+    filtered, last = forward_filter(carry, reward, gamma, done)
+    slow = np.zeros((T, B))
+    for lane in range(B):
+        total = carry[lane]
+        for t in range(T):
+            total = slow[t, lane] = gamma * total + reward[t, lane]
+            total = 0.0 if done[t, lane] else total
+    np.testing.assert_allclose(filtered, slow, rtol=1e-12)
+    np.testing.assert_array_equal(last, np.where(done[-1], 0.0, filtered[-1]))
+    assert last[1] == 0.0 < last[0]

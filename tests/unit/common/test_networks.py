@@ -12,6 +12,7 @@ from common.config import NetworkConfig
 from common.networks import ImageEmbedding, ImagePolicy, make_policy, make_predictor, make_target
 
 IMAGES, VECTORS = Spaces((84, 84), 4, 7), Spaces((5,), 1, 3)
+TORQUES = Spaces((5,), 1, 2, ((-1.0, 1.0), (-2.0, 3.0)))
 MAKERS = (make_policy, make_target, make_predictor)
 N = 3
 
@@ -23,11 +24,11 @@ def images(*shape: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("spaces", [IMAGES, VECTORS], ids=["images", "vectors"])
 def test_outputs_have_one_row_per_observation(spaces: Spaces) -> None:
-    """Logits [N, actions], both values [N], all float32; features alike for target and predictor."""
+    """Parameters [N, actions], both values [N], all float32; features alike for target and predictor."""
     config = NetworkConfig()
     stack = images(N, spaces.stack, *spaces.observation)
     output = make_policy(spaces, config, 1)(stack if spaces.is_image else stack.float())
-    assert output.logits.shape == (N, spaces.actions)
+    assert output.parameters.shape == (N, spaces.actions)
     assert output.value_extrinsic.shape == output.value_intrinsic.shape == (N,)
     assert {x.dtype for x in output} == {torch.float32}
     newest = stack[:, -1].float()
@@ -44,7 +45,7 @@ def test_the_third_kernel_sets_the_flat_size(kernel: Literal[3, 4], flat: int) -
     assert isinstance(predictor, ImageEmbedding)
     assert policy.conv3.kernel_size == (kernel, kernel)
     assert policy.dense1.in_features == flat
-    assert policy(images(N, 4, 84, 84)).logits.shape == (N, 7)
+    assert policy(images(N, 4, 84, 84)).parameters.shape == (N, 7)
     assert predictor.conv3.kernel_size == (3, 3)
 
 
@@ -119,7 +120,7 @@ def test_the_policy_sees_all_four_images_and_rnd_one() -> None:
     stack = images(1, 4, 84, 84)
     other = stack.clone()
     other[:, 0] = 255 - other[:, 0]
-    assert not torch.equal(policy(stack).logits, policy(other).logits)
+    assert not torch.equal(policy(stack).parameters, policy(other).parameters)
 
 
 def test_batching_does_not_change_the_output() -> None:
@@ -129,7 +130,21 @@ def test_batching_does_not_change_the_output() -> None:
         (make_predictor(IMAGES, NetworkConfig(), 1), images(N, 84, 84).float() / 50),
     ):
         together, alone = network(rows), [network(rows[i : i + 1]) for i in range(N)]
-        pick = (lambda out: out) if isinstance(together, torch.Tensor) else (lambda out: out.logits)
+        pick = (lambda out: out) if isinstance(together, torch.Tensor) else (lambda out: out.parameters)
         torch.testing.assert_close(
             pick(together), torch.cat([pick(out) for out in alone]), atol=1e-4, rtol=1e-4
         )
+
+
+def test_continuous_actions_have_means_of_the_state_and_one_deviation_for_all() -> None:
+    """Parameters [N, 2 A]: A small means that differ by row, then A log deviations that begin at 0."""
+    policy = make_policy(TORQUES, NetworkConfig(), 1)
+    output = policy(torch.randn(N, 1, 5, generator=torch.Generator().manual_seed(0)))
+    mean, log_std = output.parameters.chunk(2, 1)
+    assert mean.shape == log_std.shape == (N, 2)
+    assert not log_std.any()
+    assert 0.0 < mean.abs().max() < 0.1
+    assert not torch.equal(mean[0], mean[1])
+    output.parameters.sum().backward()
+    assert policy.log_std.grad.tolist() == [N, N]
+    assert "log_std" not in make_policy(VECTORS, NetworkConfig(), 1).state_dict()

@@ -12,6 +12,8 @@ from common.networks import make_policy
 from common.policy import Policy
 
 SPACES = Spaces((5,), 1, 7)
+TORQUES = Spaces((5,), 1, 3, ((-2.0, 2.0),) * 3)
+LARGEST = np.nextafter(np.float32(1), np.float32(0))
 CONFIG = Config(precision="float32", rollout=RolloutConfig(steps=4, lanes=2, batch_lanes=2))
 
 
@@ -36,9 +38,22 @@ def stacks(rows: int) -> np.ndarray:
     return np.random.default_rng(0).normal(size=(rows, 1, 5)).astype(np.float32)
 
 
+def log_probs(made: Policy, stack: np.ndarray) -> np.ndarray:
+    """Of every action, [B, actions]."""
+    return torch.log_softmax(made.parameters(stack), 1).numpy()
+
+
+def gaussian() -> Policy:
+    """Means -1, 0.5, 4 and deviations e^-2, 1, e^1, about."""
+    made, blank = Policy(TORQUES, CONFIG), bundle(TORQUES, torch.tensor([-1.0, 0.5, 4.0]))
+    blank.tensors["policy.log_std"] = torch.tensor([-2.0, 0.0, 1.0])
+    made.load(blank)
+    return made
+
+
 def test_log_probs_are_a_distribution() -> None:
     """Each row sums to one."""
-    np.testing.assert_allclose(np.exp(policy().log_probs(stacks(11))).sum(1), 1.0, rtol=1e-6)
+    np.testing.assert_allclose(np.exp(log_probs(policy(), stacks(11))).sum(1), 1.0, rtol=1e-6)
 
 
 def test_actions_are_drawn_as_often_as_they_are_likely() -> None:
@@ -47,7 +62,7 @@ def test_actions_are_drawn_as_often_as_they_are_likely() -> None:
     uniform = ((np.arange(draws) + 0.5) / draws).astype(np.float32)
     action, _ = made.act(np.repeat(stacks(1), draws, axis=0), uniform)
     share = np.bincount(action, minlength=7) / draws
-    np.testing.assert_allclose(share, np.exp(made.log_probs(stacks(1))[0]), atol=3 / draws)
+    np.testing.assert_allclose(share, np.exp(log_probs(made, stacks(1))[0]), atol=3 / draws)
 
 
 def test_the_shipped_log_prob_is_that_of_the_taken_action() -> None:
@@ -56,10 +71,10 @@ def test_the_shipped_log_prob_is_that_of_the_taken_action() -> None:
     action, log_prob = made.act(stack, np.random.default_rng(1).random(11, np.float32))
     assert len(set(action)) > 2
     assert (action.dtype, log_prob.dtype) == (np.int32, np.float32)
-    np.testing.assert_array_equal(log_prob, made.log_probs(stack)[np.arange(11), action])
+    np.testing.assert_array_equal(log_prob, log_probs(made, stack)[np.arange(11), action])
 
 
-@pytest.mark.parametrize("uniform", [0.0, np.nextafter(np.float32(1), np.float32(0))])
+@pytest.mark.parametrize("uniform", [0.0, LARGEST])
 def test_extreme_draws_give_legal_actions(uniform: float) -> None:
     """The ends of [0, 1) pick the first and the last action."""
     action, _ = policy().act(stacks(3), np.full(3, uniform, np.float32))
@@ -87,7 +102,7 @@ def test_batching_does_not_change_actions() -> None:
 def test_vectors_are_whitened_with_the_bundle() -> None:
     """Statistics that undo a shift and a scale undo it for the policy too."""
     plain, shifted = policy(), policy(mean=10.0, std=4.0)
-    np.testing.assert_allclose(shifted.log_probs(stacks(3) * 4 + 10), plain.log_probs(stacks(3)), atol=1e-5)
+    np.testing.assert_allclose(log_probs(shifted, stacks(3) * 4 + 10), log_probs(plain, stacks(3)), atol=1e-5)
 
 
 def test_images_are_not_whitened() -> None:
@@ -95,4 +110,63 @@ def test_images_are_not_whitened() -> None:
     spaces = Spaces((84, 84), 4, 7)
     stack = np.random.default_rng(0).integers(0, 256, (2, 4, 84, 84), np.uint8)
     one, other = policy(spaces), policy(spaces, mean=10.0, std=4.0)
-    np.testing.assert_array_equal(one.log_probs(stack), other.log_probs(stack))
+    np.testing.assert_array_equal(log_probs(one, stack), log_probs(other, stack))
+
+
+def test_continuous_actions_have_the_mean_and_deviation_of_the_policy() -> None:
+    """Over many independent draws, each number on its own and none with another."""
+    made, count = gaussian(), 20_011
+    uniform = np.random.default_rng(3).random((count, 3), np.float32)
+    action, _ = made.act(np.repeat(stacks(1), count, axis=0), uniform)
+    assert (action.shape, action.dtype) == ((count, 3), np.float32)
+    mean, log_std = made.parameters(stacks(1))[0].chunk(2)
+    deviation = log_std.exp().numpy()
+    standard = (action - mean.numpy()) / deviation
+    np.testing.assert_allclose(standard.mean(0), 0.0, atol=4 / count**0.5)
+    np.testing.assert_allclose(standard.std(0), 1.0, atol=4 / (2 * count) ** 0.5)
+    np.testing.assert_allclose(np.corrcoef(standard.T), np.eye(3), atol=4 / count**0.5)
+    np.testing.assert_allclose(deviation, np.exp([-2.0, 0.0, 1.0]), rtol=1e-6)
+
+
+def test_continuous_actions_are_the_normal_quantiles_of_their_draws() -> None:
+    """A draw of one half gives the mean; others what torch says."""
+    made, stack = gaussian(), stacks(7)
+    uniform = np.random.default_rng(4).random((7, 3), np.float32)
+    uniform[0] = 0.5
+    mean, log_std = made.parameters(stack).chunk(2, 1)
+    expected = torch.distributions.Normal(mean.double(), log_std.exp().double()).icdf(
+        torch.from_numpy(uniform)
+    )
+    action, _ = made.act(stack, uniform)
+    np.testing.assert_allclose(action, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(action[0], mean[0])
+
+
+@pytest.mark.parametrize("uniform", [0.0, LARGEST])
+def test_extreme_draws_give_finite_continuous_actions(uniform: float) -> None:
+    """Between five and six deviations from the mean, with a finite log-probability."""
+    made = gaussian()
+    action, log_prob = made.act(stacks(2), np.full((2, 3), uniform, np.float32))
+    mean, log_std = (x.numpy() for x in made.parameters(stacks(2)).chunk(2, 1))
+    distance = (action - mean) / np.exp(log_std) * (-1 if uniform == 0.0 else 1)
+    assert ((distance > 5) & (distance < 6)).all()
+    assert np.isfinite(log_prob).all()
+
+
+def test_the_shipped_density_is_that_of_the_action_as_drawn() -> None:
+    """What the task clips is not clipped here, so that the density is a normal one's."""
+    made, stack = gaussian(), stacks(11)
+    action, log_prob = made.act(stack, np.random.default_rng(5).random((11, 3), np.float32))
+    mean, log_std = made.parameters(stack).chunk(2, 1)
+    normal = torch.distributions.Independent(torch.distributions.Normal(mean, log_std.exp()), 1)
+    assert (log_prob.shape, log_prob.dtype) == ((11,), np.float32)
+    np.testing.assert_allclose(log_prob, normal.log_prob(torch.from_numpy(action)), rtol=1e-5, atol=1e-5)
+    assert (np.abs(action) > 2).any()
+
+
+def test_batching_does_not_change_continuous_actions() -> None:
+    made, stack = gaussian(), stacks(11)
+    uniform = np.random.default_rng(6).random((11, 3), np.float32)
+    together, _ = made.act(stack, uniform)
+    alone = [made.act(stack[i : i + 1], uniform[i : i + 1])[0][0] for i in range(11)]
+    np.testing.assert_allclose(together, alone, atol=1e-5)

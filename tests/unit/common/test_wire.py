@@ -21,6 +21,7 @@ from common.config import RolloutConfig
 SID, DIGEST = bytes(range(16)), bytes(range(32))
 ROLLOUT = RolloutConfig(steps=4, lanes=2, batch_lanes=2)
 IMAGES, VECTORS = Spaces((84, 84), 4, 7), Spaces((5,), 1, 3)
+TORQUES = Spaces((5,), 1, 3, ((-2.0, 2.0),) * 3)
 ENTRY = ("reward", "<f4", [5, 3], 11)
 CORPUS: list[m.Message] = [
     m.Hello(SID, -1, "wirt-ü", 4711, "0.1.0", 10, 23),
@@ -56,7 +57,7 @@ def part(kind: int, header: object, body_bytes: int = 0, magic: bytes = b"OR", m
 def chunk_message(chunk: Chunk) -> m.ChunkMessage:
     """The message of a chunk, as an actor builds it."""
     table, body = wire.encode_arrays(chunk)
-    return m.ChunkMessage(SID, 0, 0, 0, chunk.action.size, chunk.action.size, table, zlib.crc32(body), body)
+    return m.ChunkMessage(SID, 0, 0, 0, chunk.reward.size, chunk.reward.size, table, zlib.crc32(body), body)
 
 
 def same_arrays(one: Chunk, other: Chunk) -> bool:
@@ -81,7 +82,7 @@ def test_every_message_survives_the_wire(message: m.Message) -> None:
     assert decoded == message
 
 
-@pytest.mark.parametrize("spaces", [IMAGES, VECTORS], ids=["images", "vectors"])
+@pytest.mark.parametrize("spaces", [IMAGES, VECTORS, TORQUES], ids=["images", "vectors", "continuous"])
 def test_chunks_survive_the_wire_bit_for_bit(spaces: Spaces, make_chunk: Callable[..., Chunk]) -> None:
     """Ends, truncations with their final observations, and history rows come back unchanged."""
     chunk = make_chunk(4, 2, spaces, 1, terminated=[(0, 0), (3, 1)], truncated=[(1, 1), (1, 0), (3, 0)])
@@ -99,7 +100,7 @@ def test_still_images_cost_almost_nothing(make_chunk: Callable[..., Chunk]) -> N
     assert len(wire.encode_arrays(still)[1]) < 2 * 84 * 84 * 1.2 < len(wire.encode_arrays(chunk)[1])
 
 
-@pytest.mark.parametrize("spaces", [IMAGES, VECTORS], ids=["images", "vectors"])
+@pytest.mark.parametrize("spaces", [IMAGES, VECTORS, TORQUES], ids=["images", "vectors", "continuous"])
 def test_noise_stays_below_the_message_limit(spaces: Spaces, make_chunk: Callable[..., Chunk]) -> None:
     """No chunk compresses so badly that it breaks the limit."""
     every = [(t, lane) for t in range(4) for lane in range(2)]
@@ -278,6 +279,29 @@ def test_vectors_that_are_not_finite_are_refused(make_chunk: Callable[..., Chunk
     chunk.observation[2, 1, 3] = np.nan
     with pytest.raises(wire.WireError, match="finite"):
         wire.decode_chunk(chunk_message(chunk), ROLLOUT, VECTORS)
+
+
+def test_continuous_actions_may_be_any_finite_number_of_any_density(make_chunk: Callable[..., Chunk]) -> None:
+    """They are shipped as drawn, beyond the bounds too, and a density may exceed 1."""
+    chunk = make_chunk(4, 2, TORQUES, 3)
+    chunk.action[1, 0] = [-1e6, 2.5, 0.0]
+    chunk.log_prob[1, 0] = 7.5
+    assert same_arrays(wire.decode_chunk(chunk_message(chunk), ROLLOUT, TORQUES), chunk)
+    for name in ("action", "log_prob"):
+        for bad in (np.nan, np.inf):
+            chunk = make_chunk(4, 2, TORQUES, 3)
+            getattr(chunk, name)[2, 1] = bad
+            with pytest.raises(wire.WireError, match="finite"):
+                wire.decode_chunk(chunk_message(chunk), ROLLOUT, TORQUES)
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(VECTORS, TORQUES), (TORQUES, VECTORS)])
+def test_actions_of_the_other_kind_are_refused(
+    ours: Spaces, theirs: Spaces, make_chunk: Callable[..., Chunk]
+) -> None:
+    with pytest.raises(wire.WireError) as caught:
+        wire.decode_chunk(chunk_message(make_chunk(4, 2, theirs, 3)), ROLLOUT, ours)
+    assert caught.value.reason == "array"
 
 
 def test_a_zip_bomb_does_not_go_off(make_chunk: Callable[..., Chunk]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from dataclasses import replace
 
 import pytest
 
@@ -11,6 +12,10 @@ from common.config import Config, PPOConfig, RolloutConfig
 from learner.admission import LEASE_SECONDS, Admission
 
 CONFIG = Config(rollout=RolloutConfig(steps=5, lanes=2, batch_lanes=6), ppo=PPOConfig(minibatches=3))
+ONE_PLACE = replace(
+    CONFIG, rollout=RolloutConfig(steps=5, lanes=2, batch_lanes=2), ppo=PPOConfig(minibatches=1)
+)
+OVERLAPPED = replace(CONFIG, max_lag=1)
 CHUNK = CONFIG.rollout.chunk_steps  # 10 steps; 3 places in a batch
 EPOCH, TARGET, BODY = 4, bytes(32), b"arrays"
 
@@ -18,8 +23,8 @@ EPOCH, TARGET, BODY = 4, bytes(32), b"arrays"
 class Fleet:
     """An Admission, a clock, and the replies by peer."""
 
-    def __init__(self, epoch: int = EPOCH) -> None:
-        self.admission, self.now = Admission(CONFIG, epoch, TARGET), 100.0
+    def __init__(self, epoch: int = EPOCH, config: Config = CONFIG) -> None:
+        self.admission, self.now = Admission(config, epoch, TARGET), 100.0
 
     def say(self, peer: str, message: m.Message) -> list[m.Message]:
         """Send; returns what that peer hears."""
@@ -63,9 +68,9 @@ class Fleet:
             m.ChunkMessage(sid(name), version=version, offset=offset, produced=produced, arrays=[], **values),  # type: ignore[arg-type]
         )
 
-    def open(self, version: int = 0, places: int = 3) -> None:
+    def open(self, version: int = 0) -> None:
         """Offer a batch and forget the Acks."""
-        self.admission.open(version, places, self.now)
+        self.admission.open(version, self.now)
         self.admission.replies.clear()
 
     def granted(self) -> set[str]:
@@ -256,11 +261,12 @@ def test_a_damaged_body_is_asked_for_three_times_and_then_dropped() -> None:
 
 def test_an_unreadable_body_frees_its_place() -> None:
     """The decoder's refusal is booked, and the batch still fills."""
-    fleet = Fleet()
+    fleet = Fleet(config=ONE_PLACE)
     fleet.join("a", "b")
-    fleet.open(places=1)
+    fleet.open()
     fleet.chunk("a")
-    fleet.admission.refuse(sid("a"), 0, fleet.now)
+    (arrival,) = fleet.admission.arrivals
+    fleet.admission.refuse(sid("a"), 0, arrival.batch, fleet.now)
     assert fleet.dropped() == {"invalid": CHUNK}
     assert fleet.granted() == {"b"}
 
@@ -280,9 +286,9 @@ def test_gaps_are_asked_for_and_repeats_are_ignored() -> None:
 
 def test_a_skip_is_booked_and_its_credit_given_back() -> None:
     """The place is still filled with a whole chunk."""
-    fleet = Fleet()
+    fleet = Fleet(config=ONE_PLACE)
     fleet.join("a")
-    fleet.open(places=1)
+    fleet.open()
     ack = last_ack(fleet.say("a", m.Skip(sid("a"), EPOCH, 0, 3, 3, "epoch")))
     assert (ack.settled, ack.credit) == (3, CHUNK + 3)
     fleet.chunk("a", 3)
@@ -426,7 +432,10 @@ def test_local_actors_of_an_earlier_epoch_are_buried() -> None:
 
 @pytest.mark.parametrize(("finished", "reason"), [(True, "run_finished"), (False, "learner_shutdown")])
 def test_a_drained_run_closes_every_book(finished: bool, reason: str) -> None:
-    """Who leaves, leaves cleanly; the rest is booked under the run's reason; nothing is in flight."""
+    """Who leaves, leaves cleanly; the rest is booked under the run's reason; nothing is in flight.
+
+    A chunk that comes after the end is booked like what never came.
+    """
     fleet = Fleet()
     fleet.join("a", "b", "c")
     fleet.open()
@@ -441,5 +450,46 @@ def test_a_drained_run_closes_every_book(finished: bool, reason: str) -> None:
     fleet.admission.dismiss()
     totals = fleet.admission.ledger.totals()
     assert (totals.imbalance, totals.in_flight, totals.produced) == (0, 0, 3 * CHUNK + 3)
-    assert totals.dropped == {reason: 2 * CHUNK + 3, "surplus": CHUNK}
+    assert totals.dropped == {reason: 3 * CHUNK + 3}
     assert len(fleet.admission.seats) == 0
+
+
+def test_an_arrival_names_the_batch_its_credit_was_for() -> None:
+    """With a lag of 1 the fourth chunk of a fleet is the next batch's, of the same version."""
+    fleet = Fleet(config=OVERLAPPED)
+    fleet.join("a", "b")
+    fleet.open()
+    for offset in (0, CHUNK, 2 * CHUNK):
+        fleet.chunk("a", offset)
+        fleet.chunk("b", offset)
+    assert [arrival.batch for arrival in fleet.admission.arrivals] == [0, 0, 0, 1, 1, 1]
+    assert {arrival.message.version for arrival in fleet.admission.arrivals} == {0}
+    assert fleet.granted() == set()
+    assert fleet.dropped() == {}
+
+
+def test_a_chunk_of_the_last_version_is_admitted_where_a_lag_is_allowed() -> None:
+    for config, reason in ((CONFIG, "stale"), (OVERLAPPED, None)):
+        fleet = Fleet(config=config)
+        fleet.join("a")
+        fleet.open(version=1)
+        fleet.chunk("a", version=0)
+        assert fleet.dropped() == ({reason: CHUNK} if reason else {})
+        assert [arrival.batch for arrival in fleet.admission.arrivals] == ([] if reason else [1])
+
+
+def test_a_batch_that_could_not_be_used_is_played_again() -> None:
+    """The same sessions get credit for as many places, of the same version."""
+    fleet = Fleet()
+    fleet.join("a", "b", "c")
+    fleet.open()
+    for name in "abc":
+        fleet.chunk(name)
+    assert fleet.granted() == set()
+    fleet.admission.settle([(sid(name), 0) for name in "abc"], "update_failed")
+    fleet.admission.reopen(fleet.now)
+    assert fleet.granted() == {"a", "b", "c"}
+    for name in "abc":
+        fleet.chunk(name, CHUNK)
+    assert [arrival.batch for arrival in fleet.admission.arrivals] == [0] * 6
+    assert fleet.dropped() == {"update_failed": 3 * CHUNK}

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from learner.advantages import extrinsic_ends, gae
+from learner.advantages import extrinsic_ends, importance, vtrace
 
 T, B = 5, 3
 GAMMA, LAMBDA = 0.99, 0.95
@@ -15,6 +15,11 @@ GAMMA, LAMBDA = 0.99, 0.95
 def noise(seed: int, *shape: int) -> Tensor:
     """Normal float32."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def gae(*arrays: Tensor) -> Tensor:
+    """Advantages of actions that the present policy took."""
+    return vtrace(*arrays, torch.ones(arrays[0].shape))[0]
 
 
 def flags(*places: tuple[int, int]) -> Tensor:
@@ -102,13 +107,46 @@ def test_arrays_of_different_shapes_are_refused() -> None:
     """A transposed or a bootstrap-long array raises instead of broadcasting."""
     good = torch.zeros(T, B)
     for bad in (torch.zeros(B, T), torch.zeros(T + 1, B), torch.zeros(B)):
-        with pytest.raises(ValueError, match="one"):
-            gae(good, bad, good, good, good)
+        for place in range(6):
+            arrays = [good] * 6
+            arrays[place] = bad
+            with pytest.raises(ValueError, match="one"):
+                vtrace(*arrays)
 
 
 def test_inputs_are_left_alone() -> None:
     """The recursion runs in a tensor of its own."""
-    arrays = noise(0, 5, T, B)
+    arrays = noise(0, 6, T, B) * 3
     copies = arrays.clone()
-    gae(*arrays)
+    vtrace(*arrays)
     assert torch.equal(arrays, copies)
+
+
+def test_an_action_of_lag_0_has_importance_exactly_1() -> None:
+    """However the two processors differ about its log-probability."""
+    log_prob, behaviour = noise(0, 2, T, B)
+    rho = importance(log_prob, behaviour, torch.tensor([0, 1, 3]))
+    assert torch.equal(rho[:, 0], torch.ones(T))
+    torch.testing.assert_close(rho[:, 1:], (log_prob.exp() / behaviour.exp())[:, 1:])
+
+
+def test_importance_stays_finite_however_unlikely_an_action_has_become() -> None:
+    log_prob = torch.tensor([[-1e30, 1e30, -float("inf")]])
+    rho = importance(log_prob, torch.zeros(1, 3), torch.ones(3, dtype=torch.int64))
+    assert torch.isfinite(rho).all()
+    assert (rho[0, 0], rho[0, 2]) == (rho.min(), rho.min())
+    assert 0.0 < rho[0, 0] < 1e-8 < 1e8 < rho[0, 1]
+
+
+def test_an_action_no_longer_taken_moves_no_target_and_stops_the_trace() -> None:
+    """With rho near 0 the target is the value itself, and nothing later reaches an earlier step."""
+    reward, value, next_value = noise(0, 3, T, B)
+    full, rho = torch.full((T, B), GAMMA), torch.ones(T, B)
+    rho[2] = 0.0
+    advantage, target = vtrace(reward, value, next_value, full, full, rho)
+    assert torch.equal(target[2], value[2])
+    later = reward.clone()
+    later[3:] += 10.0
+    moved, _ = vtrace(later, value, next_value, full, full, rho)
+    assert torch.equal(moved[:2], advantage[:2])
+    assert not torch.isclose(moved[2:], advantage[2:]).any()  # what it would have been worth is still known

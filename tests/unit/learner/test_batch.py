@@ -14,6 +14,8 @@ from learner.batch import Batch, join, make_batch, observations, restack
 
 T, B, S = 7, 3, 4
 IMAGES, VECTORS = Spaces((84, 84), S, 5), Spaces((2,), 1, 5)
+TORQUES = Spaces((2,), 1, 4, ((-2.0, 2.0),) * 4)
+LAG = np.array([0, 2, 1])
 CPU = torch.device("cpu")
 ENDS = {
     "none": [],
@@ -40,10 +42,10 @@ def frame_stacks(observation: np.ndarray, done: np.ndarray) -> np.ndarray:
     return stacks
 
 
-def batch_of(chunk: Chunk, spaces: Spaces, clip: bool = False) -> Batch:
+def batch_of(chunk: Chunk, spaces: Spaces) -> Batch:
     """A batch with plain statistics."""
     statistics = torch.full(spaces.observation, 1.0), torch.full(spaces.observation, 2.0)
-    return make_batch(chunk, chunk.bonus, spaces, statistics, clip, CPU)
+    return make_batch(chunk, LAG, chunk.reward * 2, chunk.bonus, spaces, statistics, CPU)
 
 
 @pytest.mark.parametrize("ends", ENDS.values(), ids=ENDS)
@@ -121,9 +123,26 @@ def test_vectors_are_whitened_for_the_policy(make_chunk: Callable[..., Chunk]) -
     )
 
 
-def test_rewards_are_signs_only_where_asked(make_chunk: Callable[..., Chunk]) -> None:
-    """-1, 0 and 1, or what the game paid."""
+def test_rewards_bonuses_and_lags_are_the_given_ones(make_chunk: Callable[..., Chunk]) -> None:
     chunk = make_chunk(T, B, VECTORS, 5)
-    chunk.reward[0, 0] = 0.0
-    np.testing.assert_array_equal(batch_of(chunk, VECTORS).reward, chunk.reward)
-    np.testing.assert_array_equal(batch_of(chunk, VECTORS, clip=True).reward, np.sign(chunk.reward))
+    batch = batch_of(chunk, VECTORS)
+    np.testing.assert_array_equal(batch.reward, chunk.reward * 2)
+    np.testing.assert_array_equal(batch.intrinsic, chunk.bonus)
+    np.testing.assert_array_equal(batch.log_prob, chunk.log_prob)
+    assert batch.lag.dtype is torch.int64
+    assert batch.lag.tolist() == LAG.tolist()
+
+
+def test_actions_keep_their_shape_and_are_numbers_or_vectors(make_chunk: Callable[..., Chunk]) -> None:
+    for spaces, kind in ((VECTORS, torch.int64), (TORQUES, torch.float32)):
+        chunk = make_chunk(T, B, spaces, 6)
+        action = batch_of(chunk, spaces).action
+        assert (action.shape, action.dtype) == ((T, B, *spaces.action), kind)
+        np.testing.assert_array_equal(action, chunk.action)
+
+
+def test_chunks_of_continuous_actions_are_joined_lane_by_lane(make_chunk: Callable[..., Chunk]) -> None:
+    parts = [make_chunk(T, B, TORQUES, seed) for seed in (7, 8)]
+    joined = join(parts)
+    for place, part in enumerate(parts):
+        np.testing.assert_array_equal(joined.action[:, place * B : (place + 1) * B], part.action)

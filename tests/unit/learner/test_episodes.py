@@ -18,7 +18,7 @@ SPACES = Spaces((2,), 1, 5)
 
 def delivered(chunk: Chunk, offset: int, slot: int = 4, incarnation: int = 0) -> Delivered:
     """The chunk, from that place."""
-    return Delivered(b"s" * 16, slot, incarnation, offset, 0, chunk)
+    return Delivered(b"s" * 16, 0, slot, incarnation, offset, 0, chunk)
 
 
 def rows(chunk: Chunk, start: int, stop: int) -> Chunk:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -19,6 +21,8 @@ from learner.ppo import FIGURES, PPO, Report
 
 T, E = 8, 6
 SPACES = Spaces((5,), 1, 3)
+TORQUES = Spaces((5,), 1, 2, ((-1.0, 1.0),) * 2)
+IMAGES = Spaces((84, 84), 4, 3)
 CPU = torch.device("cpu")
 CONFIG = Config(
     precision="float32",
@@ -28,6 +32,7 @@ CONFIG = Config(
     rnd=RNDConfig(predictor_keep=0.5),
 )
 STATISTICS = torch.zeros(5), torch.ones(5)
+IMAGE_STATISTICS = torch.full((84, 84), 128.0), torch.full((84, 84), 64.0)
 Maker = Callable[..., Chunk]
 
 
@@ -36,20 +41,37 @@ def tuned(**options: object) -> Config:
     return replace(CONFIG, ppo=replace(CONFIG.ppo, **options))  # type: ignore[arg-type]
 
 
-def bundle(ppo: PPO) -> Bundle:
+def bundle(ppo: PPO, statistics: tuple[Tensor, Tensor] = STATISTICS) -> Bundle:
     """What actors would get."""
-    return Bundle(0, 0, ppo.tensors() | dict(zip(("mean", "std"), STATISTICS, strict=True)))
+    return Bundle(0, 0, ppo.tensors() | dict(zip(("mean", "std"), statistics, strict=True)))
 
 
-def batch_for(ppo: PPO, config: Config, make_chunk: Maker, seed: int = 0, spaces: Spaces = SPACES) -> Batch:
+def batch_from(
+    chunk: Chunk, spaces: Spaces, lag: int = 0, statistics: tuple[Tensor, Tensor] = STATISTICS
+) -> Batch:
+    """The chunk as a batch whose policy is this many versions behind."""
+    lags = np.full(chunk.reward.shape[1], lag)
+    return make_batch(chunk, lags, chunk.reward, chunk.bonus, spaces, statistics, CPU)
+
+
+def train(ppo: PPO, batch: Batch, progress: float = 0.0) -> Report:
+    """One update that must not fail."""
+    report = ppo.update(batch, IMAGE_STATISTICS if batch.stack.dtype is torch.uint8 else STATISTICS, progress)
+    assert report is not None
+    return report
+
+
+def batch_for(
+    ppo: PPO, config: Config, make_chunk: Maker, seed: int = 0, spaces: Spaces = SPACES, lag: int = 0
+) -> Batch:
     """A batch with ends whose actions the present policy took."""
     chunk = make_chunk(T, E, spaces, seed, terminated=[(1, 0), (5, 2)], truncated=[(3, 1), (7, 5)])
     actor = Policy(spaces, config)
     actor.load(bundle(ppo))
+    uniform = np.random.default_rng(seed).random((T, E, *spaces.action), np.float32)
     for t in range(T):
-        stack = chunk.observation[t, :, None]
-        chunk.action[t], chunk.log_prob[t] = actor.act(stack, chunk.bonus[t])
-    return make_batch(chunk, chunk.bonus, spaces, STATISTICS, False, CPU)
+        chunk.action[t], chunk.log_prob[t] = actor.act(chunk.observation[t, :, None], uniform[t])
+    return batch_from(chunk, spaces, lag)
 
 
 def updated(config: Config, make_chunk: Maker, updates: int = 1) -> tuple[PPO, list[Report]]:
@@ -58,7 +80,7 @@ def updated(config: Config, make_chunk: Maker, updates: int = 1) -> tuple[PPO, l
     reports = []
     for number in range(updates):
         batch = batch_for(ppo, config, make_chunk, number)
-        reports.append(ppo.update(batch, STATISTICS, number / 10))
+        reports.append(train(ppo, batch, number / 10))
     return ppo, reports
 
 
@@ -79,9 +101,7 @@ def test_the_canary_sees_a_foreign_policy(make_chunk: Maker) -> None:
     """Data of other weights shows in the difference of log-probabilities."""
     ppo, _ = updated(CONFIG, make_chunk)
     stranger = PPO(replace(CONFIG, seed=2), SPACES, CPU)
-    assert (
-        stranger.update(batch_for(ppo, CONFIG, make_chunk), STATISTICS, 0.0).figures["log_prob_canary"] > 1e-3
-    )
+    assert train(stranger, batch_for(ppo, CONFIG, make_chunk)).figures["log_prob_canary"] > 1e-3
 
 
 def test_figures_are_finite_and_complete(make_chunk: Maker) -> None:
@@ -106,8 +126,8 @@ def test_without_a_bonus_there_is_no_predictor(make_chunk: Maker) -> None:
     ppo = PPO(config, SPACES, CPU)
     other = PPO(config, SPACES, CPU)
     batch = batch_for(ppo, config, make_chunk)
-    ppo.update(batch, STATISTICS, 0.0)
-    other.update(replace(batch, intrinsic=batch.intrinsic * 100), STATISTICS, 0.0)
+    train(ppo, batch)
+    train(other, replace(batch, intrinsic=batch.intrinsic * 100))
     assert same(ppo.tensors(), other.tensors())
     assert not any(name.startswith("predictor") for name in ppo.tensors())
     assert same(ppo.predictor.state_dict(), PPO(config, SPACES, CPU).predictor.state_dict())
@@ -127,7 +147,7 @@ def test_novelty_falls_on_what_was_seen(make_chunk: Maker) -> None:
             return float(rnd.prediction_error(ppo.predictor(x), ppo.target(x)).mean())
 
     before = novelty(seen), novelty(foreign)
-    losses = [ppo.update(batch, STATISTICS, 0.0).figures["predictor_loss"] for _ in range(20)]
+    losses = [train(ppo, batch).figures["predictor_loss"] for _ in range(20)]
     assert losses[-1] < 0.3 * losses[0]
     assert novelty(seen) < 0.3 * before[0]
     assert novelty(foreign) / before[1] > 2 * novelty(seen) / before[0]
@@ -148,8 +168,8 @@ def test_the_predictor_learns_from_the_kept_share_alone(make_chunk: Maker) -> No
     assert 0 < dropped.sum() < T * E
     changed = batch.next_observation.clone()
     changed.view(T * E, -1)[dropped] += 1.0
-    one.update(batch, STATISTICS, 0.0)
-    other.update(replace(batch, next_observation=changed), STATISTICS, 0.0)
+    train(one, batch)
+    train(other, replace(batch, next_observation=changed))
     assert same(one.tensors(), other.tensors())
 
 
@@ -177,7 +197,7 @@ def test_a_restored_learner_updates_like_the_uninterrupted_one(enabled: bool, ma
     model = {name: value.clone() for name, value in one.tensors().items()}
     other.load(model, target, optimiser, one.generator.get_state())
     batch = batch_for(one, config, make_chunk, 7)
-    reports = [ppo.update(batch, STATISTICS, 0.2) for ppo in (one, other)]
+    reports = [train(ppo, batch, 0.2) for ppo in (one, other)]
     assert reports[0] == reports[1]
     assert same(one.tensors(), other.tensors())
 
@@ -206,10 +226,10 @@ def test_unshuffled_minibatches_are_blocks_of_whole_lanes() -> None:
 def test_annealing_goes_to_zero_and_not_below(progress: float, make_chunk: Maker) -> None:
     """The learning rate follows the updates done; without annealing it stays."""
     ppo = PPO(tuned(anneal=True), SPACES, CPU)
-    rate = ppo.update(batch_for(ppo, CONFIG, make_chunk), STATISTICS, progress).learning_rate
+    rate = train(ppo, batch_for(ppo, CONFIG, make_chunk), progress).learning_rate
     assert 0.0 < rate == pytest.approx(1e-3 * (1 - progress))
     steady = PPO(CONFIG, SPACES, CPU)
-    assert steady.update(batch_for(steady, CONFIG, make_chunk), STATISTICS, progress).learning_rate == 1e-3
+    assert train(steady, batch_for(steady, CONFIG, make_chunk), progress).learning_rate == 1e-3
 
 
 def test_the_predictor_does_not_disturb_the_policy(make_chunk: Maker) -> None:
@@ -228,24 +248,181 @@ def test_a_time_limit_bootstraps_from_the_final_observation(make_chunk: Maker) -
         config = replace(CONFIG, env=replace(CONFIG.env, time_limit_is_end=is_end))
         one, other = PPO(config, SPACES, CPU), PPO(config, SPACES, CPU)
         batch = batch_for(one, config, make_chunk)
-        one.update(batch, STATISTICS, 0.0)
-        other.update(replace(batch, final_stack=batch.final_stack + 3), STATISTICS, 0.0)
+        train(one, batch)
+        train(other, replace(batch, final_stack=batch.final_stack + 3))
         assert same(one.tensors(), other.tensors()) == is_end
+
+
+def image_batch(ppo: PPO, config: Config, make_chunk: Maker, seed: int = 0) -> Batch:
+    """Stacks of images whose actions the present policy took."""
+    chunk = make_chunk(2, 3, IMAGES, seed, truncated=[(0, 1)])
+    actor = Policy(IMAGES, config)
+    actor.load(bundle(ppo, IMAGE_STATISTICS))
+    batch = batch_from(chunk, IMAGES, statistics=IMAGE_STATISTICS)
+    for t in range(2):
+        stack = batch.stack[t].movedim(-1, 1).numpy()
+        chunk.action[t], chunk.log_prob[t] = actor.act(stack, chunk.bonus[t])
+    return batch_from(chunk, IMAGES, statistics=IMAGE_STATISTICS)
 
 
 def test_images_train_too(make_chunk: Maker) -> None:
     """One update on stacks of images: finite, and the canary agrees."""
-    spaces = Spaces((84, 84), 4, 3)
-    ppo = PPO(tuned(epochs=1, minibatches=1), spaces, CPU)
-    chunk = make_chunk(2, 3, spaces, 0, truncated=[(0, 1)])
-    actor = Policy(spaces, CONFIG)
-    statistics = torch.full((84, 84), 128.0), torch.full((84, 84), 64.0)
-    actor.load(Bundle(0, 0, ppo.tensors() | dict(zip(("mean", "std"), statistics, strict=True))))
-    batch = make_batch(chunk, chunk.bonus, spaces, statistics, True, CPU)
-    for t in range(2):
-        stack = batch.stack[t].movedim(-1, 1).numpy()
-        chunk.action[t], chunk.log_prob[t] = actor.act(stack, chunk.bonus[t])
-    batch = make_batch(chunk, chunk.bonus, spaces, statistics, True, CPU)
-    figures = ppo.update(batch, statistics, 0.0).figures
+    config = tuned(epochs=1, minibatches=1)
+    ppo = PPO(config, IMAGES, CPU)
+    figures = train(ppo, image_batch(ppo, config, make_chunk)).figures
     assert np.isfinite(list(figures.values())).all()
     assert figures["log_prob_canary"] < 1e-4
+
+
+@pytest.mark.parametrize("spaces", [SPACES, TORQUES], ids=["discrete", "continuous"])
+def test_fresh_data_trains_bit_for_bit_alike_whatever_lag_is_allowed(
+    spaces: Spaces, make_chunk: Maker
+) -> None:
+    configs = [CONFIG, replace(CONFIG, max_lag=1), replace(CONFIG, max_lag=64), tuned(correct_lag=False)]
+    learners = [PPO(config, spaces, CPU) for config in configs]
+    for seed in range(2):
+        batch = batch_for(learners[0], CONFIG, make_chunk, seed, spaces)
+        reports = [train(ppo, batch) for ppo in learners]
+        assert all(report == reports[0] for report in reports)
+        assert all(same(ppo.tensors(), learners[0].tensors()) for ppo in learners)
+
+
+def test_stale_data_trains_otherwise_than_the_same_data_taken_for_fresh(make_chunk: Maker) -> None:
+    """Of the policy that begins the update both are the same but for rounding; of another one they differ."""
+    config = replace(CONFIG, max_lag=2)
+    source = PPO(replace(CONFIG, seed=2), SPACES, CPU)
+    fresh, stale = (batch_for(source, config, make_chunk, lag=lag) for lag in (0, 2))
+    learners = [PPO(config, SPACES, CPU) for _ in range(3)]
+    uncorrected = PPO(replace(config, ppo=replace(CONFIG.ppo, correct_lag=False)), SPACES, CPU)
+    one, other = train(learners[0], fresh).figures, train(learners[1], stale).figures
+    assert (one["lag_mean"], other["lag_mean"]) == (0.0, 2.0)
+    assert one["effective_samples"] == 1.0 > other["effective_samples"]
+    assert other["log_prob_canary"] == 0.0 < one["log_prob_canary"]
+    assert not same(learners[0].tensors(), learners[1].tensors())
+    train(uncorrected, stale)
+    assert same(uncorrected.tensors(), learners[0].tensors())
+    of_its_own = batch_for(learners[2], config, make_chunk, lag=2)
+    assert train(learners[2], of_its_own).figures["effective_samples"] == pytest.approx(1.0)
+
+
+def everything(ppo: PPO) -> dict[str, object]:
+    """Networks, and the optimiser with its counts, by copy."""
+    return copy.deepcopy(
+        {
+            "policy": ppo.policy.state_dict(),
+            "predictor": ppo.predictor.state_dict(),
+            "optimiser": ppo.optimiser.state_dict(),
+        }
+    )
+
+
+def equal(one: object, other: object) -> bool:
+    """Equal bit for bit, however nested."""
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(equal, one, other))
+    return one == other
+
+
+SPOILT = {
+    "reward that is no number": ("reward", math.nan),
+    "infinite reward": ("reward", math.inf),
+    "reward whose square overflows": ("reward", 1e30),
+    "bonus that is no number": ("intrinsic", math.nan),
+    "observation that is no number": ("next_observation", math.nan),
+}
+
+
+@pytest.mark.parametrize("updates", [0, 2])
+@pytest.mark.parametrize(("name", "value"), SPOILT.values(), ids=SPOILT)
+def test_an_update_that_is_not_finite_leaves_networks_and_optimiser_as_they_were(
+    name: str, value: float, updates: int, make_chunk: Maker
+) -> None:
+    """One bad number in the last step of the last lane is enough; the next batch trains as if nothing was."""
+    config = replace(CONFIG, rnd=RNDConfig(predictor_keep=1.0))
+    (ppo, _), (calm, _) = (updated(config, make_chunk, updates) for _ in range(2))
+    batch = batch_for(ppo, config, make_chunk, 7)
+    spoilt = getattr(batch, name).clone()
+    spoilt[-1, -1] = value
+    before, draws = everything(ppo), ppo.generator.get_state()
+    assert ppo.update(replace(batch, **{name: spoilt}), STATISTICS, 0.0) is None
+    assert equal(everything(ppo), before)
+    ppo.generator.set_state(draws)
+    assert train(ppo, batch) == train(calm, batch)
+    assert equal(everything(ppo), everything(calm))
+    assert not equal(everything(ppo), before)
+
+
+def test_an_update_that_overflows_on_its_way_is_undone(make_chunk: Maker) -> None:
+    """The first minibatches are fine and have moved every weight when a later one is not."""
+    config = tuned(learning_rate=1e30, max_grad_norm=0.0)
+    ppo = PPO(config, SPACES, CPU)
+    before = everything(ppo)
+    assert ppo.update(batch_for(ppo, config, make_chunk), STATISTICS, 0.0) is None
+    assert equal(everything(ppo), before)
+
+
+def test_an_undone_update_on_images_leaves_moments_where_they_belong(make_chunk: Maker) -> None:
+    """The next update equals that of a learner which never failed."""
+    config = tuned(epochs=1, minibatches=1)
+    ppo, calm = PPO(config, IMAGES, CPU), PPO(config, IMAGES, CPU)
+    first = image_batch(ppo, config, make_chunk)
+    for learner in (ppo, calm):
+        train(learner, first)
+    draws = ppo.generator.get_state()
+    spoilt = replace(first, reward=first.reward * math.nan)
+    assert ppo.update(spoilt, IMAGE_STATISTICS, 0.0) is None
+    ppo.generator.set_state(draws)
+    second = image_batch(calm, config, make_chunk, 1)
+    assert train(ppo, second) == train(calm, second)
+    assert equal(everything(ppo), everything(calm))
+
+
+def gaussian_step(make_chunk: Maker, good: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """Change of one state's means and of log deviations, [2] each; `good` rates standardised actions."""
+    config = replace(
+        tuned(gamma_extrinsic=0.0, normalise_advantages=True, entropy_coef=0.0), rnd=RNDConfig(enabled=False)
+    )
+    ppo = PPO(config, TORQUES, CPU)
+    batch = batch_for(ppo, config, make_chunk, spaces=TORQUES)
+    batch = replace(
+        batch, stack=batch.stack[:1, :1].expand_as(batch.stack).clone()
+    )  # one state, many actions
+    stack = batch.stack[0, :1].movedim(-1, 1)
+
+    def parameters() -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            mean, log_std = ppo.policy(stack).parameters.chunk(2, 1)
+        return mean[0].clone(), log_std[0].clone()
+
+    mean, log_std = parameters()
+    z = (batch.action.flatten(0, 1) - mean) * torch.exp(-log_std)
+    train(ppo, replace(batch, reward=good(z).float().view(T, E)))
+    after, after_std = parameters()
+    return after - mean, after_std - log_std
+
+
+def test_a_gaussian_policy_moves_its_mean_to_the_side_that_pays(make_chunk: Maker) -> None:
+    for sign in (1.0, -1.0):
+        moved, _ = gaussian_step(make_chunk, lambda z, sign=sign: (z[:, 0] * sign > 0) * 2.0 - 1.0)
+        assert moved[0] * sign > 2 * moved[1].abs()
+
+
+def test_a_gaussian_policy_narrows_where_the_middle_pays_and_widens_where_the_tails_do(
+    make_chunk: Maker,
+) -> None:
+    for sign in (1.0, -1.0):
+        _, spread = gaussian_step(make_chunk, lambda z, sign=sign: (z.abs().mean(1) > 0.8) * sign)
+        assert (spread * sign > 0).all()
+
+
+def test_actor_and_learner_agree_about_gaussian_actions(make_chunk: Maker) -> None:
+    config = tuned(epochs=1, minibatches=1)
+    ppo = PPO(config, TORQUES, CPU)
+    figures = train(ppo, batch_for(ppo, config, make_chunk, spaces=TORQUES)).figures
+    assert figures["log_prob_canary"] < 1e-5
+    assert figures["clip_fraction"] == 0.0
+    assert figures["entropy"] == pytest.approx(2 * 0.5 * math.log(2 * math.pi * math.e))

@@ -1,0 +1,260 @@
+"""N actors of k lanes compute what one process with N x k lanes computes, to the last bit.
+
+The service runs whole: the learner in this process, actors in theirs, sockets between them. What its updates
+learn from and what its last checkpoint holds is compared with `tests.reference`.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import learner.admission
+import learner.credit
+import learner.ppo
+import learner.service
+from common import envs
+from common.chunk import Bundle
+from common.config import Config, EnvConfig, PPOConfig, RNDConfig, RolloutConfig
+from common.moments import Moments
+from learner import checkpoint
+from learner.batch import Batch
+from learner.commandline import Options
+from learner.normaliser import Normaliser
+from learner.ppo import PPO
+from learner.targets import Targets
+from tests.integration.processes import ROOT, free_port
+from tests.reference import Array, Facts, Play, Reference, differing
+
+pytestmark = pytest.mark.integration
+
+E, T, UPDATES = 8, 16, 3
+# A game cut after 25 steps: within the 48 of a run every lane sees a time limit, and some see a reward.
+GAME = EnvConfig(id="asterix", max_frames=100)
+POLE = EnvConfig(id="CartPole-v1", reward="scaled")  # many ends
+SPLITS = [(1, 8), (2, 4), (4, 2), (8, 1)]
+
+
+def run_of(env: EnvConfig, lanes: int, updates: int = UPDATES) -> Config:
+    """E lanes; one chunk of random play from each actor, so that its share does not hang on its speed."""
+    return Config(
+        seed=3,
+        total_steps=updates * E * T,
+        precision="float32",
+        env=env,
+        rollout=RolloutConfig(steps=T, lanes=lanes, batch_lanes=E),
+        ppo=PPOConfig(epochs=2, minibatches=2),
+        rnd=RNDConfig(warmup_steps=E * T),
+    )
+
+
+@pytest.fixture(scope="module")
+def lanes_of() -> Iterable[Callable[[EnvConfig], Sequence[envs.VectorEnv]]]:
+    """E environments of one lane each, made once per task: a reset leaves nothing of what was before."""
+    made: dict[str, list[envs.VectorEnv]] = {}
+
+    def lanes(env: EnvConfig) -> Sequence[envs.VectorEnv]:
+        return made.setdefault(env.id, [envs.make(env, 1) for _ in range(E)] if env.id not in made else [])
+
+    yield lanes
+    for lane in [lane for lanes in made.values() for lane in lanes]:
+        lane.close()
+
+
+class Service:
+    """A service whose updates are written down; runs of one instance go on in one directory."""
+
+    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.directory = directory
+        self.facts: Facts = {}
+        self.schedule: list[list[tuple[int, int]]] = []
+        self._slots: list[int] = []
+        self._watch(monkeypatch)
+        monkeypatch.setenv("PYTHONPATH", str(ROOT))
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
+        # However slow the machine is: every actor keeps its seat, and gets its place of each batch.
+        monkeypatch.setattr(learner.service, "_GATHER_SECONDS", 300.0)
+        monkeypatch.setattr(learner.admission, "LEASE_SECONDS", 300.0)
+        monkeypatch.setattr(learner.credit, "_OVERDUE_SECONDS", math.inf)
+
+    def _watch(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        scale, update, targets = Normaliser.scale, PPO.update, learner.ppo.targets
+
+        def scaling(owner: Normaliser, bonus: Array, slots: Sequence[int]) -> Array:
+            self._slots = list(slots)
+            self._note("bonus", torch.from_numpy(bonus.copy()))
+            return scale(owner, bonus, slots)
+
+        def aiming(batch: Batch, *rest: object) -> Targets:
+            aims = targets(batch, *rest)
+            for field in fields(aims):
+                self._note(f"aim {field.name}", getattr(aims, field.name).clone())
+            return aims
+
+        def updating(owner: PPO, batch: Batch, *rest: object) -> object:
+            for field in fields(batch):
+                self._note(field.name, getattr(batch, field.name).clone())
+            report = update(owner, batch, *rest)
+            version = len(self.schedule)
+            lags = batch.lag.view(len(self._slots), -1)[:, 0].tolist()
+            self.schedule.append([(slot, version - lag) for slot, lag in zip(self._slots, lags, strict=True)])
+            return report
+
+        monkeypatch.setattr(Normaliser, "scale", scaling)
+        monkeypatch.setattr(PPO, "update", updating)
+        monkeypatch.setattr(learner.ppo, "targets", aiming)
+
+    def _note(self, name: str, value: Tensor) -> None:
+        self.facts[f"update {len(self.schedule)}: {name}"] = value
+
+    def run(self, config: Config) -> Facts:
+        """Run to the end, or on to it; returns what updates learned from and the last checkpoint holds."""
+        actors, run = config.rollout.batch_chunks, self.directory / "run"
+        options = Options(run, f"tcp://127.0.0.1:{free_port()}", actors, run.exists(), "cpu")
+        summary = learner.service.run(config, options, threading.Event())
+        assert summary["exit_reason"] == "finished"
+        assert summary["trained_steps"] == config.total_steps
+        saved = checkpoint.newest(run / "checkpoints")
+        assert saved is not None
+        return self.facts | saved.tensors
+
+
+@pytest.fixture
+def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Service:
+    return Service(tmp_path, monkeypatch)
+
+
+Lanes = Callable[[EnvConfig], Sequence[envs.VectorEnv]]
+
+
+@pytest.mark.parametrize(("actors", "lanes"), SPLITS)
+def test_actors_and_one_process_play_the_same_game(
+    actors: int, lanes: int, service: Service, lanes_of: Lanes
+) -> None:
+    config = run_of(GAME, lanes)
+    served = service.run(config)
+    assert len(service.schedule) == UPDATES
+    assert differing(served, Reference(config, lanes_of(GAME)).run()) == []
+    assert any(served[f"update {v}: truncated"].any() for v in range(UPDATES))
+    assert any(served[f"update {v}: reward"].any() for v in range(UPDATES))
+
+
+def test_actors_and_one_process_balance_the_same_pole_with_scaled_rewards(
+    service: Service, lanes_of: Lanes
+) -> None:
+    config = run_of(POLE, lanes=4)
+    served = service.run(config)
+    assert differing(served, Reference(config, lanes_of(POLE)).run()) == []
+    assert any(served[f"update {v}: terminated"].any() for v in range(UPDATES))
+
+
+def test_a_resumed_run_is_the_run_whose_lanes_start_anew_and_whose_filters_go_on(
+    service: Service, lanes_of: Lanes
+) -> None:
+    """Two updates, the end of every process, one more update."""
+    service.run(run_of(GAME, lanes=4, updates=2))
+    config = run_of(GAME, lanes=4)
+    served = service.run(config)
+    assert differing(served, Reference(config, lanes_of(GAME), reset_after=2).run()) == []
+
+
+def test_an_overlapped_run_follows_from_who_played_what_under_which_version(
+    service: Service, lanes_of: Lanes
+) -> None:
+    """Timing decides at most whose chunks fill a batch and how old each is; the rest is arithmetic."""
+    config = replace(run_of(POLE, lanes=4, updates=8), max_lag=1)
+    served = service.run(config)
+    assert service.schedule[0] == [(0, 0), (1, 0)]
+    versions = [{played for _, played in chunks} for chunks in service.schedule]
+    assert all(played <= {max(0, v - 1), v} for v, played in enumerate(versions))
+    assert any(served[f"update {v}: lag"].any() for v in range(8))
+    assert differing(served, Reference(config, lanes_of(POLE), service.schedule).run()) == []
+
+
+# Done wrong, on the reference alone: whatever the comparison passes must be able to fail it.
+
+
+class SlotsReversed(Reference):
+    """Chunks lie in a batch in the opposite order."""
+
+    def arrange(
+        self, chunks: list[tuple[int, int]], plays: list[Play]
+    ) -> tuple[list[tuple[int, int]], list[Play]]:
+        return chunks[::-1], plays[::-1]
+
+
+class StatisticsOfActors(Reference):
+    """Each slot whitens with statistics of its own lanes."""
+
+    def observe(self, slots: list[int], play: Play) -> None:
+        super().observe(slots, play)
+        self.own = getattr(self, "own", {slot: Moments.prior(self.spaces.observation) for slot in self.slots})
+        for place, slot in enumerate(slots):
+            rows = play.newest[:-1, place * self.k : (place + 1) * self.k]
+            own = Moments.of(rows.reshape(-1, *self.spaces.observation))
+            self.own[slot] = self.own[slot].merge(own)
+
+    def bundle(self, slot: int, version: int) -> Bundle:
+        own = self.own[slot]
+        whitening = {"mean": torch.tensor(own.mean).float(), "std": torch.tensor(own.std).float()}
+        return Bundle(0, version, self.bundles[version] | whitening)
+
+
+class FilterPerActor(Reference):
+    """All lanes of a slot share one filter."""
+
+    def key(self, slot: int, lane: int) -> tuple[int, int]:
+        return slot, 0
+
+
+class MaskFromElsewhere(Reference):
+    """The samples that the predictor learns from are drawn by another generator."""
+
+    class learner(PPO):  # noqa: N801  # it stands for an attribute
+        def _features(self, batch: Batch, statistics: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+            feature = super()._features(batch, statistics)[1]
+            shape = (self._config.ppo.epochs, batch.reward.numel())
+            other = torch.Generator().manual_seed(0)
+            return torch.rand(shape, generator=other) < self._config.rnd.predictor_keep, feature
+
+
+class BonusOneVersionAhead(Reference):
+    """The bonus is rated with statistics that include the batch."""
+
+    def rate(self, chunks: list[tuple[int, int]], plays: list[Play]) -> np.ndarray:
+        before, now = self.observation, max(self.bundles)
+        for (slot, _), play in zip(chunks, plays, strict=True):
+            self.observe([slot], play)
+        self.publish(now)
+        self.observation = before
+        return super().rate(chunks, plays)
+
+
+@pytest.mark.parametrize("env", [POLE], ids=lambda env: env.id)
+@pytest.mark.parametrize(
+    ("wrong", "touched"),
+    [
+        (SlotsReversed, "update 0: action"),
+        (StatisticsOfActors, "update 0: bonus"),
+        (FilterPerActor, "update 0: intrinsic"),
+        (MaskFromElsewhere, "model.predictor.0.weight"),
+        (BonusOneVersionAhead, "update 0: bonus"),
+    ],
+)
+def test_a_run_done_wrong_is_told_from_the_right_one(
+    wrong: type[Reference], touched: str, env: EnvConfig, lanes_of: Lanes
+) -> None:
+    config = run_of(env, lanes=4)
+    right = Reference(config, lanes_of(env)).run()
+    assert differing(right, Reference(config, lanes_of(env)).run()) == []
+    found = differing(right, wrong(config, lanes_of(env)).run())
+    assert touched in found
+    assert {name for name in found if name.startswith("model.policy")}

@@ -1,0 +1,180 @@
+"""Tasks whose answers are known, and a run of learner and actor with nothing between them.
+
+Source of the tasks: Jones 2021, "Debugging RL, without the agonizing pain" (probe environments).
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from actor.intrinsic import Intrinsic
+from actor.metrics import Phases
+from actor.rollout import Rollout
+from actor.service import Actor, Player
+from actor.weights import Blob
+from common import rnd, wire
+from common.chunk import WARMUP_VERSION, Spaces
+from common.config import Config
+from common.envs import Transition
+from common.messages import ArrayEntry, ChunkMessage
+from common.networks import PolicyOutput
+from common.policy import Policy
+from learner.inbox import Delivered
+from learner.ppo import Report
+from learner.publisher import Offer
+from learner.trainer import Trainer
+
+Array = npt.NDArray[np.generic]
+Pays = Callable[[Array, Array], Array]  # state and action of each lane -> its reward
+
+
+@dataclass
+class Probe:
+    """B lanes on a ring of states, each marked by an observation of its own; actions do not change the way.
+
+    Lanes start one state apart, so that they do not end together.
+    """
+
+    length: int
+    pays: Pays
+    cut: bool = False  # whether it is a time limit that ends an episode after the last state
+    bounds: tuple[tuple[float, float], ...] = ()
+    scale: float = 1.0  # of observations, and their distance from 0
+
+    @property
+    def spaces(self) -> Spaces:
+        """Two actions, or one number."""
+        return Spaces((self.length,), 1, len(self.bounds) or 2, self.bounds)
+
+    @property
+    def states(self) -> npt.NDArray[np.float32]:
+        """What each state looks like, float32 [length, length]."""
+        return self.scale * (1 + np.eye(self.length, dtype=np.float32))
+
+    def reset(self, seeds: npt.NDArray[np.int64]) -> Array:
+        """See `VectorEnv`."""
+        self._state = np.arange(len(seeds)) % self.length
+        return self.states[self._state][:, None]
+
+    def step(self, action: Array) -> Transition:
+        """See `VectorEnv`."""
+        reward = self.pays(self._state, action).astype(np.float32)
+        self._state = (self._state + 1) % self.length
+        ended = self._state == 0
+        truncated = ended & self.cut
+        seen = self.states[self._state]
+        return Transition(seen[:, None], reward, ended & ~truncated, truncated, seen[truncated])
+
+    def close(self) -> None:
+        """See `VectorEnv`."""
+
+
+@dataclass
+class Loop:
+    """A whole run in one thread: this stands for everything that lies between a trainer and one actor.
+
+    It plays the session and the weights of the actor; inbox, network, admission and publisher of the trainer.
+    """
+
+    probe: Probe
+    config: Config
+    lag: int = 0  # versions that the actor is behind
+    version: int = WARMUP_VERSION
+    reports: list[Report] = field(default_factory=list)
+
+    sid, epoch, joined, finished = bytes(16), 0, True, False
+    welcome = SimpleNamespace(epoch=0, slot=0, incarnation=0)
+
+    def __post_init__(self) -> None:
+        spaces, config = self.probe.spaces, self.config
+        phases, never = Phases(), threading.Event()
+        nowhere = SimpleNamespace()  # the run's directory
+        self.trainer = Trainer(config, spaces, torch.device("cpu"), nowhere, self.epoch, never)
+        self.trainer._save_at = math.inf
+        self.trainer.connect(self, self, self, self, lambda: None)
+        target = self.trainer.ppo.target.state_dict()
+        self.player = Player(
+            self.welcome,
+            config,
+            spaces,
+            Rollout(self.probe, spaces, config.rollout, phases),
+            Policy(spaces, config),
+            Intrinsic(spaces, config, target) if config.rnd.enabled else None,
+        )
+        parent = SimpleNamespace(gone=lambda: False)
+        self.actor = Actor(self, self, parent, never, phases, lambda stats: None, self.player)
+        self.offers: list[Offer] = []
+        self._produced = self._sent = 0
+        self.trainer.warm_up()
+
+    def run(self) -> Loop:
+        """Train to the end of the run."""
+        while self.trainer.progress.version < self.config.updates:
+            self.update()
+        return self
+
+    def update(self) -> Report:
+        """Train on one batch."""
+        self.trainer.update()
+        report = self.trainer.progress.report
+        assert report is not None
+        self.reports.append(report)
+        return report
+
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of all observations that were trained on."""
+        return self.trainer.normaliser.observation_statistics()
+
+    def outputs(self) -> PolicyOutput:
+        """What the policy says about each state."""
+        states = rnd.whiten(torch.from_numpy(self.probe.states), *self.statistics(), rnd.POLICY_CLIP)
+        with torch.no_grad():
+            output: PolicyOutput = self.trainer.ppo.policy(states[:, None])
+        return output
+
+    # What the trainer calls.
+
+    def ask(self, work: Callable[[], object]) -> object:
+        return work()
+
+    def publish(self, offer: Offer) -> None:
+        self.offers.append(offer)
+
+    def open(self, version: int, now: float) -> None:
+        self.version = version
+
+    def settle(self, names: list[tuple[bytes, int]], verdict: str) -> None:
+        pass
+
+    def take(self, timeout_seconds: float) -> Delivered:
+        assert self.actor._load(self.player)
+        self.actor._play(self.player)
+        return self.delivered
+
+    # What the actor calls.
+
+    def fetch(self, name: str, held: tuple[int, int], meanwhile: Callable[[], bool]) -> Blob:
+        offer = self.offers[max(0, self.version - self.lag)]
+        return Blob(offer.meta.epoch, offer.meta.version, offer.data)
+
+    def poll(self) -> None:
+        pass
+
+    def stepped(self, steps: int) -> None:
+        self._produced += steps
+
+    def send_chunk(self, epoch: int, version: int, table: list[ArrayEntry], body: bytes, crc: int) -> None:
+        offset, steps = self._sent, self._produced - self._sent
+        self._sent = self._produced
+        message = ChunkMessage(self.sid, epoch, version, offset, steps, self._produced, table, crc, body)
+        chunk = wire.decode_chunk(message, self.config.rollout, self.probe.spaces)
+        self.delivered = Delivered(self.sid, self.version, 0, 0, offset, version, chunk)

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import dataclasses
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from common.config import Config
+from common.lifecycle import EXIT_CONFIGURATION, EXIT_USAGE, Fatal
+from common.presets import PRESETS
+from learner import __main__ as program
+from learner import service
+from learner.commandline import Options, parse
+
+
+def refusal(*argv: str) -> Fatal:
+    with pytest.raises(Fatal) as raised:
+        parse(list(argv))
+    assert len(str(raised.value).splitlines()) == 1
+    return raised.value
+
+
+def write_config(path: Path, preset: str, seed: int) -> Config:
+    config = dataclasses.replace(PRESETS[preset], seed=seed)
+    path.mkdir(parents=True)
+    (path / "config.json").write_text(config.to_json())
+    return config
+
+
+def test_without_seeds_there_is_one_run_in_the_directory_that_was_named(tmp_path: Path) -> None:
+    [(config, options)] = parse(["cartpole", "--seed", "7", "--run-dir", str(tmp_path)])
+    assert config == dataclasses.replace(PRESETS["cartpole"], seed=7)
+    assert options.run_dir == tmp_path
+
+
+def test_each_seed_is_a_run_that_differs_in_nothing_else(tmp_path: Path) -> None:
+    runs = parse(["pong", "--seeds", "3,1,20", "--ppo.epochs", "2", "--run-dir", str(tmp_path)])
+    assert [config.seed for config, _ in runs] == [3, 1, 20]
+    assert [options.run_dir.name for _, options in runs] == ["seed-3", "seed-1", "seed-20"]
+    assert {options.run_dir.parent for _, options in runs} == {tmp_path}
+    assert {config.ppo.epochs for config, _ in runs} == {2}
+    assert len({dataclasses.replace(config, seed=0) for config, _ in runs}) == 1
+
+
+def test_seeds_without_a_directory_get_one_each_named_by_preset_and_seed() -> None:
+    paths = [options.run_dir for _, options in parse(["pong", "--seeds=1,2"])]
+    assert [path.parent for path in paths] == [Path("runs")] * 2
+    assert [path.name.rsplit("-", 2)[0] for path in paths] == ["pong-1", "pong-2"]
+
+
+@pytest.mark.parametrize("text", ["1,,2", "a", "", "1,2,", "1,2,1", "1,01", "-1,2", "1 2", "1.5", str(2**63)])
+def test_seeds_that_are_no_list_of_different_whole_numbers_are_refused(text: str) -> None:
+    fatal = refusal("pong", f"--seeds={text}")
+    assert (fatal.code, "seed" in str(fatal)) == (EXIT_USAGE, True)
+
+
+@pytest.mark.parametrize("seed", [["--seed", "1"], ["--seed=1"]])
+def test_seed_and_seeds_together_are_refused(seed: list[str]) -> None:
+    fatal = refusal("pong", "--seeds", "1,2", *seed)
+    assert (fatal.code, "got both" in str(fatal)) == (EXIT_USAGE, True)
+
+
+def test_each_seed_is_resumed_with_the_settings_of_its_own_directory(tmp_path: Path) -> None:
+    earlier = [write_config(tmp_path / f"seed-{seed}", "cartpole", seed) for seed in (1, 2)]
+    runs = parse(["--resume", "--run-dir", str(tmp_path), "--seeds", "1,2", "--total-steps", "64"])
+    assert [config for config, _ in runs] == [dataclasses.replace(one, total_steps=64) for one in earlier]
+
+
+def test_a_seed_that_never_ran_starts_beside_resumed_ones(tmp_path: Path) -> None:
+    write_config(tmp_path / "seed-1", "cartpole", 1)
+    runs = parse(["cartpole", "--resume", "--run-dir", str(tmp_path), "--seeds", "1,2"])
+    assert [(config.preset, config.seed) for config, _ in runs] == [("cartpole", 1), ("cartpole", 2)]
+
+
+def test_a_seed_that_never_ran_does_not_start_with_other_settings_than_the_resumed_ones(
+    tmp_path: Path,
+) -> None:
+    write_config(tmp_path / "seed-1", "cartpole", 1)
+    fatal = refusal("--resume", "--run-dir", str(tmp_path), "--seeds", "1,2")
+    assert fatal.code == EXIT_CONFIGURATION
+    assert "preset was cartpole, now breakout" in str(fatal)
+
+
+@pytest.mark.parametrize(
+    ("flags", "difference"),
+    [(["--ppo.epochs", "7"], "ppo.epochs was 20, now 7"), (["--seed", "2"], "seed was 1, now 2")],
+)
+def test_a_resumed_run_keeps_its_settings(tmp_path: Path, flags: list[str], difference: str) -> None:
+    write_config(tmp_path / "run", "cartpole", 1)
+    fatal = refusal("--resume", "--run-dir", str(tmp_path / "run"), *flags)
+    assert (fatal.code, f"({difference})" in str(fatal)) == (EXIT_CONFIGURATION, True)
+
+
+class Learners:
+    """Stands in for `service.run`; at one seed something happens."""
+
+    def __init__(self, at: int = 0, signal: bool = False, fatal: Fatal | None = None) -> None:
+        self.seeds: list[int] = []
+        self._at, self._signal, self._fatal = at, signal, fatal
+
+    def __call__(self, config: Config, options: Options, stop: threading.Event) -> dict[str, object]:
+        self.seeds.append(config.seed)
+        if config.seed == self._at and self._signal:
+            stop.set()
+        if config.seed == self._at and self._fatal is not None:
+            raise self._fatal
+        return {"exit_reason": "stopped" if stop.is_set() else "finished"}
+
+
+def exit_code(monkeypatch: pytest.MonkeyPatch, directory: Path, learners: Learners) -> int:
+    argv = ["learner", "cartpole", "--seeds", "1,2,3", "--run-dir", str(directory)]
+    monkeypatch.setattr(sys, "argv", argv)
+    monkeypatch.setattr(service, "run", learners)
+    monkeypatch.setattr(program, "stop_on_signals", threading.Event)
+    return program.main()
+
+
+def test_seeds_run_in_turn_and_each_summary_is_printed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    learners = Learners()
+    assert exit_code(monkeypatch, tmp_path, learners) == 0
+    assert learners.seeds == [1, 2, 3]
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("run ")]
+    assert said == [f"run finished: {tmp_path}/seed-{seed}" for seed in (1, 2, 3)]
+
+
+def test_a_signal_ends_the_sequence_with_the_summary_of_the_run_it_stopped(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    learners = Learners(at=2, signal=True)
+    assert exit_code(monkeypatch, tmp_path, learners) == 0
+    assert learners.seeds == [1, 2]
+    assert f"run stopped: {tmp_path}/seed-2" in capsys.readouterr().out
+
+
+def test_what_the_user_has_to_mend_ends_the_sequence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    learners = Learners(at=2, fatal=Fatal(EXIT_CONFIGURATION, "expected a disk, got none: buy one"))
+    assert exit_code(monkeypatch, tmp_path, learners) == EXIT_CONFIGURATION
+    assert learners.seeds == [1, 2]
+    assert capsys.readouterr().err == "learner: expected a disk, got none: buy one\n"

@@ -1,0 +1,180 @@
+"""Whole runs on tasks so small that what must be learned, or computed on the way, is known exactly."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from common.config import Config, EnvConfig, NetworkConfig, PPOConfig, RNDConfig, RolloutConfig
+from learner.ppo import PPO
+from tests.probes import Array, Loop, Probe
+
+Statistics = tuple[Tensor, Tensor]  # mean and deviation of observations
+
+T, B = 6, 7
+GAMMA = 0.9
+CPU = torch.device("cpu")
+UPDATES = 40
+NO_BONUS = RNDConfig(enabled=False, warmup_steps=0)
+BONUS = RNDConfig(warmup_steps=0, predictor_keep=1.0)
+FAR = 100.0  # a scale of observations at which whitening matters
+
+
+def config(updates: int = UPDATES, bonus: RNDConfig = NO_BONUS, **ppo: object) -> Config:
+    """A short run of one actor on raw rewards."""
+    options = {
+        "epochs": 4,
+        "minibatches": 1,
+        "learning_rate": 1e-2,
+        "gamma_extrinsic": GAMMA,
+        "gamma_intrinsic": GAMMA,
+    }
+    return Config(
+        precision="float32",
+        total_steps=updates * T * B,
+        env=EnvConfig(reward="raw"),
+        rollout=RolloutConfig(steps=T, lanes=B, batch_lanes=B),
+        ppo=PPOConfig(**(options | ppo)),  # type: ignore[arg-type]
+        rnd=bonus,
+        network=NetworkConfig(hidden=16),
+    )
+
+
+def one(state: Array, action: Array) -> Array:
+    return np.ones(len(state))
+
+
+def errors(network: nn.Module, target: nn.Module, statistics: Statistics, observation: Array) -> Tensor:
+    """How badly it knows each observation by the definition, [T, B, D] -> [T, B]."""
+    mean, std = statistics
+    white = torch.clip((torch.from_numpy(observation) - mean) / std, -5, 5)
+    with torch.no_grad():
+        return torch.stack([(network(row) - target(row)).square().mean(1) for row in white])
+
+
+def ring() -> Probe:
+    """Longer than a short run: each batch brings states that no statistic knew before."""
+    return Probe(50, one, scale=FAR)
+
+
+def bonuses(loop: Loop) -> list[Array]:
+    """Those of each update from now on, [T, B] as they reach the normaliser."""
+    seen: list[Array] = []
+    scale = loop.trainer.normaliser.scale
+
+    def listen(bonus: Array, slots: list[int]) -> Array:
+        seen.append(bonus.copy())
+        return scale(bonus, slots)
+
+    loop.trainer.normaliser.scale = listen  # type: ignore[method-assign,assignment]
+    return seen
+
+
+@pytest.mark.parametrize("reward", [1.0, -1.0])
+def test_the_value_of_a_single_step_is_its_reward(reward: float) -> None:
+    loop = Loop(Probe(1, lambda state, action: reward * one(state, action)), config()).run()
+    assert loop.outputs().value_extrinsic.tolist() == pytest.approx([reward], abs=0.02)
+
+
+def test_a_reward_at_the_end_is_discounted_once_a_step_before() -> None:
+    gamma = 0.5  # far from 1, so that one value for both states would be wrong
+    loop = Loop(Probe(2, lambda state, action: state == 1), config(gamma_extrinsic=gamma)).run()
+    assert loop.outputs().value_extrinsic.tolist() == pytest.approx([gamma, 1.0], abs=0.02)
+
+
+def test_the_action_that_pays_in_a_state_is_taken_there() -> None:
+    loop = Loop(Probe(2, lambda state, action: action == state), config()).run()
+    assert (loop.outputs().parameters.softmax(1).diag() > 0.95).all()
+
+
+def test_a_task_without_end_is_worth_its_horizon_however_often_it_is_cut() -> None:
+    loop = Loop(Probe(5, one, cut=True), config()).run()
+    assert loop.outputs().value_extrinsic.tolist() == pytest.approx([1 / (1 - GAMMA)] * 5, abs=0.2)
+
+
+def test_a_time_limit_that_counts_as_an_end_is_worth_the_steps_before_it() -> None:
+    task = EnvConfig(reward="raw", time_limit_is_end=True)
+    loop = Loop(Probe(5, one, cut=True), replace(config(), env=task)).run()
+    left = [(1 - GAMMA**steps) / (1 - GAMMA) for steps in (5, 4, 3, 2, 1)]
+    assert left[0] == pytest.approx(4.1, abs=0.01)
+    assert loop.outputs().value_extrinsic.tolist() == pytest.approx(left, abs=0.05)
+
+
+def test_novelty_has_a_horizon_where_every_step_ends_an_episode() -> None:
+    loop = Loop(Probe(1, one), config(bonus=BONUS))
+    loop.trainer.normaliser.scale = lambda bonus, slots: np.ones_like(bonus)  # type: ignore[method-assign]
+    output = loop.run().outputs()
+    assert output.value_intrinsic.tolist() == pytest.approx([1 / (1 - GAMMA)], abs=0.2)
+    assert output.value_extrinsic.tolist() == pytest.approx([1.0], abs=0.02)
+
+
+def test_a_continuous_action_moves_to_where_it_pays_most() -> None:
+    best = 0.5
+    probe = Probe(1, lambda state, action: -np.square(action[:, 0] - best), bounds=((-2.0, 2.0),))
+    mean, log_std = Loop(probe, config()).run().outputs().parameters[0].tolist()
+    assert mean == pytest.approx(best, abs=0.1)
+    assert log_std < -0.5
+
+
+@pytest.mark.parametrize("lag", [0, 1])
+def test_a_step_is_paid_what_the_newest_predictor_says_of_where_it_led(lag: int) -> None:
+    loop = Loop(ring(), config(4, BONUS), lag)
+    paid, ppo = bonuses(loop), loop.trainer.ppo
+    for _ in range(4):
+        predictor, acted_under = copy.deepcopy(ppo.predictor), loop.statistics()
+        loop.update()
+        led_to = loop.delivered.chunk.observation[1:]
+        np.testing.assert_allclose(paid[-1], errors(predictor, ppo.target, acted_under, led_to), rtol=1e-3)
+
+
+def test_the_predictor_learns_where_each_step_led_whitened_with_all_that_is_known() -> None:
+    loop = Loop(ring(), config(4, BONUS, epochs=1))
+    ppo = loop.trainer.ppo
+    for _ in range(4):
+        predictor = copy.deepcopy(ppo.predictor)
+        report = loop.update()
+        led_to = loop.delivered.chunk.observation[1:]
+        known = errors(predictor, ppo.target, loop.statistics(), led_to)
+        assert report.figures["predictor_loss"] == pytest.approx(float(known.mean()), rel=1e-3)
+
+
+def test_learner_and_actor_agree_on_every_fresh_action() -> None:
+    loop = Loop(ring(), config(4, BONUS, epochs=1)).run()
+    for report in loop.reports:
+        assert report.figures["log_prob_canary"] < 1e-5
+        assert report.figures["clip_fraction"] == 0.0
+        assert abs(report.figures["approx_kl"]) < 1e-6
+
+
+def test_the_bonus_fades_where_the_run_has_been() -> None:
+    loop = Loop(Probe(3, one, scale=FAR), config(bonus=BONUS)).run()
+    ppo, fresh = loop.trainer.ppo, PPO(loop.config, loop.probe.spaces, CPU)
+    before, after = (
+        errors(x.predictor, x.target, loop.statistics(), loop.probe.states[:, None]) for x in (fresh, ppo)
+    )
+    assert (before > 20 * after).all()
+
+
+def test_no_end_interrupts_the_discounted_bonuses_of_a_lane() -> None:
+    loop, level, filtered = Loop(Probe(1, one), config(4, BONUS)), np.zeros(B), []
+    for _ in range(4):
+        loop.update()
+        for row in loop.delivered.chunk.bonus:
+            level = GAMMA * level + row
+            filtered.append(level)
+    returns = loop.trainer.normaliser.intrinsic_return
+    assert float(returns.mean) == pytest.approx(np.mean(filtered), rel=1e-5)
+    assert float(returns.std) == pytest.approx(np.std(filtered), rel=1e-5)
+
+
+def test_annealing_begins_at_the_whole_rate_and_ends_above_zero() -> None:
+    updates = 7
+    loop = Loop(Probe(1, one), config(updates, anneal=True)).run()
+    rates = [report.learning_rate / loop.config.ppo.learning_rate for report in loop.reports]
+    assert rates == pytest.approx([1 - done / updates for done in range(updates)])
+    assert all(0 < rate <= 1 for rate in rates)
