@@ -178,9 +178,7 @@ def _ppo_settings(game: str) -> Config:
         preset=f"{game}-ppo",
         env=EnvConfig(id=game, sticky=0.0, max_frames=108_000),
         rollout=RolloutConfig(lanes=4, batch_lanes=8),
-        ppo=PPOConfig(
-            epochs=3, learning_rate=2.5e-4, anneal=True, entropy_coef=0.01, gamma_extrinsic=0.99
-        ),
+        ppo=PPOConfig(epochs=3, learning_rate=2.5e-4, anneal=True, entropy_coef=0.01, gamma_extrinsic=0.99),
         rnd=RNDConfig(warmup_steps=51_200, predictor_keep=1.0),
     )
 

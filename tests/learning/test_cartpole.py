@@ -9,7 +9,7 @@ import pytest
 
 from tests.integration.processes import Run, free_port
 
-pytestmark = pytest.mark.learning
+pytestmark = pytest.mark.integration
 
 SEEDS = (1, 2, 3)
 SOLVED = 475.0  # mean of the last 100 training episodes, of 500 at most

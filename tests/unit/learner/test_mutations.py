@@ -354,14 +354,14 @@ MUTANTS = [
         partial(test_values_of_both_streams_have_either_sign, Spaces((84, 84), 4, 3)),
     ),
     Mutant(
-        "annealed twice as fast",
+        "learning rate below zero from half way",
         PPO.update,
         "1.0 - progress",
         "1.0 - 2 * progress",
         test_probes.test_annealing_begins_at_the_whole_rate_and_ends_above_zero,
     ),
     Mutant(
-        "annealed past the end",
+        "learning rate below zero at the end",
         Trainer._train,
         "version / self._config.updates",
         "(version + 1) / (self._config.updates - 1)",
