@@ -12,6 +12,7 @@ from actor.metrics import Phases
 from common.chunk import Chunk, Spaces
 from common.config import RolloutConfig
 from common.envs import VectorEnv
+from common.lifecycle import EXIT_CONFIGURATION, Fatal
 from common.policy import Policy
 from common.streams import Place, environment_seeds
 
@@ -52,6 +53,9 @@ class Rollout:
 
         Returns:
             The chunk, its bonus still zero; None if it was abandoned.
+
+        Raises:
+            Fatal: the environment gave a number that is not finite.
         """
         steps, stack = self._config.steps, self._spaces.stack
         self._observation[:stack] = np.moveaxis(self._stack, 1, 0)
@@ -76,6 +80,8 @@ class Rollout:
                 faulthandler.cancel_dump_traceback_later()
                 return None
         faulthandler.cancel_dump_traceback_later()
+        self._require_finite("rewards", self._reward)
+        self._require_finite("observations", self._observation)
         return Chunk(
             observation=self._observation,
             final_observation=np.concatenate(finals),
@@ -86,6 +92,15 @@ class Rollout:
             truncated=self._truncated,
             bonus=np.zeros_like(self._reward),
         )
+
+    @staticmethod
+    def _require_finite(name: str, array: npt.NDArray[np.generic]) -> None:
+        """The learner would refuse the chunk, and the next one, for ever: better to say why at once."""
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise Fatal(
+                EXIT_CONFIGURATION,
+                f"expected finite {name} from the environment, got NaN or infinity: mend the environment",
+            )
 
     def _act(self, policy: Policy | None, t: int, uniform: npt.NDArray[np.float32]) -> None:
         if policy is not None:

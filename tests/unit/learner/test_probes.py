@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from common.config import Config, EnvConfig, NetworkConfig, PPOConfig, RNDConfig, RolloutConfig
+from common.lifecycle import Fatal
 from learner.ppo import PPO
 from tests.probes import Array, Loop, Probe
 
@@ -178,3 +180,9 @@ def test_annealing_begins_at_the_whole_rate_and_ends_above_zero() -> None:
     rates = [report.learning_rate / loop.config.ppo.learning_rate for report in loop.reports]
     assert rates == pytest.approx([1 - done / updates for done in range(updates)])
     assert all(0 < rate <= 1 for rate in rates)
+
+
+@pytest.mark.parametrize("reward", [math.nan, math.inf])
+def test_an_environment_that_gives_no_number_ends_its_actor_with_a_sentence(reward: float) -> None:
+    with pytest.raises(Fatal, match="expected finite rewards from the environment"):
+        Loop(Probe(3, lambda state, action: np.full(len(state), reward)), config()).update()

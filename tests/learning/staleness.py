@@ -1,0 +1,84 @@
+"""What old data costs, and what correcting for it is worth: CartPole under a forced lag.
+
+    python -m tests.learning.staleness --seeds 10
+
+Every chunk is played with the bundle of exactly L versions before. Prints a Markdown table: the mean and the
+spread over seeds of the last 100 training episodes' mean return.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import multiprocessing
+import statistics
+from dataclasses import dataclass
+
+import torch
+
+from common import envs
+from common.chunk import Spaces
+from common.presets import PRESETS
+from tests.probes import Loop
+
+LAGS = (0, 1, 2, 4, 8)
+STEPS = 60_000
+_LANES = 8
+
+
+class _Task:
+    """A real task in the place of a probe."""
+
+    def __init__(self, config: envs.EnvConfig) -> None:
+        self.spaces: Spaces = envs.spaces(config)
+        self._env = envs.make(config, _LANES)
+        self.reset, self.step, self.close = self._env.reset, self._env.step, self._env.close
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run."""
+
+    lag: int
+    corrected: bool
+    seed: int
+
+    def score(self) -> float:
+        """Train; the mean return of the last 100 episodes."""
+        torch.set_num_threads(1)
+        preset = PRESETS["cartpole"]
+        config = dataclasses.replace(
+            preset,
+            seed=self.seed,
+            total_steps=STEPS,
+            max_lag=self.lag,
+            rollout=dataclasses.replace(preset.rollout, lanes=_LANES, batch_lanes=_LANES),
+            ppo=dataclasses.replace(preset.ppo, correct_lag=self.corrected),
+        )
+        loop = Loop(_Task(config.env), config, lag=self.lag).run()
+        score = loop.trainer.episodes.mean
+        assert score is not None
+        return score
+
+
+def main() -> None:
+    """Run every trial, two at a time, and print the table."""
+    parser = argparse.ArgumentParser(description="CartPole under a forced lag.")
+    parser.add_argument("--seeds", type=int, default=10)
+    seeds = range(1, parser.parse_args().seeds + 1)
+    arms = [(lag, corrected) for lag in LAGS for corrected in ((True, False) if lag else (True,))]
+    trials = [Trial(lag, corrected, seed) for lag, corrected in arms for seed in seeds]
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        scores = dict(zip(trials, pool.map(Trial.score, trials, chunksize=1), strict=True))
+    print("| lag | corrected | mean | least | most | scores by seed |\n|---|---|---|---|---|---|")
+    for lag, corrected in arms:
+        mine = [scores[Trial(lag, corrected, seed)] for seed in seeds]
+        told = " ".join(f"{score:.0f}" for score in mine)
+        name = "not needed" if not lag else "yes" if corrected else "no"
+        print(
+            f"| {lag} | {name} | {statistics.fmean(mine):.0f} | {min(mine):.0f} | {max(mine):.0f} | {told} |"
+        )
+
+
+if __name__ == "__main__":
+    main()
