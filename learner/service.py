@@ -213,9 +213,10 @@ class Learner:
         )
 
     def _curves(self) -> dict[str, float]:
-        """The points of one update."""
+        """The points of one update; none before the first."""
         report = self.trainer.progress.report
-        assert report is not None
+        if report is None:
+            return {}
         curves = {f"train/{name}": value for name, value in report.figures.items()}
         curves |= {
             "train/learning_rate": report.learning_rate,

@@ -125,8 +125,9 @@ class Trainer:
         if chunks is None:
             return None
         version = self.progress.version
-        ended = [episode for delivered in chunks for episode in self.episodes.advance(delivered)]
-        joined = join([delivered.chunk for delivered in chunks])
+        with self.progress.phase("assemble"):
+            ended = [episode for delivered in chunks for episode in self.episodes.advance(delivered)]
+            joined = join([delivered.chunk for delivered in chunks])
         report = self._train(chunks, joined)
         if report is None:
             self._give_up(chunks, joined)

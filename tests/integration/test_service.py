@@ -221,3 +221,27 @@ def test_garbage_on_the_port_is_counted_and_ignored(tmp_path: Path) -> None:
         assert "expected protocol 1, got 2" in answer.text
         assert learner.finish() == 0, learner.err.read_text()[-2000:]
     assert run.summary()["imbalance_steps"] == 0
+
+
+def test_three_batches_that_give_no_number_end_the_run_with_the_reason_and_keep_them(tmp_path: Path) -> None:
+    """A step size beyond reason; what was learned before stays as it was."""
+    huge = ("cartpole", "--ppo.learning-rate", "1e38", "--ppo.max-grad-norm", "0", "--local-actors", "1")
+    run = Run(tmp_path, free_port(), huge)
+    with run.learner() as learner:
+        assert learner.finish() == 70
+        said = learner.err.read_text()
+    assert "expected finite losses" in said and "Traceback" not in said
+    assert len(list((run.path / "failed").glob("*.npz"))) == 3
+    assert saved_version(run) == 0
+
+
+def test_overlapped_actors_are_one_version_behind_and_every_step_is_accounted_for(tmp_path: Path) -> None:
+    run = Run(
+        tmp_path, free_port(), ("cartpole", "--total-steps", "5000", "--max-lag", "1", "--local-actors", "2")
+    )
+    with run.learner() as learner:
+        assert learner.finish() == 0, learner.err.read_text()[-2000:]
+    summary = run.summary()
+    assert summary["max_lag_seen"] == 1
+    assert summary["trained_steps"] == summary["env_steps"] == 5120
+    assert summary["imbalance_steps"] == summary["in_flight_steps"] == 0
