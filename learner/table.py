@@ -36,7 +36,6 @@ _COLUMNS = (
     "steps/s",
 )
 _DASH = "—"
-_SCORE = "{:,.1f}".format
 _OTHER_COLUMNS = ("preset", "seed", "total_steps", "env.id")  # settings that have a column of their own
 
 
@@ -58,6 +57,11 @@ class Run:
     evaluation: Evaluation | None  # of the run's last checkpoint
     wall_seconds: float | None
     steps_per_second: float | None
+
+
+def _score(value: float) -> str:
+    """Of large games and small tasks alike."""
+    return f"{value:,.1f}" if abs(value) >= 10 else f"{value:.3g}"
 
 
 def load_run(path: Path) -> Run:
@@ -107,7 +111,7 @@ def _row(group: Sequence[Run]) -> tuple[str, ...]:
         _preset(runs[0].config),
         ", ".join(str(run.config.seed) for run in runs),
         _span([run.env_steps for run in runs]),
-        _each([run.score_mean for run in runs], _SCORE),
+        _each([run.score_mean for run in runs], _score),
         _mean_and_each([run.evaluation.score_mean if run.evaluation else None for run in runs]),
         _span([run.evaluation.episodes for run in runs if run.evaluation]),
         _each([run.wall_seconds for run in runs], duration),
@@ -134,7 +138,7 @@ def _mean_and_each(scores: Sequence[float | None]) -> str:
     """The mean is a dash unless it is that of all seeds: one of some would flatter or slander."""
     known = [score for score in scores if score is not None]
     mean = statistics.fmean(known) if len(known) == len(scores) else None
-    return _each([mean], _SCORE) + (f" ({_each(scores, _SCORE)})" if len(scores) > 1 else "")
+    return _each([mean], _score) + (f" ({_each(scores, _score)})" if len(scores) > 1 else "")
 
 
 def _span(counts: Sequence[int]) -> str:

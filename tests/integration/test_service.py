@@ -198,7 +198,7 @@ def test_resume_refuses_other_settings_and_survives_a_damaged_checkpoint(
         data = bytearray(path.read_bytes())
         data[len(data) // 2] ^= 1
         path.write_bytes(data)
-    assert_refused(tmp_path, argv, 78, "damaged")
+    assert_refused(tmp_path, (*argv, "--total-steps", "512"), 78, "damaged")
 
 
 def test_garbage_on_the_port_is_counted_and_ignored(tmp_path: Path) -> None:

@@ -97,8 +97,8 @@ def test_the_bonus_falls_on_what_was_seen_and_stays_on_what_was_not() -> None:
     assert contrast(STEPS) >= 50
 
 
-def test_an_untrained_predictor_ranks_as_well_and_fails_otherwise() -> None:
-    assert ranking(0) > 0.98
+def test_an_untrained_predictor_ranks_almost_as_well_and_fails_otherwise() -> None:
+    assert ranking(0) > 0.95
     assert ranking(STEPS) > 0.98
     assert fall(0) < 20
     assert contrast(0) < 50
@@ -114,6 +114,6 @@ def test_whitening_makes_novelty_independent_of_scale() -> None:
     assert contrast(STEPS, SMALL) >= 50
 
 
-def test_without_whitening_small_observations_have_no_bonus() -> None:
-    for white, bare in zip(bonuses(0, 0, SMALL), bonuses(0, 0, SMALL, False), strict=True):
-        assert bare.max() < 1e-4 * white.min()
+def test_without_whitening_small_observations_look_alike() -> None:
+    bare, white = (torch.cat(bonuses(0, 0, SMALL, whitened)) for whitened in (False, True))
+    assert bare.std() < 1e-3 * white.std()

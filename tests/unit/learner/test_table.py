@@ -92,7 +92,7 @@ def test_seeds_of_one_setting_share_a_row_in_the_order_of_the_seeds(
     [row] = rows(capsys, later, early)
     assert row["seeds"] == "2, 10"
     assert row["env steps"] == "1,024 to 1,500,160"
-    assert row["last 100 training episodes, each seed"] == "-17.9; 5.0"
+    assert row["last 100 training episodes, each seed"] == "-17.9; 5"
     assert row["evaluation, mean (each seed)"] == "15.0 (10.0; 20.0)"
     assert row["evaluation episodes"] == "20 to 100"
     assert row["wall time"] == "0:01:00; 1:01:01"
