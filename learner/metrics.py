@@ -142,6 +142,7 @@ class LearnerCollector:
         yield _gauge("train_weight_capped_ratio", "Share of capped weights.", figures["weight_capped"])
         yield _gauge("rnd_intrinsic_reward_mean", "Scaled bonus.", figures["intrinsic_reward_mean"])
         yield _gauge("rnd_intrinsic_reward_std", "Scaled bonus.", figures["intrinsic_reward_std"])
+        yield _gauge("rnd_bonus_moved_ratio", "What rating anew changed, deviations.", figures["bonus_moved"])
 
     def _wire(self, view: View) -> Iterator[Metric]:
         yield _gauge("fleet_actors", "Sessions with a place.", view.actors)

@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +39,7 @@ from learner.training import Progress
 log = structlog.get_logger()
 
 _POLL_SECONDS = 0.5
+_TINY = np.finfo(np.float32).tiny
 _FAILURES = 3  # updates in a row that end the run
 _SAVING_SHARE = 0.05  # of the time, at most, goes into checkpoints;
 _SAVE_SECONDS = (5.0, 60.0)  # within these bounds between two of them
@@ -159,7 +160,7 @@ class Trainer:
         with self.progress.phase("assemble"):
             acted_under = self.normaliser.observation_statistics()
             lag = np.array([version - delivered.version for delivered in chunks])
-            self._rate_stale(joined, lag, acted_under)
+            moved = self._rate_stale(joined, lag, acted_under)
             intrinsic = self.normaliser.scale(joined.bonus, [delivered.slot for delivered in chunks])
             reward = self._reward(chunks, joined)
             self.normaliser.observe(joined.observation)
@@ -171,17 +172,26 @@ class Trainer:
             report = self.ppo.update(batch, statistics, version / self._config.updates)
         if report is None:
             self.normaliser = before
-        return report
+            return None
+        return replace(report, figures=report.figures | {"bonus_moved": moved})
 
     def _rate_stale(
         self, joined: Chunk, lag: npt.NDArray[np.int64], statistics: tuple[torch.Tensor, torch.Tensor]
-    ) -> None:
-        """Replace the bonus of chunks behind this version by what the predictor says now."""
+    ) -> float:
+        """Replace the bonus of chunks behind this version by what the predictor says now.
+
+        Returns:
+            How far that moved it: the mean distance in deviations of the new one; 0 with nothing stale.
+        """
         lanes = np.flatnonzero(np.repeat(lag > 0, self._config.rollout.lanes))
-        if self._config.rnd.enabled and len(lanes):
-            rows = torch.from_numpy(joined.observation[self._spaces.stack :, lanes]).to(self._device)
-            mean, std = (x.to(self._device) for x in statistics)
-            joined.bonus[:, lanes] = self.ppo.rate(rows, (mean, std)).cpu().numpy()
+        if not self._config.rnd.enabled or not len(lanes):
+            return 0.0
+        rows = torch.from_numpy(joined.observation[self._spaces.stack :, lanes]).to(self._device)
+        mean, std = (x.to(self._device) for x in statistics)
+        bonus = self.ppo.rate(rows, (mean, std)).cpu().numpy()
+        distance = np.abs(joined.bonus[:, lanes] - bonus).mean() / max(bonus.std(), _TINY)
+        joined.bonus[:, lanes] = bonus
+        return float(distance)
 
     def _reward(self, chunks: list[Delivered], joined: Chunk) -> npt.NDArray[np.float32]:
         """What the extrinsic stream learns from."""

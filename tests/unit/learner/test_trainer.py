@@ -82,7 +82,7 @@ def test_a_stale_chunk_is_rated_anew_by_the_predictor_and_a_fresh_one_keeps_its_
     trainer, chunks = make_trainer(CONFIG), chunks_of(make_chunk, (0, 2, 1))
     whole, shipped = joined(chunks), joined(chunks).bonus.copy()
     mean, std = torch.tensor([0.5, 0.0, -1.0]), torch.tensor([2.0, 1.0, 0.5])
-    trainer._rate_stale(whole, np.array([0, 2, 1]), (mean, std))
+    moved = trainer._rate_stale(whole, np.array([0, 2, 1]), (mean, std))
     np.testing.assert_array_equal(whole.bonus[:, :B], shipped[:, :B])
     for lane in range(B, E):
         seen = rnd.whiten(torch.from_numpy(whole.observation[1:, lane]), mean, std)
@@ -90,6 +90,10 @@ def test_a_stale_chunk_is_rated_anew_by_the_predictor_and_a_fresh_one_keeps_its_
             error = rnd.prediction_error(trainer.ppo.predictor(seen), trainer.ppo.target(seen))
         np.testing.assert_allclose(whole.bonus[:, lane], error, rtol=1e-4)
     assert not np.isclose(whole.bonus[:, B:], shipped[:, B:]).all()
+    distance = np.abs(whole.bonus[:, B:] - shipped[:, B:]).mean() / whole.bonus[:, B:].std()
+    assert moved == pytest.approx(distance, rel=1e-5)
+    assert trainer._rate_stale(whole, np.array([0, 2, 1]), (mean, std)) < 1e-6  # as it was rated just now
+    assert trainer._rate_stale(whole, np.array([0, 0, 0]), (mean, std)) == 0.0
 
 
 def test_a_failed_update_leaves_every_kept_statistic_as_it_was(
