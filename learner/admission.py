@@ -34,7 +34,7 @@ from learner.credit import Credit
 from learner.seats import Seat, Seats
 
 LEASE_SECONDS = 10.0
-_JOINING_SECONDS = 60.0  # after a Hello, in which the actor builds its environments and networks
+_SETUP_SECONDS = 60.0  # an actor cannot speak while it builds environments or resets its lanes
 HEARTBEAT_SECONDS = 2.0
 _RESTORED_LEASE_SECONDS = 30.0  # what a session of an earlier epoch has to come back
 _PAUSE_SECONDS = 1.0  # a gap in our own loop that extends every lease
@@ -73,6 +73,10 @@ class Admission:
 
     def open(self, version: int, now: float) -> None:
         """Bundle `version` is published: hand out credit for its batch, and for `max_lag` more."""
+        if self.credit.version == WARMUP_VERSION:  # random play is over: every lane starts anew
+            for seat in self.seats:
+                if seat.peer is not None:
+                    seat.expires = max(seat.expires, now + _SETUP_SECONDS)
         self.credit.open(version)
         self._grant(now)
 
@@ -127,7 +131,12 @@ class Admission:
         if seat is None or getattr(message, "sid", None) != seat.sid:
             self.replies.append((peer, Rehello(self.epoch)))
             return
-        seat.expires = now + LEASE_SECONDS
+        set_up = (
+            isinstance(message, ChunkMessage)
+            and message.epoch == self.epoch
+            and message.version > WARMUP_VERSION
+        )
+        seat.expires = now + LEASE_SECONDS if set_up else max(seat.expires, now + LEASE_SECONDS)
         match message:
             case ChunkMessage():
                 self._on_chunk(seat, message, now)
@@ -152,7 +161,7 @@ class Admission:
         self.ledger.open(hello.sid)
         self.ledger.announce(hello.sid, hello.produced)
         self.ledger.rollback(hello.sid, hello.base)
-        seat, anew = self.seats.join(hello.sid, peer, now + _JOINING_SECONDS)
+        seat, anew = self.seats.join(hello.sid, peer, now + _SETUP_SECONDS)
         self.events["join"] += anew
         account = self.ledger.accounts[hello.sid]
         seat.credit = max(seat.credit, account.received)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from common import messages as m
-from common.config import Config, PPOConfig, RolloutConfig
+from common.config import Config, PPOConfig, RNDConfig, RolloutConfig
 from learner.admission import LEASE_SECONDS, Admission
 
 CONFIG = Config(rollout=RolloutConfig(steps=5, lanes=2, batch_lanes=6), ppo=PPOConfig(minibatches=3))
@@ -316,12 +316,27 @@ def test_silence_ends_a_session_and_books_what_it_announced() -> None:
 
 
 def test_a_newcomer_has_time_to_build_its_environments() -> None:
-    """Its lease after Hello is a minute; it may not speak before its lanes exist."""
+    """It cannot speak while it does, whatever it said before."""
     fleet = Fleet()
-    fleet.hello("a")
+    fleet.join("a")
     fleet.wait(59)
     assert len(fleet.admission.seats) == 1
     fleet.wait(2)
+    assert len(fleet.admission.seats) == 0
+
+
+def test_everybody_has_time_to_reset_the_lanes_after_random_play() -> None:
+    """Until the first chunk under a bundle; from then on silence is silence."""
+    fleet = Fleet(config=replace(CONFIG, rnd=RNDConfig(warmup_steps=3 * CHUNK)))
+    fleet.join("a")
+    fleet.open(version=-1)
+    fleet.chunk("a", version=-1)
+    fleet.open(version=0)
+    fleet.say("a", m.Heartbeat(sid("a"), EPOCH, CHUNK, {}))
+    fleet.wait(59)
+    assert len(fleet.admission.seats) == 1
+    fleet.chunk("a", CHUNK)
+    fleet.wait(LEASE_SECONDS + 1)
     assert len(fleet.admission.seats) == 0
 
 
@@ -329,6 +344,8 @@ def test_a_pause_of_our_own_is_nobodys_fault() -> None:
     """After the learner stood still, every lease is longer by that time."""
     fleet = Fleet()
     fleet.join("a")
+    fleet.open()
+    fleet.chunk("a")
     fleet.wait(1)
     fleet.now += 60.0
     fleet.admission.tick(fleet.now)
@@ -342,7 +359,7 @@ def test_the_dead_begin_anew() -> None:
     """A session that was given up, or that this epoch welcomed and forgot, is told so."""
     fleet = Fleet()
     fleet.join("a")
-    fleet.wait(LEASE_SECONDS + 1)
+    fleet.wait(61)
     assert fleet.chunk("a") == [m.Rehello(EPOCH)]
     for facts in ({"epoch": EPOCH}, {"epoch": -1}, {"epoch": EPOCH - 1}):
         (reply,) = fleet.hello("a", **facts)
@@ -399,11 +416,10 @@ def test_an_actor_outlives_its_learner() -> None:
     assert (welcome.slot, welcome.incarnation, welcome.received, welcome.settled) == (1, 1, CHUNK, CHUNK)
     after.chunk("b", CHUNK, epoch=EPOCH)
     assert after.dropped() == {"epoch": CHUNK}
-    after.wait(LEASE_SECONDS + 1)
-    after.hello("b", epoch=EPOCH + 1)
-    assert {seat.sid for seat in after.admission.seats} == {sid("a")}  # has 30 seconds to come back
-    after.wait(20)
-    assert len(after.admission.seats) == 0
+    after.wait(29)
+    assert {seat.sid for seat in after.admission.seats} == {sid("a"), sid("b")}
+    after.wait(2)
+    assert {seat.sid for seat in after.admission.seats} == {sid("b")}  # 30 seconds to come back
 
 
 def test_what_a_rolled_back_epoch_settled_is_booked() -> None:
