@@ -34,7 +34,7 @@ from learner.credit import Credit
 from learner.seats import Seat, Seats
 
 LEASE_SECONDS = 10.0
-_SETUP_SECONDS = 60.0  # an actor cannot speak while it builds environments or resets its lanes
+_SETUP_SECONDS = 120.0  # an actor cannot speak while it builds environments or resets its lanes
 HEARTBEAT_SECONDS = 2.0
 _RESTORED_LEASE_SECONDS = 30.0  # what a session of an earlier epoch has to come back
 _PAUSE_SECONDS = 1.0  # a gap in our own loop that extends every lease

@@ -319,7 +319,7 @@ def test_a_newcomer_has_time_to_build_its_environments() -> None:
     """It cannot speak while it does, whatever it said before."""
     fleet = Fleet()
     fleet.join("a")
-    fleet.wait(59)
+    fleet.wait(119)
     assert len(fleet.admission.seats) == 1
     fleet.wait(2)
     assert len(fleet.admission.seats) == 0
@@ -333,7 +333,7 @@ def test_everybody_has_time_to_reset_the_lanes_after_random_play() -> None:
     fleet.chunk("a", version=-1)
     fleet.open(version=0)
     fleet.say("a", m.Heartbeat(sid("a"), EPOCH, CHUNK, {}))
-    fleet.wait(59)
+    fleet.wait(119)
     assert len(fleet.admission.seats) == 1
     fleet.chunk("a", CHUNK)
     fleet.wait(LEASE_SECONDS + 1)
@@ -359,7 +359,7 @@ def test_the_dead_begin_anew() -> None:
     """A session that was given up, or that this epoch welcomed and forgot, is told so."""
     fleet = Fleet()
     fleet.join("a")
-    fleet.wait(61)
+    fleet.wait(121)
     assert fleet.chunk("a") == [m.Rehello(EPOCH)]
     for facts in ({"epoch": EPOCH}, {"epoch": -1}, {"epoch": EPOCH - 1}):
         (reply,) = fleet.hello("a", **facts)
