@@ -120,7 +120,7 @@ def greeting(endpoint: str) -> str | None:
     if not endpoint.startswith("tcp://"):
         return None
     host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
-    ours = b"\xff" + bytes(8) + b"\x7f" + b"\x03\x01" + b"NULL".ljust(20, b"\0") + bytes(32)
+    ours = b"\xff" + bytes(8) + b"\x7f\x03"  # no mechanism: a port that disliked it would say less
     theirs = b""
     with (
         contextlib.suppress(OSError),
