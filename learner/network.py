@@ -21,6 +21,7 @@ import structlog
 from common import wire
 from common.keys import KeyDirectory
 from common.ledger import Totals
+from common.lifecycle import EXIT_INTERNAL, Fatal
 from common.messages import ChunkMessage, Hello, Reject, WeightsRequest
 from common.transport import Context, Server, Waker, wait
 from learner.admission import LEASE_SECONDS, Admission, Arrival
@@ -79,7 +80,7 @@ class Network:
         self._viewed = 0.0
         self._auth_refused: dict[str, int] = {}
         self.endpoints: list[str] = []
-        self.failure: BaseException | None = None  # what ended the thread while it served
+        self.failure: Fatal | None = None  # what ended the thread while it served
         self._deliver: Callable[[Arrival], None] = lambda arrival: None
 
     def start(self, endpoints: list[tuple[str, str]], deliver: Callable[[Arrival], None]) -> None:
@@ -233,11 +234,14 @@ class Network:
         if not started.done():
             started.set_exception(error)
             return
-        self.failure = error
-        log.error("network_thread_died", error=repr(error))
+        log.error("network_thread_died", exc_info=error)
+        self.failure = Fatal(
+            EXIT_INTERNAL,
+            f"expected the network thread to serve on, got {error!r}: its ports are closed; --resume the run",
+        )
         while not self._closing.is_set():
             try:
                 _, future = self._asked.get(timeout=_TURN_SECONDS)
             except queue.Empty:
                 continue
-            future.set_exception(error)
+            future.set_exception(self.failure)

@@ -16,7 +16,7 @@ from common.chunk import Spaces
 from common.config import Config
 from common.gate import GateError
 from common.keys import KeysError
-from common.lifecycle import EXIT_CONFIGURATION, EXIT_INTERNAL, Fatal
+from common.lifecycle import EXIT_CONFIGURATION, Fatal
 from common.metrics import LEARNER_PORT, Exporter
 from common.precision import configure_torch
 from common.transport import BindError, weights_endpoint
@@ -192,11 +192,8 @@ class Learner:
 
     def _watch(self) -> None:
         """While the trainer waits or between updates: show progress, look after local actors."""
-        if self.network.failure is not None:  # its sockets are closed: nobody is served without a gate
-            raise Fatal(
-                EXIT_INTERNAL,
-                f"expected the network thread to serve on, got {self.network.failure!r}: --resume the run",
-            )
+        if self.network.failure is not None:
+            raise self.network.failure
         if self.supervisor is not None:
             self.trainer.local_sids = self.supervisor.sids
             if self.supervisor.hopeless == self.options.local_actors:
