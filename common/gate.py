@@ -86,7 +86,7 @@ class Gate:
 
     def asked(self) -> bool:
         """Whether a handshake waits for its answer."""
-        return bool(self.raw.poll(0))
+        return bool(int(self.raw.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
 
     def answer(self) -> None:
         """Answer the handshakes that wait; never waits itself."""
