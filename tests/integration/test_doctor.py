@@ -38,13 +38,9 @@ def examine(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[Served]:
     with contextlib.closing(Served(tmp_path)) as served:
+        served.keys_of("alice")
         served.start()
         yield served
-
-
-def bundle(served: Served, name: str) -> str:
-    served.keys_of(name)
-    return str(served.path / "bundle.json")
 
 
 def at(served: Served) -> str:
@@ -52,7 +48,7 @@ def at(served: Served) -> str:
 
 
 def test_a_sound_connection_gets_a_line_with_figures_for_each_step(served: Served, examine: Examine) -> None:
-    code, lines, complaint = examine("--learner", at(served), "--keys", bundle(served, "alice"))
+    code, lines, complaint = examine("--learner", at(served), "--keys", str(served.path / "bundle.json"))
     assert (code, complaint) == (0, "")
     assert [line[:12].strip() for line in lines] == STEPS
     assert "127.0.0.1" in lines[0] and "as alice, encrypted" in lines[2] and "epoch 3" in lines[3]
