@@ -1,34 +1,37 @@
-"""`python -m actor --learner HOST:PORT [--procs N]`: actors for a learner, from any machine."""
+"""`python -m actor --learner HOST:PORT [--procs N] [--keys FILE]`: actors for a learner, from any machine."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
-from typing import NoReturn
+from pathlib import Path
 
 import structlog
 
-from common import log
-from common.lifecycle import EXIT_INTERNAL, EXIT_USAGE, Fatal
+from common import arguments, log
+from common.keys import KeysError, read_bundle
+from common.lifecycle import EXIT_CONFIGURATION, EXIT_INTERNAL, Fatal
 from common.parent import Parent
 from common.transport import parse_address
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one sentence."""
-
-    def error(self, message: str) -> NoReturn:
-        raise Fatal(EXIT_USAGE, f"{message}: see python -m actor --help")
-
-
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = _Parser(prog="python -m actor", description="Step environments for an Outrider learner.")
+    parser = arguments.Parser(
+        prog="python -m actor", description="Step environments for an Outrider learner."
+    )
     parser.add_argument(
         "--learner", required=True, metavar="HOST:PORT", help="address of the learner's data port"
     )
     parser.add_argument(
         "--procs", type=int, default=1, metavar="N", help="actor processes to run (default 1)"
+    )
+    parser.add_argument(
+        "--keys",
+        dest="keys_path",
+        type=Path,
+        metavar="FILE",
+        help="key bundle, for a learner that asks for keys (python -m common.keys bundle)",
     )
     parser.add_argument("--parent-fd", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--shared-weights", action="store_true", help=argparse.SUPPRESS)
@@ -38,6 +41,10 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         options.endpoint = parse_address(options.learner)
     except ValueError as error:
         parser.error(str(error))
+    try:
+        options.keys = read_bundle(options.keys_path) if options.keys_path is not None else None
+    except KeysError as error:
+        raise Fatal(EXIT_CONFIGURATION, str(error)) from None
     if options.procs < 1:
         parser.error(f"expected --procs of at least 1, got {options.procs}")
     return options
@@ -54,9 +61,9 @@ def main() -> int:
         from actor import build
 
         if options.procs > 1:
-            return build.run_many(options.endpoint, options.procs)
+            return build.run_many(options.endpoint, options.keys, options.keys_path, options.procs)
         parent = Parent(options.parent_fd, options.tally_fd)
-        return build.run_one(options.endpoint, parent, options.shared_weights)
+        return build.run_one(options.endpoint, options.keys, parent, options.shared_weights)
     except Fatal as fatal:
         print(f"actor: {fatal}", file=sys.stderr)
         return fatal.code

@@ -15,6 +15,7 @@ from actor.metrics import FleetCollector, Phases
 from actor.service import Actor
 from actor.session import Session
 from actor.weights import PIECE_MESSAGE_BYTES, SharedWeights, WeightsClient
+from common.gate import ActorKeys
 from common.lifecycle import stop_on_signals
 from common.metrics import ACTOR_PORT, Exporter
 from common.parent import Parent
@@ -24,7 +25,7 @@ from common.transport import Client, Context, weights_endpoint
 _DATA_MESSAGE_BYTES = 1 << 20  # what a learner sends an actor is small
 
 
-def run_one(endpoint: str, parent: Parent, shared_weights: bool) -> int:
+def run_one(endpoint: str, keys: ActorKeys | None, parent: Parent, shared_weights: bool) -> int:
     """One actor in this process; without a parent it exports its own metrics."""
     configure_torch(threads=1)
     stop = stop_on_signals()
@@ -37,23 +38,25 @@ def run_one(endpoint: str, parent: Parent, shared_weights: bool) -> int:
         else:
             tell = partial(_tell, parent)
         context = stack.enter_context(Context())
-        weights = SharedWeights(parent) if shared_weights else _pull(context, endpoint)
+        weights = SharedWeights(parent) if shared_weights else _pull(context, endpoint, keys)
         stack.callback(weights.close)
-        session = Session(lambda: Client(context, endpoint, _DATA_MESSAGE_BYTES), parent)
+        session = Session(lambda: Client(context, endpoint, _DATA_MESSAGE_BYTES, keys, watched=True), parent)
         stack.callback(session.close)
         return Actor(session, weights, parent, stop, Phases(), tell).run()
 
 
-def run_many(endpoint: str, procs: int) -> int:
-    """The parent of `--procs`."""
+def run_many(endpoint: str, keys: ActorKeys | None, keys_path: Path | None, procs: int) -> int:
+    """The parent of `--procs`; its actors read the key file themselves."""
     stop = stop_on_signals()
     with contextlib.ExitStack() as stack:
         collector = FleetCollector()
         _export(stack, collector)
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="outrider-")))
-        weights = _pull(stack.enter_context(Context()), endpoint)
+        weights = _pull(stack.enter_context(Context()), endpoint, keys)
         stack.callback(weights.close)
         argv = ["actor", "--learner", endpoint, "--shared-weights"]
+        if keys_path is not None:
+            argv += ["--keys", str(keys_path)]
         return Fleet(argv, procs, weights, directory, collector).run(stop)
 
 
@@ -61,8 +64,8 @@ def _tell(parent: Parent, stats: dict[str, float]) -> None:
     parent.send({"stats": stats})
 
 
-def _pull(context: Context, endpoint: str) -> WeightsClient:
-    return WeightsClient(lambda: Client(context, weights_endpoint(endpoint), PIECE_MESSAGE_BYTES))
+def _pull(context: Context, endpoint: str, keys: ActorKeys | None) -> WeightsClient:
+    return WeightsClient(lambda: Client(context, weights_endpoint(endpoint), PIECE_MESSAGE_BYTES, keys))
 
 
 def _export(stack: contextlib.ExitStack, collector: FleetCollector) -> None:

@@ -129,6 +129,9 @@ class Session:
             self._reconnect()
         if now < self._next_beat:
             return
+        refusal = self._client.refusal()
+        if refusal is not None:
+            raise Fatal(EXIT_CONFIGURATION, refusal)
         if self.joined:
             self._next_beat = now + self._heartbeat_seconds
             self._client.send(wire.encode(Heartbeat(self.sid, self.epoch, self.produced, self.stats)))

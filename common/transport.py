@@ -1,4 +1,4 @@
-"""The only file with ZeroMQ: ROUTER on the learner, DEALER on the actor, and a wake-up between threads.
+"""Every socket for data: ROUTER on the learner, DEALER on the actor, and a wake-up between threads.
 
 Sending never blocks and success promises nothing; the protocol above acknowledges. A socket belongs
 to the thread that made it. No routing ids are set: a reconnected peer is a new peer.
@@ -9,11 +9,15 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import socket as sockets
+from collections import Counter
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Self
+from typing import Self, get_args
 
 import zmq
+
+from common.gate import ActorKeys, Gate
+from common.handshake import Entry, Handshakes, Refusal
 
 _SMALL_BYTES = 65_536  # above it, sending without a copy is cheaper
 _POLL_BATCH = 256  # messages read per socket before anything else gets a turn
@@ -73,15 +77,21 @@ class Context:
 
 
 class Server:
-    """One ROUTER: many peers, each named by an opaque routing id of its present connection."""
+    """One ROUTER: many peers, each named by an opaque routing id of its present connection.
 
-    def __init__(self, context: Context, message_bytes: int) -> None:
+    With a gate, TCP peers need an authorised key; what comes without one is counted in `refused`.
+    """
+
+    def __init__(self, context: Context, message_bytes: int, gate: Gate | None = None) -> None:
         self.raw = context.raw.socket(zmq.ROUTER)
         _tune(self.raw, message_bytes)
         self.raw.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self.raw.setsockopt(zmq.SNDHWM, 64)
         self.raw.setsockopt(zmq.RCVHWM, 16)
         self.raw.setsockopt(zmq.BACKLOG, 1024)
+        self._gate = gate
+        self._handshakes = Handshakes(self.raw) if gate is not None else None
+        self.refused: Counter[str] = Counter(dict.fromkeys((*get_args(Refusal), "revoked"), 0))
         self.would_block = 0
 
     def bind(self, endpoint: str) -> str:
@@ -92,6 +102,8 @@ class Server:
         """
         if endpoint.startswith("tcp://"):
             self.raw.setsockopt(zmq.IPV6, int("*" in endpoint or "[" in endpoint))
+        if self._gate is not None:
+            self._gate.guard(self.raw, endpoint)
         try:
             self.raw.bind(endpoint)
         except zmq.ZMQError as error:
@@ -101,13 +113,20 @@ class Server:
             ) from None
         return self.raw.getsockopt(zmq.LAST_ENDPOINT).decode().rstrip("\0")  # type: ignore[union-attr]
 
-    def receive(self) -> list[tuple[bytes, list[bytes]]]:
-        """Up to a few hundred waiting messages, as (peer, parts); never waits."""
-        messages: list[tuple[bytes, list[bytes]]] = []
+    def receive(self) -> list[tuple[bytes, str, list[bytes]]]:
+        """Up to a few hundred waiting messages, as (peer, its key or "", parts); never waits."""
+        messages: list[tuple[bytes, str, list[bytes]]] = []
         with contextlib.suppress(zmq.Again):
-            while len(messages) < _POLL_BATCH:
-                peer, *parts = self.raw.recv_multipart(zmq.DONTWAIT)
-                messages.append((peer, parts))
+            for _ in range(_POLL_BATCH):
+                frame = self.raw.recv(zmq.DONTWAIT, copy=False)
+                parts = self.raw.recv_multipart(zmq.DONTWAIT)
+                key = "" if self._gate is None else self._gate.owner(frame)
+                if key is None:
+                    self.refused["revoked"] += 1
+                else:
+                    messages.append((frame.bytes, key, parts))
+        if self._handshakes is not None:
+            self.refused.update(outcome for outcome in self._handshakes.read() if outcome != "done")
         return messages
 
     def send(self, peer: bytes, parts: Sequence[bytes]) -> bool:
@@ -123,13 +142,25 @@ class Server:
 
     def close(self) -> None:
         """Stop serving; what is queued gets a second to leave."""
+        if self._handshakes is not None:
+            self._handshakes.close()
         self.raw.close(linger=1_000)
 
 
 class Client:
-    """One DEALER: a connection to one learner port, made again by itself when it breaks."""
+    """One DEALER: a connection to one learner port, made again by itself when it breaks.
 
-    def __init__(self, context: Context, endpoint: str, message_bytes: int) -> None:
+    A watched client can tell why it is not let in; `refusal` must then be called every few seconds.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        endpoint: str,
+        message_bytes: int,
+        keys: ActorKeys | None = None,
+        watched: bool = False,
+    ) -> None:
         self.raw = context.raw.socket(zmq.DEALER)
         _tune(self.raw, message_bytes)
         self.raw.setsockopt(zmq.IMMEDIATE, 1)
@@ -139,7 +170,19 @@ class Client:
         self.raw.setsockopt(zmq.RECONNECT_IVL_MAX, 4_000)
         if endpoint.startswith("tcp://"):
             self.raw.setsockopt(zmq.IPV6, int("[" in endpoint))
+        if keys is not None:
+            keys.present(self.raw)
+        self._entry = Entry(self.raw, endpoint, keys is not None) if watched else None
         self.raw.connect(endpoint)
+
+    @property
+    def entered(self) -> bool:
+        """Whether a handshake succeeded, as far as the last `refusal` knew; only if watched."""
+        return self._entry is not None and self._entry.done
+
+    def refusal(self) -> str | None:
+        """Why the learner will never let this client in, in one sentence; None while it may."""
+        return self._entry.refusal() if self._entry is not None else None
 
     def receive(self, timeout_seconds: float = 0.0, also: int | None = None) -> list[bytes] | None:
         """The next message, or None after the timeout or once descriptor `also` is readable."""
@@ -165,6 +208,8 @@ class Client:
 
     def close(self, linger_seconds: float = 0.0) -> None:
         """End the connection; what is queued gets `linger_seconds` to leave."""
+        if self._entry is not None:
+            self._entry.close()
         self.raw.close(linger=int(linger_seconds * 1000))
 
 
@@ -197,8 +242,8 @@ class Waker:
         self._writer.close()
 
 
-def wait(servers: Sequence[Server], waker: Waker, timeout_seconds: float) -> None:
-    """Wait until a server has a message or the waker was used."""
+def wait(servers: Sequence[Server | Gate], waker: Waker, timeout_seconds: float) -> None:
+    """Wait until a server has a message, the gate a handshake, or the waker was used."""
     poller = zmq.Poller()
     for server in servers:
         poller.register(server.raw, zmq.POLLIN)

@@ -65,7 +65,7 @@ class Admission:
         self._draining: Drain | None = None
         self.replies: list[tuple[bytes, messages.Message]] = []
         self.arrivals: list[Arrival] = []
-        self.events: Counter[str] = Counter(join=0, leave=0, lost=0)
+        self.events: Counter[str] = Counter(join=0, leave=0, lost=0, revoked=0)
         self.duplicates = 0
         self.departed: Counter[str] = Counter()  # figures of sessions that ended
 
@@ -119,6 +119,13 @@ class Admission:
             self.ledger.announce(sid, produced)
             self._remove(seat, "actor_lost")
             self.events["lost"] += 1
+
+    def revoke(self, sid: bytes) -> None:
+        """The key of a session was revoked: what arrived before is trained, the rest never comes."""
+        seat = self.seats.get(sid)
+        if seat is not None:
+            self._remove(seat, "revoked")
+            self.events["revoked"] += 1
 
     # What sessions say.
 

@@ -15,6 +15,7 @@ from typing import Annotated
 import tyro
 
 from common.config import Config
+from common.keys import KeyDirectory, KeysError
 from common.lifecycle import EXIT_CONFIGURATION, EXIT_USAGE, Fatal
 from common.presets import DEFAULT_PRESET, PRESETS
 from common.transport import is_loopback, parse_address
@@ -33,6 +34,8 @@ class Options:
     local_actors: int
     resume: bool
     device: str
+    keys: KeyDirectory | None = None
+    insecure_plaintext: bool = False  # a port that other machines reach, without keys
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +48,10 @@ class _Process:
     """Instead of --seed: one run per seed of a list like 1,2,3, one after the other."""
     bind: str = _DEFAULT_BIND
     """Address of the data port; weights are served on the next port."""
+    keys: Path | None = None
+    """Key directory (python -m common.keys): who may join over TCP; needed where other machines can reach."""
+    insecure_plaintext: bool = False
+    """Serve other machines without keys: whoever reaches the port may join, read along and do damage."""
     local_actors: int = 0
     """Actor processes to start on this machine, with the learner."""
     resume: bool = False
@@ -100,7 +107,16 @@ def _run(preset: str | None, flags: list[str]) -> tuple[Config, Options]:
         # A preset that was typed counts as typed settings; without one, flags apply to the run's own.
         config, _ = _parse(earlier if preset in (None, earlier.preset) else _preset(preset), flags)
         _require_same(earlier, config, path)
-    return config, Options(path, _bind(process.bind), process.local_actors, process.resume, process.device)
+    endpoint = _bind(process)
+    return config, Options(
+        path,
+        endpoint,
+        process.local_actors,
+        process.resume,
+        process.device,
+        _keys(process),
+        process.insecure_plaintext and not is_loopback(endpoint),
+    )
 
 
 def _seeds(text: str) -> list[int]:
@@ -151,16 +167,27 @@ def _sentence(box: str) -> str:
     return f"{wrong}: {hint}"
 
 
-def _bind(address: str) -> str:
+def _keys(process: _Process) -> KeyDirectory | None:
+    if process.keys is None:
+        return None
+    if process.insecure_plaintext:
+        raise Fatal(EXIT_USAGE, "expected --keys or --insecure-plaintext, got both: drop one of them")
     try:
-        endpoint = parse_address(address)
+        return KeyDirectory.open(process.keys)
+    except KeysError as error:
+        raise Fatal(EXIT_CONFIGURATION, str(error)) from None
+
+
+def _bind(process: _Process) -> str:
+    try:
+        endpoint = parse_address(process.bind)
     except ValueError as error:
         raise Fatal(EXIT_USAGE, str(error)) from None
-    if not is_loopback(endpoint):
+    if not is_loopback(endpoint) and process.keys is None and not process.insecure_plaintext:
         raise Fatal(
             EXIT_CONFIGURATION,
-            f"expected --bind on this machine (tcp://127.0.0.1:PORT), got {address}: "
-            "without keys, which are not in this release, other machines are refused",
+            f"expected --keys with a --bind that other machines reach, got {process.bind} alone: make keys "
+            "(python -m common.keys init) and add --keys keys, or bind to tcp://127.0.0.1:PORT",
         )
     return endpoint
 

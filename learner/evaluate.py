@@ -17,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-from common import envs, log
+from common import arguments, envs, log
 from common.lifecycle import EXIT_CONFIGURATION, EXIT_USAGE, Fatal
 from common.precision import configure_torch
 from common.streams import Place, draws, environment_seeds
-from learner import arguments, video
+from learner import video
 from learner.agent import Agent, load_agent
 from learner.checkpoint import write_atomically
 

@@ -47,9 +47,11 @@ class LearnerCollector:
         returns: Callable[[], tuple[float | None, float]],
         facts: dict[str, str],
         batch_steps: int,
+        insecure_plaintext: bool = False,
     ) -> None:
         self._view, self._progress, self._returns = view, progress, returns
         self._facts, self._batch_steps = facts, batch_steps
+        self._insecure_plaintext = insecure_plaintext
         self._base = view().totals
 
     def collect(self) -> Iterator[Metric]:
@@ -153,6 +155,13 @@ class LearnerCollector:
         yield _by(
             "reason", "wire_errors", "Messages refused.", {k: float(v) for k, v in view.wire_errors.items()}
         )
+        yield _by(
+            "reason",
+            "auth_refused",
+            "Handshakes and messages without an authorised key; the learner's own four tries at start count.",
+            {k: float(v) for k, v in view.auth_refused.items()},
+        )
+        yield _gauge("insecure_plaintext", "1: anybody on the network may join.", self._insecure_plaintext)
         yield _counter("wire_received_bytes", "Bytes on the data port.", view.received_bytes)
         yield _counter("wire_chunk_bytes", "Bytes of chunk messages.", view.chunk_bytes)
         yield _counter("wire_duplicate_chunks", "Chunks that came again.", view.duplicates)

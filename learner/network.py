@@ -6,6 +6,7 @@ send the replies. So nobody is given up while a message of theirs lies unread.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
@@ -18,10 +19,13 @@ from typing import Any, TypeVar, get_args
 import structlog
 
 from common import wire
+from common.keys import KeyDirectory
 from common.ledger import Totals
+from common.lifecycle import EXIT_INTERNAL, Fatal
 from common.messages import ChunkMessage, Hello, Reject, WeightsRequest
 from common.transport import Context, Server, Waker, wait
 from learner.admission import LEASE_SECONDS, Admission, Arrival
+from learner.door import Door
 from learner.publisher import Publisher
 
 log = structlog.get_logger()
@@ -51,13 +55,21 @@ class View:
     weights_bytes: int = 0
     weights_pulls: int = 0
     would_block: int = 0
+    auth_refused: dict[str, int] = field(default_factory=dict)
 
 
 class Network:
     """Runs `Admission` and `Publisher` on sockets; `ask` runs a function in its thread."""
 
-    def __init__(self, admission: Admission, publisher: Publisher, message_bytes: int) -> None:
-        self._admission, self._publisher = admission, publisher
+    def __init__(
+        self,
+        admission: Admission,
+        publisher: Publisher,
+        message_bytes: int,
+        keys: KeyDirectory | None = None,
+    ) -> None:
+        self._admission, self._publisher, self._keys = admission, publisher, keys
+        self._door: Door | None = None  # with keys only
         self._message_bytes = message_bytes
         self._asked: queue.Queue[tuple[Callable[[], Any], Future[Any]]] = queue.Queue()
         self._waker = Waker()
@@ -66,7 +78,9 @@ class Network:
         self._received_bytes = self._chunk_bytes = self._chunk_steps = 0
         self.view = View()
         self._viewed = 0.0
+        self._auth_refused: dict[str, int] = {}
         self.endpoints: list[str] = []
+        self.failure: Fatal | None = None  # what ended the thread while it served
         self._deliver: Callable[[Arrival], None] = lambda arrival: None
 
     def start(self, endpoints: list[tuple[str, str]], deliver: Callable[[Arrival], None]) -> None:
@@ -74,6 +88,7 @@ class Network:
 
         Raises:
             BindError: an address cannot be served.
+            GateError: a port with keys does not refuse strangers.
         """
         self._deliver = deliver
         started: Future[None] = Future()
@@ -101,28 +116,37 @@ class Network:
         self._waker.close()
 
     def _run(self, endpoints: list[tuple[str, str]], started: Future[None]) -> None:
-        with Context() as context:
-            data = Server(context, self._message_bytes)
-            weights = Server(context, _WEIGHTS_REQUEST_BYTES)
-            try:
+        try:
+            with Context() as context, contextlib.ExitStack() as stack:
+                gates = []
+                if self._keys is not None:
+                    self._door = Door(context, self._keys)
+                    gates.append(self._door.gate)
+                    stack.callback(self._door.gate.close)
+                data = Server(context, self._message_bytes, *gates)
+                stack.callback(data.close)
+                weights = Server(context, _WEIGHTS_REQUEST_BYTES, *gates)
+                stack.callback(weights.close)
                 for data_endpoint, weights_endpoint in endpoints:
                     self.endpoints.append(data.bind(data_endpoint))
-                    weights.bind(weights_endpoint)
+                    self.endpoints.append(weights.bind(weights_endpoint))
+                if self._door is not None:
+                    self._door.prove(self.endpoints)
                 started.set_result(None)
                 while not self._closing.is_set():
-                    wait((data, weights), self._waker, _TURN_SECONDS)
+                    wait((data, weights, *gates), self._waker, _TURN_SECONDS)
                     self._turn(data, weights)
-            except BaseException as error:  # noqa: BLE001  # raised by `start`, or by the next `ask`
-                self._fail(error, started)
-            finally:
-                data.close()
-                weights.close()
+        except BaseException as error:  # noqa: BLE001  # raised by `start`, or by the next `ask`
+            self._fail(error, started)
 
     def _turn(self, data: Server, weights: Server) -> None:
         now = time.monotonic()
-        for peer, parts in data.receive():
-            self._on_data(peer, parts, now)
-        for peer, parts in weights.receive():
+        if self._door is not None:
+            for sid in self._door.tick(now):
+                self._admission.revoke(sid)
+        for peer, key, parts in data.receive():
+            self._on_data(peer, key, parts, now)
+        for peer, _, parts in weights.receive():
             self._on_weights(weights, peer, parts)
         self._waker.clear()
         self._answer_asked()
@@ -136,6 +160,7 @@ class Network:
         now = time.monotonic()
         if now - self._viewed > _VIEW_SECONDS:
             self._viewed = now
+            self._auth_refused = {why: data.refused[why] + weights.refused[why] for why in data.refused}
             self.view = self.look(data.would_block + weights.would_block)
 
     def look(self, would_block: int = 0) -> View:
@@ -161,9 +186,10 @@ class Network:
             weights_bytes=self._publisher.sent_bytes,
             weights_pulls=self._publisher.pulls,
             would_block=would_block,
+            auth_refused=self._auth_refused,
         )
 
-    def _on_data(self, peer: bytes, parts: list[bytes], now: float) -> None:
+    def _on_data(self, peer: bytes, key: str, parts: list[bytes], now: float) -> None:
         size = sum(map(len, parts))
         self._received_bytes += size
         try:
@@ -174,7 +200,8 @@ class Network:
                 self._admission.replies.append((peer, Reject("protocol", str(error))))
             return
         if isinstance(message, Hello):
-            log.info("hello", host=message.host, pid=message.pid, software=message.software)
+            name = self._door.entered(message.sid, key) if self._door is not None else None
+            log.info("hello", host=message.host, pid=message.pid, software=message.software, key=name)
         if isinstance(message, ChunkMessage):
             self._chunk_bytes += size
             self._chunk_steps += message.steps
@@ -207,10 +234,14 @@ class Network:
         if not started.done():
             started.set_exception(error)
             return
-        log.error("network_thread_died", error=repr(error))
+        log.error("network_thread_died", exc_info=error)
+        self.failure = Fatal(
+            EXIT_INTERNAL,
+            f"expected the network thread to serve on, got {error!r}: its ports are closed; --resume the run",
+        )
         while not self._closing.is_set():
             try:
                 _, future = self._asked.get(timeout=_TURN_SECONDS)
             except queue.Empty:
                 continue
-            future.set_exception(error)
+            future.set_exception(self.failure)

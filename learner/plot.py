@@ -22,9 +22,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
+from common import arguments
 from common.config import Config
 from common.lifecycle import EXIT_CONFIGURATION, EXIT_USAGE, Fatal
-from learner import arguments
 from learner.checkpoint import write_atomically
 from learner.runs import groups, read_config, settings, unusable
 

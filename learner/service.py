@@ -14,6 +14,8 @@ import torch
 from common import envs, wire
 from common.chunk import Spaces
 from common.config import Config
+from common.gate import GateError
+from common.keys import KeysError
 from common.lifecycle import EXIT_CONFIGURATION, Fatal
 from common.metrics import LEARNER_PORT, Exporter
 from common.precision import configure_torch
@@ -75,7 +77,9 @@ class Learner:
         if books is not None:
             self.admission.restore(books, time.monotonic())
         publisher = Publisher(target)
-        self.network = Network(self.admission, publisher, wire.message_limit_bytes(config.rollout, spaces))
+        self.network = Network(
+            self.admission, publisher, wire.message_limit_bytes(config.rollout, spaces), options.keys
+        )
 
         def refuse(arrival: Arrival, text: str) -> None:
             log.warning("chunk_invalid", text=text)
@@ -90,6 +94,8 @@ class Learner:
         self.network.start(endpoints, inbox.submit)
         stack.callback(self.network.close)
         self.trainer.connect(self.admission, publisher, self.network, inbox, self._watch)
+        if options.insecure_plaintext:
+            log.warning("insecure_plaintext", text="anybody who reaches the port may join and read along")
         log.info("learner_serving", data=self.network.endpoints[0], epoch=self.epoch)
         self.supervisor: Supervisor | None = None
         if options.local_actors:
@@ -113,6 +119,7 @@ class Learner:
             lambda: (episodes.mean, episodes.best),
             facts,
             config.rollout.batch_steps,
+            self.options.insecure_plaintext,
         )
         exporter = Exporter(collector.registry(), LEARNER_PORT)
         stack.callback(exporter.close)
@@ -185,6 +192,8 @@ class Learner:
 
     def _watch(self) -> None:
         """While the trainer waits or between updates: show progress, look after local actors."""
+        if self.network.failure is not None:
+            raise self.network.failure
         if self.supervisor is not None:
             self.trainer.local_sids = self.supervisor.sids
             if self.supervisor.hopeless == self.options.local_actors:
@@ -250,7 +259,7 @@ def run(config: Config, options: Options, stop: threading.Event) -> dict[str, ob
             summary = learner.summary(reason)
             learner.recorder.summary(summary)
             return summary
-    except (BindError, CheckpointError, envs.EnvUnavailable) as error:
+    except (BindError, CheckpointError, GateError, KeysError, envs.EnvUnavailable) as error:
         raise Fatal(EXIT_CONFIGURATION, str(error)) from None
 
 

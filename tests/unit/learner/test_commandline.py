@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from common import keys
 from common.config import Config
 from common.lifecycle import EXIT_CONFIGURATION, EXIT_USAGE, Fatal
 from common.presets import PRESETS
@@ -143,3 +144,19 @@ def test_what_the_user_has_to_mend_ends_the_sequence(
     assert exit_code(monkeypatch, tmp_path, learners) == EXIT_CONFIGURATION
     assert learners.seeds == [1, 2]
     assert capsys.readouterr().err == "learner: expected a disk, got none: buy one\n"
+
+
+def test_a_port_that_other_machines_reach_asks_for_keys_or_for_the_word_insecure(tmp_path: Path) -> None:
+    bind = ("--bind", "tcp://0.0.0.0:5555")
+    fatal = refusal("pong", *bind)
+    assert (fatal.code, "python -m common.keys init" in str(fatal)) == (EXIT_CONFIGURATION, True)
+    keys.initialise(tmp_path / "keys")
+    with_keys = ("--keys", str(tmp_path / "keys"))
+    [(_, options)] = parse(["pong", *bind, *with_keys])
+    assert options.keys is not None and not options.insecure_plaintext
+    [(_, options)] = parse(["pong", *bind, "--insecure-plaintext"])
+    assert options.keys is None and options.insecure_plaintext
+    [(_, options)] = parse(["pong", "--insecure-plaintext"])
+    assert not options.insecure_plaintext, "nobody else reaches the loopback address"
+    assert refusal("pong", *bind, *with_keys, "--insecure-plaintext").code == EXIT_USAGE
+    assert refusal("pong", "--keys", str(tmp_path)).code == EXIT_CONFIGURATION

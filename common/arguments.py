@@ -1,4 +1,4 @@
-"""What evaluation and plotting share at the command line: complaints of one sentence, and exit codes."""
+"""What the commands share at the command line: complaints of one sentence, and exit codes."""
 
 from __future__ import annotations
 

@@ -1,0 +1,245 @@
+"""`python -m common.doctor --learner HOST:PORT [--keys FILE]`: says which step of a connection fails.
+
+Six steps, a line each, until one fails: name, TCP, key, protocol, round trip, throughput. It joins
+nothing: the learner sees heartbeats of a session that it does not know, and a pull of weights.
+"""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from common import arguments, wire
+from common.gate import ActorKeys
+from common.handshake import greeting
+from common.keys import KeysError, read_bundle
+from common.lifecycle import EXIT_CONFIGURATION, EXIT_TEMPORARY, EXIT_USAGE, Fatal
+from common.messages import Heartbeat, Message, Rehello, Reject, WeightsMeta, WeightsPiece, WeightsRequest
+from common.transport import Client, Context, parse_address, weights_endpoint
+
+_STEP_SECONDS = 10.0
+_SILENCE_SECONDS = 2.0
+_MESSAGE_BYTES = 1 << 20
+_ROUND_TRIPS = 20
+_PULL_SECONDS = 3.0
+_WINDOW_PIECES = 8
+_BLOBS: tuple[Literal["target", "bundle"], ...] = ("target", "bundle")  # as an actor asks for them
+
+
+class Examination:
+    """One look at a learner. Each step returns its figures, or raises `Fatal` with a remedy."""
+
+    def __init__(self, endpoint: str, keys: ActorKeys | None, context: Context) -> None:
+        self._endpoints = (endpoint, weights_endpoint(endpoint))
+        self._keys, self._context = keys, context
+        host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
+        self._host, self._ports = host.strip("[]"), (int(port), int(port) + 1)
+        self._client: Client | None = None  # to the data port, once a step has got in
+
+    def steps(self) -> list[tuple[str, Callable[[], str]]]:
+        """Their names, in order."""
+        return [
+            ("name", self.name),
+            ("tcp", self.tcp),
+            ("key", self.key),
+            ("protocol", self.protocol),
+            ("round trip", self.round_trip),
+            ("throughput", self.throughput),
+        ]
+
+    def name(self) -> str:
+        """The host's name has an address."""
+        began = time.monotonic()
+        try:
+            found = socket.getaddrinfo(self._host, self._ports[0], type=socket.SOCK_STREAM)
+        except OSError as error:
+            raise Fatal(
+                EXIT_CONFIGURATION,
+                f"expected an address for {self._host}, got {error.strerror}: check the name, or give "
+                "an address",
+            ) from None
+        addresses = sorted({str(entry[4][0]) for entry in found})
+        return f"{', '.join(addresses)} ({_milliseconds(began)})"
+
+    def tcp(self) -> str:
+        """Both ports accept connections."""
+        figures = []
+        for port in self._ports:
+            began = time.monotonic()
+            try:
+                socket.create_connection((self._host, port), _STEP_SECONDS).close()
+            except OSError as error:
+                raise Fatal(
+                    EXIT_TEMPORARY,
+                    f"expected port {port} of {self._host} to accept, got {error.strerror or error}: check "
+                    "that the learner runs and binds to this address, and that firewalls open both ports",
+                ) from None
+            figures.append(f"port {port} in {_milliseconds(began)}")
+        return ", ".join(figures)
+
+    def key(self) -> str:
+        """Both ports let us in; nothing is said of a port that is not ZeroMQ's."""
+        began = time.monotonic()
+        for endpoint in self._endpoints:
+            client = Client(self._context, endpoint, _MESSAGE_BYTES, self._keys, watched=True)
+            try:
+                self._enter(client, endpoint)
+            finally:
+                client.close()
+        self._client = Client(self._context, self._endpoints[0], _MESSAGE_BYTES, self._keys)
+        how = f"as {self._keys.name}, encrypted" if self._keys is not None else "in plain text"
+        return f"let in {how} ({_milliseconds(began)})"
+
+    def _enter(self, client: Client, endpoint: str) -> None:
+        deadline = time.monotonic() + _STEP_SECONDS
+        while not client.entered:
+            refusal = client.refusal()
+            if refusal is not None:
+                raise Fatal(EXIT_CONFIGURATION, refusal)
+            if time.monotonic() > deadline:
+                speaks = greeting(endpoint) is not None
+                raise Fatal(
+                    EXIT_TEMPORARY if speaks else EXIT_CONFIGURATION,
+                    f"expected a learner at {endpoint}, got "
+                    + (
+                        f"no end of the handshake within {_STEP_SECONDS:.0f} s: try again"
+                        if speaks
+                        else "something that does not speak ZeroMQ: check the port"
+                    ),
+                )
+            client.receive(0.05)
+
+    def protocol(self) -> str:
+        """A learner of our version answers a session that it does not know."""
+        answer = self._beat(_STEP_SECONDS)
+        if isinstance(answer, Rehello):
+            return f"version {wire.PROTOCOL_MAJOR}, learner epoch {answer.epoch}"
+        if isinstance(answer, Reject):
+            raise Fatal(EXIT_CONFIGURATION, answer.text)
+        if answer is None:
+            raise Fatal(
+                EXIT_TEMPORARY,
+                f"expected an answer from the learner, got none for {_STEP_SECONDS:.0f} s: it hangs, or is "
+                "no learner; look into its log",
+            )
+        raise Fatal(EXIT_CONFIGURATION, f"expected a learner's answer, got {answer!r}: check the port")
+
+    def _beat(self, seconds: float) -> Message | None:
+        assert self._client is not None
+        deadline = time.monotonic() + seconds
+        beat = wire.encode(Heartbeat(secrets.token_bytes(16), 0, 0, {}))
+        while not self._client.send(beat) and time.monotonic() < deadline:
+            self._client.receive(0.01)  # not connected yet
+        return _receive(self._client, deadline - time.monotonic())
+
+    def round_trip(self) -> str:
+        """The time of a question and its answer."""
+        times: list[float] = []
+        for _ in range(_ROUND_TRIPS):
+            began = time.monotonic()
+            if self._beat(_STEP_SECONDS) is None:
+                raise Fatal(
+                    EXIT_TEMPORARY,
+                    f"expected each of {_ROUND_TRIPS} answers, got none for {_STEP_SECONDS:.0f} s after "
+                    f"{len(times)}: the connection breaks; look at the network between",
+                )
+            times.append((time.monotonic() - began) * 1000)
+        return f"median {statistics.median(times):.1f} ms, worst {max(times):.1f} ms of {_ROUND_TRIPS}"
+
+    def throughput(self) -> str:
+        """How fast weights come."""
+        client = Client(self._context, self._endpoints[1], _MESSAGE_BYTES, self._keys)
+        try:
+            for name in _BLOBS:
+                came = _pull(client, WeightsRequest(name, -1, -1, 0, _WINDOW_PIECES))
+                if came is not None:
+                    return came
+        finally:
+            client.close()
+        return "the learner has no weights to send yet: not measured"
+
+
+def _receive(client: Client, seconds: float) -> Message | None:
+    parts = client.receive(seconds)
+    try:
+        return None if parts is None else wire.decode(parts)
+    except wire.WireError as error:
+        raise Fatal(EXIT_CONFIGURATION, str(error)) from None
+
+
+def _pull(client: Client, request: WeightsRequest) -> str | None:
+    """Ask for the pieces of a blob for some seconds; None if there is none."""
+    began = time.monotonic()
+    while not client.send(wire.encode(request)):
+        if time.monotonic() - began > _SILENCE_SECONDS:
+            return None
+        client.receive(0.01)
+    began = time.monotonic()
+    meta: WeightsMeta | None = None
+    size = pieces = 0
+    while time.monotonic() - began < _PULL_SECONDS and (meta is None or pieces < meta.pieces):
+        message = _receive(client, _SILENCE_SECONDS)
+        match message:
+            case None:
+                break
+            case WeightsMeta():
+                meta = message
+            case WeightsPiece() if meta is not None:
+                size, pieces = size + len(message.body), pieces + 1
+                if pieces % _WINDOW_PIECES == 0:
+                    more = WeightsRequest(meta.name, meta.epoch, meta.version, pieces, _WINDOW_PIECES)
+                    client.send(wire.encode(more))
+    seconds = time.monotonic() - began
+    if meta is None:
+        return None
+    if size == 0:
+        raise Fatal(
+            EXIT_TEMPORARY,
+            "expected weights to follow their announcement, got none: messages of this size are lost; look "
+            "at the network between (a smaller MTU may help)",
+        )
+    return f"{size / 1e6:.2f} MB of weights at {size / 1e6 / seconds:.1f} MB/s"
+
+
+def _milliseconds(began: float) -> str:
+    return f"{(time.monotonic() - began) * 1000:.0f} ms"
+
+
+def _examine(argv: list[str]) -> None:
+    parser = arguments.Parser(prog="python -m common.doctor", description="Examine the way to a learner.")
+    parser.add_argument("--learner", required=True, metavar="HOST:PORT", help="its data port")
+    parser.add_argument("--keys", type=Path, metavar="FILE", help="the key bundle of an actor")
+    options = parser.parse_args(argv)
+    try:
+        endpoint = parse_address(options.learner)
+        keys = read_bundle(options.keys) if options.keys is not None else None
+    except ValueError as error:
+        raise Fatal(EXIT_USAGE, str(error)) from None
+    except KeysError as error:
+        raise Fatal(EXIT_CONFIGURATION, str(error)) from None
+    if not endpoint.startswith("tcp://"):
+        raise Fatal(
+            EXIT_USAGE, f"expected --learner HOST:PORT, got {options.learner!r}: local actors need none"
+        )
+    with Context() as context:
+        for name, step in Examination(endpoint, keys, context).steps():
+            try:
+                print(f"{name:12} {step()}")
+            except Fatal:
+                print(f"{name:12} failed")
+                raise
+
+
+def main() -> int:
+    """Examine; returns 0, or the exit code of the step that failed."""
+    return arguments.exit_code(lambda: _examine(sys.argv[1:]), "doctor")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

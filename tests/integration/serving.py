@@ -1,0 +1,115 @@
+"""A learner's network without its training: real sockets, real books, in this process."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from common import keys, messages, wire
+from common.chunk import Bundle
+from common.gate import ActorKeys
+from common.keys import KeyDirectory, read_bundle
+from common.presets import PRESETS
+from common.transport import Client, Context, weights_endpoint
+from learner.admission import Admission
+from learner.network import Network
+from learner.publisher import Offer, Publisher
+from tests.integration.processes import free_port
+
+MESSAGE_BYTES = 1 << 20
+
+
+class Served:
+    """Two ports on the loopback address and two in a directory; with keys if there is a key directory."""
+
+    def __init__(self, directory: Path, keyed: bool = True) -> None:
+        self.path = directory / "keys"
+        keys.initialise(self.path)
+        self.admission = Admission(PRESETS["cartpole"], 3, bytes(32))
+        target = Offer.of("target", Bundle(3, 0, {"weight": torch.zeros(400_000)}))
+        opened = KeyDirectory.open(self.path) if keyed else None
+        self.network = Network(self.admission, Publisher(target), MESSAGE_BYTES, opened)
+        self.endpoint, self.local = f"tcp://127.0.0.1:{free_port()}", f"ipc://{directory}/data"
+        self.running = False
+
+    def start(self) -> None:
+        """Serve."""
+        pairs = [(endpoint, weights_endpoint(endpoint)) for endpoint in (self.endpoint, self.local)]
+        self.network.start(pairs, lambda arrival: None)
+        self.running = True
+
+    def close(self) -> None:
+        """Stop."""
+        if self.running:
+            self.network.close()
+
+    def keys_of(self, name: str) -> ActorKeys:
+        """An authorised actor's bundle."""
+        keys.add(self.path, name)
+        keys.bundle(self.path, name, self.path / "bundle.json")
+        return read_bundle(self.path / "bundle.json")
+
+
+class Peer:
+    """A session without an environment, as far as the learner can tell an actor."""
+
+    def __init__(self, context: Context, endpoint: str, bundle: ActorKeys | None = None) -> None:
+        self.client = Client(context, endpoint, MESSAGE_BYTES, bundle, watched=True)
+        self.sid = secrets.token_bytes(16)
+        self.produced = 0
+
+    def say(self, message: messages.Message) -> None:
+        """Send, once there is a connection."""
+        deadline = time.monotonic() + 10
+        while not self.client.send(wire.encode(message)):
+            assert time.monotonic() < deadline, "expected a connection within 10 s"
+            time.sleep(0.01)
+
+    def hears(self, kind: type[messages.Message], seconds: float = 10.0) -> messages.Message | None:
+        """The next message of a kind."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            parts = self.client.receive(0.05)
+            message = wire.decode(parts) if parts is not None else None
+            if isinstance(message, kind):
+                return message
+        return None
+
+    def join(self) -> None:
+        """Hello, until welcome."""
+        self.say(messages.Hello(self.sid, -1, "host", 1, "0", 0, self.produced))
+        if self.hears(messages.Welcome, 2.0) is None:  # what was said may be lost with a connection
+            self.join()
+
+    def close(self) -> None:
+        """End the connection."""
+        self.client.close()
+
+    def step(self, steps: int) -> None:
+        """Announce steps."""
+        self.produced += steps
+        self.say(messages.Heartbeat(self.sid, 3, self.produced, {}))
+
+    def refusal(self, seconds: float = 10.0) -> str | None:
+        """Why it is not let in, if that comes out in time."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            sentence = self.client.refusal()
+            if sentence is not None:
+                return sentence
+            self.client.receive(0.05)
+        return None
+
+
+def within(seconds: float, condition: Callable[[], bool]) -> bool:
+    """Whether it becomes true in time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.02)
+    return False

@@ -1,0 +1,316 @@
+"""Keys on real sockets: who gets in, who is told why not, and what a revocation does."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from common import gate, keys, messages
+from common.gate import ActorKeys, Gate, GateError, KeyPair
+from common.handshake import greeting
+from common.keys import KeyDirectory, read_bundle
+from common.lifecycle import Fatal
+from common.presets import PRESETS
+from common.transport import Context
+from learner import service
+from learner.commandline import Options
+from tests.integration.processes import Command, Run, free_port, wait_until
+from tests.integration.serving import Peer, Served, within
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    with contextlib.closing(Served(tmp_path)) as served:
+        yield served
+
+
+Meet = Callable[..., Peer]
+
+
+@pytest.fixture
+def meet() -> Iterator[Meet]:
+    """A function that makes peers; they are closed with the test."""
+    with Context() as context, contextlib.ExitStack() as stack:
+
+        def make(endpoint: str, bundle: ActorKeys | None = None) -> Peer:
+            return stack.enter_context(contextlib.closing(Peer(context, endpoint, bundle)))
+
+        yield make
+
+
+def port_of(endpoint: str) -> int:
+    return int(endpoint.rpartition(":")[2])
+
+
+def test_an_authorised_key_gets_in_and_local_sockets_need_none(served: Served, meet: Meet) -> None:
+    alice = served.keys_of("alice")
+    served.start()
+    for peer in (meet(served.endpoint, alice), meet(served.local)):
+        peer.join()
+    assert within(5, lambda: served.network.view.actors == 2)
+
+
+def test_a_key_that_is_added_while_the_learner_runs_gets_in_at_once(served: Served, meet: Meet) -> None:
+    served.start()
+    late = served.keys_of("late")
+    time.sleep(0.2)  # no actor starts in less; a second is what a revocation takes
+    meet(served.endpoint, late).join()
+
+
+def test_each_kind_of_stranger_is_refused_and_told_why(served: Served, meet: Meet) -> None:
+    """Unknown key, no key, another learner's bundle; the learner counts them."""
+    alice = served.keys_of("alice")
+    served.start()
+    unknown = meet(served.endpoint, replace(alice, pair=KeyPair.new())).refusal()
+    assert unknown is not None and "revoked or never added" in unknown
+    keyless = meet(served.endpoint).refusal()
+    assert keyless is not None and "expected --keys FILE, got none" in keyless
+    other = meet(served.endpoint, replace(alice, learner=KeyPair.new().public)).refusal()
+    assert other is not None and "the bundle is of another learner" in other
+
+    def counted(*reasons: str) -> bool:
+        return sum(served.network.view.auth_refused.get(reason, 0) for reason in reasons) >= 3
+
+    # The learner's own tries at both ports, and ours. A client without keys may notice the difference
+    # first, and hang up.
+    assert within(5, lambda: counted("unknown_key"))
+    assert within(5, lambda: counted("mechanism", "hangup"))
+    assert within(5, lambda: counted("garbled"))
+    assert served.admission.ledger.sessions_seen == 0
+
+
+def test_a_learner_without_keys_is_no_learner_for_an_actor_with_some(tmp_path: Path, meet: Meet) -> None:
+    with contextlib.closing(Served(tmp_path, keyed=False)) as served:
+        alice = served.keys_of("alice")
+        served.start()
+        sentence = meet(served.endpoint, alice).refusal()
+        assert sentence is not None and "got one without keys" in sentence
+        meet(served.endpoint).join()
+
+
+@pytest.mark.parametrize("keyed", [True, False])
+def test_an_absent_learner_and_a_proxy_without_one_are_no_refusal(meet: Meet, keyed: bool) -> None:
+    """Nobody listens; or somebody accepts and hangs up, as a port forwarder does while its target is away."""
+    alice = ActorKeys("alice", KeyPair.new().public, KeyPair.new()) if keyed else None
+    with socket.create_server(("127.0.0.1", 0)) as forwarder:
+        forwarder.settimeout(0.1)
+        done = threading.Event()
+        accepted = []
+
+        def hang_up() -> None:
+            while not done.is_set():
+                with contextlib.suppress(TimeoutError):
+                    connection, _ = forwarder.accept()
+                    connection.close()
+                    accepted.append(1)
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        try:
+            away = meet(f"tcp://127.0.0.1:{forwarder.getsockname()[1]}", alice)
+            absent = meet(f"tcp://127.0.0.1:{free_port()}", alice)
+            assert away.refusal(2.5) is None and absent.refusal(0.5) is None
+        finally:
+            done.set()
+            thread.join()
+    assert len(accepted) >= 3
+
+
+def test_a_revocation_cuts_its_session_within_3_seconds_and_books_what_it_had_begun(
+    served: Served, meet: Meet
+) -> None:
+    """The others lose a connection, not a step."""
+    alice, bob = (meet(served.endpoint, served.keys_of(name)) for name in ("alice", "bob"))
+    served.start()
+    for peer in (alice, bob):
+        peer.join()
+        peer.step(100)
+    assert within(5, lambda: served.network.view.totals.produced == 200)
+    began = time.monotonic()
+    keys.revoke(served.path, "bob")
+    assert within(3, lambda: served.network.view.totals.dropped.get("revoked") == 100)
+    sentence = bob.refusal(3.0 - (time.monotonic() - began))
+    assert sentence is not None and "revoked" in sentence
+    assert bob.client.receive() is None or not bob.client.send([b"more"])
+    alice.step(28)  # on whatever connection
+    if alice.hears(messages.Ack, 1.0) is None:
+        alice.step(0)
+        alice.hears(messages.Rehello, 5.0)
+        alice.join()
+    assert within(5, lambda: served.network.view.totals.produced == 228)
+    totals = served.network.view.totals
+    assert (totals.in_flight, totals.imbalance) == (128, 0)
+    assert served.network.view.events["revoked"] == 1
+
+
+def test_an_exchanged_key_cuts_the_session_of_the_old_one(served: Served, meet: Meet) -> None:
+    bob = meet(served.endpoint, served.keys_of("bob"))
+    served.start()
+    bob.join()
+    keys.revoke(served.path, "bob")
+    fresh = served.keys_of("bob")
+    assert bob.refusal(3.0) is not None
+    meet(served.endpoint, fresh).join()
+
+
+def test_a_message_of_a_revoked_key_is_refused_even_on_an_open_connection(
+    served: Served, meet: Meet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Connections that cannot be cut: the owner of each message is looked at again."""
+    monkeypatch.setattr(gate, "cut", lambda endpoints: 0)
+    bob = meet(served.endpoint, served.keys_of("bob"))
+    served.start()
+    bob.join()
+    keys.revoke(served.path, "bob")
+    assert within(3, lambda: served.network.view.events["revoked"] == 1)
+    bob.step(100)
+    assert within(3, lambda: served.network.view.auth_refused["revoked"] >= 1)
+    assert served.network.view.totals.produced == 0
+
+
+def test_a_key_directory_that_is_away_for_a_moment_cuts_nobody(served: Served, meet: Meet) -> None:
+    alice = meet(served.endpoint, served.keys_of("alice"))
+    served.start()
+    alice.join()
+    (served.path / "authorised").rename(served.path / "away")
+    time.sleep(1.5)
+    (served.path / "away").rename(served.path / "authorised")
+    alice.step(1)
+    assert alice.hears(messages.Ack) is not None
+    assert served.network.view.events["revoked"] == 0
+
+
+def open_to_all(self: Gate, domain: bytes, mechanism: bytes, credentials: list[bytes]) -> bytes:
+    return b"local"
+
+
+def answer_nothing(self: Gate) -> None:
+    pass
+
+
+def no_keys(self: Gate, socket: object, endpoint: str) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("part", "broken", "came"),
+    [
+        ("_user", open_to_all, "with an unknown key, got it let in"),
+        ("answer", answer_nothing, "left without an answer"),
+        ("guard", no_keys, "with an unknown key, got it mechanism"),
+    ],
+    ids=["a handler that admits everybody", "a handler that does not answer", "a port without keys"],
+)
+def test_the_learner_serves_nobody_if_a_stranger_gets_in(
+    served: Served, monkeypatch: pytest.MonkeyPatch, part: str, broken: object, came: str
+) -> None:
+    monkeypatch.setattr(Gate, part, broken)
+    monkeypatch.setattr(gate, "_PROOF_SECONDS", 1.0)
+    with pytest.raises(GateError, match=came):
+        served.start()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port_of(served.endpoint)), 1).close()
+
+
+def test_without_a_handler_libzmq_lets_strangers_in_and_the_proof_sees_it(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the proof is for: the handler's address is free, so nobody is asked."""
+    make = Gate.__init__
+
+    def elsewhere(self: Gate, context: object, pair: KeyPair) -> None:
+        make(self, context, pair)  # type: ignore[arg-type]
+        self.raw.unbind("inproc://zeromq.zap.01")
+
+    monkeypatch.setattr(Gate, "__init__", elsewhere)
+    with pytest.raises(GateError, match="let in"):
+        served.start()
+
+
+def test_a_handler_that_dies_while_serving_closes_the_ports_and_ends_the_learner_with_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys.initialise(tmp_path / "keys")
+    port = free_port()
+    options = Options(
+        tmp_path / "run",
+        f"tcp://127.0.0.1:{port}",
+        0,
+        False,
+        "cpu",
+        KeyDirectory.open(tmp_path / "keys"),
+    )
+    prove = Gate.prove
+
+    def prove_then_die(self: Gate, endpoints: list[str]) -> None:
+        prove(self, endpoints)
+        self.raw.close()
+
+    monkeypatch.setattr(Gate, "prove", prove_then_die)
+    with pytest.raises(Fatal, match="expected the network thread to serve on") as raised:
+        service.run(PRESETS["cartpole"], options, threading.Event())
+    assert raised.value.code == 70
+    assert greeting(f"tcp://127.0.0.1:{port}") is None
+
+
+def bundle(path: Path, name: str, out: Path) -> str:
+    keys.initialise(path)
+    keys.add(path, name)
+    keys.bundle(path, name, out)
+    return str(out)
+
+
+def test_authorised_actors_train_strangers_exit_with_the_reason_and_a_revoked_one_leaves(
+    tmp_path: Path,
+) -> None:
+    """Real processes. Secrets appear in no log, no summary, no configuration."""
+    alice, bob = (bundle(tmp_path / "keys", name, tmp_path / f"{name}.json") for name in ("alice", "bob"))
+    eve = bundle(tmp_path / "others", "eve", tmp_path / "eve.json")
+    port = free_port()
+    run = Run(tmp_path, port, ("cartpole", "--total-steps", "1000000", "--keys", str(tmp_path / "keys")))
+
+    def actor(name: str, *more: str) -> Command:
+        return Command.start(tmp_path, name, "actor", "--learner", f"127.0.0.1:{port}", *more)
+
+    with run.learner() as learner, contextlib.ExitStack() as stack:
+        wait_until(lambda: "learner_serving" in learner.err.read_text(), "the sockets")
+        actors = {
+            "alice": actor("alice", "--keys", alice, "--procs", "2"),
+            "bob": actor("bob", "--keys", bob),
+            "eve": actor("eve", "--keys", eve),
+        }
+        for command in actors.values():
+            stack.callback(command.end)
+        assert actors["eve"].finish(60) == 78
+        said = [line for line in actors["eve"].err.read_text().splitlines() if not line.startswith("{")]
+        assert len(said) == 1 and "another learner" in said[0]
+        wait_until(lambda: run.metric("outrider_fleet_actors", learner) == 3, "three sessions")
+        keys.revoke(tmp_path / "keys", "bob")
+        revoked = 'outrider_fleet_sessions_total{event="revoked"}'
+        wait_until(lambda: run.metric(revoked, learner) == 1, "bob's end", 3.0)
+        assert actors["bob"].finish(20) == 78
+        assert "the key of --keys was revoked" in actors["bob"].err.read_text()
+        steps = int(run.metric("outrider_run_env_steps", learner))
+        wait_until(lambda: run.steps_reached(learner, steps + 512), "training without bob")
+        learner.process.send_signal(signal.SIGTERM)
+        assert learner.finish(30) == 0, learner.err.read_text()[-2000:]
+    summary = run.summary()
+    assert (summary["imbalance_steps"], summary["in_flight_steps"], summary["actors_seen"]) == (0, 0, 3)
+    greeted = [json.loads(line) for line in learner.err.read_text().splitlines() if '"hello"' in line]
+    assert {line["key"] for line in greeted} == {"alice", "bob"}
+    secrets = [read_bundle(Path(path)).pair.secret for path in (alice, eve)]
+    secrets.append(KeyDirectory.open(tmp_path / "keys").pair.secret)
+    written = [*tmp_path.glob("*.err"), *tmp_path.glob("*.out"), *run.path.rglob("*")]
+    for path in written:
+        assert path.is_dir() or not any(secret.encode() in path.read_bytes() for secret in secrets), path

@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from common import keys
+from common.gate import KeyPair
+from common.keys import KeyDirectory, KeysError, read_bundle
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    path = tmp_path / "keys"
+    keys.initialise(path)
+    keys.add(path, "alice")
+    keys.add(path, "bob")
+    return path
+
+
+def sentence(act: Callable[[], object]) -> str:
+    with pytest.raises(KeysError) as raised:
+        act()
+    text = str(raised.value)
+    assert len(text.splitlines()) == 1 and text.startswith("expected ")
+    return text
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def names(directory: Path) -> set[str]:
+    return set(KeyDirectory.open(directory).authorised()[0].values())
+
+
+def rewrite(path: Path, **changes: str) -> None:
+    """Change fields and keep the checksum right."""
+    values = json.loads(path.read_text())
+    del values["checksum"]
+    path.unlink()
+    keys._write(path, values | changes)
+
+
+def test_nobody_else_can_read_or_enter_what_is_written(tmp_path: Path) -> None:
+    earlier = os.umask(0)
+    try:
+        path = tmp_path / "keys"
+        keys.initialise(path)
+        keys.add(path, "alice")
+        keys.bundle(path, "alice", tmp_path / "alice.json")
+    finally:
+        os.umask(earlier)
+    folders = [path, path / "authorised", path / "secrets"]
+    assert {mode(folder) for folder in folders} == {0o700}
+    files = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert len(files) == 4 and {mode(file) for file in files} == {0o600}
+
+
+def test_a_bundle_holds_the_learners_public_key_and_the_pair_of_an_authorised_actor(
+    directory: Path, tmp_path: Path
+) -> None:
+    keys.bundle(directory, "alice", tmp_path / "a.json")
+    bundle, opened = read_bundle(tmp_path / "a.json"), KeyDirectory.open(directory)
+    assert bundle.learner == opened.pair.public
+    assert opened.authorised()[0][bundle.pair.public] == bundle.name == "alice"
+    assert bundle.pair.fits() and opened.pair.secret not in (tmp_path / "a.json").read_text()
+
+
+def test_making_and_adding_again_change_nothing(directory: Path) -> None:
+    before = {path: path.read_bytes() for path in directory.rglob("*.json")}
+    assert not keys.initialise(directory) and not keys.add(directory, "bob")
+    assert before == {path: path.read_bytes() for path in directory.rglob("*.json")}
+
+
+def test_a_revoked_actor_is_forgotten_and_the_others_are_not(directory: Path) -> None:
+    keys.revoke(directory, "bob")
+    assert names(directory) == {"alice"}
+    assert "(alice), got 'bob'" in sentence(lambda: keys.revoke(directory, "bob"))
+    assert "got 'bob'" in sentence(lambda: keys.bundle(directory, "bob", directory / "b.json"))
+
+
+def test_a_name_that_was_revoked_comes_back_with_another_key(directory: Path) -> None:
+    before = KeyDirectory.open(directory).authorised()[0]
+    keys.revoke(directory, "bob")
+    keys.add(directory, "bob")
+    after = KeyDirectory.open(directory).authorised()[0]
+    assert set(before.values()) == set(after.values()) and before.keys() != after.keys()
+
+
+@pytest.mark.parametrize("name", ["", "Alice", "../alice", "a" * 33, "-a", "a b", "a/b", "a\n"])
+def test_a_name_that_is_no_file_name_is_refused(directory: Path, name: str) -> None:
+    assert "a-z" in sentence(lambda: keys.add(directory, name))
+
+
+@pytest.mark.parametrize("open_to", [0o640, 0o604, 0o620, 0o660, 0o666, 0o777])
+def test_a_secret_that_others_may_read_or_write_is_refused(
+    directory: Path, tmp_path: Path, open_to: int
+) -> None:
+    bundle = tmp_path / "a.json"
+    keys.bundle(directory, "alice", bundle)
+    for path, read in (
+        (bundle, lambda: read_bundle(bundle)),
+        (directory / "learner.json", lambda: KeyDirectory.open(directory)),
+    ):
+        path.chmod(open_to)
+        text = sentence(read)
+        assert f"{open_to:04o}" in text and "chmod 600" in text
+
+
+def test_a_list_of_authorised_actors_that_others_may_extend_is_refused(directory: Path) -> None:
+    (directory / "authorised").chmod(0o770)
+    assert "chmod 700" in sentence(KeyDirectory.open(directory).authorised)
+
+
+def test_absent_files_and_directories_are_named(directory: Path, tmp_path: Path) -> None:
+    assert "nowhere" in sentence(lambda: read_bundle(tmp_path / "nowhere.json"))
+    assert "learner.json" in sentence(lambda: KeyDirectory.open(tmp_path / "nowhere"))
+    opened = KeyDirectory.open(directory)
+    (directory / "authorised").rename(directory / "elsewhere")
+    assert "authorised" in sentence(opened.authorised)
+
+
+def test_a_damaged_bundle_is_refused_in_a_sentence_that_shows_nothing_of_it(
+    directory: Path, tmp_path: Path
+) -> None:
+    """Every bit flipped that a reader would notice, and every cut at 1/64 of the length."""
+    path = tmp_path / "a.json"
+    keys.bundle(directory, "alice", path)
+    whole, read = path.read_bytes(), read_bundle(path)
+    flips = [whole[:n] + bytes([whole[n] ^ 1 << n % 8]) + whole[n + 1 :] for n in range(len(whole) - 1)]
+    cuts = [whole[: len(whole) * part // 64] for part in range(64)]
+    refused = 0
+    for data in [*flips, *cuts, b"[]", b"null", b'"a"', b"[" * 4000, b"\xff" * 100, bytes(5000)]:
+        path.write_bytes(data)
+        try:
+            assert read_bundle(path) == read, "damage went unseen"
+        except KeysError as error:
+            refused += 1
+            assert len(str(error).splitlines()) == 1
+            assert read.pair.secret not in str(error) and read.pair.secret[5:15] not in str(error)
+    assert refused >= len(flips) + len(cuts) - 8  # a space may turn into other white space
+
+
+def test_halves_of_different_pairs_are_refused(directory: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    for change in ({"public": KeyPair.new().public}, {"secret": KeyPair.new().secret}, {"secret": "short"}):
+        keys.bundle(directory, "alice", path)
+        rewrite(path, **change)
+        assert "halves" in sentence(lambda: read_bundle(path))
+
+
+def test_one_damaged_file_keeps_out_its_own_actor_alone(directory: Path) -> None:
+    (directory / "authorised" / "bob.json").write_text("{}")
+    found, complaints = KeyDirectory.open(directory).authorised()
+    assert set(found.values()) == {"alice"}
+    assert len(complaints) == 1 and "bob.json" in complaints[0]
+
+
+def test_half_a_file_under_way_is_not_read(directory: Path) -> None:
+    (directory / "authorised" / "carol.json.123.part").write_text("{")
+    assert KeyDirectory.open(directory).authorised()[1] == []
+
+
+def test_secrets_do_not_show_when_printed(directory: Path, tmp_path: Path) -> None:
+    keys.bundle(directory, "alice", tmp_path / "a.json")
+    bundle, opened = read_bundle(tmp_path / "a.json"), KeyDirectory.open(directory)
+    shown = f"{bundle!r} {bundle} {opened!r} {opened}"
+    assert bundle.pair.secret not in shown and opened.pair.secret not in shown
+    assert bundle.pair.public in shown
+
+
+def test_the_command_does_all_of_it_and_complains_in_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def run(*argv: str) -> int:
+        monkeypatch.setattr("sys.argv", ["keys", *argv])
+        return keys.main()
+
+    assert run("add", "alice") == 78
+    assert capsys.readouterr().err.startswith("keys: expected the key file keys/learner.json")
+    assert run("init") == run("add", "alice") == run("add", "bob") == run("revoke", "bob") == 0
+    assert run("bundle", "alice", "-o", "a.json") == 0
+    assert run("list") == 0
+    said = capsys.readouterr()
+    secrets = [json.loads(file.read_text()).get("secret") for file in tmp_path.rglob("*.json")]
+    assert len([secret for secret in secrets if secret]) == 3
+    assert not any(secret in said.out + said.err for secret in secrets if secret)
+    assert read_bundle(Path("a.json")).pair.public in said.out
+    assert run("bundle", "alice", "-o", "no/where.json") == 78
+    assert run("add") == run("shout") == run() == 2
+    assert all(line.startswith("keys: ") for line in capsys.readouterr().err.splitlines())
