@@ -65,6 +65,7 @@ class Network:
         self.wire_errors: Counter[str] = Counter(dict.fromkeys(get_args(wire.WireReason), 0))
         self._received_bytes = self._chunk_bytes = self._chunk_steps = 0
         self.view = View()
+        self.turned_at = time.monotonic()  # for the watchdog
         self._viewed = 0.0
         self.endpoints: list[str] = []
         self._deliver: Callable[[Arrival], None] = lambda arrival: None
@@ -119,7 +120,7 @@ class Network:
                 weights.close()
 
     def _turn(self, data: Server, weights: Server) -> None:
-        now = time.monotonic()
+        now = self.turned_at = time.monotonic()
         for peer, parts in data.receive():
             self._on_data(peer, parts, now)
         for peer, parts in weights.receive():
@@ -174,7 +175,9 @@ class Network:
                 self._admission.replies.append((peer, Reject("protocol", str(error))))
             return
         if isinstance(message, Hello):
-            log.info("hello", host=message.host, pid=message.pid, software=message.software)
+            log.info(
+                "hello", sid=message.sid.hex(), host=message.host, pid=message.pid, software=message.software
+            )
         if isinstance(message, ChunkMessage):
             self._chunk_bytes += size
             self._chunk_steps += message.steps
