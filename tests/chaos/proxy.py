@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import random
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 _BLOCK_BYTES = 16_384
 _LOOK_SECONDS = 0.02
@@ -37,32 +36,22 @@ PARTITION = Weather(hold_up=True, hold_down=True)
 
 @dataclass(frozen=True)
 class Fault:
-    """Weather for a time, or `half_open`: the learner's ends vanish, the actors' stay open."""
+    """Weather for a time; without one the learner's ends vanish and the actors' stay open."""
 
-    at_seconds: float
+    pause_seconds: float  # of clear sky before it
     seconds: float
-    weather: Weather = CLEAR
-    half_open: bool = False
+    weather: Weather | None
 
 
-def schedule(seed: int, count: int, seconds: tuple[float, float], kinds: Sequence[Weather]) -> list[Fault]:
-    """Faults of each kind in turn, with random lengths and clear weather of 4 to 8 s between."""
-    chance, at, faults = random.Random(seed), 0.0, []
-    for number in range(count):
-        at += chance.uniform(4.0, 8.0)
-        length = chance.uniform(*seconds)
-        faults.append(Fault(round(at, 2), round(length, 2), kinds[number % len(kinds)]))
-        at += length
-    return faults
-
-
-def to_json(faults: Sequence[Fault]) -> str:
-    """A schedule as text; `from_json` plays it again."""
-    return json.dumps([asdict(fault) for fault in faults])
-
-
-def from_json(text: str) -> list[Fault]:
-    return [Fault(**{**fault, "weather": Weather(**fault["weather"])}) for fault in json.loads(text)]
+def schedule(
+    seed: int, count: int, seconds: tuple[float, float], kinds: Sequence[Weather | None]
+) -> list[Fault]:
+    """Faults of each kind in turn, with lengths and pauses drawn from the seed."""
+    chance = random.Random(seed)
+    return [
+        Fault(chance.uniform(0.0, 2.0), chance.uniform(*seconds), kinds[number % len(kinds)])
+        for number in range(count)
+    ]
 
 
 class FaultProxy:

@@ -19,7 +19,7 @@ import psutil
 from common import checkpoint
 from common.checkpoint import CheckpointError
 from tests.chaos.field import BATCH_LANES, CHUNK_STEPS, LANES, STEPS, Field, frozen, stop, until
-from tests.chaos.proxy import PARTITION, FaultProxy, Weather
+from tests.chaos.proxy import PARTITION, FaultProxy, Weather, schedule
 from tests.chaos.replayer import Replayer
 from tests.integration.processes import free_port, kill
 
@@ -105,8 +105,8 @@ def partitions(directory: Path, count: int, seconds: tuple[float, float], seed: 
 
     Two actors behind one proxy each are cut off in turn, a third one is not: the learner goes on.
     """
-    field, chance = Field(directory, seed), random.Random(seed)
-    kinds = (PARTITION, Weather(hold_up=True), Weather(hold_down=True), None)
+    field = Field(directory, seed)
+    faults = schedule(seed, count, seconds, (PARTITION, Weather(hold_up=True), Weather(hold_down=True), None))
     ports = [free_port() for _ in range(2)]
     backs, gaps = [], []
     with contextlib.ExitStack() as stack:
@@ -117,21 +117,21 @@ def partitions(directory: Path, count: int, seconds: tuple[float, float], seed: 
         until(
             lambda: min(map(field.made_by, (*cut, free))) > 4 * CHUNK_STEPS, PATIENCE_SECONDS, "all to play"
         )
-        for number in range(count):
-            proxy, actor, kind = proxies[number % 2], cut[number % 2], kinds[number % len(kinds)]
-            since, length = len(field.updates()), chance.uniform(*seconds)
-            if kind is None:
+        for number, fault in enumerate(faults):
+            proxy, actor, since = proxies[number % 2], cut[number % 2], len(field.updates())
+            time.sleep(fault.pause_seconds)
+            if fault.weather is None:
                 proxy.half_open()
             else:
-                with proxy.during(kind):
-                    time.sleep(length)
+                with proxy.during(fault.weather):
+                    time.sleep(fault.seconds)
             made = field.made_by(actor)
             # It plays again, beyond what it had leave for.
             backs.append(
                 until(
                     lambda a=actor, m=made: field.made_by(a) > m + 2 * CHUNK_STEPS,
                     BACK_SECONDS,
-                    f"an actor back after {kind} for {length:.0f} s",
+                    f"an actor back after {fault}",
                 )
             )
             gaps.append(_longest_gap(field, since))
@@ -141,6 +141,7 @@ def partitions(directory: Path, count: int, seconds: tuple[float, float], seed: 
     assert max(gaps) < STRAGGLER_SECONDS + UPDATE_SECONDS, gaps
     return {
         "partitions": count,
+        "seed": seed,
         "partition_seconds": list(seconds),
         "back_seconds_max": max(backs),
         "back_seconds_median": statistics.median(backs),
