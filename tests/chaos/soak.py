@@ -99,6 +99,9 @@ class Soak:
         victim = self.chance.choice(self.players())
         self.killed.add(victim.pid)
         kill(victim.pid)
+        if victim.pid == self.plain.process.pid:  # nobody else starts it again
+            self.plain.finish(10)
+            self.plain = self.start_actor(self.run.port, 1)
         return f"kill -9 of actor {victim.pid}"
 
     def kill_learner(self) -> str:
