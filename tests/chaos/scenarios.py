@@ -50,8 +50,11 @@ def killed_actors(directory: Path, kills: int, seed: int = 0) -> Figures:
     return {"kills": kills, "back_seconds": back, **field.figures(unreported_steps=LANES * kills)}
 
 
-def killed_learners(directory: Path, kills: int, seed: int = 0) -> Figures:
-    """B2: kill -9 of the learner at random moments, every second one while it writes a checkpoint."""
+def killed_learners(directory: Path, kills: int, back_seconds: float, seed: int = 0) -> Figures:
+    """B2: kill -9 of the learner at random moments, every second one while it writes a checkpoint.
+
+    It trains again after `back_seconds`, the start of Python and torch included.
+    """
     field = Field(directory, seed, environment={"CHAOS_FSYNC_SECONDS": "0.1"})
     chance, downs, writing = random.Random(seed), [], 0
     with field.actor(procs=2) as actors:
@@ -82,7 +85,7 @@ def killed_learners(directory: Path, kills: int, seed: int = 0) -> Figures:
                 kill(learner.process.pid)
                 learner.process.wait()
     figures = field.figures()
-    assert max(downs[1:]) < BACK_SECONDS, downs
+    assert max(downs[1:]) < back_seconds, downs
     rolled_back = len(field.updates()) - len(field.timeline())
     return {
         "kills": kills,
@@ -182,6 +185,8 @@ def frozen_processes(directory: Path, learner_seconds: float, actor_seconds: flo
         stop(learner)
     figures = field.figures()
     assert sessions == 3, "a session was given up while the learner itself stood still"
+    stale = figures["dropped_steps"].get("stale", 0)
+    assert stale <= 10 * CHUNK_STEPS, "actors of one host play with what a sibling fetched before"
     return {
         "learner_stopped_seconds": learner_seconds,
         "actor_stopped_seconds": actor_seconds,

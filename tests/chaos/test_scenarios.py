@@ -14,7 +14,7 @@ from tests.chaos.field import keep
 Case = tuple[str, Callable[..., dict[str, Any]], tuple[Any, ...], tuple[Any, ...]]
 CASES: list[Case] = [
     ("B1-killed-actors", scenarios.killed_actors, (6,), (150,)),
-    ("B2-killed-learners", scenarios.killed_learners, (2,), (20,)),
+    ("B2-killed-learners", scenarios.killed_learners, (2, 120.0), (20, scenarios.BACK_SECONDS)),
     ("B3-partitions", scenarios.partitions, (4, (9.0, 14.0)), (30, (3.0, 60.0))),
     ("B4-frozen-processes", scenarios.frozen_processes, (12.0, 5.0), (20.0, 20.0)),
     ("B5-broken-connections", scenarios.broken_connections, (10_000, 6.0), (20_000, 120.0)),
