@@ -17,7 +17,7 @@ CASES: list[Case] = [
     ("B2-killed-learners", scenarios.killed_learners, (2, 120.0), (20, scenarios.BACK_SECONDS)),
     ("B3-partitions", scenarios.partitions, (4, (9.0, 14.0)), (30, (3.0, 60.0))),
     ("B4-frozen-processes", scenarios.frozen_processes, (12.0, 5.0), (20.0, 20.0)),
-    ("B5-broken-connections", scenarios.broken_connections, (10_000, 6.0), (20_000, 120.0)),
+    ("B5-broken-connections", scenarios.broken_connections, (80_000, 3.0), (200_000, 120.0)),
     ("B6-slow-actor", scenarios.slow_actor, (6.0,), (60.0,)),
     ("B7-slow-learner", scenarios.slow_learner, (2.0, 3, 1), (30.0, 6, 1)),
     ("B9-wedged-learner", scenarios.wedged_learner, (4.0,), (120.0,)),
