@@ -35,7 +35,7 @@ ARGUMENTS = (
     *("--total-steps", "1000000000", "--rollout.steps", str(STEPS), "--rollout.lanes", str(LANES)),
     *("--rollout.batch-lanes", "4", "--rnd.warmup-steps", "512", "--ppo.epochs", "1", "--local-actors", "1"),
 )
-_TRAINING_SECONDS = 90.0  # to be training again after a fault, on a busy machine
+_TRAINING_SECONDS = 180.0  # to be training again after a fault, on a busy machine
 _HELLO = re.compile(r'"sid": "([0-9a-f]{32})".*"pid": (\d+).*"event": "hello"')
 
 
@@ -184,7 +184,7 @@ class Soak:
             stack.callback(lambda: self.plain.end())
             proxied = self.start_actor(self.proxy.port, 2)
             stack.callback(proxied.end)
-            until(lambda: len(self.players()) >= 4 and self.steps() > 0, 180.0, "all to play")
+            until(lambda: len(self.players()) >= 4 and self.steps() > 0, 600.0, "all to play")
             end = time.monotonic() + 60 * minutes
             while time.monotonic() < end:
                 name, _, fault = self.chance.choices(kinds, [weight for _, weight, _ in kinds])[0]
@@ -194,7 +194,7 @@ class Soak:
                 back = self.training()
                 self.back_seconds[name].append(back)
                 print(f"{began - self.started:7.1f} s  {said}; training after {back:.1f} s", flush=True)
-                until(lambda: len(self.players()) >= 4, 120.0, "all actors back")
+                until(lambda: len(self.players()) >= 4, 300.0, "all actors back")
                 time.sleep(self.chance.uniform(1.0, 4.0))
             self.training()
             self.players()
