@@ -375,7 +375,7 @@ def test_who_was_given_up_is_told_where_its_books_end() -> None:
     fleet = Fleet()
     fleet.join("a")
     fleet.say("a", m.Heartbeat(sid("a"), EPOCH, 11, {}))
-    fleet.wait(LEASE_SECONDS + 1)
+    fleet.wait(121)
     (reply,) = fleet.hello("a", epoch=EPOCH, produced=17)
     assert isinstance(reply, m.Reject)
     assert reply.produced == 11
