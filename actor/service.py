@@ -123,6 +123,8 @@ class Actor:
                 if player.intrinsic is not None:
                     player.intrinsic.load(bundle)
                 player.held = (bundle.epoch, bundle.version)
+                if player.held < (welcome.epoch, version):
+                    return False  # what a sibling fetched before this version: ask again
         warm = version == WARMUP_VERSION
         place = Place(player.config.seed, welcome.slot, welcome.incarnation, warm)
         if player.rollout.place != place:

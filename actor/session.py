@@ -167,8 +167,7 @@ class Session:
             case Rehello():
                 self._rejoin()
             case Reject(code="lost"):
-                log.warning("session_lost", next="beginning a new one")
-                self._begin()
+                self._on_lost(message)
             case Reject(code="full"):
                 log.warning("learner_full", text=message.text, next="asking again")
             case Reject():
@@ -191,6 +190,16 @@ class Session:
         self._free(welcome.settled)
         self._resend(welcome.received)
         log.info("joined", slot=welcome.slot, epoch=welcome.epoch, version=welcome.version)
+
+    def _on_lost(self, lost: Reject) -> None:
+        """Begin a new session; steps that the books of the old one do not know go into the new one's."""
+        if lost.sid != self.sid:
+            return
+        untold = self.produced - lost.produced
+        log.warning("session_lost", steps_untold=untold, next="beginning a new one")
+        self._begin()
+        self.stepped(max(0, untold))
+        self.skip("actor_lost")
 
     def _free(self, settled: int) -> None:
         while self._held and self._held[0].offset + self._held[0].steps <= settled:

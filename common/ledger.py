@@ -8,11 +8,13 @@ The four columns are kept apart, and `in flight` is counted from where steps are
 one of them shows as an imbalance instead of vanishing in a difference.
 
 A pure state machine: no socket, no clock, no thread. The learner's network thread owns it.
+`python -m common.ledger verify RUN_DIR` derives the sums anew from a checkpoint (`common.audit`).
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from bisect import bisect_right
 from collections import Counter
 from dataclasses import dataclass, field
@@ -225,3 +227,9 @@ class Ledger:
             if dead:  # what it had pending will not be sent again
                 ledger._close(account, "learner_rollback")
         return ledger
+
+
+if __name__ == "__main__":
+    from common.audit import main
+
+    sys.exit(main(sys.argv[1:]))

@@ -28,7 +28,7 @@ Reason = Literal[
     "revoked",
     "run_finished",
 ]
-SkipReason = Literal["oversize", "actor_shutdown", "epoch", "run_finished"]
+SkipReason = Literal["oversize", "actor_shutdown", "actor_lost", "epoch", "run_finished"]
 RejectCode = Literal["protocol", "environment", "lost", "full"]
 
 # name, dtype, shape, compressed bytes: the table of contents of a chunk's body
@@ -74,11 +74,16 @@ class Welcome:
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """Learner: not like this. "lost": the session was given up, begin a new one."""
+    """Learner: not like this.
+
+    "lost": the session `sid` was given up, and its books end at `produced`; begin a new one.
+    """
 
     KIND: ClassVar[int] = 3
     code: RejectCode
     text: str
+    sid: Sid = bytes(16)
+    produced: int = 0
 
 
 @dataclass(frozen=True, slots=True)

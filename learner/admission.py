@@ -160,7 +160,9 @@ class Admission:
     def _on_hello(self, peer: bytes, hello: Hello, now: float) -> None:
         account = self.ledger.accounts.get(hello.sid)
         if (account is None and hello.epoch == self.epoch) or (account is not None and account.dead):
-            self.replies.append((peer, Reject("lost", "the session was given up: begin a new one")))
+            produced = account.produced if account is not None else hello.produced
+            text = "the session was given up: begin a new one"
+            self.replies.append((peer, Reject("lost", text, hello.sid, produced)))
             return
         if self._draining is not None:
             self.replies.append((peer, self._draining))

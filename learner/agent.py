@@ -7,13 +7,12 @@ from pathlib import Path
 
 import torch
 
-from common import envs
+from common import checkpoint, envs
+from common.checkpoint import Checkpoint, CheckpointError
 from common.chunk import Bundle, Spaces
 from common.config import Config
 from common.lifecycle import EXIT_CONFIGURATION, Fatal
 from common.policy import Policy
-from learner import checkpoint
-from learner.checkpoint import Checkpoint, CheckpointError
 from learner.normaliser import Normaliser
 
 

@@ -18,12 +18,12 @@ from pathlib import Path
 import numpy as np
 
 from common import arguments, envs, log
+from common.checkpoint import write_atomically
 from common.lifecycle import EXIT_CONFIGURATION, EXIT_USAGE, Fatal
 from common.precision import configure_torch
 from common.streams import Place, draws, environment_seeds
 from learner import video
 from learner.agent import Agent, load_agent
-from learner.checkpoint import write_atomically
 
 _LANES = 16
 _SLOT = 1 << 31  # beyond any slot of a fleet, so that no stream of training is played again

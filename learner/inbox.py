@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -49,6 +50,7 @@ class Inbox:
         self._submitted = 0
         self._closing = threading.Event()
         self._error: BaseException | None = None
+        self.turned_at = time.monotonic()  # for the watchdog
         self._thread = threading.Thread(target=self._run, name="decode")
         self._thread.start()
 
@@ -69,6 +71,7 @@ class Inbox:
     def _run(self) -> None:
         try:
             while not self._closing.is_set():
+                self.turned_at = time.monotonic()
                 with contextlib.suppress(queue.Empty):
                     *_, arrival = self._compressed.get(timeout=_WAIT_SECONDS)
                     self._decode(arrival)
@@ -92,6 +95,7 @@ class Inbox:
             chunk,
         )
         while not self._closing.is_set():
+            self.turned_at = time.monotonic()
             with contextlib.suppress(queue.Full):
                 self._decoded.put(delivered, timeout=_WAIT_SECONDS)
                 return

@@ -7,7 +7,7 @@ counter that jumps back makes rates explode.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import get_args
 
 from prometheus_client import CollectorRegistry
@@ -47,8 +47,10 @@ class LearnerCollector:
         returns: Callable[[], tuple[float | None, float]],
         facts: dict[str, str],
         batch_steps: int,
+        silences: Callable[[], Mapping[str, float]],
         insecure_plaintext: bool = False,
     ) -> None:
+        self._silences = silences
         self._view, self._progress, self._returns = view, progress, returns
         self._facts, self._batch_steps = facts, batch_steps
         self._insecure_plaintext = insecure_plaintext
@@ -66,6 +68,12 @@ class LearnerCollector:
         yield from self._books(view.totals)
         yield from self._training(progress)
         yield from self._wire(view)
+        silent = GaugeMetricFamily(
+            "outrider_learner_thread_silence_seconds", "Since a thread turned last.", labels=["thread"]
+        )
+        for name, seconds in self._silences().items():
+            silent.add_metric([name], seconds)
+        yield silent
 
     def _books(self, totals: Totals) -> Iterator[Metric]:
         base = self._base

@@ -77,6 +77,7 @@ class Network:
         self.wire_errors: Counter[str] = Counter(dict.fromkeys(get_args(wire.WireReason), 0))
         self._received_bytes = self._chunk_bytes = self._chunk_steps = 0
         self.view = View()
+        self.turned_at = time.monotonic()  # for the watchdog
         self._viewed = 0.0
         self._auth_refused: dict[str, int] = {}
         self.endpoints: list[str] = []
@@ -140,7 +141,7 @@ class Network:
             self._fail(error, started)
 
     def _turn(self, data: Server, weights: Server) -> None:
-        now = time.monotonic()
+        now = self.turned_at = time.monotonic()
         if self._door is not None:
             for sid in self._door.tick(now):
                 self._admission.revoke(sid)
@@ -201,7 +202,7 @@ class Network:
             return
         if isinstance(message, Hello):
             name = self._door.entered(message.sid, key) if self._door is not None else None
-            log.info("hello", host=message.host, pid=message.pid, software=message.software, key=name)
+            log.info("hello", sid=message.sid.hex(), host=message.host, pid=message.pid, key=name)
         if isinstance(message, ChunkMessage):
             self._chunk_bytes += size
             self._chunk_steps += message.steps

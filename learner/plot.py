@@ -23,9 +23,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from common import arguments
+from common.checkpoint import write_atomically
 from common.config import Config
 from common.lifecycle import EXIT_CONFIGURATION, EXIT_USAGE, Fatal
-from learner.checkpoint import write_atomically
 from learner.runs import groups, read_config, settings, unusable
 
 WINDOW = 100  # episodes behind each point

@@ -11,7 +11,8 @@ from pathlib import Path
 import structlog
 import torch
 
-from common import envs, wire
+from common import checkpoint, envs, wire
+from common.checkpoint import CheckpointError, RunDirectory
 from common.chunk import Spaces
 from common.config import Config
 from common.gate import GateError
@@ -20,9 +21,7 @@ from common.lifecycle import EXIT_CONFIGURATION, Fatal
 from common.metrics import LEARNER_PORT, Exporter
 from common.precision import configure_torch
 from common.transport import BindError, weights_endpoint
-from learner import checkpoint
 from learner.admission import Admission, Arrival
-from learner.checkpoint import CheckpointError, RunDirectory
 from learner.commandline import Options
 from learner.inbox import Inbox
 from learner.metrics import LearnerCollector
@@ -33,6 +32,7 @@ from learner.record import Recorder
 from learner.summary import Clock, of_finished_run, summarise
 from learner.supervisor import Supervisor
 from learner.trainer import Trainer
+from learner.watchdog import Watchdog
 
 log = structlog.get_logger()
 
@@ -49,20 +49,22 @@ class Learner:
         self, config: Config, options: Options, stop: threading.Event, stack: contextlib.ExitStack
     ) -> None:
         self.config, self.options, self.stop = config, options, stop
+        watched = stack.enter_context(contextlib.ExitStack())  # to the end: closing can hang as well
         device = _device(options.device)
         configure_torch()
         spaces = envs.spaces(config.env)
         run = stack.enter_context(RunDirectory(options.run_dir, options.resume))
         saved = checkpoint.newest(run.checkpoints) if options.resume else None
-        if not options.resume or saved is None:
-            (run.path / "config.json").write_text(config.to_json() + "\n")
-        self.epoch = run.next_epoch()
+        self.epoch = run.begin(None if saved is not None else config.to_json() + "\n")
         self.trainer = Trainer(config, spaces, device, run, self.epoch, stop)
         if saved is not None:
             self.trainer.restore(saved)
+        self.supervisor: Supervisor | None = None
         self._serve(spaces, saved.meta["books"] if saved is not None else None, stack)
         self.recorder = Recorder(run.path, self.env_steps)
         stack.callback(self.recorder.close)
+        self._watchdog = Watchdog(self._turned)
+        watched.callback(self._watchdog.close)
         self._export(stack)
         self.started = time.monotonic()
         self._line = ProgressLine()
@@ -89,7 +91,7 @@ class Learner:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="outrider-")))
         local = f"ipc://{directory}/data"
         endpoints = [(address, weights_endpoint(address)) for address in (options.bind, local)]
-        inbox = Inbox(config.rollout, spaces, refuse)
+        self._inbox = inbox = Inbox(config.rollout, spaces, refuse)
         stack.callback(inbox.close)
         self.network.start(endpoints, inbox.submit)
         stack.callback(self.network.close)
@@ -97,10 +99,18 @@ class Learner:
         if options.insecure_plaintext:
             log.warning("insecure_plaintext", text="anybody who reaches the port may join and read along")
         log.info("learner_serving", data=self.network.endpoints[0], epoch=self.epoch)
-        self.supervisor: Supervisor | None = None
         if options.local_actors:
             self.supervisor = Supervisor(local, options.local_actors, self._lost)
             stack.callback(self.supervisor.close)
+
+    def _turned(self) -> dict[str, float]:
+        """When each thread turned last."""
+        times = {
+            "network": self.network.turned_at,
+            "decode": self._inbox.turned_at,
+            "trainer": self.trainer.progress.turned_at,
+        }
+        return times if self.supervisor is None else times | {"supervisor": self.supervisor.turned_at}
 
     def _lost(self, sid: bytes, produced: int) -> None:
         self.network.ask(lambda: self.admission.lost(sid, produced))
@@ -119,6 +129,7 @@ class Learner:
             lambda: (episodes.mean, episodes.best),
             facts,
             config.rollout.batch_steps,
+            lambda: self._watchdog.silence_seconds,
             self.options.insecure_plaintext,
         )
         exporter = Exporter(collector.registry(), LEARNER_PORT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 import structlog
@@ -23,12 +24,14 @@ class Supervisor:
         self._lost = lost
         self._closing = threading.Event()
         self.sids: frozenset[bytes] = frozenset()  # sessions of the local actors
+        self.turned_at = time.monotonic()  # for the watchdog
         self.hopeless = 0  # actors that refused their configuration: no restart helps
         self._thread = threading.Thread(target=self._run, name="supervisor")
         self._thread.start()
 
     def _run(self) -> None:
         while not self._closing.wait(_TICK_SECONDS):
+            self.turned_at = time.monotonic()
             for end in self._children.tick():
                 if end.code == EXIT_DONE:
                     continue

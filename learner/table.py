@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common import arguments
+from common.checkpoint import write_atomically
 from common.config import Config
 from common.lifecycle import EXIT_CONFIGURATION, EXIT_USAGE, Fatal
 from common.presets import PRESETS
-from learner.checkpoint import write_atomically
 from learner.progress import duration
 from learner.runs import groups, read_config, settings, unusable
 

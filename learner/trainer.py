@@ -19,15 +19,15 @@ import numpy.typing as npt
 import structlog
 import torch
 
+from common import checkpoint
+from common.checkpoint import Checkpoint, RunDirectory
 from common.chunk import WARMUP_VERSION, Bundle, Chunk, Spaces
 from common.config import Config
 from common.ledger import Verdict
 from common.lifecycle import EXIT_INTERNAL, Fatal
 from common.moments import Moments
-from learner import checkpoint
 from learner.admission import Admission
 from learner.batch import join, make_batch
-from learner.checkpoint import Checkpoint, RunDirectory
 from learner.episodes import Episode, EpisodeTracker
 from learner.inbox import Delivered, Inbox
 from learner.network import Network
@@ -227,6 +227,7 @@ class Trainer:
     def _next(self) -> Delivered | None:
         with self.progress.phase("wait"):
             while not self._stop.is_set():
+                self.progress.turned_at = time.monotonic()
                 delivered = self._inbox.take(_POLL_SECONDS)
                 if delivered is not None:
                     return delivered

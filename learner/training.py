@@ -27,6 +27,7 @@ class Progress:
     checkpoint_failures: int = 0
     checkpoint_at: float | None = None
     last_update_at: float | None = None
+    turned_at: float = field(default_factory=time.monotonic)  # for the watchdog
     trained_here: int = 0  # steps trained by this process
     phase_seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
 

@@ -11,8 +11,8 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
@@ -50,18 +50,25 @@ class Command:
     err: Path
 
     @staticmethod
-    def start(directory: Path, name: str, *argv: str, count: bool = False) -> Command:
+    def start(
+        directory: Path,
+        name: str,
+        *argv: str,
+        count: bool = False,
+        environment: Mapping[str, str] | None = None,
+    ) -> Command:
         """Start `python -m ...`, with the step counter on its path if asked for."""
         out, err = directory / f"{name}.out", directory / f"{name}.err"
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-        environment |= {"OMP_NUM_THREADS": "1"}  # several processes share few cores here
+        whole = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+        whole |= {"OMP_NUM_THREADS": "1"}  # several processes share few cores here
         if count:
             steps = directory / "steps"
             steps.mkdir(exist_ok=True)
-            environment |= {"PYTHONPATH": f"{_COUNTING}:{ROOT}", "STEP_COUNT_DIR": str(steps)}
+            whole |= {"PYTHONPATH": f"{_COUNTING}:{ROOT}", "STEP_COUNT_DIR": str(steps)}
+        whole |= environment or {}
         with out.open("wb") as stdout, err.open("wb") as stderr:
             process = subprocess.Popen(
-                [sys.executable, "-m", *argv], stdout=stdout, stderr=stderr, env=environment, cwd=directory
+                [sys.executable, "-m", *argv], stdout=stdout, stderr=stderr, env=whole, cwd=directory
             )
         return Command(process, out, err)
 
@@ -91,6 +98,8 @@ class Run:
     arguments: tuple[str, ...]
     count: bool = False
     starts: int = 0
+    module: str = "learner"
+    environment: dict[str, str] = field(default_factory=dict)
 
     @property
     def path(self) -> Path:
@@ -102,8 +111,9 @@ class Run:
         """A learner that is ended with the block."""
         self.starts += 1
         bind = f"tcp://127.0.0.1:{self.port}"
-        argv = ("learner", *self.arguments, "--run-dir", str(self.path), "--bind", bind, *more)
-        command = Command.start(self.directory, f"learner{self.starts}", *argv, count=self.count)
+        argv = (self.module, *self.arguments, "--run-dir", str(self.path), "--bind", bind, *more)
+        name = f"learner{self.starts}"
+        command = Command.start(self.directory, name, *argv, count=self.count, environment=self.environment)
         try:
             yield command
         finally:
@@ -142,8 +152,12 @@ class Run:
 
     def counted_steps(self) -> int:
         """Emulator steps of all processes so far, by the independent counter."""
+        return sum(self.counted_by_process().values())
+
+    def counted_by_process(self) -> dict[int, int]:
+        """The same by process id."""
         files = (self.directory / "steps").iterdir()
-        return sum(struct.unpack("=Q", file.read_bytes())[0] for file in files)
+        return {int(file.name): struct.unpack("=Q", file.read_bytes())[0] for file in files}
 
 
 def kill(pid: int) -> None:

@@ -21,11 +21,10 @@ import learner.admission
 import learner.credit
 import learner.ppo
 import learner.service
-from common import envs
+from common import checkpoint, envs
 from common.chunk import Bundle
 from common.config import Config, EnvConfig, PPOConfig, RNDConfig, RolloutConfig
 from common.moments import Moments
-from learner import checkpoint
 from learner.batch import Batch
 from learner.commandline import Options
 from learner.normaliser import Normaliser

@@ -11,13 +11,13 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from common import envs
+from common import checkpoint, envs
+from common.checkpoint import Checkpoint
 from common.config import Config, EnvConfig, NetworkConfig, RolloutConfig
 from common.presets import PRESETS
 from common.streams import Place
-from learner import checkpoint, evaluate, video
+from learner import evaluate, video
 from learner.agent import load_agent
-from learner.checkpoint import Checkpoint
 from learner.normaliser import Normaliser
 from learner.ppo import PPO
 

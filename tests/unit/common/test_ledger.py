@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from common import ledger as books
 from common.ledger import Account, Ledger, Receipt, Totals
 
-SCHEDULES = 300
+SCHEDULES = 3_000
 A, B = b"a" * 16, b"b" * 16
 
 
@@ -235,24 +235,27 @@ class Fleet:
     def hear(self, actor: Actor, kind: str, epoch: int, settled: int) -> None:
         """An answer of the learner."""
         if kind == "lost":
-            self.abandon(actor)
+            self.abandon(actor, settled)
         elif kind == "rehello":
             actor.joined = False
         elif kind == "welcome" or epoch == actor.epoch:
             actor.joined, actor.epoch = True, epoch
             actor.held = [held for held in actor.held if held[1] > settled]
 
-    def abandon(self, actor: Actor) -> None:
-        """The same process begins a new session; what it held is gone."""
+    def abandon(self, actor: Actor, known: int) -> None:
+        """The same process begins a new session; the old one's data is gone, its untold steps go along."""
+        untold, self.truth[actor.sid] = max(0, actor.produced - known), known
         actor.__init__(self.name())  # type: ignore[misc]
+        actor.produced = self.truth[actor.sid] = untold
+        actor.seal("actor_lost")
 
     # The network.
 
-    def post(self, kind: str, actor: Actor, *facts: object) -> None:
+    def post(self, kind: str, actor: Actor, *facts: object, sid: bytes = b"") -> None:
         """Send, now and then twice; lost in a partition, and sometimes without one."""
         copies = 1 if self.quiet else self.random.choices((0, 1, 2), (5, 90, 5))[0]
         if self.quiet or not actor.cut:
-            self.network += [(kind, actor, (actor.sid, *facts))] * copies
+            self.network += [(kind, actor, (sid or actor.sid, *facts))] * copies
 
     def deliver(self) -> None:
         """Let one message through, out of order now and then."""
@@ -271,7 +274,8 @@ class Fleet:
         if kind == "hello":
             epoch, base, produced = facts
             if (account is None and epoch == self.epoch) or (account is not None and account.dead):
-                return self.post("lost", actor, self.epoch, 0)
+                known = account.produced if account else produced
+                return self.post("lost", actor, self.epoch, known, sid=sid)
             account = self.ledger.open(sid)
             self.ledger.announce(sid, produced)
             self.ledger.rollback(sid, base)

@@ -364,10 +364,22 @@ def test_the_dead_begin_anew() -> None:
     for facts in ({"epoch": EPOCH}, {"epoch": -1}, {"epoch": EPOCH - 1}):
         (reply,) = fleet.hello("a", **facts)
         assert isinstance(reply, m.Reject)
-        assert reply.code == "lost"
+        assert (reply.code, reply.sid, reply.produced) == ("lost", sid("a"), 0)
     (reply,) = fleet.hello("never-seen", epoch=EPOCH)
     assert isinstance(reply, m.Reject)
     assert fleet.dropped() == {}
+
+
+def test_who_was_given_up_is_told_where_its_books_end() -> None:
+    """What it stepped beyond that goes into the books of its next session."""
+    fleet = Fleet()
+    fleet.join("a")
+    fleet.say("a", m.Heartbeat(sid("a"), EPOCH, 11, {}))
+    fleet.wait(121)
+    (reply,) = fleet.hello("a", epoch=EPOCH, produced=17)
+    assert isinstance(reply, m.Reject)
+    assert reply.produced == 11
+    assert fleet.dropped() == {"actor_lost": 11}
 
 
 def test_a_local_actor_is_known_to_be_dead_at_once() -> None:

@@ -9,7 +9,7 @@ from learner.training import Progress
 
 def page(view: View, insecure_plaintext: bool) -> str:
     collector = LearnerCollector(
-        lambda: view, Progress, lambda: (None, 0.0), {"preset": "pong"}, 128, insecure_plaintext
+        lambda: view, Progress, lambda: (None, 0.0), {"preset": "pong"}, 128, dict, insecure_plaintext
     )
     return generate_latest(collector.registry()).decode()
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from common import rnd
+from common.checkpoint import RunDirectory
 from common.chunk import Chunk, Spaces
 from common.config import Config, EnvConfig, PPOConfig, RolloutConfig
 from learner.batch import join
-from learner.checkpoint import RunDirectory
 from learner.inbox import Delivered
 from learner.trainer import Trainer
 

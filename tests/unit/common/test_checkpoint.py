@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from learner import checkpoint
-from learner.checkpoint import Checkpoint, CheckpointError, RunDirectory
+from common import checkpoint
+from common.checkpoint import Checkpoint, CheckpointError, RunDirectory
 
 
 def sample(version: int = 0) -> Checkpoint:
@@ -151,6 +151,6 @@ def test_every_life_has_a_higher_epoch(tmp_path: Path) -> None:
     epochs = []
     for _ in range(3):
         with RunDirectory(tmp_path, resume=True) as run:
-            epochs.append(run.next_epoch())
+            epochs.append(run.begin(None))
     assert epochs == [0, 1, 2]
     assert (tmp_path / "epoch").read_text() == "2"

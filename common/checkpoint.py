@@ -64,9 +64,13 @@ def _sync(path: Path) -> None:
 def write_atomically(path: Path, data: bytes) -> None:
     """Replace `path` so that a crash leaves the old file or the new one."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(data)
-    _sync(temporary)
-    temporary.rename(path)
+    try:
+        temporary.write_bytes(data)
+        _sync(temporary)
+        temporary.rename(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)  # half a file on a full disk is in the way of the next try
+        raise
     _sync(path.parent)
 
 
@@ -160,11 +164,25 @@ class RunDirectory:
                 f"expected a run directory of our own, got {path} in use by another learner: stop it first"
             ) from None
 
-    def next_epoch(self) -> int:
-        """Count this process life, durably, before anyone hears of it."""
+    def begin(self, config: str | None) -> int:
+        """Count this process life, durably, before anyone hears of it; keep `config` if it is a new run's.
+
+        Returns:
+            The epoch: the number of earlier lives.
+
+        Raises:
+            CheckpointError: the disk is full or broken.
+        """
         file = self.path / "epoch"
-        epoch = int(file.read_text()) + 1 if file.exists() else 0
-        write_atomically(file, str(epoch).encode())
+        try:
+            if config is not None:
+                write_atomically(self.path / "config.json", config.encode())
+            epoch = int(file.read_text()) + 1 if file.exists() else 0
+            write_atomically(file, str(epoch).encode())
+        except OSError as error:
+            raise CheckpointError(
+                f"expected to write into {self.path}, got an error ({error.strerror}): make room on the disk"
+            ) from None
         return epoch
 
     def __enter__(self) -> Self:

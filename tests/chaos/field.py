@@ -1,0 +1,234 @@
+"""A fleet under observation: processes, their faults, and two sets of books to compare."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from common import audit, checkpoint
+from tests.integration.processes import Command, Run, free_port
+
+LANES, STEPS, BATCH_LANES = 2, 16, 4
+CHUNK_STEPS = LANES * STEPS
+COUNTED = (
+    "cartpole",
+    *("--env.id", "tests.chaos.counted:Counted-v0", "--ppo.epochs", "2", "--total-steps", "1000000000"),
+    *(
+        "--rollout.steps",
+        str(STEPS),
+        "--rollout.lanes",
+        str(LANES),
+        "--rollout.batch-lanes",
+        str(BATCH_LANES),
+    ),
+)
+_SAMPLE_SECONDS = 1.0
+_SETTLING_SAMPLES = 30
+Row = tuple[float, int, int, int]  # seconds, bytes, descriptors, threads
+
+
+@dataclass
+class Sampler:
+    """Once a second: memory, descriptors and threads of a process tree, and the exported imbalance."""
+
+    lives: list[list[Row]] = field(default_factory=list)  # one per process
+    imbalances: set[float] = field(default_factory=set)
+
+    def slopes(self) -> dict[str, float]:
+        """Growth per minute of bytes, descriptors and threads within process lives, without their start."""
+        names = ("bytes", "descriptors", "threads")
+        lives = [np.array(life, float) for life in self.lives if len(life) >= 2 * _SETTLING_SAMPLES]
+        parts = [life[_SETTLING_SAMPLES:] - life[_SETTLING_SAMPLES:].mean(axis=0) for life in lives]
+        if not parts:
+            return dict.fromkeys(names, 0.0)
+        rows = np.concatenate(parts)
+        minutes = rows[:, 0] / 60
+        return {name: float(minutes @ rows[:, i + 1] / (minutes @ minutes)) for i, name in enumerate(names)}
+
+    @contextlib.contextmanager
+    def of(self, run: Run, learner: Command) -> Iterator[None]:
+        """Sample the learner's own process for the block."""
+        over, life = threading.Event(), list[Row]()
+        self.lives.append(life)
+
+        def sample() -> None:
+            process = psutil.Process(learner.process.pid)
+            while not over.wait(_SAMPLE_SECONDS):
+                with contextlib.suppress(psutil.Error):
+                    row = (process.memory_info().rss, process.num_fds(), process.num_threads())
+                    life.append((time.monotonic(), *row))
+                if process.is_running() and process.status() != psutil.STATUS_STOPPED:
+                    name = "outrider_learner_accounting_imbalance_steps"
+                    self.imbalances.add(run.metric(name, learner))
+
+        thread = threading.Thread(target=sample)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+
+@dataclass
+class Field:
+    """A run of the counted task, its remote actors, and what its learner was seen to train on."""
+
+    directory: Path
+    seed: int = 0
+    arguments: tuple[str, ...] = COUNTED
+    environment: dict[str, str] = field(default_factory=dict)
+    sampler: Sampler = field(default_factory=Sampler)
+
+    def __post_init__(self) -> None:
+        steps = self.directory / "steps"
+        steps.mkdir(parents=True, exist_ok=True)
+        self.trained = self.directory / "trained.jsonl"
+        self.trained.touch()
+        counting = {"STEP_COUNT_DIR": str(steps)}
+        environment = counting | {"TRAINED_FILE": str(self.trained)} | self.environment
+        self.run = Run(
+            self.directory,
+            free_port(),
+            self.arguments,
+            module="tests.chaos.witness",
+            environment=environment,
+        )
+        self._counting, self._actors = counting, 0
+
+    @contextlib.contextmanager
+    def learner(self, *more: str) -> Iterator[Command]:
+        """A witnessed learner, sampled while it runs."""
+        with self.run.learner(*more) as learner, self.sampler.of(self.run, learner):
+            yield learner
+
+    @contextlib.contextmanager
+    def actor(self, port: int | None = None, procs: int = 1) -> Iterator[Command]:
+        """Remote actors on the learner's port, or on a proxy's."""
+        self._actors += 1
+        address = f"127.0.0.1:{port or self.run.port}"
+        argv = ("actor", "--learner", address, "--procs", str(procs))
+        name = f"actor{self._actors}"
+        command = Command.start(self.directory, name, *argv, environment=self._counting)
+        try:
+            yield command
+        finally:
+            command.end()
+
+    def made_by(self, command: Command) -> int:
+        """Steps that the process and its children have made, by their own count."""
+        pids = {command.process.pid, *(child.pid for child in command.descendants())}
+        return sum(steps for pid, steps in self.run.counted_by_process().items() if pid in pids)
+
+    def updates(self) -> list[dict[str, Any]]:
+        """What was seen to be trained on, in the order it happened."""
+        rows = self.trained.read_text().splitlines()
+        return [json.loads(row) for row in rows if row.endswith("}")]
+
+    def timeline(self) -> list[dict[str, Any]]:
+        """The updates that count: those before each resume, without what it rolled back."""
+        kept: list[dict[str, Any]] = []
+        for row in self.updates():
+            if kept and row["epoch"] != kept[-1]["epoch"]:
+                kept = [other for other in kept if other["version"] < row["version"]]
+            kept.append(row)
+        return kept
+
+    def wait_updates(self, count: int, seconds: float = 180.0) -> float:
+        """Until so many more updates were seen; returns how long it took."""
+        start, goal = time.monotonic(), len(self.updates()) + count
+        while len(self.updates()) < goal:
+            assert time.monotonic() < start + seconds, f"expected {count} more updates within {seconds:.0f} s"
+            time.sleep(0.05)
+        return time.monotonic() - start
+
+    def figures(self, unreported_steps: int = 0) -> dict[str, Any]:
+        """Both books after the learner ended; they must agree.
+
+        Args:
+            unreported_steps: at most so many steps died with processes that were killed.
+        """
+        summary = self.run.summary()
+        saved = checkpoint.newest(self.run.path / "checkpoints")
+        assert saved is not None
+        assert audit.verify(saved) == []
+        kept = self.timeline()
+        assert [row["version"] for row in kept] == list(range(len(kept))), "a version missing or twice"
+        ranges = sorted(lane for row in kept for lane in row["lanes"])
+        assert all(whole for *_, whole in ranges), "a chunk with steps of several lanes, or with holes"
+        twice = sum(
+            max(0, one[2] - other[1] + 1) for one, other in itertools.pairwise(ranges) if one[0] == other[0]
+        )
+        seen = sum(last - first + 1 for _, first, last, _ in ranges)
+        counted, produced = self.run.counted_steps(), int(str(summary["produced_steps"]))
+        found = {
+            "counted_steps": counted,
+            "produced_steps": produced,
+            "unreported_steps": counted - produced,
+            "trained_steps": summary["trained_steps"],
+            "trained_steps_witnessed": seen,
+            "trained_twice_steps": twice,
+            "dropped_steps": summary["dropped_steps"],
+            "in_flight_steps": summary["in_flight_steps"],
+            "imbalance_steps": summary["imbalance_steps"],
+            "imbalances_exported": sorted(self.sampler.imbalances),
+            "sessions": summary["actors_seen"],
+            "updates": len(kept),
+            "slopes_per_minute": self.sampler.slopes(),
+        }
+        assert found["trained_twice_steps"] == 0, found
+        assert found["trained_steps_witnessed"] == found["trained_steps"], found
+        assert (found["imbalance_steps"], found["in_flight_steps"]) == (0, 0), found
+        assert found["imbalances_exported"] == [0.0], found
+        assert 0 <= found["unreported_steps"] <= unreported_steps, found
+        return found
+
+
+def stop(command: Command, seconds: float = 40.0) -> None:
+    """SIGTERM, and exit code 0."""
+    command.process.send_signal(signal.SIGTERM)
+    assert command.finish(seconds) == 0, command.err.read_text()[-3000:]
+
+
+@contextlib.contextmanager
+def frozen(*processes: psutil.Process) -> Iterator[None]:
+    """SIGSTOP for the block."""
+    for process in processes:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.resume()
+
+
+def until(condition: Callable[[], bool], seconds: float, what: str) -> float:
+    """Wait for the condition; returns how long it took."""
+    start = time.monotonic()
+    while not condition():
+        assert time.monotonic() < start + seconds, f"expected {what} within {seconds:.0f} s"
+        time.sleep(0.05)
+    return time.monotonic() - start
+
+
+def keep(scenario: str, figures: dict[str, Any]) -> None:
+    """Write the figures where RELIABILITY_DIR says, and show them."""
+    print(f"{scenario}: {json.dumps(figures)}", file=sys.stderr)
+    directory = os.environ.get("RELIABILITY_DIR")
+    if directory:
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        (Path(directory) / f"{scenario}.json").write_text(json.dumps(figures, indent=2) + "\n")

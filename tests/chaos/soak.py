@@ -1,0 +1,291 @@
+"""`python -m tests.chaos.soak --minutes N --seed S`: all the faults, mixed, on real Atari actors.
+
+Local actors, remote ones behind a fault proxy and remote ones beside it; a line per fault, then the totals.
+The emulator steps of every process are counted where they are made; in the end each process' count is
+compared with what the ledger of the last checkpoint says of its sessions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import json
+import random
+import re
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from common import audit, checkpoint
+from tests.chaos.field import Sampler, frozen, until
+from tests.chaos.proxy import PARTITION, FaultProxy, Weather
+from tests.integration.processes import Command, Run, free_port, kill
+
+LANES, STEPS = 2, 32
+ARGUMENTS = (
+    "smoke",
+    *("--total-steps", "1000000000", "--rollout.steps", str(STEPS), "--rollout.lanes", str(LANES)),
+    *("--rollout.batch-lanes", "4", "--rnd.warmup-steps", "512", "--ppo.epochs", "1", "--local-actors", "1"),
+)
+_TRAINING_SECONDS = 180.0  # to be training again after a fault, on a busy machine
+_HELLO = re.compile(r'"sid": "([0-9a-f]{32})".*"pid": (\d+).*"event": "hello"')
+
+
+@dataclass
+class Soak:
+    """The processes, and the story so far."""
+
+    directory: Path
+    seed: int
+    sampler: Sampler = field(default_factory=Sampler)
+    faults: Counter[str] = field(default_factory=Counter)
+    back_seconds: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    killed: set[int] = field(default_factory=set)
+    rollbacks: list[tuple[float, float]] = field(default_factory=list)  # of the checkpoint, of the kill
+    last_seen: dict[int, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.chance = random.Random(self.seed)
+        self.run = Run(self.directory, free_port(), ARGUMENTS, count=True)
+        self.proxy = FaultProxy(free_port(), self.run.port, self.seed)
+        self._actors = 0
+        self.started = time.monotonic()
+
+    def start_learner(self) -> None:
+        """A first one, or one that resumes."""
+        self._life = contextlib.ExitStack()
+        self.learner = self._life.enter_context(self.run.learner("--resume"))
+        self._life.enter_context(self.sampler.of(self.run, self.learner))
+
+    def start_actor(self, port: int, procs: int) -> Command:
+        self._actors += 1
+        argv = ("actor", "--learner", f"127.0.0.1:{port}", "--procs", str(procs))
+        return Command.start(self.directory, f"actor{self._actors}", *argv, count=True)
+
+    def players(self) -> list[psutil.Process]:
+        """Every living process that has made steps."""
+        made = [pid for pid, steps in self.run.counted_by_process().items() if steps]
+        now, living = time.time(), []
+        for pid in made:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process = psutil.Process(pid)
+                if process.status() != psutil.STATUS_ZOMBIE:
+                    self.last_seen[pid] = now
+                    living.append(process)
+        return living
+
+    def steps(self) -> float:
+        return self.run.metric("outrider_run_env_steps", self.learner)
+
+    def training(self) -> float:
+        """Wait until it trains again; returns how long that took."""
+        return until(lambda: self.steps() > 0, _TRAINING_SECONDS, "a learner") + self._progress()
+
+    def _progress(self) -> float:
+        before = self.steps()
+        return until(lambda: self.steps() > before, _TRAINING_SECONDS, "progress")
+
+    # The faults.
+
+    def kill_actor(self) -> str:
+        victim = self.chance.choice(self.players())
+        self.killed.add(victim.pid)
+        kill(victim.pid)
+        if victim.pid == self.plain.process.pid:  # nobody else starts it again
+            self.plain.finish(10)
+            self.plain = self.start_actor(self.run.port, 1)
+        return f"kill -9 of actor {victim.pid}"
+
+    def kill_learner(self) -> str:
+        checkpoints = self.run.path / "checkpoints"
+        time.sleep(self.chance.uniform(0.0, 3.0))
+        self.players()
+        saved = max(path.stat().st_mtime for path in checkpoints.glob("*.safetensors"))
+        kill(self.learner.process.pid)
+        self._life.close()
+        self.rollbacks.append((saved, time.time()))
+        self.start_learner()
+        return "kill -9 of the learner, --resume"
+
+    def freeze_learner(self) -> str:
+        seconds = self.chance.uniform(2.0, 20.0)
+        with frozen(psutil.Process(self.learner.process.pid)):
+            time.sleep(seconds)
+        return f"learner stopped for {seconds:.0f} s"
+
+    def freeze_actor(self) -> str:
+        victim, seconds = self.chance.choice(self.players()), self.chance.uniform(2.0, 20.0)
+        with frozen(victim):
+            time.sleep(seconds)
+        return f"actor {victim.pid} stopped for {seconds:.0f} s"
+
+    def network(self, name: str, weather: Weather, seconds: tuple[float, float]) -> Callable[[], str]:
+        """A fault of the network between the proxied actors and the learner."""
+
+        def fault() -> str:
+            length = self.chance.uniform(*seconds)
+            with self.proxy.during(weather):
+                if weather.cut_bytes:
+                    self.proxy.half_open()
+                time.sleep(length)
+            return f"{name} for {length:.0f} s"
+
+        return fault
+
+    def half_open(self) -> str:
+        self.proxy.half_open()
+        return "half-open connections"
+
+    def replace_actor(self) -> str:
+        self.players()
+        self.plain.process.terminate()
+        code = self.plain.finish(40)
+        assert code == 0, self.plain.err.read_text()[-2000:]
+        self.plain = self.start_actor(self.run.port, 1)
+        return "SIGTERM of an actor (exit 0), another one started"
+
+    def play(self, minutes: float) -> None:
+        """Faults in random order until the time is over."""
+        kinds: list[tuple[str, int, Callable[[], str]]] = [
+            ("actor killed", 4, self.kill_actor),
+            ("learner killed", 2, self.kill_learner),
+            ("learner stopped", 2, self.freeze_learner),
+            ("actor stopped", 2, self.freeze_actor),
+            ("partition", 2, self.network("partition", PARTITION, (3.0, 40.0))),
+            (
+                "black hole up",
+                1,
+                self.network("black hole to the learner", Weather(hold_up=True), (3.0, 20.0)),
+            ),
+            (
+                "black hole down",
+                1,
+                self.network("black hole to actors", Weather(hold_down=True), (3.0, 20.0)),
+            ),
+            ("half-open", 1, self.half_open),
+            ("cut connections", 1, self.network("cut connections", Weather(cut_bytes=100_000), (5.0, 15.0))),
+            ("delay", 1, self.network("50 ms delay", Weather(delay_seconds=0.05), (5.0, 15.0))),
+            ("throttle", 1, self.network("56 kbit/s", Weather(bytes_per_second=7_000), (5.0, 15.0))),
+            ("actor replaced", 1, self.replace_actor),
+        ]
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self.proxy)
+            self.start_learner()
+            stack.callback(lambda: self._life.close())
+            self.plain = self.start_actor(self.run.port, 1)
+            stack.callback(lambda: self.plain.end())
+            proxied = self.start_actor(self.proxy.port, 2)
+            stack.callback(proxied.end)
+            until(lambda: len(self.players()) >= 4 and self.steps() > 0, 600.0, "all to play")
+            end = time.monotonic() + 60 * minutes
+            while time.monotonic() < end:
+                name, _, fault = self.chance.choices(kinds, [weight for _, weight, _ in kinds])[0]
+                began = time.monotonic()
+                said = fault()
+                self.faults[name] += 1
+                back = self.training()
+                self.back_seconds[name].append(back)
+                print(f"{began - self.started:7.1f} s  {said}; training after {back:.1f} s", flush=True)
+                until(lambda: len(self.players()) >= 4, 300.0, "all actors back")
+                time.sleep(self.chance.uniform(1.0, 4.0))
+            self.training()
+            self.players()
+            for actor in (self.plain, proxied):
+                actor.process.terminate()
+                assert actor.finish(60) == 0, actor.err.read_text()[-2000:]
+            self.learner.process.terminate()
+            assert self.learner.finish(60) == 0, self.learner.err.read_text()[-2000:]
+
+    # The books.
+
+    def totals(self) -> dict[str, Any]:
+        """Both sets of books, and where they differ, why."""
+        saved = checkpoint.newest(self.run.path / "checkpoints")
+        assert saved is not None
+        rows = list(itertools.chain.from_iterable(self.sampler.lives))
+        summary, problems = self.run.summary(), audit.verify(saved)
+        accounts = json.loads(json.loads(saved.meta["books"])["ledger"])["accounts"]
+        sessions: defaultdict[int, set[str]] = defaultdict(set)
+        for log in self.directory.glob("learner*.err"):
+            for sid, pid in _HELLO.findall(log.read_text()):
+                sessions[int(pid)].add(sid)
+        missing: Counter[str] = Counter(
+            killed_with_their_process=0, rolled_back_with_the_learner=0, no_reason=0
+        )
+        for pid, counted in self.run.counted_by_process().items():
+            booked = sum(accounts[sid][0] for sid in sessions[pid] if sid in accounts)
+            if counted != booked:
+                missing[self._why(pid, counted - booked, len(sessions[pid]))] += abs(counted - booked)
+        return {
+            "seed": self.seed,
+            "minutes": round((time.monotonic() - self.started) / 60, 1),
+            "faults": dict(self.faults),
+            "faults_in_all": self.faults.total(),
+            "back_seconds_max": {name: round(max(times), 1) for name, times in self.back_seconds.items()},
+            "counted_steps": self.run.counted_steps(),
+            "produced_steps": summary["produced_steps"],
+            "trained_steps": summary["trained_steps"],
+            "dropped_steps": summary["dropped_steps"],
+            "in_flight_steps": summary["in_flight_steps"],
+            "imbalance_steps": summary["imbalance_steps"],
+            "imbalances_exported": sorted(self.sampler.imbalances),
+            "ledger_problems": problems,
+            "unbooked_steps": dict(missing),
+            "steps_lost_without_a_reason": missing["no_reason"],
+            "updates": summary["updates"],
+            "sessions": summary["actors_seen"],
+            "memory_bytes_max": max(row[1] for row in rows),
+            "descriptors_max": max(row[2] for row in rows),
+            "threads_max": max(row[3] for row in rows),
+            "slopes_per_minute": self.sampler.slopes(),
+        }
+
+    def _why(self, pid: int, steps: int, sessions: int) -> str:
+        """Why steps that a process counted are not in the books."""
+        if steps < 0:
+            return "no_reason"
+        # Killed, it had said nothing of at most a chunk, or of the steps since its last heartbeat.
+        if pid in self.killed and steps <= LANES * STEPS:
+            return "killed_with_their_process"
+        seen = self.last_seen.get(pid, 0.0)
+        for saved, killed in self.rollbacks:
+            if saved - 5.0 <= seen <= killed + 15.0 or (sessions > 1 and seen >= saved):
+                return "rolled_back_with_the_learner"
+        return "no_reason"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos.soak")
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="where to write the totals")
+    parser.add_argument("--directory", type=Path, help="keep the run there")
+    options = parser.parse_args()
+    with contextlib.ExitStack() as stack:
+        directory = options.directory or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        directory.mkdir(parents=True, exist_ok=True)
+        soak = Soak(directory.absolute(), options.seed)
+        soak.play(options.minutes)
+        totals = soak.totals()
+    for name, value in totals.items():
+        print(f"{name:28} {value}")
+    if options.json:
+        options.json.write_text(json.dumps(totals, indent=2) + "\n")
+    sound = (
+        totals["imbalance_steps"] == totals["in_flight_steps"] == totals["steps_lost_without_a_reason"] == 0
+        and totals["imbalances_exported"] == [0.0]
+        and not totals["ledger_problems"]
+    )
+    return 0 if sound else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

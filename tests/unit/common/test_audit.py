@@ -1,0 +1,94 @@
+"""The offline audit finds every way in which saved books can be wrong."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common import audit, checkpoint
+from common.checkpoint import Checkpoint
+from common.config import Config
+from common.ledger import Ledger
+
+A, B, C = (letter * 16 for letter in (b"a", b"b", b"c"))
+STEPS = Config().rollout.batch_steps
+
+
+def books() -> dict[str, Any]:
+    """One update of A, a dead B, and C in flight; also a warm-up."""
+    ledger = Ledger()
+    for sid in (A, B, C):
+        ledger.open(sid)
+    ledger.receive(A, 0, 10)
+    ledger.settle(A, 0, "warmup")
+    ledger.receive(A, 10, 10 + STEPS)
+    ledger.settle(A, 10, "trained")
+    ledger.announce(B, 7)
+    ledger.bury(B, "actor_lost")
+    ledger.announce(C, 5)
+    value: dict[str, Any] = json.loads(ledger.to_json())
+    return value
+
+
+def saved(ledger: dict[str, Any], version: int = 1) -> Checkpoint:
+    seats = [[[A.hex(), 0, False], [C.hex(), 1, True]], [[0, 0], [1, 0]]]
+    text = json.dumps({"ledger": json.dumps(ledger), "seats": seats})
+    return Checkpoint({}, {"version": version, "config": Config().to_json(), "books": text})
+
+
+def test_sound_books_have_no_problem() -> None:
+    assert audit.verify(saved(books())) == []
+
+
+def test_forgotten_sessions_count_and_are_no_problem() -> None:
+    """Of sessions that ended long ago only the sums are kept."""
+    ledger = books()
+    del ledger["accounts"][B.hex()]
+    assert audit.verify(saved(ledger)) == []
+    ledger["produced"] += 1
+    assert len(audit.verify(saved(ledger))) == 1
+
+
+Damage = Callable[[dict[str, Any]], object]
+DAMAGES: list[tuple[str, Damage, str]] = [
+    ("a step lost", lambda x: x["accounts"][B.hex()][2].clear(), "booked whole"),
+    ("a step too many", lambda x: x.update(produced=x["produced"] + 1), "sums"),
+    ("a verdict too many", lambda x: x["verdicts"].update(stale=3), "sums"),
+    ("trained twice", lambda x: x["accounts"][A.hex()][2].append([5, 20, "trained"]), "twice"),
+    ("beyond what was made", lambda x: x["accounts"][C.hex()][2].append([3, 9, "stale"]), "within [0, 5)"),
+    ("an unknown verdict", lambda x: x["accounts"][C.hex()][2].append([0, 5, "eaten"]), "'eaten'"),
+    ("a gap in the dead", lambda x: x["accounts"][B.hex()].__setitem__(2, [[2, 7, "actor_lost"]]), "[0, 2)"),
+    ("alive without a seat", lambda x: x["accounts"][B.hex()].__setitem__(1, False), "seat"),
+    ("dead in a seat", lambda x: x["accounts"][C.hex()].__setitem__(1, True), "seat"),
+]
+
+
+@pytest.mark.parametrize(("damage", "words"), [d[1:] for d in DAMAGES], ids=[d[0] for d in DAMAGES])
+def test_every_kind_of_damage_is_named(damage: Damage, words: str) -> None:
+    ledger = copy.deepcopy(books())
+    damage(ledger)
+    found = audit.verify(saved(ledger))
+    assert any(words in problem for problem in found), found
+
+
+def test_trained_steps_are_those_of_the_updates() -> None:
+    """The version says how many there were: one more or less is a step trained twice or not at all."""
+    assert any("trained steps" in problem for problem in audit.verify(saved(books(), version=2)))
+
+
+def test_the_command_answers_with_its_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """0 for sound books, 70 and a sentence per problem, 78 without a checkpoint, 2 for a wrong call."""
+    assert audit.main(["verify"]) == 2
+    assert audit.main(["verify", str(tmp_path)]) == 78
+    (tmp_path / "checkpoints").mkdir()
+    checkpoint.save(tmp_path / "checkpoints", 1, saved(books()))
+    assert audit.main(["verify", str(tmp_path)]) == 0
+    assert "0 problems" in capsys.readouterr().out
+    checkpoint.save(tmp_path / "checkpoints", 2, saved(books(), version=2))
+    assert audit.main(["verify", str(tmp_path)]) == 70
+    assert len(capsys.readouterr().err.splitlines()) == 1
