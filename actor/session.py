@@ -164,7 +164,7 @@ class Session:
             case Rehello():
                 self._rejoin()
             case Reject(code="lost"):
-                log.warning("session_lost", next="beginning a new one")
+                log.warning("session_lost", text=message.text, next="beginning a new one")
                 self._begin()
             case Reject(code="full"):
                 log.warning("learner_full", text=message.text, next="asking again")

@@ -161,9 +161,18 @@ class RunDirectory:
             ) from None
 
     def next_epoch(self) -> int:
-        """Count this process life, durably, before anyone hears of it."""
+        """Count this process life, durably, before anyone hears of it.
+
+        Raises:
+            CheckpointError: the count so far cannot be read.
+        """
         file = self.path / "epoch"
-        epoch = int(file.read_text()) + 1 if file.exists() else 0
+        try:
+            epoch = int(file.read_text()) + 1 if file.exists() else 0
+        except (OSError, ValueError):
+            raise CheckpointError(
+                f"expected a whole number in {file}, got something else: write how often this run was started"
+            ) from None
         write_atomically(file, str(epoch).encode())
         return epoch
 

@@ -21,8 +21,10 @@ from common import wire
 from common.ledger import Totals
 from common.messages import ChunkMessage, Hello, Reject, WeightsRequest
 from common.transport import Context, Server, Waker, wait
-from learner.admission import LEASE_SECONDS, Admission, Arrival
-from learner.publisher import Publisher
+from learner.admission import LEASE_SECONDS, Admission
+from learner.conduct import BAN_SECONDS, HELLO_SECONDS, STRIKES, Conduct
+from learner.credit import Arrival
+from learner.publisher import PIECE_BYTES, Publisher
 
 log = structlog.get_logger()
 
@@ -31,6 +33,9 @@ _VIEW_SECONDS = 0.5
 _TURN_SECONDS = 0.25
 _ASK_SECONDS = 30.0
 _WEIGHTS_REQUEST_BYTES = 8_192
+_SMALL_BYTES = 2**16  # what a message that is not looked at counts as, at least;
+_UNHEARD_BYTES = 2**20  # so much of them in a turn,
+_REST_SECONDS = 0.02  # then the thread rests: a flood costs it little, and everybody else has a turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +56,13 @@ class View:
     weights_bytes: int = 0
     weights_pulls: int = 0
     would_block: int = 0
+    bans: int = 0
+    unheard: int = 0
+
+
+def _identity(peer: bytes) -> bytes:
+    """Whom a ban or quota hits: this connection."""
+    return peer
 
 
 class Network:
@@ -62,6 +74,7 @@ class Network:
         self._asked: queue.Queue[tuple[Callable[[], Any], Future[Any]]] = queue.Queue()
         self._waker = Waker()
         self._closing = threading.Event()
+        self.conduct = Conduct()
         self.wire_errors: Counter[str] = Counter(dict.fromkeys(get_args(wire.WireReason), 0))
         self._received_bytes = self._chunk_bytes = self._chunk_steps = 0
         self.view = View()
@@ -120,12 +133,20 @@ class Network:
 
     def _turn(self, data: Server, weights: Server) -> None:
         now = time.monotonic()
+        unheard = 0
         for peer, parts in data.receive():
-            self._on_data(peer, parts, now)
+            unheard += self._on_data(peer, parts, now)
+            if unheard >= _UNHEARD_BYTES:
+                break
         for peer, parts in weights.receive():
-            self._on_weights(weights, peer, parts)
+            unheard += self._on_weights(weights, peer, parts, now)
+            if unheard >= 2 * _UNHEARD_BYTES:
+                break
         self._waker.clear()
         self._answer_asked()
+        for peer, offence in self._admission.offences:
+            self._strike(peer, "offence", offence, now)
+        self._admission.offences.clear()
         self._admission.tick(time.monotonic())
         for arrival in self._admission.arrivals:
             self._deliver(arrival)
@@ -133,6 +154,8 @@ class Network:
         for peer, message in self._admission.replies:
             data.send(peer, wire.encode(message))
         self._admission.replies.clear()
+        if unheard >= _UNHEARD_BYTES:
+            self._closing.wait(_REST_SECONDS)
         now = time.monotonic()
         if now - self._viewed > _VIEW_SECONDS:
             self._viewed = now
@@ -161,39 +184,69 @@ class Network:
             weights_bytes=self._publisher.sent_bytes,
             weights_pulls=self._publisher.pulls,
             would_block=would_block,
+            bans=self.conduct.bans,
+            unheard=self.conduct.unheard,
         )
 
-    def _on_data(self, peer: bytes, parts: list[bytes], now: float) -> None:
+    def _on_data(self, peer: bytes, parts: list[bytes], now: float) -> int:
+        """Take in a message; returns how much of `_UNHEARD_BYTES` it used up."""
         size = sum(map(len, parts))
         self._received_bytes += size
+        if not self._hears(peer, size, now):
+            return max(size, _SMALL_BYTES)
         try:
             message = wire.decode(parts)
         except wire.WireError as error:
-            self._count(error)
+            self._refuse(peer, error, now)
             if error.reason == "version":
                 self._admission.replies.append((peer, Reject("protocol", str(error))))
-            return
+            return 0
         if isinstance(message, Hello):
+            self.conduct.charge(_identity(peer), HELLO_SECONDS, now)
             log.info("hello", host=message.host, pid=message.pid, software=message.software)
         if isinstance(message, ChunkMessage):
             self._chunk_bytes += size
             self._chunk_steps += message.steps
         self._admission.on(peer, message, now)
+        return 0
 
-    def _on_weights(self, weights: Server, peer: bytes, parts: list[bytes]) -> None:
+    def _on_weights(self, weights: Server, peer: bytes, parts: list[bytes], now: float) -> int:
+        """Answer a request; returns like `_on_data`."""
+        if not self._hears(peer, sum(map(len, parts)), now):
+            return _SMALL_BYTES
         try:
             request = wire.decode(parts)
+            if not isinstance(request, WeightsRequest):
+                raise wire.WireError("kind", f"expected WeightsRequest, got {type(request).__name__}")
         except wire.WireError as error:
-            self._count(error)
-            return
-        if isinstance(request, WeightsRequest):
-            for answer in self._publisher.answer(request):
-                if not weights.send(peer, wire.encode(answer)):
-                    break  # its pipe is full: it asks again
+            self._refuse(peer, error, now)
+            return 0
+        for answer in self._publisher.answer(request):
+            may = self.conduct.serves(_identity(peer), PIECE_BYTES, now)
+            if not may or not weights.send(peer, wire.encode(answer)):
+                break  # it has had its share, or its pipe is full: it asks again
+        return 0
 
-    def _count(self, error: wire.WireError) -> None:
+    def _hears(self, peer: bytes, size: int, now: float) -> bool:
+        hearing = self.conduct.hears(_identity(peer), size, now)
+        if hearing == "excess":
+            self._strike(peer, "quota", "expected fewer or smaller messages, got more than the quota", now)
+        return hearing == "heard"
+
+    def _refuse(self, peer: bytes, error: wire.WireError, now: float) -> None:
         self.wire_errors[error.reason] += 1
+        if error.reason != "version":
+            self._strike(peer, error.reason, str(error), now)
+            return
         log.warning("message_refused", reason=error.reason, text=str(error))
+        self.conduct.charge(_identity(peer), HELLO_SECONDS, now)  # it may be honest, only older or newer
+
+    def _strike(self, peer: bytes, reason: str, text: str, now: float) -> None:
+        log.warning("message_refused", reason=reason, text=text)
+        if self.conduct.strike(_identity(peer), now):
+            text = f"unheard for {BAN_SECONDS:.0f} s after {STRIKES} offences, the last: {text}"[:256]
+            log.warning("peer_banned", text=text)
+            self._admission.expel(peer, text)
 
     def _answer_asked(self) -> None:
         while not self._asked.empty():

@@ -19,9 +19,10 @@ from common.metrics import LEARNER_PORT, Exporter
 from common.precision import configure_torch
 from common.transport import BindError, weights_endpoint
 from learner import checkpoint
-from learner.admission import Admission, Arrival
+from learner.admission import Admission
 from learner.checkpoint import CheckpointError, RunDirectory
 from learner.commandline import Options
+from learner.credit import Arrival
 from learner.inbox import Inbox
 from learner.metrics import LearnerCollector
 from learner.network import Network
