@@ -34,8 +34,10 @@ _TURN_SECONDS = 0.25
 _ASK_SECONDS = 30.0
 _WEIGHTS_REQUEST_BYTES = 8_192
 _SMALL_BYTES = 2**16  # what a message that is not looked at counts as, at least;
-_UNHEARD_BYTES = 2**20  # so much of them in a turn,
-_REST_SECONDS = 0.02  # then the thread rests: a flood costs it little, and everybody else has a turn
+_UNHEARD_BYTES = 2**19  # so much of them in a turn,
+_REST_SECONDS = (
+    0.005  # then the thread rests from reading: a flood costs little, and others are late by little
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +157,7 @@ class Network:
             data.send(peer, wire.encode(message))
         self._admission.replies.clear()
         if unheard >= _UNHEARD_BYTES:
-            self._closing.wait(_REST_SECONDS)
+            wait((), self._waker, _REST_SECONDS)
         now = time.monotonic()
         if now - self._viewed > _VIEW_SECONDS:
             self._viewed = now
