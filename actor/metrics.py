@@ -6,11 +6,14 @@ import contextlib
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from typing import get_args
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-PHASES = ("env", "policy", "bonus", "encode", "credit_wait", "weights")
+from common.messages import Phase
+
+PHASES = get_args(Phase)
 
 
 class Phases:

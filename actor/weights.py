@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 import safetensors.torch
+import structlog
 import torch
 
 from common import wire
-from common.messages import WeightsMeta, WeightsPiece, WeightsRequest, WeightsSame
+from common.messages import Message, WeightsMeta, WeightsPiece, WeightsRequest, WeightsSame
 from common.parent import Parent
 from common.transport import Client
+
+log = structlog.get_logger()
 
 PIECE_MESSAGE_BYTES = 1 << 20
 _BLOB_BYTES = 1 << 30
@@ -75,15 +78,13 @@ class WeightsClient:
             if time.monotonic() - asked > _SILENCE_SECONDS:
                 self._ask(name, held, meta, len(pieces))
                 asked = time.monotonic()
-            parts = self._client.receive(0.25)
-            message = wire.decode(parts) if parts is not None else None
-            match message:
-                case WeightsSame() if message.name == name and meta is None:
+            match self._receive():
+                case WeightsSame() as message if message.name == name and meta is None:
                     return None
-                case WeightsMeta() if message.name == name and message.size <= _BLOB_BYTES:
+                case WeightsMeta() as message if message.name == name and message.size <= _BLOB_BYTES:
                     if meta != message:
                         meta, pieces = message, []
-                case WeightsPiece() if _continues(message, meta, len(pieces)):
+                case WeightsPiece() as message if _continues(message, meta, len(pieces)):
                     pieces.append(message.body)
                     asked = time.monotonic()
                     if meta is not None and len(pieces) == meta.pieces:
@@ -96,6 +97,15 @@ class WeightsClient:
         self._client.close()  # pieces of an abandoned pull must not reach the next one
         self._client = self._connect()
         return None
+
+    def _receive(self) -> Message | None:
+        """The next message; one that is damaged is like one that was lost."""
+        parts = self._client.receive(0.25)
+        try:
+            return wire.decode(parts) if parts is not None else None
+        except wire.WireError as error:
+            log.warning("message_refused", reason=error.reason, text=str(error))
+            return None
 
     def _ask(self, name: Name, held: tuple[int, int], meta: WeightsMeta | None, piece: int) -> None:
         epoch, version = held if meta is None else (meta.epoch, meta.version)

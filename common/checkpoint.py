@@ -171,7 +171,7 @@ class RunDirectory:
             The epoch: the number of earlier lives.
 
         Raises:
-            CheckpointError: the disk is full or broken.
+            CheckpointError: the disk is full or broken, or the count so far cannot be read.
         """
         file = self.path / "epoch"
         try:
@@ -179,6 +179,10 @@ class RunDirectory:
                 write_atomically(self.path / "config.json", config.encode())
             epoch = int(file.read_text()) + 1 if file.exists() else 0
             write_atomically(file, str(epoch).encode())
+        except ValueError:
+            raise CheckpointError(
+                f"expected a whole number in {file}, got something else: write how often this run was started"
+            ) from None
         except OSError as error:
             raise CheckpointError(
                 f"expected to write into {self.path}, got an error ({error.strerror}): make room on the disk"

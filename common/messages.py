@@ -30,6 +30,7 @@ Reason = Literal[
 ]
 SkipReason = Literal["oversize", "actor_shutdown", "actor_lost", "epoch", "run_finished"]
 RejectCode = Literal["protocol", "environment", "lost", "full"]
+Phase = Literal["env", "policy", "bonus", "encode", "credit_wait", "weights"]  # of an actor's loop
 
 # name, dtype, shape, compressed bytes: the table of contents of a chunk's body
 ArrayEntry = tuple[str, str, list[int], int]

@@ -13,7 +13,7 @@ import math
 import struct
 import typing
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 import msgpack
@@ -31,17 +31,47 @@ _HEADER_BYTES = 4096
 _INTEGER_LIMIT = 1 << 62
 _TEXT_CHARACTERS = 256
 _LIST_ITEMS = 64
+_ZLIB_LEVEL = 1
+_Table = tuple[tuple[str, str, tuple[int, ...]], ...]
+_Check = Callable[[Any], bool]
+
+
+def _check(hint: Any) -> _Check:
+    """The test that a decoded value is of an annotated field type; the only types fields use."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is int:
+        return lambda value: type(value) is int and -1 <= value < _INTEGER_LIMIT
+    if hint is float:
+        return lambda value: type(value) in (int, float) and math.isfinite(value)
+    if hint in (str, bool, bytes):
+        return lambda value: type(value) is hint
+    if origin is Literal:
+        return lambda value: type(value) is str and value in arguments
+    if origin is Annotated:
+        return lambda value: type(value) is bytes and len(value) == arguments[1]
+    checks = [_check(argument) for argument in arguments]
+    if origin is list:
+        return lambda value: type(value) is list and all(map(checks[0], value))
+    if origin is tuple:
+        return lambda value: (
+            type(value) is list
+            and len(value) == len(checks)
+            and all(check(item) for check, item in zip(checks, value, strict=True))
+        )
+    return lambda value: (
+        type(value) is dict and all(map(checks[0], value)) and all(map(checks[1], value.values()))
+    )
+
+
 _KINDS: dict[int, type[Message]] = {kind.KIND: kind for kind in typing.get_args(Message)}
-_SCHEMAS: dict[int, dict[str, Any]] = {
+_SCHEMAS: dict[int, dict[str, tuple[Any, _Check]]] = {
     kind.KIND: {
-        name: hint
+        name: (hint, _check(hint))
         for name, hint in typing.get_type_hints(kind, include_extras=True).items()
         if name != "KIND"
     }
     for kind in _KINDS.values()
 }
-_ZLIB_LEVEL = 1
-_Table = tuple[tuple[str, str, tuple[int, ...]], ...]
 
 
 WireReason = Literal["frames", "version", "kind", "size", "header", "array"]
@@ -103,8 +133,8 @@ def decode(parts: Sequence[bytes]) -> Message:
         raise WireError("frames", f"{kind.__name__}: expected no body, got {len(body)} bytes")
     if not schema.keys() <= fields.keys():
         raise WireError("header", f"{kind.__name__}: missing {sorted(schema.keys() - fields.keys())}")
-    for name, hint in schema.items():
-        if not _fits(fields[name], hint):
+    for name, (hint, check) in schema.items():
+        if not check(fields[name]):
             raise WireError("header", f"{kind.__name__}: field {name} is not {hint}")
     return kind(**{name: fields[name] for name in schema})
 
@@ -133,28 +163,6 @@ def _unpack(header: bytes, kind: str) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise WireError("header", f"{kind}: expected a map, got {type(fields).__name__}")
     return fields
-
-
-def _fits(value: object, hint: Any) -> bool:
-    """Whether a decoded value is of an annotated field type; the only types fields use."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if hint is int:
-        return type(value) is int and -1 <= value < _INTEGER_LIMIT
-    if hint is float:
-        return type(value) in (int, float) and math.isfinite(typing.cast(float, value))
-    if hint in (str, bool, bytes):
-        return type(value) is hint
-    if origin is Literal:
-        return type(value) is str and value in arguments
-    if origin is Annotated:
-        return type(value) is bytes and len(value) == arguments[1]
-    if origin is list:
-        return type(value) is list and all(_fits(item, arguments[0]) for item in value)
-    if origin is tuple:
-        return type(value) is list and len(value) == len(arguments) and all(map(_fits, value, arguments))
-    return type(value) is dict and all(
-        _fits(k, arguments[0]) and _fits(v, arguments[1]) for k, v in value.items()
-    )
 
 
 def encode_arrays(chunk: Chunk) -> tuple[list[ArrayEntry], bytes]:

@@ -1,7 +1,7 @@
 """Who plays, how far, and what becomes of what arrives: the protocol's decisions, without sockets.
 
-A pure state machine: time comes in as `now`, replies and admitted chunks go out as lists. Owned by
-the network thread.
+A pure state machine: time comes in as `now`; replies, admitted chunks and offences go out as lists.
+Owned by the network thread.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import zlib
 from collections import Counter
-from dataclasses import dataclass
 
 from common import messages
 from common.chunk import WARMUP_VERSION
@@ -30,7 +29,8 @@ from common.messages import (
     Skip,
     Welcome,
 )
-from learner.credit import Credit
+from learner import claims
+from learner.credit import Arrival, Credit
 from learner.seats import Seat, Seats
 
 LEASE_SECONDS = 10.0
@@ -39,16 +39,6 @@ HEARTBEAT_SECONDS = 2.0
 _RESTORED_LEASE_SECONDS = 30.0  # what a session of an earlier epoch has to come back
 _PAUSE_SECONDS = 1.0  # a gap in our own loop that extends every lease
 _CRC_TRIES = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """A chunk admitted to a batch, still compressed."""
-
-    batch: int
-    slot: int
-    incarnation: int
-    message: ChunkMessage
 
 
 class Admission:
@@ -65,6 +55,7 @@ class Admission:
         self._draining: Drain | None = None
         self.replies: list[tuple[bytes, messages.Message]] = []
         self.arrivals: list[Arrival] = []
+        self.offences: list[str] = []  # in the newest message: what no honest actor says
         self.events: Counter[str] = Counter(join=0, leave=0, lost=0, revoked=0)
         self.duplicates = 0
         self.departed: Counter[str] = Counter()  # figures of sessions that ended
@@ -94,6 +85,9 @@ class Admission:
         """A chunk whose body could not be read: book it, and offer its place again."""
         self.ledger.settle(sid, offset, "invalid")
         self.credit.refuse(batch)
+        seat = self.seats.get(sid)
+        if seat is not None:
+            seat.offence = "expected a chunk of this run, got an unreadable one"
         self._grant(now)
 
     def drain(self, finished: bool) -> None:
@@ -121,11 +115,19 @@ class Admission:
             self.events["lost"] += 1
 
     def revoke(self, sid: bytes) -> None:
-        """The key of a session was revoked: what arrived before is trained, the rest never comes."""
+        """A session is heard no more: what arrived before is trained, the rest never comes."""
         seat = self.seats.get(sid)
         if seat is not None:
             self._remove(seat, "revoked")
             self.events["revoked"] += 1
+
+    def expel(self, peer: bytes, text: str) -> None:
+        """End the session heard on a connection, so that its place is offered again; tell it why."""
+        seat = self.seats.heard_on(peer)
+        if seat is not None:
+            self.revoke(seat.sid)
+            produced = self.ledger.accounts[seat.sid].produced
+            self.replies.append((peer, Reject("lost", text, seat.sid, produced)))
 
     # What sessions say.
 
@@ -138,12 +140,12 @@ class Admission:
         if seat is None or getattr(message, "sid", None) != seat.sid:
             self.replies.append((peer, Rehello(self.epoch)))
             return
-        set_up = (
-            isinstance(message, ChunkMessage)
-            and message.epoch == self.epoch
-            and message.version > WARMUP_VERSION
-        )
-        seat.expires = now + LEASE_SECONDS if set_up else max(seat.expires, now + LEASE_SECONDS)
+        self._offends(seat.offence)
+        seat.offence = None
+        if self._offends(claims.false_progress(message, seat, self.config.rollout.chunk_steps)):
+            return
+        least = 0.0 if claims.is_set_up(message, self.epoch) else seat.expires  # a lease of setting up holds
+        seat.expires = max(least, now + LEASE_SECONDS)
         match message:
             case ChunkMessage():
                 self._on_chunk(seat, message, now)
@@ -151,7 +153,7 @@ class Admission:
                 self._on_skip(seat, message)
             case Heartbeat():
                 self.ledger.announce(seat.sid, message.produced)
-                seat.stats = message.stats
+                seat.stats = claims.figures(message.stats)
             case Bye():
                 self._on_bye(seat, message, peer)
                 return
@@ -159,7 +161,7 @@ class Admission:
 
     def _on_hello(self, peer: bytes, hello: Hello, now: float) -> None:
         account = self.ledger.accounts.get(hello.sid)
-        if (account is None and hello.epoch == self.epoch) or (account is not None and account.dead):
+        if claims.is_over(hello, self.epoch, account):
             produced = account.produced if account is not None else hello.produced
             text = "the session was given up: begin a new one"
             self.replies.append((peer, Reject("lost", text, hello.sid, produced)))
@@ -167,11 +169,16 @@ class Admission:
         if self._draining is not None:
             self.replies.append((peer, self._draining))
             return
+        seat, other = self.seats.get(hello.sid), self.seats.heard_on(peer)
+        steps = self.config.rollout.chunk_steps
+        if self._offends(claims.false_hello(hello, self.epoch, account, seat, other, steps)):
+            return
         self.ledger.open(hello.sid)
         self.ledger.announce(hello.sid, hello.produced)
         self.ledger.rollback(hello.sid, hello.base)
         seat, anew = self.seats.join(hello.sid, peer, now + _SETUP_SECONDS)
         self.events["join"] += anew
+        seat.returned = hello.produced if anew else seat.returned
         account = self.ledger.accounts[hello.sid]
         seat.credit = max(seat.credit, account.received)
         self._grant(now)
@@ -194,30 +201,33 @@ class Admission:
         )
 
     def _on_chunk(self, seat: Seat, chunk: ChunkMessage, now: float) -> None:
-        if zlib.crc32(chunk.body) != chunk.crc and seat.bad_crcs < _CRC_TRIES:
+        damaged = zlib.crc32(chunk.body) != chunk.crc
+        if damaged and seat.bad_crcs < _CRC_TRIES:
             seat.bad_crcs += 1
             self._reply(seat, Resend(chunk.offset))
             return
         if not self._receive(seat, chunk.offset, chunk.steps, chunk.produced):
             return
-        damaged = zlib.crc32(chunk.body) != chunk.crc
         seat.bad_crcs = 0
         self.credit.answered(seat, now)
-        reason = self._judge(chunk, seat.batch, damaged)
+        reason = self._judge(chunk, seat, damaged)
+        if reason == "invalid":
+            self._offends("expected a whole, undamaged chunk within credit, got another")
         if reason is not None:
             self.ledger.settle(seat.sid, chunk.offset, reason)
         else:
             self.arrivals.append(Arrival(seat.batch, seat.slot, seat.incarnation, chunk))
         self._grant(now)
 
-    def _judge(self, chunk: ChunkMessage, batch: int, damaged: bool) -> Reason | None:
+    def _judge(self, chunk: ChunkMessage, seat: Seat, damaged: bool) -> Reason | None:
         if chunk.epoch != self.epoch:
             return "epoch"
         if self._draining is not None:
             return _ending(self._draining)
-        if damaged or chunk.steps != self.config.rollout.chunk_steps:
+        uncalled = chunk.offset + chunk.steps > seat.credit
+        if damaged or uncalled or chunk.steps != self.config.rollout.chunk_steps:
             return "invalid"
-        return self.credit.admit(batch, chunk.version)
+        return self.credit.admit(seat.batch, chunk.version)
 
     def _on_skip(self, seat: Seat, skip: Skip) -> None:
         if self._receive(seat, skip.offset, skip.steps, skip.produced):
@@ -226,8 +236,6 @@ class Admission:
 
     def _receive(self, seat: Seat, offset: int, steps: int, produced: int) -> bool:
         """Enter steps that arrived; False, with the right reply, if they are not new."""
-        if steps < 1:
-            return False
         self.ledger.announce(seat.sid, produced)
         receipt = self.ledger.receive(seat.sid, offset, offset + steps)
         if receipt is Receipt.GAP:
@@ -269,13 +277,17 @@ class Admission:
 
     def _acknowledge(self, seat: Seat) -> None:
         account = self.ledger.accounts[seat.sid]
-        self._reply(
-            seat, Ack(self.epoch, account.received, account.settled, seat.credit, self.credit.version)
-        )
+        ack = Ack(self.epoch, account.received, account.settled, seat.credit, self.credit.version)
+        self._reply(seat, ack)
 
     def _reply(self, seat: Seat, message: messages.Message) -> None:
         if seat.peer is not None:
             self.replies.append((seat.peer, message))
+
+    def _offends(self, text: str | None) -> bool:
+        if text is not None:
+            self.offences.append(text)
+        return text is not None
 
     def _remove(self, seat: Seat, reason: Reason) -> None:
         self.ledger.bury(seat.sid, reason)

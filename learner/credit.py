@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from common.chunk import WARMUP_VERSION
 from common.config import Config
-from common.messages import Reason
+from common.messages import ChunkMessage, Reason
 from learner.seats import Seat
 
 _OVERDUE_SECONDS = 2.0  # least time before a place is offered again,
@@ -28,6 +28,16 @@ class Places:
 
     total: int
     filled: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A chunk admitted to a batch, still compressed."""
+
+    batch: int
+    slot: int
+    incarnation: int
+    message: ChunkMessage
 
 
 class Credit:

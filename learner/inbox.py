@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from common import wire
 from common.chunk import Chunk, Spaces
 from common.config import RolloutConfig
-from learner.admission import Arrival
+from learner.credit import Arrival
 
 _WAIT_SECONDS = 0.25
 

@@ -170,6 +170,8 @@ class LearnerCollector:
             {k: float(v) for k, v in view.auth_refused.items()},
         )
         yield _gauge("insecure_plaintext", "1: anybody on the network may join.", self._insecure_plaintext)
+        yield _counter("wire_bans", "Peers unheard for a while after offences.", view.bans)
+        yield _counter("wire_unheard_messages", "Of the banned, or beyond a quota.", view.unheard)
         yield _counter("wire_received_bytes", "Bytes on the data port.", view.received_bytes)
         yield _counter("wire_chunk_bytes", "Bytes of chunk messages.", view.chunk_bytes)
         yield _counter("wire_duplicate_chunks", "Chunks that came again.", view.duplicates)

@@ -24,9 +24,11 @@ from common.ledger import Totals
 from common.lifecycle import EXIT_INTERNAL, Fatal
 from common.messages import ChunkMessage, Hello, Reject, WeightsRequest
 from common.transport import Context, Server, Waker, wait
-from learner.admission import LEASE_SECONDS, Admission, Arrival
+from learner.admission import LEASE_SECONDS, Admission
+from learner.conduct import BAN_SECONDS, HELLO_SECONDS, STRIKES, Conduct
+from learner.credit import Arrival
 from learner.door import Door
-from learner.publisher import Publisher
+from learner.publisher import PIECE_BYTES, Publisher
 
 log = structlog.get_logger()
 
@@ -35,6 +37,9 @@ _VIEW_SECONDS = 0.5
 _TURN_SECONDS = 0.25
 _ASK_SECONDS = 30.0
 _WEIGHTS_REQUEST_BYTES = 8_192
+_SMALL_BYTES = 2**16  # what a message that is not looked at counts as, at least;
+_UNHEARD_BYTES = 2**19  # so much of them in a turn,
+_REST_SECONDS = 0.005  # then it rests from reading: a flood costs little, and others are late by little
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,21 @@ class View:
     weights_pulls: int = 0
     would_block: int = 0
     auth_refused: dict[str, int] = field(default_factory=dict)
+    bans: int = 0
+    unheard: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Sender:
+    """Of a message."""
+
+    peer: bytes  # its connection
+    key: str  # the public key that it was let in with; empty on a plain port
+
+    @property
+    def who(self) -> bytes:
+        """Whom a ban or quota hits: whoever holds the key, else this connection."""
+        return self.key.encode() or self.peer
 
 
 class Network:
@@ -74,6 +94,7 @@ class Network:
         self._asked: queue.Queue[tuple[Callable[[], Any], Future[Any]]] = queue.Queue()
         self._waker = Waker()
         self._closing = threading.Event()
+        self.conduct = Conduct()
         self.wire_errors: Counter[str] = Counter(dict.fromkeys(get_args(wire.WireReason), 0))
         self._received_bytes = self._chunk_bytes = self._chunk_steps = 0
         self.view = View()
@@ -145,10 +166,15 @@ class Network:
         if self._door is not None:
             for sid in self._door.tick(now):
                 self._admission.revoke(sid)
+        unheard = 0
         for peer, key, parts in data.receive():
-            self._on_data(peer, key, parts, now)
-        for peer, _, parts in weights.receive():
-            self._on_weights(weights, peer, parts)
+            unheard += self._on_data(_Sender(peer, key), parts, now)
+            if unheard >= _UNHEARD_BYTES:
+                break
+        for peer, key, parts in weights.receive():
+            unheard += self._on_weights(weights, _Sender(peer, key), parts, now)
+            if unheard >= 2 * _UNHEARD_BYTES:
+                break
         self._waker.clear()
         self._answer_asked()
         self._admission.tick(time.monotonic())
@@ -158,6 +184,8 @@ class Network:
         for peer, message in self._admission.replies:
             data.send(peer, wire.encode(message))
         self._admission.replies.clear()
+        if unheard >= _UNHEARD_BYTES:
+            wait((), self._waker, _REST_SECONDS)
         now = time.monotonic()
         if now - self._viewed > _VIEW_SECONDS:
             self._viewed = now
@@ -188,40 +216,73 @@ class Network:
             weights_pulls=self._publisher.pulls,
             would_block=would_block,
             auth_refused=self._auth_refused,
+            bans=self.conduct.bans,
+            unheard=self.conduct.unheard,
         )
 
-    def _on_data(self, peer: bytes, key: str, parts: list[bytes], now: float) -> None:
+    def _on_data(self, sender: _Sender, parts: list[bytes], now: float) -> int:
+        """Take in a message; returns how much of `_UNHEARD_BYTES` it used up."""
         size = sum(map(len, parts))
         self._received_bytes += size
+        if not self._hears(sender, size, now):
+            return max(size, _SMALL_BYTES)
         try:
             message = wire.decode(parts)
         except wire.WireError as error:
-            self._count(error)
+            self._refuse(sender, error, now)
             if error.reason == "version":
-                self._admission.replies.append((peer, Reject("protocol", str(error))))
-            return
+                self._admission.replies.append((sender.peer, Reject("protocol", str(error))))
+            return 0
         if isinstance(message, Hello):
-            name = self._door.entered(message.sid, key) if self._door is not None else None
+            self.conduct.charge(sender.who, HELLO_SECONDS, now)
+            name = self._door.entered(message.sid, sender.key) if self._door is not None else None
             log.info("hello", sid=message.sid.hex(), host=message.host, pid=message.pid, key=name)
         if isinstance(message, ChunkMessage):
             self._chunk_bytes += size
             self._chunk_steps += message.steps
-        self._admission.on(peer, message, now)
+        self._admission.on(sender.peer, message, now)
+        for offence in self._admission.offences:
+            self._strike(sender, "offence", offence, now)
+        self._admission.offences.clear()
+        return 0
 
-    def _on_weights(self, weights: Server, peer: bytes, parts: list[bytes]) -> None:
+    def _on_weights(self, weights: Server, sender: _Sender, parts: list[bytes], now: float) -> int:
+        """Answer a request; returns like `_on_data`."""
+        if not self._hears(sender, sum(map(len, parts)), now):
+            return _SMALL_BYTES
         try:
             request = wire.decode(parts)
+            if not isinstance(request, WeightsRequest):
+                raise wire.WireError("kind", f"expected WeightsRequest, got {type(request).__name__}")
         except wire.WireError as error:
-            self._count(error)
-            return
-        if isinstance(request, WeightsRequest):
-            for answer in self._publisher.answer(request):
-                if not weights.send(peer, wire.encode(answer)):
-                    break  # its pipe is full: it asks again
+            self._refuse(sender, error, now)
+            return 0
+        for answer in self._publisher.answer(request):
+            may = self.conduct.serves(sender.who, PIECE_BYTES, now)
+            if not may or not weights.send(sender.peer, wire.encode(answer)):
+                break  # it has had its share, or its pipe is full: it asks again
+        return 0
 
-    def _count(self, error: wire.WireError) -> None:
+    def _hears(self, sender: _Sender, size: int, now: float) -> bool:
+        hearing = self.conduct.hears(sender.who, size, now)
+        if hearing == "excess":
+            self._strike(sender, "quota", "expected fewer or smaller messages, got more than the quota", now)
+        return hearing == "heard"
+
+    def _refuse(self, sender: _Sender, error: wire.WireError, now: float) -> None:
         self.wire_errors[error.reason] += 1
+        if error.reason != "version":
+            self._strike(sender, error.reason, str(error), now)
+            return
         log.warning("message_refused", reason=error.reason, text=str(error))
+        self.conduct.charge(sender.who, HELLO_SECONDS, now)  # it may be honest, only older or newer
+
+    def _strike(self, sender: _Sender, reason: str, text: str, now: float) -> None:
+        log.warning("message_refused", reason=reason, text=text)
+        if self.conduct.strike(sender.who, now):
+            text = f"unheard for {BAN_SECONDS:.0f} s after {STRIKES} offences, the last: {text}"[:256]
+            log.warning("peer_banned", text=text)
+            self._admission.expel(sender.peer, text)
 
     def _answer_asked(self) -> None:
         while not self._asked.empty():

@@ -18,10 +18,12 @@ class Seat:
     expires: float
     peer: bytes | None = None  # None: known from a checkpoint, not heard of in this epoch
     credit: int = 0
+    returned: int = 0  # steps it had produced when it was first heard of in this epoch
     granted_at: float | None = None  # of the open grant
     batch: int = WARMUP_VERSION - 1  # that the newest grant is for
     served: int = 0  # serial number of its last grant
     bad_crcs: int = 0
+    offence: str | None = None  # found when its message had gone on; counts with the next one
     stats: dict[str, float] = field(default_factory=dict)
 
 

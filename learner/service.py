@@ -21,8 +21,9 @@ from common.lifecycle import EXIT_CONFIGURATION, Fatal
 from common.metrics import LEARNER_PORT, Exporter
 from common.precision import configure_torch
 from common.transport import BindError, weights_endpoint
-from learner.admission import Admission, Arrival
+from learner.admission import Admission
 from learner.commandline import Options
+from learner.credit import Arrival
 from learner.inbox import Inbox
 from learner.metrics import LearnerCollector
 from learner.network import Network

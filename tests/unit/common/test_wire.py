@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import struct
 import tracemalloc
 import typing
 import zlib
@@ -17,41 +16,11 @@ from common import messages as m
 from common import wire
 from common.chunk import Chunk, Spaces
 from common.config import RolloutConfig
+from tests.mutants import CORPUS, SID, header_of, part
 
-SID, DIGEST = bytes(range(16)), bytes(range(32))
 ROLLOUT = RolloutConfig(steps=4, lanes=2, batch_lanes=2)
 IMAGES, VECTORS = Spaces((84, 84), 4, 7), Spaces((5,), 1, 3)
 TORQUES = Spaces((5,), 1, 3, ((-2.0, 2.0),) * 3)
-ENTRY = ("reward", "<f4", [5, 3], 11)
-CORPUS: list[m.Message] = [
-    m.Hello(SID, -1, "wirt-ü", 4711, "0.1.0", 10, 23),
-    m.Welcome(SID, 2, 1, 3, 40, 30, 50, -1, DIGEST, 2000, 10_000, b'{"a": 1}'),
-    m.Reject("lost", "begin a new one"),
-    m.ChunkMessage(SID, 2, 5, 40, 15, 57, [ENTRY, ENTRY], 0xFFFFFFFF, b"body"),
-    m.Skip(SID, 2, 55, 2, 57, "actor_shutdown"),
-    m.Ack(2, 57, 40, 72, 6),
-    m.Resend(40),
-    m.Rehello(3),
-    m.Heartbeat(SID, 2, 57, {"steps_per_second": 3.5, "phase_env": 1}),
-    m.Bye(SID, 57),
-    m.ByeOk(),
-    m.Drain(True),
-    m.WeightsRequest("bundle", 2, 5, 0, 4),
-    m.WeightsMeta("target", 0, 0, 1 << 40, 7, DIGEST),
-    m.WeightsPiece("bundle", 2, 5, 3, b"\0" * 9),
-    m.WeightsSame("target"),
-]
-
-
-def header_of(message: m.Message) -> dict[str, object]:
-    """The header fields of a message, as the wire carries them."""
-    return {f.name: getattr(message, f.name) for f in dataclasses.fields(message) if f.name != "body"}
-
-
-def part(kind: int, header: object, body_bytes: int = 0, magic: bytes = b"OR", major: int = 1) -> bytes:
-    """A first part, honest or not; `header` is bytes or packed here."""
-    packed = header if isinstance(header, bytes) else msgpack.packb(header)
-    return struct.pack(">2sBBI", magic, major, kind, body_bytes) + packed
 
 
 def chunk_message(chunk: Chunk) -> m.ChunkMessage:
@@ -315,87 +284,3 @@ def test_a_zip_bomb_does_not_go_off(make_chunk: Callable[..., Chunk]) -> None:
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
         tracemalloc.stop()
-
-
-def mutated(data: bytes, rng: np.random.Generator) -> bytes:
-    """One to four random edits: flipped bits, foreign bytes, deletions, insertions, cuts."""
-    out = bytearray(data)
-    for _ in range(rng.integers(1, 5)):
-        at = int(rng.integers(len(out) + 1))
-        match int(rng.integers(5)):
-            case 0 if at < len(out):
-                out[at] ^= 1 << int(rng.integers(8))
-            case 1 if at < len(out):
-                out[at] = int(rng.integers(256))
-            case 2:
-                del out[at : at + int(rng.integers(1, 9))]
-            case 3:
-                out[at:at] = rng.bytes(int(rng.integers(1, 9)))
-            case 4 if rng.random() < 0.2:
-                del out[at:]
-    return bytes(out)
-
-
-NASTY = [
-    *(None, True, -1, -2, 1 << 62, (1 << 64) - 1, -(1 << 63), 0.5, float("nan"), "", "lost", "x" * 300),
-    *(b"", SID, bytes(65), [], [[]], [ENTRY], [["a", "b", [-1], -1]], {}, {"a": float("inf")}, {1: 1}),
-]
-
-
-def test_mutated_messages_are_messages_or_errors() -> None:
-    """20,000 damaged messages: a message or a WireError comes out, nothing else, and often both."""
-    rng = np.random.default_rng(7)
-    outcomes = {"message": 0, "error": 0}
-    for case in range(20_000):
-        message = CORPUS[case % len(CORPUS)]
-        parts = wire.encode(message)
-        match int(rng.integers(4)):
-            case 0:  # anywhere
-                at = int(rng.integers(len(parts)))
-                parts[at] = mutated(parts[at], rng)
-            case 1:  # behind an intact preamble
-                parts[0] = parts[0][:8] + mutated(parts[0][8:], rng)
-            case 2:  # a well-formed header with one wrong value
-                fields = header_of(message) or {"x": 0}
-                fields[str(rng.choice(list(fields)))] = NASTY[int(rng.integers(len(NASTY)))]
-                parts[0] = part(message.KIND, fields, len(b"".join(parts[1:])))
-            case 3:  # parts of different messages
-                parts = [parts[0], *wire.encode(CORPUS[int(rng.integers(len(CORPUS)))])][: rng.integers(1, 4)]
-        try:
-            decoded = wire.decode(parts)
-        except wire.WireError as error:
-            assert error.reason in typing.get_args(wire.WireReason)
-            outcomes["error"] += 1
-        else:
-            assert isinstance(decoded, m.Message)
-            outcomes["message"] += 1
-    assert min(outcomes.values()) > 1_000, outcomes
-
-
-def test_mutated_chunks_are_chunks_or_errors(make_chunk: Callable[..., Chunk]) -> None:
-    """1,000 damaged bodies and tables: a chunk of the right shapes or a WireError comes out."""
-    rng = np.random.default_rng(11)
-    sources = [
-        (spaces, chunk_message(make_chunk(4, 2, spaces, 3, truncated=[(2, 1)])))
-        for spaces in (VECTORS, IMAGES)
-    ]
-    chunks = 0
-    for case in range(1_000):
-        spaces, message = sources[case % 8 == 0]
-        if rng.random() < 0.5:
-            message = dataclasses.replace(message, body=mutated(message.body, rng))
-        else:
-            table = [[name, dtype, list(shape), size] for name, dtype, shape, size in message.arrays]
-            entry = table[int(rng.integers(len(table)))]
-            sizes = entry[2] if rng.random() < 0.5 and entry[2] else entry
-            at = int(rng.integers(len(sizes))) if sizes is entry[2] else 3
-            sizes[at] = int(rng.choice([-1, 0, 1, 2, 5, 1 << 40, sizes[at] + 1, max(0, sizes[at] - 1)]))
-            message = dataclasses.replace(message, arrays=table)
-        try:
-            chunk = wire.decode_chunk(message, ROLLOUT, spaces)
-        except wire.WireError as error:
-            assert error.reason == "array"
-        else:
-            assert chunk.observation.shape == (spaces.stack + 4, 2, *spaces.observation)
-            chunks += 1
-    assert chunks < 500

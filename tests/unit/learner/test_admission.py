@@ -374,12 +374,12 @@ def test_who_was_given_up_is_told_where_its_books_end() -> None:
     """What it stepped beyond that goes into the books of its next session."""
     fleet = Fleet()
     fleet.join("a")
-    fleet.say("a", m.Heartbeat(sid("a"), EPOCH, 11, {}))
+    fleet.say("a", m.Heartbeat(sid("a"), EPOCH, 4, {}))
     fleet.wait(121)
-    (reply,) = fleet.hello("a", epoch=EPOCH, produced=17)
+    (reply,) = fleet.hello("a", epoch=EPOCH, produced=9)
     assert isinstance(reply, m.Reject)
-    assert reply.produced == 11
-    assert fleet.dropped() == {"actor_lost": 11}
+    assert reply.produced == 4
+    assert fleet.dropped() == {"actor_lost": 4}
 
 
 def test_a_local_actor_is_known_to_be_dead_at_once() -> None:

@@ -1,0 +1,80 @@
+"""What a session says about itself, held against what the learner knows. Pure functions.
+
+An honest actor never plays further than its credit, or than one chunk beyond what it had produced
+when it came back; so a claim beyond that would only falsify the books.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import get_args
+
+from common.chunk import WARMUP_VERSION
+from common.ledger import Account
+from common.messages import Bye, ChunkMessage, Heartbeat, Hello, Message, Phase, Skip
+from learner.seats import Seat
+
+_SECONDS = 1e12  # no phase lasts longer; sums of what is less stay finite
+_FIGURES = tuple(f"phase_{phase}" for phase in get_args(Phase))
+
+
+def is_over(hello: Hello, epoch: int, account: Account | None) -> bool:
+    """Whether a Hello is of a session that was given up, or of another run."""
+    if account is None:
+        return hello.epoch >= epoch
+    return account.dead or hello.epoch > epoch
+
+
+def false_hello(
+    hello: Hello, epoch: int, account: Account | None, seat: Seat | None, other: Seat | None, chunk_steps: int
+) -> str | None:
+    """Why a Hello cannot be true, or None.
+
+    Args:
+        hello: of a session that is not dead.
+        epoch: the learner's.
+        account: the session's books, if there are any.
+        seat: its seat, if it has one.
+        other: who was heard on this connection before.
+        chunk_steps: steps of one chunk.
+    """
+    if other is not None and other.sid != hello.sid:
+        return "expected one session on a connection, got a second"
+    if hello.base > hello.produced or hello.base < 0:
+        return f"expected steps held to begin in [0, {hello.produced}], got {hello.base}"
+    if hello.epoch < 0 and hello.produced > chunk_steps:  # what it played before it heard of its former end
+        return f"expected a new session with at most {chunk_steps} steps, got {hello.produced}"
+    if hello.epoch == epoch and account is not None and hello.base > account.settled:
+        return f"expected steps from {account.settled} on to be held, got {hello.base}"
+    if seat is not None and seat.peer is not None:
+        return _beyond(hello.produced, seat, chunk_steps)
+    return None
+
+
+def false_progress(message: Message, seat: Seat, chunk_steps: int) -> str | None:
+    """Why a message of a seated session, or the steps that it tells of, cannot be true; or None."""
+    if not isinstance(message, ChunkMessage | Skip | Heartbeat | Bye):
+        return f"expected what an actor says, got {type(message).__name__}"
+    produced = message.produced
+    if isinstance(message, ChunkMessage | Skip):
+        if min(message.offset, message.steps - 1) < 0:
+            return f"expected steps from 0 on, got {message.steps} from {message.offset}"
+        produced = max(produced, message.offset + message.steps)
+    return _beyond(produced, seat, chunk_steps)
+
+
+def is_set_up(message: Message, epoch: int) -> bool:
+    """Whether a message shows that its actor plays, and need not be silent to make environments."""
+    if not isinstance(message, ChunkMessage):
+        return False
+    return message.version > WARMUP_VERSION and message.epoch == epoch
+
+
+def _beyond(produced: int, seat: Seat, chunk_steps: int) -> str | None:
+    most = max(seat.credit, seat.returned) + chunk_steps
+    return f"expected at most {most} steps, got {produced}" if produced > most else None
+
+
+def figures(stats: Mapping[str, float]) -> dict[str, float]:
+    """Of a heartbeat's figures, those that the learner adds up: seconds by phase."""
+    return {name: stats[name] for name in _FIGURES if 0.0 <= stats.get(name, -1.0) < _SECONDS}

@@ -1,0 +1,66 @@
+"""Who offends is not heard for a while; who errs now and then, or says much at once, is."""
+
+from __future__ import annotations
+
+from learner.conduct import BAN_SECONDS, STRIKE_SECONDS, STRIKES, Conduct
+
+A, B = b"a", b"b"
+
+
+def test_ten_offences_within_a_minute_are_a_ban_of_a_minute() -> None:
+    """Of the offender alone; afterwards the count begins anew."""
+    conduct = Conduct()
+    outcomes = [conduct.strike(A, 100.0 + number) for number in range(STRIKES)]
+    assert outcomes == [False] * (STRIKES - 1) + [True]
+    last = 100.0 + STRIKES - 1
+    assert conduct.hears(A, 10, last) == "banned"
+    assert conduct.hears(A, 10, last + BAN_SECONDS - 0.01) == "banned"
+    assert conduct.hears(B, 10, last) == "heard"
+    assert conduct.hears(A, 10, last + BAN_SECONDS) == "heard"
+    assert not conduct.strike(A, last + BAN_SECONDS)
+    assert (conduct.bans, conduct.unheard) == (1, 2)
+
+
+def test_offences_far_apart_are_no_ban() -> None:
+    """A line that damages a message now and then costs nobody his place."""
+    conduct = Conduct()
+    step = STRIKE_SECONDS / (STRIKES - 1) + 0.01
+    assert not any(conduct.strike(A, number * step) for number in range(1_000))
+
+
+def test_a_quota_lets_a_burst_pass_and_holds_a_flood() -> None:
+    """In the long run 4,000 messages and 32 MiB a second; both are paid from one purse."""
+    conduct = Conduct()
+    assert [conduct.hears(A, 0, 0.0) for _ in range(40_000)].count("heard") == 40_000
+    heard = sum(conduct.hears(B, 2**20, second / 100) == "heard" for second in range(6_000))
+    assert 0.95 < heard / (32 * (60 + 10) / (1 + 32 / 4_000)) < 1.05
+    flood = [conduct.hears(A, 0, 20.0 + number / 20_000) for number in range(100_000)]
+    assert 59_000 < flood.count("heard") < 61_000
+    assert flood.count("banned") == 0  # counting is the caller's
+
+
+def test_a_message_larger_than_the_quota_still_passes() -> None:
+    """It is paid for afterwards: a run with huge chunks is slow, not stuck."""
+    conduct = Conduct()
+    assert conduct.hears(A, 2**30, 0.0) == "heard"
+    assert conduct.hears(A, 10, 0.0) == "excess"
+    assert conduct.hears(A, 10, 23.0) == "heard"
+
+
+def test_weights_are_paced_without_offence() -> None:
+    """A fleet behind one key may ask for more than its share; it gets the rest later."""
+    conduct = Conduct()
+    sent = sum(conduct.serves(A, 2**20, second / 1_000) for second in range(20_000))
+    assert 0.95 < sent / (256 * (20 + 10)) < 1.05
+    assert conduct.hears(A, 10, 20.0) == "heard"
+
+
+def test_memory_is_bounded_and_bans_outlive_strangers_that_rest() -> None:
+    """A stranger with a new connection for each message does not wash out a ban."""
+    conduct = Conduct()
+    for _ in range(STRIKES):
+        conduct.strike(A, 0.0)
+    for number in range(50_000):
+        conduct.hears(str(number).encode(), 10, number / 1_000)
+    assert conduct.hears(A, 10, 50.0) == "banned"
+    assert len(conduct._records) <= 4_096

@@ -1,0 +1,99 @@
+"""Files that a user hands us, cut or with flipped bits: used whole, or refused in one sentence."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from common import checkpoint, keys
+from common.checkpoint import CheckpointError, RunDirectory
+from common.config import Config
+from common.keys import KeysError, read_bundle
+from common.lifecycle import Fatal
+from learner.runs import read_config
+from tests.unit.common.test_checkpoint import same, sample
+
+PARTS = 64
+
+
+def damaged(intact: bytes) -> Iterator[tuple[str, bytes]]:
+    """Cut at, and with a bit flipped in, each 1/64 of its length; emptied, and with a byte more."""
+    rng = random.Random(0)
+    yield "one byte more", intact + b"\0"
+    for number in range(PARTS):
+        start, stop = number * len(intact) // PARTS, (number + 1) * len(intact) // PARTS
+        yield f"cut at {number}/64", intact[:start]
+        for at in {start, rng.randrange(start, max(start + 1, stop))}:
+            flipped = bytearray(intact)
+            flipped[at] ^= 1 << rng.randrange(8)
+            yield f"bit flipped at {at}", bytes(flipped)
+
+
+def written_checkpoint(directory: Path) -> Path:
+    return checkpoint.save(directory, 1, sample())
+
+
+def written_config(directory: Path) -> Path:
+    path = directory / "config.json"
+    path.write_text(Config().to_json() + "\n")
+    return path
+
+
+def written_epoch(directory: Path) -> Path:
+    with RunDirectory(directory, resume=True) as run:
+        run.begin(None)
+    return directory / "epoch"
+
+
+def next_epoch(path: Path) -> object:
+    with RunDirectory(path.parent, resume=True) as run:
+        return run.begin(None)
+
+
+def written_bundle(directory: Path) -> Path:
+    keys.initialise(directory / "keys")
+    keys.add(directory / "keys", "alice")
+    keys.bundle(directory / "keys", "alice", directory / "alice.json")
+    return directory / "alice.json"
+
+
+# A file, how it is read, what its reader may raise, and whether another value may be read from a damaged one:
+# a checkpoint carries a digest, while in plain text a digit may turn into another digit.
+Reader = Callable[[Path], object]
+FILES: dict[str, tuple[Callable[[Path], Path], Reader, type[Exception], bool]] = {
+    "checkpoint": (written_checkpoint, checkpoint.load, CheckpointError, False),
+    "config.json": (written_config, lambda path: read_config(path.parent), Fatal, True),
+    "epoch": (written_epoch, next_epoch, CheckpointError, True),
+    "key bundle": (written_bundle, read_bundle, KeysError, False),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_damaged_file_is_refused_in_one_sentence(name: str, tmp_path: Path) -> None:
+    write, read, refusal, may_differ = FILES[name]
+    path = write(tmp_path)
+    refused = 0
+    for what, data in damaged(path.read_bytes()):
+        path.write_bytes(data)
+        try:
+            value = read(path)
+        except refusal as error:
+            refused += 1
+            text = str(error)
+            assert "expected" in text and "\n" not in text and str(path) in text, (what, text)
+        else:
+            assert may_differ, f"{what}: read as {value}"
+    assert refused > 0
+
+
+def test_a_damaged_checkpoint_is_skipped_wherever_the_damage_is(tmp_path: Path) -> None:
+    """The one before it is used."""
+    checkpoint.save(tmp_path, 1, sample(1))
+    path = checkpoint.save(tmp_path, 2, sample(2))
+    for what, data in damaged(path.read_bytes()):
+        path.write_bytes(data)
+        found = checkpoint.newest(tmp_path)
+        assert found is not None and same(found, sample(1)), what
