@@ -133,7 +133,7 @@ def test_a_peer_that_resets_its_connection_does_not_end_the_learner() -> None:
     argv = [sys.executable, "-c", VANISHED, handshake().hex()]
     done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) > 16  # its pipe was full, or this shows nothing
+    assert int(done.stdout) >= 16  # its pipe was full, or this shows nothing
 
 
 def test_silent_connections_are_closed(endpoint: str) -> None:
