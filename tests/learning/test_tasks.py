@@ -30,6 +30,7 @@ class Task:
 
 DEEP_SEA = (
     *("mountain-car-sparse", "--env.id", "tests.deep_sea:DeepSea-20-v0", "--ppo.anneal"),
+    "--ppo.normalise-advantages",
     *("--ppo.entropy-coef", "0.01", "--ppo.coef-extrinsic", "5", "--ppo.coef-intrinsic", "50"),
 )
 TASKS = {
