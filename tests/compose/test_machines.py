@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.compose.engine import ROOT, Service, script, shell
+from tests.compose.engine import PATIENCE_SECONDS, ROOT, Service, script, shell
 from tests.compose.machines import Machines, machines
 from tests.compose.runbook import blocks
 
@@ -54,24 +54,24 @@ class Swarm:
             return float("nan")
         return float(result[0]["value"][1]) if len(result) == 1 else float("nan")
 
-    def wait(self, expression: str, reached: Callable[[float], bool], what: str, seconds: float) -> float:
+    def wait(self, expression: str, reached: Callable[[float], bool], what: str) -> float:
         """Until the number is as wanted; returns it."""
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while not reached(value := self.value(expression)):
             if time.monotonic() > deadline:
                 log = self.several.inside(
                     self.manager, "service", "ps", "--no-trunc", "outrider_actor", "outrider_learner"
                 )
-                raise AssertionError(f"expected {what} within {seconds:.0f} s, got {value}\n{log[-3000:]}")
+                raise AssertionError(
+                    f"expected {what} within {PATIENCE_SECONDS:.0f} s, got {value}\n{log[-3000:]}"
+                )
             time.sleep(2)
         return value
 
-    def progress(self, updates: int, seconds: float) -> None:
+    def progress(self, updates: int) -> None:
         """That many updates more, with the books balanced."""
         start = self.value("outrider_run_updates")
-        self.wait(
-            "outrider_run_updates", lambda now: now >= start + updates, f"{updates} updates more", seconds
-        )
+        self.wait("outrider_run_updates", lambda now: now >= start + updates, f"{updates} updates more")
         assert self.value("outrider_learner_accounting_imbalance_steps") == 0
 
 
@@ -81,15 +81,15 @@ def test_a_swarm_trains_scales_and_outlives_a_machine(images: None) -> None:
         several.run("swarm")
         swarm = Swarm(several)
         swarm.runbook("Many machines: Swarm", **{"outrider_actor=6": "outrider_actor=6 --detach"})
-        swarm.wait("outrider_run_updates", lambda now: now >= 1, "the first update", 300)
-        swarm.wait("outrider_fleet_actors", lambda now: now == 6, "six actors", 180)
-        swarm.progress(2, 120)
+        swarm.wait("outrider_run_updates", lambda now: now >= 1, "the first update")
+        swarm.wait("outrider_fleet_actors", lambda now: now == 6, "six actors")
+        swarm.progress(2)
         several.inside("machine-1", "service", "scale", "--detach", "outrider_actor=4")
-        swarm.wait("outrider_fleet_actors", lambda now: now == 4, "four actors", 120)
+        swarm.wait("outrider_fleet_actors", lambda now: now == 4, "four actors")
         shell(["docker", "kill", "machine-3"])
-        swarm.wait("outrider_fleet_actors", lambda now: now < 4, "the loss of its actors", 60)
-        swarm.wait("outrider_fleet_actors", lambda now: now == 4, "four actors on two machines", 180)
-        swarm.progress(2, 120)
+        swarm.wait("outrider_fleet_actors", lambda now: now < 4, "the loss of its actors")
+        swarm.wait("outrider_fleet_actors", lambda now: now == 4, "four actors on two machines")
+        swarm.progress(2)
 
 
 def test_actors_of_two_more_machines_join_and_one_is_cut_off_for_half_a_minute(
@@ -112,14 +112,14 @@ def test_actors_of_two_more_machines_join_and_one_is_cut_off_for_half_a_minute(
             variables = {"LEARNER": f"{gateway}:5555", "KEYS": "/root/bundle.json", "ACTORS": "2"}
             far = Service(variables, ("deploy/actor-machine.yml",), several.host(name))
             far.compose("up", "--detach", "--no-build", seconds=300)
-        home.wait("outrider_fleet_actors == 6", "six actors", 240)
-        home.progress(2, 120)
+        home.wait("outrider_fleet_actors == 6", "six actors")
+        home.progress(2)
         several.run("cut", "machine-2")
         time.sleep(30)
-        home.wait("outrider_fleet_actors == 4", "the loss of two actors", 60)
+        home.wait("outrider_fleet_actors == 4", "the loss of two actors")
         several.run("heal", "machine-2")
-        home.wait("outrider_fleet_actors == 6", "six actors again", 120)
-        home.progress(2, 120)
+        home.wait("outrider_fleet_actors == 6", "six actors again")
+        home.progress(2)
 
 
 def test_a_machine_is_added_as_the_runbook_says(service: Make) -> None:
@@ -133,7 +133,7 @@ def test_a_machine_is_added_as_the_runbook_says(service: Make) -> None:
     far = Service(known, ("deploy/actor-machine.yml",))
     try:
         script(contained.replace("10.0.0.5:5555", address).replace("actor=64", "actor=2"), 300, {})
-        home.wait("outrider_fleet_actors == 4", "two actors more", 240)
+        home.wait("outrider_fleet_actors == 4", "two actors more")
     finally:
         far.down("--volumes")
     doctor, actors = (
@@ -143,8 +143,8 @@ def test_a_machine_is_added_as_the_runbook_says(service: Make) -> None:
     assert "throughput" in script(doctor, 120, {})
     with subprocess.Popen(actors.split(), cwd=ROOT, stderr=subprocess.DEVNULL) as processes:
         try:
-            home.wait("outrider_fleet_actors == 66", "64 actors more", 300)
-            home.progress(1, 300)
+            home.wait("outrider_fleet_actors == 66", "64 actors more")
+            home.progress(1)
         finally:
             processes.terminate()
             assert processes.wait(60) == 0

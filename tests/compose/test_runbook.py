@@ -48,7 +48,7 @@ def test_the_runbook_from_start_to_stop(service: Make, tmp_path: Path) -> None:
             text = text.replace(written, run)
         said[section] = script(text, 900, fleet.variables)
         if section in ("Start", "Scale", "Rotate keys", "Upgrade"):
-            fleet.wait("outrider_run_updates >= 1", f"an update after {section}", 300)
+            fleet.wait("outrider_run_updates >= 1", f"an update after {section}")
             fleet.wait(
                 f"outrider_fleet_actors == {3 if section == 'Start' else 2}",
                 f"all actors after {section}",
