@@ -34,17 +34,23 @@ class Machines:
         """Output of `docker ...` on that machine."""
         return shell(["docker", "-H", self.host(name), *words], seconds).stdout.strip()
 
+    def load(self, name: str, *images: str) -> None:
+        """Copy images of this host's engine to that machine's."""
+        shell(
+            ["bash", "-c", f"docker save {' '.join(images)} | docker -H {self.host(name)} load"],
+            BUILD_SECONDS,
+        )
+
 
 @contextlib.contextmanager
-def machines(count: int, *images: str) -> Iterator[Machines]:
-    """That many machines, with images of this host's engine."""
+def machines(count: int) -> Iterator[Machines]:
+    """That many machines, without images."""
     scripts = engines.stand_in_scripts()
     if scripts is None:
         pytest.skip("several engines on one host need the scripts of shared/docker")
     several = Machines(scripts / "machines")
     try:
         several.run("up", str(count))
-        several.run("load", *images)
         yield several
     finally:
         several.run("down")

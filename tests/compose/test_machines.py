@@ -77,7 +77,10 @@ class Swarm:
 
 @pytest.mark.compose_short
 def test_a_swarm_trains_scales_and_outlives_a_machine(images: None) -> None:
-    with machines(3, "outrider-actor", "outrider-learner", "prom/prometheus:v2.53.3") as several:
+    with machines(3) as several:
+        several.load("machine-1", "outrider-learner", "outrider-actor", "prom/prometheus:v2.53.3")
+        for name in ("machine-2", "machine-3"):
+            several.load(name, "outrider-actor")
         several.run("swarm")
         swarm = Swarm(several)
         swarm.runbook("Many machines: Swarm", **{"outrider_actor=6": "outrider_actor=6 --detach"})
@@ -98,11 +101,12 @@ def test_actors_of_two_more_machines_join_and_one_is_cut_off_for_half_a_minute(
     """The learner here, actors by deploy/actor-machine.yml on two engines."""
     home = service(2, PUBLISH=_EVERYWHERE, TOTAL_STEPS="10000000", ARGS=f"{_LANES} 48")
     home.compose("up", "--detach", "--no-build", seconds=300)
-    with machines(2, "outrider-actor") as several:
+    with machines(2) as several:
         gateway = shell(
             ["docker", "network", "inspect", "machines", "-f", "{{(index .IPAM.Config 0).Gateway}}"]
         ).stdout.strip()
         for name in ("machine-1", "machine-2"):
+            several.load(name, "outrider-actor")
             home.compose("run", "--rm", "keys", "python", "-m", "common.keys", "add", name)
             bundle = tmp_path / f"{name}.json"
             give = f"python -m common.keys bundle {name} -o /tmp/b.json >&2; cat /tmp/b.json"
