@@ -20,6 +20,7 @@ import yaml
 from common.metrics import ACTOR_PORT, LEARNER_PORT
 from learner.commandline import parse
 from tests.compose import runbook
+from tests.compose.test_runbook import ELSEWHERE, HERE
 
 ROOT = Path(__file__).parents[3]
 DEPLOY = ROOT / "deploy"
@@ -152,6 +153,9 @@ def test_ports_of_metrics_are_the_exporters() -> None:
     for name, port in (("learner", LEARNER_PORT), ("actor", ACTOR_PORT)):
         ports = {p["name"]: p["containerPort"] for p in pod(name)["containers"][0]["ports"]}
         assert ports["metrics"] == port
+
+
+def test_prometheus_scrapes_the_ports_of_the_exporters() -> None:
     scraped = load(DEPLOY / "prometheus" / "prometheus.yml")["scrape_configs"]
     assert f"learner:{LEARNER_PORT}" in str(scraped)
     assert f"'port': {ACTOR_PORT}" in str(scraped)
@@ -222,6 +226,10 @@ def test_the_runbook_lists_every_variable() -> None:
     assert read - {"LEARNER", "KEYS", "LEARNER_IMAGE", "ACTOR_IMAGE"} <= set(
         re.findall(r"`([A-Z_]+)`", table)
     )
+
+
+def test_every_command_of_the_runbook_is_run_by_a_test() -> None:
+    assert set(runbook.sections()) - set(ELSEWHERE) == set(HERE)
 
 
 def test_the_actor_image_holds_what_actors_import() -> None:
