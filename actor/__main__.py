@@ -11,7 +11,8 @@ import structlog
 
 from common import arguments, log
 from common.keys import KeysError, read_bundle
-from common.lifecycle import EXIT_CONFIGURATION, EXIT_INTERNAL, Fatal
+from common.lifecycle import EXIT_CONFIGURATION, EXIT_INTERNAL, Fatal, stop_on_signals
+from common.metrics import DEFAULT_HOST
 from common.parent import Parent
 from common.transport import parse_address
 
@@ -32,6 +33,12 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         type=Path,
         metavar="FILE",
         help="key bundle, for a learner that asks for keys (python -m common.keys bundle)",
+    )
+    parser.add_argument(
+        "--metrics-host",
+        default=DEFAULT_HOST,
+        metavar="ADDRESS",
+        help=f"address of this machine on which Prometheus may ask (default {DEFAULT_HOST}; 0.0.0.0: all)",
     )
     parser.add_argument("--parent-fd", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--shared-weights", action="store_true", help=argparse.SUPPRESS)
@@ -55,15 +62,20 @@ def main() -> int:
     log.configure("actor")
     try:
         options = _parse(sys.argv[1:])
+        stop = stop_on_signals()  # before torch as well: who is stopped while it starts leaves with 0
         os.environ["OMP_NUM_THREADS"] = (
             "1"  # before torch, which takes seconds to import: one process, one core
         )
         from actor import build
 
         if options.procs > 1:
-            return build.run_many(options.endpoint, options.keys, options.keys_path, options.procs)
+            return build.run_many(
+                options.endpoint, options.keys, options.keys_path, options.procs, options.metrics_host, stop
+            )
         parent = Parent(options.parent_fd, options.tally_fd)
-        return build.run_one(options.endpoint, options.keys, parent, options.shared_weights)
+        return build.run_one(
+            options.endpoint, options.keys, parent, options.shared_weights, options.metrics_host, stop
+        )
     except Fatal as fatal:
         print(f"actor: {fatal}", file=sys.stderr)
         return fatal.code

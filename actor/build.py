@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
+import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,6 @@ from actor.service import Actor
 from actor.session import Session
 from actor.weights import PIECE_MESSAGE_BYTES, SharedWeights, WeightsClient
 from common.gate import ActorKeys
-from common.lifecycle import stop_on_signals
 from common.metrics import ACTOR_PORT, Exporter
 from common.parent import Parent
 from common.precision import configure_torch
@@ -25,15 +25,21 @@ from common.transport import Client, Context, weights_endpoint
 _DATA_MESSAGE_BYTES = 1 << 20  # what a learner sends an actor is small
 
 
-def run_one(endpoint: str, keys: ActorKeys | None, parent: Parent, shared_weights: bool) -> int:
+def run_one(
+    endpoint: str,
+    keys: ActorKeys | None,
+    parent: Parent,
+    shared_weights: bool,
+    metrics_host: str,
+    stop: threading.Event,
+) -> int:
     """One actor in this process; without a parent it exports its own metrics."""
     configure_torch(threads=1)
-    stop = stop_on_signals()
     with contextlib.ExitStack() as stack:
         stack.callback(parent.close)
         if parent.fileno() is None:
             collector = FleetCollector()
-            _export(stack, collector)
+            _export(stack, collector, metrics_host)
             tell: Callable[[dict[str, float]], None] = partial(collector.update, 0)
         else:
             tell = partial(_tell, parent)
@@ -45,12 +51,18 @@ def run_one(endpoint: str, keys: ActorKeys | None, parent: Parent, shared_weight
         return Actor(session, weights, parent, stop, Phases(), tell).run()
 
 
-def run_many(endpoint: str, keys: ActorKeys | None, keys_path: Path | None, procs: int) -> int:
+def run_many(
+    endpoint: str,
+    keys: ActorKeys | None,
+    keys_path: Path | None,
+    procs: int,
+    metrics_host: str,
+    stop: threading.Event,
+) -> int:
     """The parent of `--procs`; its actors read the key file themselves."""
-    stop = stop_on_signals()
     with contextlib.ExitStack() as stack:
         collector = FleetCollector()
-        _export(stack, collector)
+        _export(stack, collector, metrics_host)
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="outrider-")))
         weights = _pull(stack.enter_context(Context()), endpoint, keys)
         stack.callback(weights.close)
@@ -68,7 +80,7 @@ def _pull(context: Context, endpoint: str, keys: ActorKeys | None) -> WeightsCli
     return WeightsClient(lambda: Client(context, weights_endpoint(endpoint), PIECE_MESSAGE_BYTES, keys))
 
 
-def _export(stack: contextlib.ExitStack, collector: FleetCollector) -> None:
-    exporter = Exporter(collector.registry(), ACTOR_PORT)
+def _export(stack: contextlib.ExitStack, collector: FleetCollector, host: str) -> None:
+    exporter = Exporter(collector.registry(), ACTOR_PORT, host)
     stack.callback(exporter.close)
     structlog.get_logger().info("metrics_served", port=exporter.port)

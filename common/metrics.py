@@ -7,12 +7,13 @@ from prometheus_client import CollectorRegistry
 
 LEARNER_PORT = 9101
 ACTOR_PORT = 9100
+DEFAULT_HOST = "127.0.0.1"  # who scrapes from elsewhere says so with --metrics-host
 
 
 class Exporter:
-    """Serves a registry over HTTP on the loopback address until closed."""
+    """Serves a registry over HTTP until closed."""
 
-    def __init__(self, registry: CollectorRegistry, port: int, address: str = "127.0.0.1") -> None:
+    def __init__(self, registry: CollectorRegistry, port: int, address: str) -> None:
         try:
             self._server, self._thread = prometheus_client.start_http_server(port, address, registry)
         except OSError:  # taken: a second run on this machine still wants to be seen

@@ -17,9 +17,9 @@ def main() -> int:
     log.configure("learner")
     try:
         runs = parse(sys.argv[1:])
+        stop = stop_on_signals()  # before torch as well: a learner stopped while it starts leaves with 0
         from learner.service import run  # torch takes seconds to import; a typo is answered at once
 
-        stop = stop_on_signals()
         for config, options in runs:
             _print_summary(run(config, options, stop), options.run_dir)
             if stop.is_set():

@@ -17,6 +17,7 @@ import tyro
 from common.config import Config
 from common.keys import KeyDirectory, KeysError
 from common.lifecycle import EXIT_CONFIGURATION, EXIT_USAGE, Fatal
+from common.metrics import DEFAULT_HOST
 from common.presets import DEFAULT_PRESET, PRESETS
 from common.transport import is_loopback, parse_address
 from learner.runs import read_config, settings
@@ -36,6 +37,7 @@ class Options:
     device: str
     keys: KeyDirectory | None = None
     insecure_plaintext: bool = False  # a port that other machines reach, without keys
+    metrics_host: str = DEFAULT_HOST
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +60,8 @@ class _Process:
     """Continue from the newest intact checkpoint in --run-dir, or start there."""
     device: str = "auto"
     """Where to train: auto, cpu, cuda."""
+    metrics_host: str = DEFAULT_HOST
+    """Address of this machine on which Prometheus may ask; 0.0.0.0 for all."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,7 @@ def _run(preset: str | None, flags: list[str]) -> tuple[Config, Options]:
         process.device,
         _keys(process),
         process.insecure_plaintext and not is_loopback(endpoint),
+        process.metrics_host,
     )
 
 

@@ -133,7 +133,7 @@ class Learner:
             lambda: self._watchdog.silence_seconds,
             self.options.insecure_plaintext,
         )
-        exporter = Exporter(collector.registry(), LEARNER_PORT)
+        exporter = Exporter(collector.registry(), LEARNER_PORT, self.options.metrics_host)
         stack.callback(exporter.close)
         log.info("metrics_served", port=exporter.port)
 

@@ -1,0 +1,46 @@
+"""One engine, one build of the images, and projects that leave nothing behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.compose import engine as engines
+from tests.compose.engine import BUILD_SECONDS, Service, shell
+from tests.integration.processes import free_port
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _engine() -> Iterator[None]:
+    with engines.engine() as there:
+        if not there:
+            pytest.skip("no container engine answers here, and none can be started")
+        yield
+
+
+@pytest.fixture(scope="session")
+def images(_engine: None) -> None:
+    """Every image that the files name; where there is no registry, stand-ins for the public ones."""
+    scripts = engines.stand_in_scripts()
+    if scripts is not None:
+        files = [word for name in ("deploy/Dockerfile", "docker-compose.yml") for word in ("--scan", name)]
+        shell([scripts / "base-images", *files], BUILD_SECONDS)
+    shell(["make", "images"], BUILD_SECONDS)
+
+
+@pytest.fixture
+def service(images: None) -> Iterator[Callable[..., Service]]:
+    """Makes a project with ports of its own and a small preset; all of it is gone afterwards."""
+    made: list[Service] = []
+
+    def make(actors: int, **variables: str) -> Service:
+        ports = {f"{name}_PORT": str(free_port()) for name in ("GRAFANA", "PROMETHEUS", "TENSORBOARD")}
+        # Batches of a chunk per actor, so that a fleet fills a batch as the defaults do with 32.
+        lanes = f"--rollout.lanes 8 --rollout.batch-lanes {8 * actors}"
+        made.append(Service({"ACTORS": str(actors), "PRESET": "smoke", "ARGS": lanes} | ports | variables))
+        return made[-1]
+
+    yield make
+    for project in made:
+        project.down("--volumes")

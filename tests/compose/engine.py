@@ -1,0 +1,188 @@
+"""A container engine, and the service in it as a user runs it: by `docker compose` and nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+COMMAND_SECONDS = 300.0
+BUILD_SECONDS = 1500.0
+PATIENCE_SECONDS = 300.0  # with what a fleet does; a busy machine is slow
+_OUTPUT = 4000  # characters of a failed command's output that are shown
+
+
+def stand_in_scripts() -> Path | None:
+    """The scripts that make an engine and base images where there is no registry; None where they are not."""
+    for place in (ROOT, ROOT.parent):
+        if (place / "shared" / "docker" / "engine-up").exists():
+            return place / "shared" / "docker"
+    return None
+
+
+def shell(
+    command: Sequence[str | Path],
+    seconds: float = COMMAND_SECONDS,
+    env: Mapping[str, str] | None = None,
+    check: bool = True,
+    text: str | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Run a command in the checkout; its output is kept.
+
+    Raises:
+        AssertionError: it failed and `check` is set.
+    """
+    done = subprocess.run(
+        [str(word) for word in command],
+        cwd=ROOT,
+        env={**os.environ, **(env or {})},
+        input=text,
+        stdin=None if text is not None else subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
+    )
+    said = f"{done.stdout[-_OUTPUT:]}\n{done.stderr[-_OUTPUT:]}"
+    assert not check or done.returncode == 0, f"{command} gave {done.returncode}:\n{said}"
+    return done
+
+
+def script(text: str, seconds: float, env: Mapping[str, str]) -> str:
+    """Output of lines that somebody would type into a shell; the first that fails is the last."""
+    return shell(["bash", "-euo", "pipefail", "-c", text], seconds, env).stdout
+
+
+def answers() -> bool:
+    """Whether an engine with Compose answers here."""
+    if shutil.which("docker") is None:
+        return False
+    commands = (("docker", "version"), ("docker", "compose", "version"))
+    return all(shell(command, 30, check=False).returncode == 0 for command in commands)
+
+
+@contextlib.contextmanager
+def engine() -> Iterator[bool]:
+    """An engine for the time of the block: the one that is there, else one of ours; False if neither."""
+    if answers():
+        yield True
+        return
+    scripts = stand_in_scripts()
+    if scripts is None or os.geteuid() != 0:
+        yield False
+        return
+    shell([scripts / "engine-up"])
+    try:
+        yield True
+    finally:
+        shell([scripts / "engine-down"])
+
+
+@dataclass
+class Service:
+    """One Compose project; `variables` are what a user would set in the shell."""
+
+    variables: dict[str, str]
+    files: tuple[str, ...] = ("docker-compose.yml",)
+    host: str | None = None  # address of another engine
+    environment: dict[str, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.environment = {
+            **self.variables,
+            "COMPOSE_FILE": ":".join(str(ROOT / file) for file in self.files),
+        }
+        if self.host is not None:
+            self.environment["DOCKER_HOST"] = self.host
+
+    def docker(self, *words: str, seconds: float = COMMAND_SECONDS, check: bool = True) -> str:
+        """Output of `docker ...`."""
+        return shell(["docker", *words], seconds, self.environment, check).stdout.strip()
+
+    def compose(self, *words: str, seconds: float = COMMAND_SECONDS, check: bool = True) -> str:
+        """Output of `docker compose ...`."""
+        return self.docker("compose", *words, seconds=seconds, check=check)
+
+    def containers(self, service: str) -> list[dict[str, Any]]:
+        """What `docker inspect` says of a service's containers, by their number."""
+        ids = self.compose("ps", "--all", "--quiet", "--no-trunc", service).split()
+        found = json.loads(self.docker("inspect", *ids)) if ids else []
+        number = "com.docker.compose.container-number"
+        return sorted(found, key=lambda container: int(container["Config"]["Labels"][number]))
+
+    def names(self, service: str) -> list[str]:
+        """Names of a service's containers."""
+        return [container["Name"].removeprefix("/") for container in self.containers(service)]
+
+    def exits(self) -> dict[str, int]:
+        """Exit codes of everything that ended."""
+        ids = self.compose("ps", "--all", "--quiet", "--no-trunc").split()
+        found = json.loads(self.docker("inspect", *ids)) if ids else []
+        return {c["Name"]: c["State"]["ExitCode"] for c in found if c["State"]["Status"] == "exited"}
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """What Prometheus answers now; nothing while it does not listen."""
+        port = self.variables["PROMETHEUS_PORT"]
+        words = urllib.parse.urlencode({"query": expression})
+        try:
+            with urllib.request.urlopen(
+                f"http://127.0.0.1:{port}/api/v1/query?{words}", timeout=10
+            ) as answer:
+                result: list[dict[str, Any]] = json.load(answer)["data"]["result"]
+                return result
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            return []
+
+    def value(self, expression: str) -> float:
+        """The one number of an expression; NaN if there is none."""
+        result = self.query(expression)
+        return float(result[0]["value"][1]) if len(result) == 1 else float("nan")
+
+    def wait(self, expression: str, what: str, seconds: float = PATIENCE_SECONDS) -> float:
+        """Ask Prometheus until the expression has a result; returns the seconds that it took."""
+        began = time.monotonic()
+        while not self.query(expression):
+            spent = time.monotonic() - began
+            assert spent < seconds, f"expected {what} within {seconds:.0f} s\n{self.logs()}"
+            time.sleep(1.0)
+        return time.monotonic() - began
+
+    def progress(self, updates: int) -> None:
+        """Wait for that many updates more, with the books balanced."""
+        reached = self.value("outrider_run_updates")
+        self.wait(f"outrider_run_updates >= {reached + updates}", f"{updates} updates more")
+        assert self.value("max_over_time(outrider_learner_accounting_imbalance_steps[10m])") == 0
+
+    def logs(self) -> str:
+        """The last lines of everything."""
+        return self.compose("logs", "--no-color", "--tail", "15", check=False)[-_OUTPUT:]
+
+    def down(self, *words: str) -> None:
+        """`docker compose down`."""
+        self.compose("--profile", "*", "down", "--timeout", "120", *words, check=False)
+
+
+def memory_bytes(container: Mapping[str, Any]) -> int:
+    """Memory of a container's cgroup without the page cache that can be dropped, as `docker stats` has it."""
+    for root in ("/sys/fs/cgroup/memory/docker", "/sys/fs/cgroup/system.slice", "/sys/fs/cgroup/docker"):
+        for name in (container["Id"], f"docker-{container['Id']}.scope"):
+            folder = Path(root) / name
+            for current, cache in (
+                ("memory.usage_in_bytes", "total_inactive_file"),
+                ("memory.current", "inactive_file"),
+            ):
+                if (folder / current).exists():
+                    stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+                    return int((folder / current).read_text()) - int(stat[cache])
+    raise FileNotFoundError(f"the cgroup of {container['Name']}")

@@ -1,0 +1,56 @@
+"""Several engines on one host, each with its own address, as a stand-in for several machines."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.compose import engine as engines
+from tests.compose.engine import BUILD_SECONDS, shell
+
+
+class Machines:
+    """machine-1 and so on. Removed with all they hold when the block ends."""
+
+    def __init__(self, script: Path) -> None:
+        self._script = script
+
+    def run(self, *words: str, seconds: float = BUILD_SECONDS) -> str:
+        """Output of `machines ...`."""
+        return shell([self._script, *words], seconds).stdout.strip()
+
+    def address(self, name: str) -> str:
+        """Its network address."""
+        return dict(line.split() for line in self.run("ls").splitlines())[name]
+
+    def host(self, name: str) -> str:
+        """Where its engine listens, for DOCKER_HOST."""
+        return f"tcp://{self.address(name)}:2375"
+
+    def inside(self, name: str, *words: str, seconds: float = 300) -> str:
+        """Output of `docker ...` on that machine."""
+        return shell(["docker", "-H", self.host(name), *words], seconds).stdout.strip()
+
+    def load(self, name: str, *images: str) -> None:
+        """Copy images of this host's engine to that machine's."""
+        shell(
+            ["bash", "-c", f"docker save {' '.join(images)} | docker -H {self.host(name)} load"],
+            BUILD_SECONDS,
+        )
+
+
+@contextlib.contextmanager
+def machines(count: int) -> Iterator[Machines]:
+    """That many machines, without images."""
+    scripts = engines.stand_in_scripts()
+    if scripts is None:
+        pytest.skip("several engines on one host need the scripts of shared/docker")
+    several = Machines(scripts / "machines")
+    try:
+        several.run("up", str(count))
+        yield several
+    finally:
+        several.run("down")

@@ -1,0 +1,155 @@
+"""More machines: by an address and a key bundle, and as a swarm."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.compose.engine import PATIENCE_SECONDS, ROOT, Service, script, shell
+from tests.compose.machines import Machines, machines
+from tests.compose.runbook import blocks
+
+pytestmark = pytest.mark.compose
+Make = Callable[..., Service]
+
+_EVERYWHERE = "0.0.0.0"  # noqa: S104  # what the runbook tells to publish on
+_LANES = "--rollout.lanes 8 --rollout.batch-lanes"
+_SWARM = {"PRESET": "smoke", "ACTORS": "4", "ARGS": f"{_LANES} 32 --total-steps 10000000"}
+
+
+class Swarm:
+    """The stack of deploy/swarm on several machines, asked through the Prometheus that runs in it."""
+
+    def __init__(self, several: Machines) -> None:
+        self.several, self.manager = several, "machine-1"
+
+    def runbook(self, section: str, **replacements: str) -> None:
+        """Run what the runbook says, on the manager."""
+        for block in blocks(section):
+            text = block
+            for old, new in replacements.items():
+                text = text.replace(old, new)
+            script(text, 300, {"DOCKER_HOST": self.several.host(self.manager), **_SWARM})
+
+    def value(self, expression: str) -> float:
+        """The one number that Prometheus answers; NaN if there is none."""
+        found = self.several.inside(self.manager, "ps", "--quiet", "--filter", "name=outrider_prometheus")
+        if not found:
+            return float("nan")
+        url = f"http://localhost:9090/api/v1/query?query={expression}"
+        answer = shell(
+            ["docker", "-H", self.several.host(self.manager), "exec", found.split()[0], "wget", "-qO-", url],
+            30,
+            check=False,
+        )
+        try:
+            result = json.loads(answer.stdout)["data"]["result"]
+        except ValueError:
+            return float("nan")
+        return float(result[0]["value"][1]) if len(result) == 1 else float("nan")
+
+    def wait(self, expression: str, reached: Callable[[float], bool], what: str) -> float:
+        """Until the number is as wanted; returns it."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not reached(value := self.value(expression)):
+            if time.monotonic() > deadline:
+                log = self.several.inside(
+                    self.manager, "service", "ps", "--no-trunc", "outrider_actor", "outrider_learner"
+                )
+                raise AssertionError(
+                    f"expected {what} within {PATIENCE_SECONDS:.0f} s, got {value}\n{log[-3000:]}"
+                )
+            time.sleep(2)
+        return value
+
+    def progress(self, updates: int) -> None:
+        """That many updates more, with the books balanced."""
+        start = self.value("outrider_run_updates")
+        self.wait("outrider_run_updates", lambda now: now >= start + updates, f"{updates} updates more")
+        assert self.value("outrider_learner_accounting_imbalance_steps") == 0
+
+
+@pytest.mark.compose_short
+def test_a_swarm_trains_scales_and_outlives_a_machine(images: None) -> None:
+    with machines(3) as several:
+        several.load("machine-1", "outrider-learner", "outrider-actor", "prom/prometheus:v2.53.3")
+        for name in ("machine-2", "machine-3"):
+            several.load(name, "outrider-actor")
+        several.run("swarm")
+        swarm = Swarm(several)
+        swarm.runbook("Many machines: Swarm", **{"outrider_actor=6": "outrider_actor=6 --detach"})
+        swarm.wait("outrider_run_updates", lambda now: now >= 1, "the first update")
+        swarm.wait("outrider_fleet_actors", lambda now: now == 6, "six actors")
+        swarm.progress(2)
+        several.inside("machine-1", "service", "scale", "--detach", "outrider_actor=4")
+        swarm.wait("outrider_fleet_actors", lambda now: now == 4, "four actors")
+        shell(["docker", "kill", "machine-3"])
+        swarm.wait("outrider_fleet_actors", lambda now: now < 4, "the loss of its actors")
+        swarm.wait("outrider_fleet_actors", lambda now: now == 4, "four actors on two machines")
+        swarm.progress(2)
+
+
+def test_actors_of_two_more_machines_join_and_one_is_cut_off_for_half_a_minute(
+    service: Make, tmp_path: Path
+) -> None:
+    """The learner here, actors by deploy/actor-machine.yml on two engines."""
+    home = service(2, PUBLISH=_EVERYWHERE, TOTAL_STEPS="10000000", ARGS=f"{_LANES} 48")
+    home.compose("up", "--detach", "--no-build", seconds=300)
+    with machines(2) as several:
+        gateway = shell(
+            ["docker", "network", "inspect", "machines", "-f", "{{(index .IPAM.Config 0).Gateway}}"]
+        ).stdout.strip()
+        for name in ("machine-1", "machine-2"):
+            several.load(name, "outrider-actor")
+            home.compose("run", "--rm", "keys", "python", "-m", "common.keys", "add", name)
+            bundle = tmp_path / f"{name}.json"
+            give = f"python -m common.keys bundle {name} -o /tmp/b.json >&2; cat /tmp/b.json"
+            bundle.write_text(home.compose("run", "--rm", "-T", "keys", "sh", "-c", give))
+            # The file has to lie on that machine, where its engine mounts it.
+            shell(["docker", "cp", str(bundle), f"{name}:/root/bundle.json"])
+            variables = {"LEARNER": f"{gateway}:5555", "KEYS": "/root/bundle.json", "ACTORS": "2"}
+            far = Service(variables, ("deploy/actor-machine.yml",), several.host(name))
+            far.compose("up", "--detach", "--no-build", seconds=300)
+        home.wait("outrider_fleet_actors == 6", "six actors")
+        home.progress(2)
+        several.run("cut", "machine-2")
+        time.sleep(30)
+        home.wait("outrider_fleet_actors == 4", "the loss of two actors")
+        several.run("heal", "machine-2")
+        home.wait("outrider_fleet_actors == 6", "six actors again")
+        home.progress(2)
+
+
+def test_a_machine_is_added_as_the_runbook_says(service: Make) -> None:
+    """A bundle, for containers that know nothing else of this project, then for 64 plain processes."""
+    home = service(2, TOTAL_STEPS="10000000", ARGS=f"{_LANES} 544")
+    opened, contained, plain = blocks("Add a machine")
+    address = f"{shell(['hostname', '-I']).stdout.split()[0]}:5555"
+    home.compose("up", "--detach", "--no-build", seconds=300)
+    script(opened, 300, home.environment)
+    known = {"LEARNER": address, "KEYS": str(ROOT / "m1.json")}
+    far = Service(known, ("deploy/actor-machine.yml",))
+    try:
+        script(contained.replace("10.0.0.5:5555", address).replace("actor=64", "actor=2"), 300, {})
+        home.wait("outrider_fleet_actors == 4", "two actors more")
+    finally:
+        far.down("--volumes")
+    doctor, actors = (
+        line.replace("10.0.0.5:5555", address).replace("python ", f"{sys.executable} ", 1)
+        for line in plain.splitlines()
+    )
+    assert "throughput" in script(doctor, 120, {})
+    with subprocess.Popen(actors.split(), cwd=ROOT, stderr=subprocess.DEVNULL) as processes:
+        try:
+            home.wait("outrider_fleet_actors == 66", "64 actors more")
+            home.progress(1)
+        finally:
+            processes.terminate()
+            assert processes.wait(60) == 0
+            (ROOT / "m1.json").unlink()

@@ -1,0 +1,63 @@
+"""Every command of the runbook, run as its reader would run it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.compose.engine import Service, script, shell
+from tests.compose.runbook import blocks
+
+pytestmark = pytest.mark.compose
+Make = Callable[..., Service]
+
+# Sections whose commands another test runs.
+ELSEWHERE = {
+    "Add a machine": "test_machines.test_a_machine_is_added_as_the_runbook_says",
+    "Many machines: Swarm": "test_machines.test_a_swarm_trains_scales_and_outlives_a_machine",
+    "Dashboards": "the tests of the dashboards",
+    "Alerts": "the tests of the alerts",
+}
+HERE = (
+    "Start",
+    "Find Grafana's password",
+    "Scale",
+    "Rotate keys",
+    "Upgrade",
+    "Get checkpoints, curves and videos out",
+    "Evaluate a run",
+    "Stop and resume",
+    "Use a GPU",
+)
+
+
+def test_the_runbook_from_start_to_stop(service: Make, tmp_path: Path) -> None:
+    """On two cores: `smoke` instead of `breakout`, and 2 or 3 actors where the text has more."""
+    fleet = service(2, TOTAL_STEPS="10000000")
+    said = {}
+    for section in HERE:
+        text = "\n".join(blocks(section))
+        for written, run in (
+            ("actor=32", "actor=3"),
+            ("actor=16", "actor=2"),
+            ("breakout", "smoke"),
+            ("tar -xf -", f"tar -C {tmp_path} -xf -"),
+        ):
+            text = text.replace(written, run)
+        said[section] = script(text, 900, fleet.variables)
+        if section in ("Start", "Scale", "Rotate keys", "Upgrade"):
+            fleet.wait("outrider_run_updates >= 1", f"an update after {section}")
+            fleet.wait(
+                f"outrider_fleet_actors == {3 if section == 'Start' else 2}",
+                f"all actors after {section}",
+                180,
+            )
+    assert len(said["Find Grafana's password"].strip()) == 24
+    assert "smoke-1" in said["Get checkpoints, curves and videos out"]
+    assert list(tmp_path.glob("runs/smoke-1/checkpoints/*.safetensors"))
+    out = shell(
+        ["docker", "run", "--rm", "-v", "outrider_runs:/runs", "outrider-learner", "ls", "runs/smoke-1"]
+    ).stdout
+    assert {"smoke.mp4", "smoke.png", "evaluation.json"} <= set(out.split())

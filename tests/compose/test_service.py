@@ -1,0 +1,141 @@
+"""`docker compose up`, its faults, and its end: 4 actors in continuous integration, 32 in the long form."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.request
+from collections.abc import Callable
+
+import pytest
+
+from tests.compose.engine import Service, memory_bytes
+
+pytestmark = pytest.mark.compose
+Make = Callable[..., Service]
+
+_MIB = 2**20
+_ACTOR_BYTES = 400 * _MIB
+
+
+def up(service: Service, actors: int, seconds: float = 300) -> None:
+    service.compose("up", "--detach", "--no-build", "--scale", f"actor={actors}", seconds=seconds)
+
+
+def all_play(service: Service, actors: int) -> None:
+    """Every actor is scraped, has a place, and made steps."""
+    scraped = (
+        f'count(up{{job="actor"}} == 1) == {actors} and count(outrider_actor_env_steps_total > 0) == {actors}'
+    )
+    service.wait(scraped, f"{actors} actors that play")
+    assert service.value("outrider_fleet_actors") == actors
+
+
+def all_back(service: Service, actors: int, joined: int) -> None:
+    """The fleet is whole again, and `joined` sessions began since its learner started."""
+    service.wait(f'outrider_fleet_sessions_total{{event="join"}} >= {joined}', f"{joined} sessions in all")
+    service.wait(f"outrider_fleet_actors == {actors}", f"{actors} actors again")
+    service.progress(2)
+
+
+def assert_undisturbed(service: Service) -> None:
+    """No container was started twice, none ran out of memory."""
+    for container in service.containers("actor") + service.containers("learner"):
+        assert container["RestartCount"] == 0, service.logs()
+        assert not container["State"]["OOMKilled"]
+    for container in service.containers("actor"):
+        assert memory_bytes(container) < _ACTOR_BYTES, (container["Name"], memory_bytes(container) / _MIB)
+
+
+def ended_well(service: Service) -> int:
+    """Stop, the first half of `down`: every container exits 0, a checkpoint is there; returns its updates."""
+    service.compose("stop", seconds=200)
+    exits = service.exits()
+    assert set(exits.values()) == {0}, exits
+    kept = service.compose("run", "--rm", "--no-deps", "-T", "learner", "sh", "-c", "cat runs/*/summary.json")
+    summary = json.loads(kept)
+    assert (summary["imbalance_steps"], summary["in_flight_steps"]) == (0, 0), summary
+    evaluate = ("python", "-m", "learner.evaluate", "runs/smoke-1", "--episodes", "1")
+    service.compose("run", "--rm", "--no-deps", "-T", "learner", *evaluate)  # reads the newest checkpoint
+    service.compose("down", seconds=200)
+    return int(summary["updates"])
+
+
+@pytest.mark.compose_short
+def test_four_actors_train_survive_a_kill_stop_cleanly_and_resume(service: Make) -> None:
+    fleet = service(4, TOTAL_STEPS="10000000")
+    assert fleet.compose("config", "--quiet") == ""
+    up(fleet, 4)
+    fleet.wait("outrider_run_updates >= 1", "the first update")
+    all_play(fleet, 4)
+    fleet.progress(2)
+    assert_undisturbed(fleet)
+    with urllib.request.urlopen(
+        f"http://127.0.0.1:{fleet.variables['GRAFANA_PORT']}/api/health", timeout=10
+    ) as page:
+        assert page.status == 200
+    fleet.docker("kill", *fleet.names("actor")[:2])
+    up(fleet, 4)
+    all_back(fleet, 4, 6)
+    reached = ended_well(fleet)
+    up(fleet, 4)
+    fleet.wait(f"outrider_run_updates > {reached}", "progress after the resume")
+    assert fleet.value("outrider_learner_accounting_imbalance_steps") == 0
+
+
+def test_a_finished_run_ends_its_actors_with_0_and_nothing_starts_again(service: Make) -> None:
+    fleet = service(2, TOTAL_STEPS="2000")
+    up(fleet, 2)
+    deadline = time.monotonic() + 240
+    while len([name for name in fleet.exits() if "keys" not in name]) < 3:
+        assert time.monotonic() < deadline, fleet.logs()
+        time.sleep(1)
+    time.sleep(10)  # what would be started anew
+    assert set(fleet.exits().values()) == {0}
+    assert len(fleet.exits()) == 4
+    assert all(c["RestartCount"] == 0 for c in fleet.containers("actor") + fleet.containers("learner"))
+
+
+def test_32_actors_from_up_to_the_first_update_through_faults_to_a_resume(
+    service: Make, record_property: Callable[[str, object], None]
+) -> None:
+    """The numbers that the README gives for two cores; run on a machine that does nothing else."""
+    fleet = service(32, TOTAL_STEPS="10000000")
+    began = time.monotonic()
+    up(fleet, 32, 200)
+    fleet.wait("outrider_run_updates >= 1", "the first update", 180 - (time.monotonic() - began))
+    record_property("up_to_first_update_seconds", round(time.monotonic() - began, 1))
+    all_play(fleet, 32)
+    fleet.progress(2)
+    assert_undisturbed(fleet)
+    largest = max(memory_bytes(container) for container in fleet.containers("actor"))
+    record_property("largest_actor_mib", round(largest / _MIB))
+    record_property("learner_mib", round(memory_bytes(fleet.containers("learner")[0]) / _MIB))
+
+    fleet.docker("kill", *fleet.names("actor")[:16])
+    began = time.monotonic()
+    up(fleet, 32)
+    all_back(fleet, 32, 48)
+    record_property("two_updates_after_kill_of_16_seconds", round(time.monotonic() - began, 1))
+
+    learner = fleet.names("learner")[0]
+    fleet.docker("pause", learner)
+    time.sleep(20)
+    fleet.docker("unpause", learner)
+    fleet.progress(2)
+
+    network = "outrider_fleet"
+    cut = fleet.names("actor")[:8]
+    for name in cut:
+        fleet.docker("network", "disconnect", network, name)
+    time.sleep(30)
+    for name in cut:
+        fleet.docker("network", "connect", "--alias", "actor", network, name)
+    all_back(fleet, 32, 56)
+
+    began = time.monotonic()
+    reached = ended_well(fleet)
+    record_property("stop_seconds", round(time.monotonic() - began, 1))
+    up(fleet, 32, 200)
+    fleet.wait(f"outrider_run_updates > {reached}", "progress after the resume")
+    assert fleet.value("outrider_learner_accounting_imbalance_steps") == 0

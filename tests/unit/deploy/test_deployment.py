@@ -1,0 +1,303 @@
+"""What is written in deploy/ agrees with the code, with itself, and with what the runbook promises."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from common.metrics import ACTOR_PORT, LEARNER_PORT
+from learner.commandline import parse
+from tests.compose import runbook
+from tests.compose.test_runbook import ELSEWHERE, HERE
+
+ROOT = Path(__file__).parents[3]
+DEPLOY = ROOT / "deploy"
+Tree = dict[str, Any]
+
+
+def load(path: Path) -> Tree:
+    tree: Tree = yaml.safe_load(path.read_text())
+    return tree
+
+
+COMPOSE = load(ROOT / "docker-compose.yml")
+MACHINE = load(DEPLOY / "actor-machine.yml")
+STACK = load(DEPLOY / "swarm" / "stack.yml")
+KUBERNETES = [
+    (path.name, tree)
+    for path in sorted((DEPLOY / "kubernetes" / "base").glob("*.yaml"))
+    for tree in yaml.safe_load_all(path.read_text())
+    if path.name != "kustomization.yaml"
+]
+
+
+def interpolate(text: str, **variables: str) -> str:
+    """Compose's `${NAME}`, `${NAME-or}`, `${NAME:-or}` and `${NAME:+then}`, one inside another."""
+
+    def value(match: re.Match[str]) -> str:
+        name, rule, word = match["name"], match["rule"] or "", match["word"] or ""
+        held = variables.get(name)
+        if rule == ":+":
+            return word if held else ""
+        return held if held or (held is not None and not rule.startswith(":")) else word
+
+    pattern = re.compile(r"\$\{(?P<name>\w+)(?:(?P<rule>:?[-+?])(?P<word>[^${}]*))?\}")
+    while text != (text := pattern.sub(value, text)):
+        pass
+    return text
+
+
+def command(service: Tree, **variables: str) -> list[str]:
+    """The words that a service runs."""
+    words = service["command"]
+    if isinstance(words, str):
+        return shlex.split(interpolate(words, **variables))
+    return [interpolate(word, **variables) for word in words]
+
+
+def pod(name: str) -> Tree:
+    found: Tree = next(
+        tree["spec"]["template"]["spec"]
+        for _, tree in KUBERNETES
+        if tree["kind"] in ("Deployment", "StatefulSet") and tree["metadata"]["name"] == name
+    )
+    return found
+
+
+def learner_commands() -> Iterator[tuple[str, list[str]]]:
+    yield "compose", command(COMPOSE["services"]["learner"])
+    yield (
+        "compose, every variable",
+        command(
+            COMPOSE["services"]["learner"],
+            PRESET="smoke",
+            GAME="gravitar",
+            SEED="7",
+            TOTAL_STEPS="300",
+            ARGS="",
+        ),
+    )
+    yield "swarm", command(STACK["services"]["learner"])
+    yield "kubernetes", pod("learner")["containers"][0]["args"]
+
+
+def actor_commands() -> Iterator[tuple[str, list[str]]]:
+    yield "compose", command(COMPOSE["services"]["actor"])
+    yield "machine", command(MACHINE["services"]["actor"], LEARNER="10.0.0.5:5555")
+    yield "swarm", command(STACK["services"]["actor"])
+    yield "kubernetes", pod("actor")["containers"][0]["args"]
+
+
+@pytest.mark.parametrize("words", [pytest.param(words, id=name) for name, words in learner_commands()])
+def test_the_learner_understands_what_it_is_told(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert words[:3] == ["python", "-m", "learner"]
+    monkeypatch.setattr("learner.commandline.KeyDirectory.open", lambda path: path)
+    [(_, options)] = parse(words[3:])
+    assert options.resume
+    assert options.bind == "tcp://0.0.0.0:5555"
+    assert options.keys is not None
+    assert options.metrics_host == "0.0.0.0"  # noqa: S104  # inside a container
+    assert options.run_dir.parent == Path("runs")
+
+
+def test_variables_decide_the_run_and_name_its_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("learner.commandline.KeyDirectory.open", lambda path: path)
+    learner = COMPOSE["services"]["learner"]
+    [(config, options)] = parse(command(learner)[3:])
+    assert (config.preset, config.seed, options.run_dir.name) == ("breakout", 1, "breakout-1")
+    assert (config.rollout.lanes, config.rollout.batch_lanes) == (8, 256)
+    [(config, options)] = parse(
+        command(learner, PRESET="smoke", GAME="gravitar", SEED="7", TOTAL_STEPS="300", ARGS="")[3:]
+    )
+    assert (config.preset, config.env.id, config.seed, config.total_steps) == ("smoke", "gravitar", 7, 300)
+    assert options.run_dir.name == "smoke-gravitar-7"
+
+
+@pytest.mark.parametrize("words", [pytest.param(words, id=name) for name, words in actor_commands()])
+def test_actors_know_every_option_they_are_given(words: list[str]) -> None:
+    assert words[:3] == ["python", "-m", "actor"]
+    given = [sys.executable, *words[1:]]
+    given[given.index("--keys") + 1] = "/nonexistent/key"
+    done = subprocess.run(given, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, "/nonexistent/key" in done.stderr) == (78, True), done.stderr
+
+
+def test_health_checks_look_for_the_port_that_the_learner_binds() -> None:
+    hexadecimal = f":{5555:04X} "
+    for service in (
+        COMPOSE["services"]["learner"],
+        COMPOSE["services"]["actor"],
+        STACK["services"]["learner"],
+    ):
+        assert hexadecimal in service["healthcheck"]["test"][3]
+
+
+def test_ports_of_metrics_are_the_exporters() -> None:
+    assert COMPOSE["services"]["actor"]["expose"] == [str(ACTOR_PORT)]
+    assert MACHINE["services"]["actor"]["expose"] == [str(ACTOR_PORT)]
+    dockerfile = (DEPLOY / "Dockerfile").read_text()
+    assert f"EXPOSE {ACTOR_PORT}\n" in dockerfile
+    assert f"EXPOSE 5555 5556 {LEARNER_PORT}\n" in dockerfile
+    for name, port in (("learner", LEARNER_PORT), ("actor", ACTOR_PORT)):
+        ports = {p["name"]: p["containerPort"] for p in pod(name)["containers"][0]["ports"]}
+        assert ports["metrics"] == port
+
+
+def test_prometheus_scrapes_the_ports_of_the_exporters() -> None:
+    scraped = load(DEPLOY / "prometheus" / "prometheus.yml")["scrape_configs"]
+    assert f"learner:{LEARNER_PORT}" in str(scraped)
+    assert f"'port': {ACTOR_PORT}" in str(scraped)
+
+
+def test_every_file_names_the_same_images() -> None:
+    ours = {"outrider-actor", "outrider-learner"}
+    public = {COMPOSE["services"][name]["image"] for name in ("prometheus", "grafana")}
+    used = {
+        service["image"]
+        for tree in (COMPOSE, MACHINE)
+        for service in tree["services"].values()
+        if "image" in service
+    }
+    used |= {interpolate(service["image"]) for service in STACK["services"].values()}
+    used |= {
+        c["image"]
+        for name in ("learner", "actor")
+        for c in pod(name)["containers"] + pod(name)["initContainers"]
+    }
+    assert used == ours | public
+
+
+@pytest.mark.parametrize("tree", [COMPOSE, MACHINE, STACK], ids=["compose", "machine", "swarm"])
+def test_nothing_runs_as_root_with_a_capability_or_a_writable_root(tree: Tree) -> None:
+    for name, service in tree["services"].items():
+        assert service["cap_drop"] == ["ALL"], name
+        if "grafana" not in service["image"]:  # it writes where it was installed
+            assert service["read_only"] is True, name
+        if "outrider" in service["image"] and not (tree is MACHINE and name == "keys"):
+            assert service["user"] == "10001:10001", name
+        assert "container_name" not in service, name
+    copier = MACHINE["services"]["keys"]
+    assert (copier["network_mode"], copier["cap_add"]) == ("none", ["CHOWN", "DAC_OVERRIDE"])
+
+
+def test_published_ports_are_of_this_machine_alone_unless_asked() -> None:
+    for service in COMPOSE["services"].values():
+        for port in service.get("ports", []):
+            assert interpolate(port).startswith("127.0.0.1:")
+    assert interpolate(COMPOSE["services"]["learner"]["ports"][0], PUBLISH="0.0.0.0").startswith("0.0.0.0:")  # noqa: S104
+    assert not any("ports" in service for service in STACK["services"].values())
+
+
+def test_a_finished_run_is_not_started_again() -> None:
+    for service in (
+        COMPOSE["services"]["learner"],
+        COMPOSE["services"]["actor"],
+        MACHINE["services"]["actor"],
+    ):
+        assert service["restart"] == "on-failure"
+    for name in ("learner", "actor"):
+        assert STACK["services"][name]["deploy"]["restart_policy"]["condition"] == "on-failure"
+
+
+def test_the_kubernetes_pods_are_restricted() -> None:
+    for name in ("learner", "actor"):
+        assert pod(name)["securityContext"]["runAsUser"] == 10001
+        for container in pod(name)["containers"] + pod(name)["initContainers"]:
+            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+            assert container["securityContext"]["readOnlyRootFilesystem"] is True
+
+
+def test_the_runbook_lists_every_variable() -> None:
+    files = [ROOT / "docker-compose.yml", DEPLOY / "actor-machine.yml", DEPLOY / "swarm" / "stack.yml"]
+    read = {name for file in files for name in re.findall(r"(?<!\$)\$\{(\w+)", file.read_text())}
+    table = runbook.RUNBOOK.read_text().partition("\n## ")[0]
+    assert read - {"LEARNER", "KEYS", "LEARNER_IMAGE", "ACTOR_IMAGE"} <= set(
+        re.findall(r"`([A-Z_]+)`", table)
+    )
+
+
+def test_every_command_of_the_runbook_is_run_by_a_test() -> None:
+    assert set(runbook.sections()) - set(ELSEWHERE) == set(HERE)
+
+
+def test_the_actor_image_holds_what_actors_import() -> None:
+    """The Dockerfile leaves out what the learner alone imports; this says that it does so."""
+    left_out = ast.literal_eval(
+        re.search(r"^learner_alone = (.*)$", (DEPLOY / "Dockerfile").read_text(), re.M)[1]
+    )  # type: ignore[index]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    modules = importlib.metadata.packages_distributions()
+    imported = {
+        distribution.lower().replace("_", "-")
+        for folder in ("actor", "common")
+        for path in (ROOT / folder).glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        for module in _modules(node)
+        for distribution in modules.get(module.partition(".")[0], [])
+    }
+    needs = {re.match(r"[\w-]+", need)[0] for need in project["dependencies"]}  # type: ignore[index]
+    assert imported & needs == needs - (left_out - {"torch"})
+
+
+def _modules(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [name.name for name in node.names]
+    return [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+
+
+def _client(*words: str) -> str:
+    """Output of a command-line client; neither needs an engine or a cluster for this."""
+    if shutil.which(words[0]) is None:
+        pytest.skip(f"{words[0]} is not installed")
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    if "unknown" in done.stderr and "compose" in words:
+        pytest.skip("docker has no compose plugin")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "", "a warning"
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("compose", "config", "--quiet"),
+        ("compose", "-f", "docker-compose.yml", "-f", "deploy/compose.gpu.yml", "config", "--quiet"),
+        ("stack", "config", "--compose-file", "deploy/swarm/stack.yml"),
+    ],
+    ids=["compose", "gpu", "swarm"],
+)
+def test_the_files_fit_their_schema(words: tuple[str, ...]) -> None:
+    _client("docker", *words)
+
+
+def test_the_actor_machine_asks_for_address_and_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LEARNER", "10.0.0.5:5555")
+    monkeypatch.setenv("KEYS", "/m1.json")
+    _client("docker", "compose", "-f", "deploy/actor-machine.yml", "config", "--quiet")
+
+
+@pytest.mark.parametrize("overlay", ["cpu", "gpu"])
+def test_kustomize_builds_objects_that_fit_their_schema(overlay: str) -> None:
+    built = [
+        tree
+        for tree in yaml.safe_load_all(_client("kubectl", "kustomize", f"deploy/kubernetes/{overlay}"))
+        if tree
+    ]
+    learner = next(tree for tree in built if tree["kind"] == "StatefulSet")
+    limits = learner["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]
+    assert ("nvidia.com/gpu" in limits) == (overlay == "gpu")
+    validator = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed")
+    for tree in built:
+        validator.validate(tree, "1.30", strict=True)
