@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import get_args
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from common.messages import Phase
@@ -80,7 +80,8 @@ class FleetCollector:
         )
 
     def registry(self) -> CollectorRegistry:
-        """A registry that holds only this collector."""
+        """A registry that holds this collector and the process's own figures."""
         registry = CollectorRegistry(auto_describe=False)
+        ProcessCollector(registry=registry)
         registry.register(self)
         return registry

@@ -76,7 +76,9 @@ class Rollout:
                 moved.truncated,
             )
             finals.append(moved.final)
-            if not between_steps():
+            with self._phases.of("messages"):
+                going_on = between_steps()
+            if not going_on:
                 faulthandler.cancel_dump_traceback_later()
                 return None
         faulthandler.cancel_dump_traceback_later()

@@ -30,7 +30,8 @@ Reason = Literal[
 ]
 SkipReason = Literal["oversize", "actor_shutdown", "actor_lost", "epoch", "run_finished"]
 RejectCode = Literal["protocol", "environment", "lost", "full"]
-Phase = Literal["env", "policy", "bonus", "encode", "credit_wait", "weights"]  # of an actor's loop
+# of an actor's loop
+Phase = Literal["env", "policy", "messages", "bonus", "encode", "credit_wait", "weights"]
 
 # name, dtype, shape, compressed bytes: the table of contents of a chunk's body
 ArrayEntry = tuple[str, str, list[int], int]
@@ -146,7 +147,7 @@ class Rehello:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """Actor: alive; answered by an Ack."""
+    """Actor: alive; answered by an Ack. `stats` has the seconds of each phase as `phase_NAME`."""
 
     KIND: ClassVar[int] = 9
     sid: Sid

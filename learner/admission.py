@@ -58,7 +58,6 @@ class Admission:
         self.offences: list[str] = []  # in the newest message: what no honest actor says
         self.events: Counter[str] = Counter(join=0, leave=0, lost=0, revoked=0)
         self.duplicates = 0
-        self.departed: Counter[str] = Counter()  # figures of sessions that ended
 
     # What the trainer asks for.
 
@@ -153,7 +152,7 @@ class Admission:
                 self._on_skip(seat, message)
             case Heartbeat():
                 self.ledger.announce(seat.sid, message.produced)
-                seat.stats = claims.figures(message.stats)
+                self.seats.note(seat, claims.figures(message.stats))
             case Bye():
                 self._on_bye(seat, message, peer)
                 return
@@ -241,6 +240,7 @@ class Admission:
         if receipt is Receipt.GAP:
             self._reply(seat, Resend(self.ledger.accounts[seat.sid].received))
         self.duplicates += receipt is Receipt.DUPLICATE
+        seat.steps += steps if receipt is Receipt.NEW else 0
         return receipt is Receipt.NEW
 
     def _on_bye(self, seat: Seat, bye: Bye, peer: bytes) -> None:
@@ -291,7 +291,6 @@ class Admission:
 
     def _remove(self, seat: Seat, reason: Reason) -> None:
         self.ledger.bury(seat.sid, reason)
-        self.departed.update({k: v for k, v in seat.stats.items() if k.startswith("phase_")})
         self.seats.leave(seat)
 
     # Checkpoints.

@@ -107,7 +107,12 @@ class Credit:
                     given.append(seat)
         return given
 
+    @property
+    def usual_seconds(self) -> float | None:
+        """Median time from a grant to its chunk, of the newest 64; None before the first."""
+        return statistics.median(self._chunk_seconds) if self._chunk_seconds else None
+
     def _overdue(self, seat: Seat, now: float) -> bool:
         assert seat.granted_at is not None
-        usual = statistics.median(self._chunk_seconds) if self._chunk_seconds else float("inf")
+        usual = self.usual_seconds if self.usual_seconds is not None else float("inf")
         return now - seat.granted_at > max(_OVERDUE_SECONDS, _OVERDUE_MEDIANS * usual)

@@ -37,6 +37,7 @@ class EpisodeTracker:
     """Owned by the trainer. A game whose beginning or middle was not trained on is not reported."""
 
     recent: deque[float] = field(default_factory=lambda: deque(maxlen=100))
+    lengths: deque[int] = field(default_factory=lambda: deque(maxlen=100))  # in steps, of this process
     count: int = 0
     best: float = float("-inf")
     _lanes: dict[int, _Lanes] = field(default_factory=dict)
@@ -67,6 +68,7 @@ class EpisodeTracker:
                 state.score[lane], state.steps[lane], state.whole[lane] = 0.0, 0, True
         for episode in ended:
             self.recent.append(episode.score)
+            self.lengths.append(episode.steps)
             self.best = max(self.best, episode.score)
         self.count += len(ended)
         return ended

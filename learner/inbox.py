@@ -48,6 +48,7 @@ class Inbox:
         self._compressed: queue.PriorityQueue[tuple[int, int, Arrival]] = queue.PriorityQueue()
         self._decoded: queue.Queue[Delivered] = queue.Queue(2 * rollout.batch_chunks)
         self._submitted = 0
+        self.decode_seconds = 0.0
         self._closing = threading.Event()
         self._error: BaseException | None = None
         self.turned_at = time.monotonic()  # for the watchdog
@@ -58,6 +59,11 @@ class Inbox:
         """Called by the network thread."""
         self._submitted += 1
         self._compressed.put((arrival.batch, self._submitted, arrival))
+
+    @property
+    def waiting_chunks(self) -> int:
+        """Chunks that arrived and were not taken yet."""
+        return self._compressed.qsize() + self._decoded.qsize()
 
     def take(self, timeout_seconds: float) -> Delivered | None:
         """The next decoded chunk, or None after the timeout. Called by the trainer."""
@@ -80,11 +86,13 @@ class Inbox:
 
     def _decode(self, arrival: Arrival) -> None:
         message = arrival.message
+        start = time.perf_counter()
         try:
             chunk = wire.decode_chunk(message, self._rollout, self._spaces)
         except wire.WireError as error:
             self._refuse(arrival, str(error))
             return
+        self.decode_seconds += time.perf_counter() - start
         delivered = Delivered(
             message.sid,
             arrival.batch,

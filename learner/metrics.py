@@ -10,14 +10,19 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import get_args
 
-from prometheus_client import CollectorRegistry
+import torch
+from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 import common
+from common.config import Config
 from common.ledger import Totals
 from common.messages import Reason
-from learner.network import View
+from learner.bottleneck import SIDES, Recent, busy, held_back
+from learner.episodes import EpisodeTracker
+from learner.inbox import Inbox
 from learner.training import PHASES, Progress
+from learner.view import View
 
 _LAGS = (0, 1, 2, 4, 8, 16)  # bucket bounds, in versions
 
@@ -30,31 +35,40 @@ def _counter(name: str, text: str, value: float) -> Metric:
     return CounterMetricFamily(f"outrider_{name}", text, value)
 
 
-def _by(label: str, name: str, text: str, values: dict[str, float]) -> Metric:
+def _by(label: str, name: str, text: str, values: Mapping[str, float]) -> Metric:
     family = CounterMetricFamily(f"outrider_{name}", text, labels=[label])
     for key, value in values.items():
         family.add_metric([key], value)
     return family
 
 
+def _gauge_by(label: str, name: str, text: str, values: Mapping[str, float]) -> Metric:
+    family = GaugeMetricFamily(f"outrider_{name}", text, labels=[label])
+    for key, value in values.items():
+        family.add_metric([key], value)
+    return family
+
+
 class LearnerCollector:
-    """Reads the immutable views of network and trainer; holds no state but where it began."""
+    """Reads the immutable views of network and trainer; remembers where it began and the last minute."""
 
     def __init__(
         self,
         view: Callable[[], View],
         progress: Callable[[], Progress],
-        returns: Callable[[], tuple[float | None, float]],
-        facts: dict[str, str],
-        batch_steps: int,
+        episodes: EpisodeTracker,
+        inbox: Inbox,
+        config: Config,
+        epoch: int,
         silences: Callable[[], Mapping[str, float]],
         insecure_plaintext: bool = False,
     ) -> None:
-        self._silences = silences
-        self._view, self._progress, self._returns = view, progress, returns
-        self._facts, self._batch_steps = facts, batch_steps
+        self._view, self._progress, self._episodes, self._inbox = view, progress, episodes, inbox
+        self._config, self._epoch, self._silences = config, epoch, silences
+        self._batch_steps = config.rollout.batch_steps
         self._insecure_plaintext = insecure_plaintext
         self._base = view().totals
+        self._recent = Recent()
 
     def collect(self) -> Iterator[Metric]:
         """Prometheus families."""
@@ -62,11 +76,16 @@ class LearnerCollector:
         info = GaugeMetricFamily("outrider_build_info", "The software.", labels=["component", "version"])
         info.add_metric(["learner", common.__version__], 1)
         yield info
-        run = GaugeMetricFamily("outrider_run_info", "The run.", labels=list(self._facts))
-        run.add_metric(list(self._facts.values()), 1)
+        config = self._config
+        run = GaugeMetricFamily("outrider_run_info", "The run.", labels=["preset", "env_id", "seed"])
+        run.add_metric([config.preset, config.env.id, str(config.seed)], 1)
         yield run
+        yield _gauge("learner_epoch", "Lives of the learner in this run.", self._epoch)
+        yield from self._bottleneck(view, progress)
         yield from self._books(view.totals)
         yield from self._training(progress)
+        yield from self._played()
+        yield from self._fleet(view)
         yield from self._wire(view)
         silent = GaugeMetricFamily(
             "outrider_learner_thread_silence_seconds", "Since a thread turned last.", labels=["thread"]
@@ -74,6 +93,15 @@ class LearnerCollector:
         for name, seconds in self._silences().items():
             silent.add_metric([name], seconds)
         yield silent
+
+    def _bottleneck(self, view: View, progress: Progress) -> Iterator[Metric]:
+        shares = busy(*self._recent.since(progress.phase_seconds, view.actor_phases))
+        yield _gauge_by("side", "busy_ratio", "Share of the last minute that a side worked.", shares)
+        answer = held_back(progress.version, view.actors, shares)
+        family = GaugeMetricFamily("outrider_held_back", "1 at what holds back.", labels=["side", "words"])
+        for side, words in SIDES.items():
+            family.add_metric([side, words], side == answer)
+        yield family
 
     def _books(self, totals: Totals) -> Iterator[Metric]:
         base = self._base
@@ -94,6 +122,8 @@ class LearnerCollector:
         updates = max(0, progress.version)
         yield _gauge("run_updates", "Updates of the run.", updates)
         yield _gauge("run_env_steps", "Trained steps of the run.", updates * self._batch_steps)
+        goal = self._config.updates * self._batch_steps
+        yield _gauge("run_goal_steps", "Trained steps at which the run ends.", goal)
         yield _gauge("learner_policy_version", "Newest version.", progress.version)
         yield _counter(
             "learner_updates", "Updates by this process.", progress.trained_here / self._batch_steps
@@ -116,10 +146,23 @@ class LearnerCollector:
         if progress.report is not None:
             yield _gauge("train_learning_rate", "Adam step size.", progress.report.learning_rate)
             yield from self._figures(progress.report.figures)
-        mean, best = self._returns()
-        if mean is not None:
-            yield _gauge("episode_return_mean", "Mean raw return of the last 100 episodes.", mean)
-            yield _gauge("episode_return_max", "Best raw return.", best)
+        yield _gauge("rnd_bonus_scale", "What a raw bonus is divided by.", progress.bonus_scale)
+        yield _gauge("rnd_observations", "Weight of the observation statistics.", progress.observations)
+        yield _gauge("device_memory_bytes", "Of tensors on the GPU.", torch.cuda.memory_allocated())
+        yield _gauge("inbox_chunks", "Chunks that wait for the trainer.", self._inbox.waiting_chunks)
+        yield _counter("inbox_decode_seconds", "Time to decompress chunks.", self._inbox.decode_seconds)
+
+    def _played(self) -> Iterator[Metric]:
+        episodes = self._episodes
+        yield _gauge("run_episodes", "Finished games of the run.", episodes.count)
+        if episodes.mean is not None:
+            yield _gauge("episode_return_mean", "Mean raw return of the last 100 episodes.", episodes.mean)
+            yield _gauge("episode_return_max", "Best raw return.", episodes.best)
+        lengths = list(episodes.lengths)
+        if lengths:
+            yield _gauge(
+                "episode_length_mean_steps", "Of the last 100 episodes.", sum(lengths) / len(lengths)
+            )
 
     def _lags(self, lags: Counter[int]) -> Metric:
         below = [
@@ -135,6 +178,8 @@ class LearnerCollector:
         for kind in ("policy_loss", "value_loss_extrinsic", "value_loss_intrinsic", "predictor_loss"):
             losses.add_metric([kind.replace("_loss", "")], figures[kind])
         yield losses
+        explained = {head: figures[f"explained_variance_{head}"] for head in ("extrinsic", "intrinsic")}
+        yield _gauge_by("head", "train_explained_variance_ratio", "Of the targets, at least -1.", explained)
         norms = GaugeMetricFamily("outrider_train_grad_norm", "Before clipping.", labels=["network"])
         for network in ("policy", "predictor"):
             norms.add_metric([network], figures[f"{network}_grad_norm"])
@@ -154,12 +199,21 @@ class LearnerCollector:
         yield _gauge("rnd_intrinsic_reward_std", "Scaled bonus.", figures["intrinsic_reward_std"])
         yield _gauge("rnd_bonus_moved_ratio", "What rating anew changed, deviations.", figures["bonus_moved"])
 
-    def _wire(self, view: View) -> Iterator[Metric]:
+    def _fleet(self, view: View) -> Iterator[Metric]:
         yield _gauge("fleet_actors", "Sessions with a place.", view.actors)
+        yield _gauge("fleet_playing", "Sessions that play for a batch.", view.playing)
+        if view.chunk_seconds is not None:
+            yield _gauge("fleet_chunk_seconds", "Usual time from credit to its chunk.", view.chunk_seconds)
+        steps = {str(slot): float(count) for slot, count in sorted(view.slot_steps.items())}
+        yield _by("slot", "fleet_slot_steps", "Steps that the sessions of now sent.", steps)
         yield _gauge("fleet_heartbeat_age_max_seconds", "Longest silence.", view.heartbeat_age_max_seconds)
         yield _by(
             "event", "fleet_sessions", "Sessions by event.", {k: float(v) for k, v in view.events.items()}
         )
+        yield _by("phase", "fleet_phase_seconds", "All actors' time by phase.", view.actor_phases)
+
+    def _wire(self, view: View) -> Iterator[Metric]:
+        yield _by("kind", "wire_messages", "Messages read.", {k: float(v) for k, v in view.messages.items()})
         yield _by(
             "reason", "wire_errors", "Messages refused.", {k: float(v) for k, v in view.wire_errors.items()}
         )
@@ -178,11 +232,10 @@ class LearnerCollector:
         yield _counter("wire_would_block", "Replies a full pipe refused.", view.would_block)
         yield _counter("weights_sent_bytes", "Bytes of weights sent.", view.weights_bytes)
         yield _counter("weights_pulls", "Pulls begun.", view.weights_pulls)
-        phases = {k.removeprefix("phase_"): v for k, v in view.actor_stats.items() if k.startswith("phase_")}
-        yield _by("phase", "fleet_phase_seconds", "Live actors' time by phase.", phases)
 
     def registry(self) -> CollectorRegistry:
-        """A registry that holds only this collector."""
+        """A registry that holds this collector and the process's own figures."""
         registry = CollectorRegistry(auto_describe=False)
+        ProcessCollector(registry=registry)
         registry.register(self)
         return registry

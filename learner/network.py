@@ -13,14 +13,13 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar, get_args
 
 import structlog
 
 from common import wire
 from common.keys import KeyDirectory
-from common.ledger import Totals
 from common.lifecycle import EXIT_INTERNAL, Fatal
 from common.messages import ChunkMessage, Hello, Reject, WeightsRequest
 from common.transport import Context, Server, Waker, wait
@@ -29,6 +28,7 @@ from learner.conduct import BAN_SECONDS, HELLO_SECONDS, STRIKES, Conduct
 from learner.credit import Arrival
 from learner.door import Door
 from learner.publisher import PIECE_BYTES, Publisher
+from learner.view import View
 
 log = structlog.get_logger()
 
@@ -40,29 +40,8 @@ _WEIGHTS_REQUEST_BYTES = 8_192
 _SMALL_BYTES = 2**16  # what a message that is not looked at counts as, at least;
 _UNHEARD_BYTES = 2**19  # so much of them in a turn,
 _REST_SECONDS = 0.005  # then it rests from reading: a flood costs little, and others are late by little
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """The fleet and the books at one moment, for other threads to read."""
-
-    totals: Totals = field(default_factory=lambda: Totals(0, 0, {}, 0))
-    sessions_seen: int = 0
-    actors: int = 0
-    heartbeat_age_max_seconds: float = 0.0
-    actor_stats: dict[str, float] = field(default_factory=dict)  # sums over sessions
-    events: dict[str, int] = field(default_factory=dict)
-    wire_errors: dict[str, int] = field(default_factory=dict)
-    duplicates: int = 0
-    received_bytes: int = 0
-    chunk_bytes: int = 0
-    chunk_steps: int = 0
-    weights_bytes: int = 0
-    weights_pulls: int = 0
-    would_block: int = 0
-    auth_refused: dict[str, int] = field(default_factory=dict)
-    bans: int = 0
-    unheard: int = 0
+_SHOWN_SLOTS = 256  # of which the exporter shows each
+_KINDS = ("hello", "chunk", "skip", "heartbeat", "bye")  # what actors say
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +75,7 @@ class Network:
         self._closing = threading.Event()
         self.conduct = Conduct()
         self.wire_errors: Counter[str] = Counter(dict.fromkeys(get_args(wire.WireReason), 0))
+        self._messages: Counter[str] = Counter(dict.fromkeys(_KINDS, 0))
         self._received_bytes = self._chunk_bytes = self._chunk_steps = 0
         self.view = View()
         self.turned_at = time.monotonic()  # for the watchdog
@@ -196,16 +176,17 @@ class Network:
         """The present state; only in the network thread (`ask`) or after it ended."""
         admission = self._admission
         seats = [seat for seat in admission.seats if seat.peer is not None]
-        stats = Counter(admission.departed)
-        for seat in seats:
-            stats.update(seat.stats)
         oldest = min((seat.expires for seat in seats), default=time.monotonic() + LEASE_SECONDS)
         return View(
             totals=admission.ledger.totals(),
             sessions_seen=admission.ledger.sessions_seen,
             actors=len(seats),
             heartbeat_age_max_seconds=max(0.0, time.monotonic() + LEASE_SECONDS - oldest),
-            actor_stats=dict(stats),
+            playing=sum(seat.granted_at is not None for seat in seats),
+            slot_steps={seat.slot: seat.steps for seat in seats if seat.slot < _SHOWN_SLOTS},
+            chunk_seconds=admission.credit.usual_seconds,
+            actor_phases=dict(admission.seats.phase_seconds),
+            messages=dict(self._messages),
             events=dict(admission.events),
             wire_errors=dict(self.wire_errors),
             duplicates=admission.duplicates,
@@ -233,6 +214,7 @@ class Network:
             if error.reason == "version":
                 self._admission.replies.append((sender.peer, Reject("protocol", str(error))))
             return 0
+        self._messages[type(message).__name__.removesuffix("Message").lower()] += 1
         if isinstance(message, Hello):
             self.conduct.charge(sender.who, HELLO_SECONDS, now)
             name = self._door.entered(message.sid, sender.key) if self._door is not None else None

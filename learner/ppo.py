@@ -24,7 +24,7 @@ from common.precision import autocast
 from common.streams import network_seed
 from learner.batch import Batch, observations
 from learner.losses import clipped_policy_loss, value_loss
-from learner.targets import Targets, Values, staleness, targets
+from learner.targets import Targets, Values, explained, staleness, targets
 
 _SLICE = 512  # rows per forward pass without gradients
 _POLICY, _TARGET, _PREDICTOR, _DRAWS = range(4)  # roles of seeds
@@ -147,7 +147,7 @@ class PPO:
             "advantage_std": aims.advantage.std(),
             "lag_mean": batch.lag.float().mean(),
         }
-        return samples, facts | staleness(batch, values, aims)
+        return samples, facts | explained(values, aims) | staleness(batch, values, aims)
 
     def _values(self, batch: Batch) -> Values:
         steps, lanes = batch.reward.shape

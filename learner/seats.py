@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import get_args
 
 from common.chunk import WARMUP_VERSION
+from common.messages import Phase
 
 
 @dataclass(slots=True)
@@ -24,7 +26,8 @@ class Seat:
     served: int = 0  # serial number of its last grant
     bad_crcs: int = 0
     offence: str | None = None  # found when its message had gone on; counts with the next one
-    stats: dict[str, float] = field(default_factory=dict)
+    stats: dict[str, float] | None = None  # of its newest heartbeat
+    steps: int = 0  # that arrived since it took this place
 
 
 class Seats:
@@ -34,6 +37,7 @@ class Seats:
         self._seats: dict[bytes, Seat] = {}
         self._by_peer: dict[bytes, Seat] = {}
         self._incarnations: dict[int, int] = {}
+        self.phase_seconds = dict.fromkeys(get_args(Phase), 0.0)  # of all actors so far
 
     def __iter__(self) -> Iterator[Seat]:
         return iter(list(self._seats.values()))
@@ -64,6 +68,14 @@ class Seats:
         seat.peer, seat.expires = peer, expires
         self._by_peer[peer] = seat
         return seat, anew
+
+    def note(self, seat: Seat, stats: dict[str, float]) -> None:
+        """Add what the actor's sums grew by. At first they may be of earlier sessions: a mark, no more."""
+        before = stats if seat.stats is None else seat.stats
+        for phase in self.phase_seconds:
+            grown = stats.get(f"phase_{phase}", 0.0) - before.get(f"phase_{phase}", 0.0)
+            self.phase_seconds[phase] += max(0.0, grown)
+        seat.stats = stats
 
     def leave(self, seat: Seat) -> None:
         """Free the seat and its slot."""

@@ -92,7 +92,7 @@ class Learner:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="outrider-")))
         local = f"ipc://{directory}/data"
         endpoints = [(address, weights_endpoint(address)) for address in (options.bind, local)]
-        self._inbox = inbox = Inbox(config.rollout, spaces, refuse)
+        self.inbox = inbox = Inbox(config.rollout, spaces, refuse)
         stack.callback(inbox.close)
         self.network.start(endpoints, inbox.submit)
         stack.callback(self.network.close)
@@ -108,7 +108,7 @@ class Learner:
         """When each thread turned last."""
         times = {
             "network": self.network.turned_at,
-            "decode": self._inbox.turned_at,
+            "decode": self.inbox.turned_at,
             "trainer": self.trainer.progress.turned_at,
         }
         return times if self.supervisor is None else times | {"supervisor": self.supervisor.turned_at}
@@ -117,19 +117,13 @@ class Learner:
         self.network.ask(lambda: self.admission.lost(sid, produced))
 
     def _export(self, stack: contextlib.ExitStack) -> None:
-        config, episodes = self.config, self.trainer.episodes
-        facts = {
-            "preset": config.preset,
-            "env_id": config.env.id,
-            "seed": str(config.seed),
-            "epoch": str(self.epoch),
-        }
         collector = LearnerCollector(
             lambda: self.network.view,
             lambda: self.trainer.progress,
-            lambda: (episodes.mean, episodes.best),
-            facts,
-            config.rollout.batch_steps,
+            self.trainer.episodes,
+            self.inbox,
+            self.config,
+            self.epoch,
             lambda: self._watchdog.silence_seconds,
             self.options.insecure_plaintext,
         )

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from common.config import Config
 from learner.episodes import EpisodeTracker
-from learner.network import View
 from learner.training import Progress
+from learner.view import View
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +54,7 @@ def summarise(
         "exit_reason": exit_reason,
         "wire_bytes_per_step": round(view.chunk_bytes / view.chunk_steps, 1) if view.chunk_steps else None,
         "phase_seconds": {name: round(seconds, 3) for name, seconds in progress.phase_seconds.items()},
-        "actor_phase_seconds": {
-            name.removeprefix("phase_"): round(seconds, 3)
-            for name, seconds in view.actor_stats.items()
-            if name.startswith("phase_")
-        },
+        "actor_phase_seconds": {name: round(seconds, 3) for name, seconds in view.actor_phases.items()},
     }
 
 

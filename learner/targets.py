@@ -11,6 +11,7 @@ from common.config import Config
 from learner.advantages import extrinsic_ends, importance, vtrace
 from learner.batch import Batch
 
+_LEAST_SPREAD = 1e-12  # of targets; below it there is nothing to foretell
 WEIGHT_CAP = 2.0  # of a stale action's weight in the policy loss; how many reach it is shown
 
 
@@ -60,6 +61,22 @@ def targets(batch: Batch, values: Values, config: Config) -> Targets:
         )
         advantage = advantage + ppo.coef_intrinsic * novelty
     return Targets(advantage, target, target_intrinsic, rho.clamp(max=WEIGHT_CAP))
+
+
+def explained(values: Values, aims: Targets) -> dict[str, Tensor]:
+    """Share of the targets' variance that each value head foretold, in [-1, 1]; 0 where nothing varies."""
+    heads = {
+        "extrinsic": (values.extrinsic[:-1], aims.extrinsic),
+        "intrinsic": (values.intrinsic[:-1], aims.intrinsic),
+    }
+    shares = {}
+    for head, (value, target) in heads.items():
+        spread = target.var(correction=0)
+        left = (target - value).var(correction=0) / spread.clamp(min=_LEAST_SPREAD)
+        shares[f"explained_variance_{head}"] = torch.where(
+            spread > _LEAST_SPREAD, (1.0 - left).clamp(min=-1.0), 0.0
+        )
+    return shares
 
 
 def staleness(batch: Batch, values: Values, aims: Targets) -> dict[str, Tensor]:

@@ -139,6 +139,8 @@ class Trainer:
         self.progress.lags = self.progress.lags + Counter(lags)
         self.progress.lag_max = max(self.progress.lag_max, *lags)
         self.progress.version, self.progress.report = version + 1, report
+        self.progress.bonus_scale = float(self.normaliser.intrinsic_return.std)
+        self.progress.observations = self.normaliser.observation.count
         self.progress.trained_here += self._config.rollout.batch_steps
         self.progress.last_update_at = time.monotonic()
         self._turn_over()
@@ -225,13 +227,13 @@ class Trainer:
         self._network.ask(lambda: self._admission.reopen(time.monotonic()))
 
     def _next(self) -> Delivered | None:
-        with self.progress.phase("wait"):
-            while not self._stop.is_set():
-                self.progress.turned_at = time.monotonic()
+        while not self._stop.is_set():
+            self.progress.turned_at = time.monotonic()
+            with self.progress.phase("wait"):
                 delivered = self._inbox.take(_POLL_SECONDS)
-                if delivered is not None:
-                    return delivered
-                self._watch()
+            if delivered is not None:
+                return delivered
+            self._watch()
         return None
 
     def _settle(self, chunks: list[Delivered], verdict: Verdict) -> None:

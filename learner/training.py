@@ -21,6 +21,8 @@ class Progress:
     version: int = WARMUP_VERSION
     warmup_chunks: int = 0
     report: Report | None = None
+    bonus_scale: float = 1.0  # what a raw bonus is divided by
+    observations: float = 0.0  # in the observation statistics
     lag_max: int = 0
     lags: Counter[int] = field(default_factory=Counter)  # chunks trained by this process, by lag
     failed_updates: int = 0

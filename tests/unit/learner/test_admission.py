@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 
@@ -310,9 +311,47 @@ def test_silence_ends_a_session_and_books_what_it_announced() -> None:
     assert fleet.dropped() == {"actor_lost": 7}
     assert fleet.admission.ledger.totals().in_flight == CHUNK
     assert fleet.admission.events["lost"] == 1
-    assert fleet.admission.departed == {"phase_env": 2.0}
+    assert fleet.admission.seats.phase_seconds["env"] == 2.0
     fleet.admission.settle([(sid("a"), 0)], "trained")
     assert fleet.admission.ledger.totals().trained == CHUNK
+
+
+def test_the_fleets_seconds_count_nothing_twice_when_a_session_follows_another() -> None:
+    """An actor that was given up goes on counting in its next session: what it said before is a mark."""
+    fleet = Fleet()
+    fleet.join("a")
+    fleet.open()
+    fleet.chunk("a")
+    fleet.say("a", m.Heartbeat(sid("a"), EPOCH, CHUNK, {"phase_env": 500.0}))
+    fleet.wait(LEASE_SECONDS + 0.25)
+    assert len(fleet.admission.seats) == 0
+    fleet.hello("b")
+    fleet.say("b", m.Heartbeat(sid("b"), EPOCH, 0, {"phase_env": 520.0}))
+    assert fleet.admission.seats.phase_seconds["env"] == 500.0
+    fleet.say("b", m.Heartbeat(sid("b"), EPOCH, 0, {"phase_env": 523.0}))
+    assert fleet.admission.seats.phase_seconds["env"] == 503.0
+
+
+def test_the_fleets_seconds_never_go_back_and_have_no_names_but_the_known() -> None:
+    """Whatever an actor says: labels are a closed set, and a counter that falls makes rates explode."""
+    fleet = Fleet()
+    fleet.join("a")
+    for seconds in (4.0, 1.0, 2.0):
+        fleet.say("a", m.Heartbeat(sid("a"), EPOCH, 0, {"phase_env": seconds, "phase_x": 9.0, "steps": 1.0}))
+    assert fleet.admission.seats.phase_seconds == dict.fromkeys(get_args(m.Phase), 0.0) | {"env": 5.0}
+
+
+def test_a_seat_counts_the_steps_that_arrive_in_it_once() -> None:
+    """A resent chunk adds nothing; a successor begins at 0."""
+    fleet = Fleet()
+    fleet.join("a")
+    fleet.open()
+    fleet.chunk("a")
+    fleet.chunk("a")
+    assert [seat.steps for seat in fleet.admission.seats] == [CHUNK]
+    fleet.wait(LEASE_SECONDS + 0.25)
+    fleet.join("b")
+    assert [seat.steps for seat in fleet.admission.seats] == [0]
 
 
 def test_a_newcomer_has_time_to_build_its_environments() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from common.chunk import Chunk, Spaces
 from common.config import Config, EnvConfig, PPOConfig, RNDConfig, RolloutConfig
 from learner.batch import Batch, make_batch
-from learner.targets import WEIGHT_CAP, Targets, Values, staleness, targets
+from learner.targets import WEIGHT_CAP, Targets, Values, explained, staleness, targets
 
 T, E = 7, 5
 SPACES = Spaces((2,), 1, 3)
@@ -235,3 +235,15 @@ def test_fresh_data_is_all_effective_and_nothing_is_capped(make_chunk: Maker) ->
         "weight_capped": 0.0,
         "effective_samples": 1.0,
     }
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.5, 1.0, 30.0])
+def test_explained_variance_is_what_the_value_heads_foretell(noise: float) -> None:
+    """1 for a perfect head, 0 for one that says nothing, at least -1 for one that misleads."""
+    generator = torch.Generator().manual_seed(1)
+    target = torch.randn(400, 50, generator=generator)
+    value = torch.cat([(1 - noise) * target + 3.0, torch.zeros(1, 50)])  # an offset is no error
+    values = Values(torch.zeros(400, 50), value, torch.zeros(401, 50), torch.zeros(0))
+    found = explained(values, Targets(target, target, torch.full((400, 50), 7.0), target))
+    assert float(found["explained_variance_extrinsic"]) == pytest.approx(max(-1.0, 1 - noise**2), abs=1e-5)
+    assert float(found["explained_variance_intrinsic"]) == 0.0  # nothing varies: nothing to foretell
