@@ -38,6 +38,7 @@ _SETUP_SECONDS = 120.0  # an actor cannot speak while it builds environments or 
 HEARTBEAT_SECONDS = 2.0
 _RESTORED_LEASE_SECONDS = 30.0  # what a session of an earlier epoch has to come back
 _PAUSE_SECONDS = 1.0  # a gap in our own loop that extends every lease
+_LOOK_SECONDS = 0.1  # between two looks at every lease
 _CRC_TRIES = 3
 
 
@@ -51,7 +52,7 @@ class Admission:
         self.seats = Seats()
         self.credit = Credit(config)
         self.first_credit_at: float | None = None
-        self._ticked = 0.0
+        self._ticked = self._looked = 0.0
         self._draining: Drain | None = None
         self.replies: list[tuple[bytes, messages.Message]] = []
         self.arrivals: list[Arrival] = []
@@ -179,6 +180,7 @@ class Admission:
         seat, anew = self.seats.join(hello.sid, peer, now + _SETUP_SECONDS)
         self.events["join"] += anew
         seat.returned = hello.produced if anew else seat.returned
+        self.credit.seated(seat)
         account = self.ledger.accounts[hello.sid]
         seat.credit = max(seat.credit, account.received)
         self._grant(now)
@@ -262,13 +264,16 @@ class Admission:
             for seat in self.seats:
                 seat.expires += pause
         self._ticked = now
+        if now - self._looked < _LOOK_SECONDS:
+            return
+        self._looked = now
         for seat in [seat for seat in self.seats if now > seat.expires]:
             self._remove(seat, "actor_lost")
             self.events["lost"] += 1
         self._grant(now)
 
     def _grant(self, now: float) -> None:
-        for seat in self.credit.grant(self.seats, now):
+        for seat in self.credit.grant(now):
             account = self.ledger.accounts[seat.sid]
             seat.credit = max(account.received, account.produced) + self.config.rollout.chunk_steps
             if self.first_credit_at is None and self.credit.version > WARMUP_VERSION:
@@ -291,6 +296,7 @@ class Admission:
 
     def _remove(self, seat: Seat, reason: Reason) -> None:
         self.ledger.bury(seat.sid, reason)
+        self.credit.left(seat)
         self.departed.update({k: v for k, v in seat.stats.items() if k.startswith("phase_")})
         self.seats.leave(seat)
 
