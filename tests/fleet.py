@@ -12,6 +12,7 @@ import argparse
 import dataclasses
 import json
 import logging
+import math
 import subprocess
 import sys
 import threading
@@ -167,15 +168,16 @@ class FakeFleet:
 
     def turn(self, timeout_seconds: float = 0.05) -> None:
         """Wait for the learner to speak, then let every session react, and play what may be played."""
-        busy = self._ready and self._afford(time.monotonic())
-        for raw, _ in self._poller.poll(0 if busy else int(timeout_seconds * 1000)):
+        if self._ready:
+            timeout_seconds = min(timeout_seconds, self._seconds_until_next(time.monotonic()))
+        for raw, _ in self._poller.poll(math.ceil(timeout_seconds * 1000)):
             self._poll(self._speakers[raw])
         now = time.monotonic()
         if now >= self._sweep_at:
             self._sweep_at = now + _SWEEP_SECONDS
             for actor in self.actors:
                 self._poll(actor)
-        while self._ready and self._afford(now):
+        while self._ready and self._seconds_until_next(now) <= 0:
             actor = self._ready.popleft()
             self._queued.remove(id(actor))
             if actor.ready:
@@ -192,15 +194,14 @@ class FakeFleet:
             self._queued.add(id(actor))
             self._ready.append(actor)
 
-    def _afford(self, now: float) -> bool:
-        """Whether the rate allows one more chunk now; what was not used for a second is lost."""
+    def _seconds_until_next(self, now: float) -> float:
+        """When the rate allows another chunk; what was not used for a second is lost."""
         if self._rate is None:
-            return True
-        self._allowance = min(
-            self._allowance + (now - self._paid_at) * self._rate, max(1.0, self._rate)
-        )
+            return 0.0
+        most = max(1.0, self._rate)
+        self._allowance = min(most, self._allowance + (now - self._paid_at) * self._rate)
         self._paid_at = now
-        return self._allowance >= 1.0
+        return (1.0 - self._allowance) / self._rate
 
     def forget(self) -> None:
         """Begin measuring anew; the counts of steps go on."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import resource
+import threading
 import time
 from dataclasses import replace
 
@@ -12,7 +12,7 @@ import psutil
 
 from common.config import Config, EnvConfig, RolloutConfig
 from tests.bench.intake import Intake
-from tests.bench.machine import hardware
+from tests.bench.machine import cpu_seconds, hardware
 from tests.fleet import FleetProcess, Report, quiet
 from tests.integration.processes import free_port
 
@@ -81,35 +81,47 @@ def _start(endpoint: str, actors: int, rate: float | None) -> list[FleetProcess]
 
 def _idle(actors: int) -> dict[str, float]:
     """What sessions cost that only say that they are alive."""
-    cpu, start, wait_seconds = _cpu_seconds(), time.monotonic(), 4.0
+    cpu, start, wait_seconds = cpu_seconds(), time.monotonic(), 4.0
     time.sleep(wait_seconds)
-    share = (_cpu_seconds() - cpu) / (time.monotonic() - start)
-    return {"idle_cpu_share": round(share, 4), "idle_cpu_us_per_session_second": round(share / actors * 1e6, 1)}
+    share = (cpu_seconds() - cpu) / (time.monotonic() - start)
+    return {
+        "idle_cpu_cores": round(share, 4),
+        "idle_cpu_us_per_session_second": round(share / actors * 1e6, 1),
+    }
 
 
-def _observe(intake: Intake, fleets: list[FleetProcess], seconds: float, chunk_steps: int) -> dict[str, float]:
+def _observe(
+    intake: Intake, fleets: list[FleetProcess], seconds: float, chunk_steps: int
+) -> dict[str, object]:
     """Rates between two moments, and the slope of memory between them."""
     intake.open()
     time.sleep(_SETTLING_SECONDS)
     for fleet in fleets:
         fleet.forget()
-    view, cpu, chunks, start = intake.network.ask(intake.network.look), _cpu_seconds(), intake.chunks, time.monotonic()
+    view, chunks = intake.network.ask(intake.network.look), intake.chunks
+    cpu, threads, start = cpu_seconds(), _thread_seconds(), time.monotonic()
     times, memory = [], []
     while time.monotonic() - start < seconds:
         time.sleep(0.25)
         times.append(time.monotonic() - start)
         memory.append(_resident_bytes())
-    after, spent, done = intake.network.ask(intake.network.look), _cpu_seconds() - cpu, intake.chunks - chunks
-    wall = time.monotonic() - start
+    after, done = intake.network.ask(intake.network.look), max(1, intake.chunks - chunks)
+    wall, spent = time.monotonic() - start, cpu_seconds() - cpu
+    by_thread = {name: seconds - threads.get(name, 0.0) for name, seconds in _thread_seconds().items()}
+    received_bytes, received_steps = (
+        after.chunk_bytes - view.chunk_bytes,
+        after.chunk_steps - view.chunk_steps,
+    )
     later = len(times) // 3
     slope = np.polyfit(times[later:], memory[later:], 1)[0] if len(times) > 3 else 0.0
     return {
         "chunks_per_second": round(done / wall, 1),
         "steps_per_second": round(done * chunk_steps / wall),
-        "mb_per_second": round((after.chunk_bytes - view.chunk_bytes) / wall / 1e6, 2),
-        "bytes_per_step": round((after.chunk_bytes - view.chunk_bytes) / max(1, after.chunk_steps - view.chunk_steps), 1),
-        "cpu_ms_per_chunk": round(spent / max(1, done) * 1e3, 3),
-        "cpu_share": round(spent / wall, 3),
+        "mb_per_second": round(received_bytes / wall / 1e6, 2),
+        "bytes_per_step": round(received_bytes / max(1, received_steps), 1),
+        "cpu_ms_per_chunk": round(spent / done * 1e3, 3),
+        "cpu_ms_per_chunk_by_thread": {name: round(x / done * 1e3, 3) for name, x in by_thread.items()},
+        "cpu_cores": round(spent / wall, 3),
         "memory_mb": round(memory[-1] / 1e6, 1),
         "memory_slope_mb_per_minute": round(float(slope) * 60 / 1e6, 3),
     }
@@ -118,13 +130,21 @@ def _observe(intake: Intake, fleets: list[FleetProcess], seconds: float, chunk_s
 def _acknowledgement(report: Report) -> dict[str, float]:
     seconds = np.array(report.ack_seconds or [float("nan")])
     p50, p99, most = (float(x) for x in (*np.quantile(seconds, [0.5, 0.99]), seconds.max()))
-    return {"ack_p50_ms": round(p50 * 1e3, 2), "ack_p99_ms": round(p99 * 1e3, 2), "ack_max_ms": round(most * 1e3, 2)}
+    return {
+        "ack_p50_ms": round(p50 * 1e3, 2),
+        "ack_p99_ms": round(p99 * 1e3, 2),
+        "ack_max_ms": round(most * 1e3, 2),
+    }
 
 
-def _cpu_seconds() -> float:
-    """Of this process: the learner's side, all threads."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
+def _thread_seconds() -> dict[str, float]:
+    """Processor time by thread; `sockets` is what libzmq does in its own."""
+    names = {thread.native_id: thread.name for thread in threading.enumerate()}
+    seconds: dict[str, float] = {}
+    for thread in psutil.Process().threads():
+        name = names.get(thread.id, "sockets")
+        seconds[name] = seconds.get(name, 0.0) + thread.user_time + thread.system_time
+    return seconds
 
 
 def _resident_bytes() -> int:
