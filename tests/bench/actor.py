@@ -31,8 +31,8 @@ from tests.bench.machine import Emulator, hardware
 from tests.fleet import quiet
 
 _GAMES = ("gravitar", "breakout", "montezuma_revenge", "private_eye")
-_ROUNDS = 7
-_EMULATOR_STEPS = 128
+_ROUNDS = 5
+_EMULATOR_STEPS = 64
 _TIMEOUT_SECONDS = 200
 _UNLIMITED = 1 << 40
 _PATIENCE_MS = 1 << 30  # nobody answers: the lease must never run out
