@@ -14,8 +14,10 @@ from dataclasses import dataclass
 
 import torch
 
+from actor.intrinsic import Intrinsic
 from actor.metrics import Phases
-from actor.service import Actor
+from actor.rollout import Rollout
+from actor.service import Actor, Player
 from actor.session import Session
 from actor.weights import Blob, Name
 from common import envs, wire
@@ -23,6 +25,7 @@ from common.chunk import Bundle
 from common.config import Config, EnvConfig
 from common.messages import ChunkMessage, Welcome
 from common.parent import Parent
+from common.policy import Policy
 from common.precision import configure_torch
 from common.transport import Client, Context, Server
 from learner.ppo import PPO
@@ -104,8 +107,9 @@ def _measure(game: str) -> dict[str, object]:
         parent, phases = _Until(), Phases()
         session = parent.session = Session(lambda: Client(context, endpoint, _MESSAGE_BYTES), parent)
         _welcome(server, session, config, digest)
-        actor = Actor(session, weights, parent, threading.Event(), phases, lambda stats: None)
-        _play(actor, parent)  # builds the lanes, warms up
+        player = _player(session, config, bare, weights, phases)
+        actor = Actor(session, weights, parent, threading.Event(), phases, lambda stats: None, player)
+        _play(actor, parent)  # resets the lanes, warms up
         _taken(server)
         phases.seconds = dict.fromkeys(phases.seconds, 0.0)
         rates, bytes_sent = [], 0
@@ -127,6 +131,15 @@ def _measure(game: str) -> dict[str, object]:
         "phase_shares": shares | {"other": round(1 - sum(shares.values()), 3)},
         "bytes_per_step": round(bytes_sent / (_ROUNDS * config.rollout.chunk_steps), 1),
     }
+
+
+def _player(session: Session, config: Config, bare: Emulator, weights: _Blobs, phases: Phases) -> Player:
+    """What plays, on the lanes of the reference: to make lanes takes half a second each."""
+    assert session.welcome is not None
+    spaces = envs.spaces(config.env)
+    rollout = Rollout(bare.env, spaces, config.rollout, phases)
+    intrinsic = Intrinsic(spaces, config, weights.blobs["target"].tensors())
+    return Player(session.welcome, config, spaces, rollout, Policy(spaces, config), intrinsic)
 
 
 def _welcome(server: Server, session: Session, config: Config, digest: bytes) -> None:

@@ -83,23 +83,23 @@ class Emulator:
     """The bare vector emulator under random play, on one core."""
 
     def __init__(self, config: Config, lanes: int = 16) -> None:
-        self._env = envs.make(config.env, lanes)
+        self.env = envs.make(config.env, lanes)
         self._actions = envs.spaces(config.env).actions
         self._rng = np.random.default_rng(0)
         self._lanes = lanes
-        self._env.reset(np.arange(lanes))
+        self.env.reset(np.arange(lanes))
 
     def rate(self, steps: int = 100) -> float:
         """Steps/s over so many steps of the lanes."""
         actions = self._rng.integers(0, self._actions, (steps, self._lanes), np.int32)
         start = time.perf_counter()
         for action in actions:
-            self._env.step(action)
+            self.env.step(action)
         return self._lanes * steps / (time.perf_counter() - start)
 
     def close(self) -> None:
         """Free the lanes."""
-        self._env.close()
+        self.env.close()
 
 
 def _forward_flops(network: torch.nn.Module, *shape: int) -> float:
