@@ -25,6 +25,7 @@ _PROCESSES = 4
 _BUNDLES = 5
 _ACTORS_PER_HOST = 16
 _PULL_SECONDS = 60.0
+_JOIN_SECONDS = 120.0
 _CHUNKS_PER_SECOND = 50.0
 
 
@@ -56,7 +57,7 @@ def _measure(pullers: int, readers: int) -> dict[str, float]:
         player = FleetProcess(endpoint, 1, config.env.id, _CHUNKS_PER_SECOND)
         processes = _start(endpoint, pullers, readers)
         try:
-            intake.wait_for(1, _PULL_SECONDS)
+            intake.wait_for(1, _JOIN_SECONDS)
             intake.open()
             _publish(intake, offers[0], processes)  # makes the connections
             player.forget()
