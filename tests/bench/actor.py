@@ -161,7 +161,7 @@ def _welcome(server: Server, session: Session, config: Config, digest: bytes) ->
     deadline = time.monotonic() + 10.0
     while not session.joined and time.monotonic() < deadline:
         session.poll(0.05)
-        for peer, _ in server.receive():
+        for peer, *_ in server.receive():
             server.send(peer, wire.encode(welcome))
     assert session.joined
 
@@ -178,7 +178,7 @@ def _taken(server: Server) -> int:
     """Bytes of the chunk that was sent."""
     deadline = time.monotonic() + 10.0
     while time.monotonic() < deadline:
-        for _, parts in server.receive():
+        for *_, parts in server.receive():
             if isinstance(wire.decode(parts), ChunkMessage):
                 return sum(map(len, parts))
         time.sleep(0.001)

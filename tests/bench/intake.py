@@ -12,7 +12,8 @@ from common.config import Config
 from common.ledger import Totals
 from common.precision import configure_torch
 from common.transport import weights_endpoint
-from learner.admission import Admission, Arrival
+from learner.admission import Admission
+from learner.credit import Arrival
 from learner.inbox import Delivered, Inbox
 from learner.network import Network
 from learner.publisher import Offer, Publisher
