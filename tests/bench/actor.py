@@ -34,7 +34,7 @@ from tests.bench.machine import Emulator, hardware
 from tests.fleet import quiet
 
 _GAMES = ("gravitar", "breakout", "montezuma_revenge", "private_eye")
-_ROUNDS = 5
+_ROUNDS = 3
 _EMULATOR_STEPS = 64
 _TIMEOUT_SECONDS = 200
 _UNLIMITED = 1 << 40
