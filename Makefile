@@ -19,7 +19,7 @@ lint: $(READY)
 	$(BIN)/lint-imports
 
 bench: $(READY)
-	$(BIN)/python -m tests.bench $(ARGS)
+	$(BIN)/python -m tests.bench $(or $(ARGS),all)
 
 images:
 	VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) COMMIT=$$(git rev-parse --short HEAD) docker compose build

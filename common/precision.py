@@ -11,6 +11,7 @@ import torch
 
 _MALLOC_TRIM_THRESHOLD = -1  # mallopt parameters, <malloc.h>
 _MALLOC_MMAP_THRESHOLD = -3
+_MALLOC_ARENA_MAX = -8
 _KEEP_BYTES = 1 << 30
 
 
@@ -37,7 +38,9 @@ def configure_torch(threads: int | None = None) -> None:
     Without a count torch decides: OMP_NUM_THREADS, else one thread per core.
 
     Activations of tens of MiB come and go thousands of times; mapping them anew each time costs a
-    page fault per 4 KiB (measured: 35 % of training speed). Without glibc nothing is changed.
+    page fault per 4 KiB (measured: 35 % of training speed). One arena for all threads, because those
+    of other threads give their blocks back whatever is set (measured: 21 % of decoding). Call it before
+    threads start. Without glibc nothing is changed.
     """
     if threads is not None:
         torch.set_num_threads(threads)
@@ -45,3 +48,4 @@ def configure_torch(threads: int | None = None) -> None:
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(_MALLOC_MMAP_THRESHOLD, _KEEP_BYTES)
         libc.mallopt(_MALLOC_TRIM_THRESHOLD, _KEEP_BYTES)
+        libc.mallopt(_MALLOC_ARENA_MAX, 1)

@@ -93,7 +93,7 @@ def message_limit_bytes(rollout: RolloutConfig, spaces: Spaces) -> int:
 
 def encode(message: Message) -> list[bytes]:
     """Turn a message into its parts."""
-    fields = {f.name: getattr(message, f.name) for f in dataclasses.fields(message)}
+    fields = {name: getattr(message, name) for name in _SCHEMAS[message.KIND]}
     body = fields.pop("body", None)
     header = msgpack.packb(fields)
     if len(header) > _HEADER_BYTES:
@@ -179,7 +179,7 @@ def encode_arrays(chunk: Chunk) -> tuple[list[ArrayEntry], bytes]:
 
 
 def decode_chunk(message: ChunkMessage, rollout: RolloutConfig, spaces: Spaces) -> Chunk:
-    """Decompress and check the arrays of a chunk.
+    """Decompress and check the arrays of a chunk; they may be read-only.
 
     Raises:
         WireError: a name, dtype, shape or size other than the configuration's, a damaged or
@@ -209,7 +209,7 @@ def decode_chunk(message: ChunkMessage, rollout: RolloutConfig, spaces: Spaces) 
     chunk = Chunk(**arrays)
     _check_values(chunk, spaces, truncations)
     if _is_video("observation", chunk.observation):
-        _accumulate(chunk.observation, chunk.done)
+        return dataclasses.replace(chunk, observation=_accumulate(chunk.observation, chunk.done))
     return chunk
 
 
@@ -222,7 +222,7 @@ def _inflate(block: bytes, dtype: np.dtype[Any], shape: tuple[int, ...], name: s
         raise WireError("array", f"{name}: expected a zlib stream, got damaged bytes") from None
     if len(data) != size or not stream.eof or stream.unused_data:
         raise WireError("array", f"{name}: expected {size} bytes, got another length")
-    array = np.frombuffer(bytearray(data), np.uint8)
+    array = np.frombuffer(data, np.uint8)
     if dtype == np.bool_ and array.max(initial=0) > 1:
         raise WireError("array", f"{name}: expected 0 or 1")
     return array.view(dtype).reshape(shape)
@@ -264,10 +264,15 @@ def _difference(video: npt.NDArray[np.uint8], done: npt.NDArray[np.bool_]) -> np
     return delta
 
 
-def _accumulate(delta: npt.NDArray[Any], done: npt.NDArray[np.bool_]) -> None:
-    """Undo `_difference` in place, eight bytes at a time."""
+def _accumulate(delta: npt.NDArray[Any], done: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
+    """Undo `_difference`, eight bytes at a time."""
+    video = np.empty_like(delta)
+    source, words = (array.reshape(*delta.shape[:2], -1).view(np.uint64) for array in (delta, video))
     keys = _keys(len(delta), done)
-    words = delta.reshape(*delta.shape[:2], -1).view(np.uint64)
+    words[0] = source[0]
+    whole = set(np.flatnonzero(keys.any(1)).tolist())
     for row in range(1, len(words)):
-        follow = ~keys[row]
-        words[row, follow] ^= words[row - 1, follow]
+        np.bitwise_xor(source[row], words[row - 1], out=words[row])
+        if row in whole:
+            words[row, keys[row]] = source[row, keys[row]]
+    return video

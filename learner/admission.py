@@ -10,34 +10,17 @@ import json
 import zlib
 from collections import Counter
 
-from common import messages
+from common import messages as m
 from common.chunk import WARMUP_VERSION
 from common.config import Config
 from common.ledger import Ledger, Receipt, Verdict
-from common.messages import (
-    Ack,
-    Bye,
-    ByeOk,
-    ChunkMessage,
-    Drain,
-    Heartbeat,
-    Hello,
-    Reason,
-    Rehello,
-    Reject,
-    Resend,
-    Skip,
-    Welcome,
-)
-from learner import claims
+from learner import claims, leases
 from learner.credit import Arrival, Credit
+from learner.leases import Leases
 from learner.seats import Seat, Seats
 
-LEASE_SECONDS = 10.0
-_SETUP_SECONDS = 120.0  # an actor cannot speak while it builds environments or resets its lanes
 HEARTBEAT_SECONDS = 2.0
-_RESTORED_LEASE_SECONDS = 30.0  # what a session of an earlier epoch has to come back
-_PAUSE_SECONDS = 1.0  # a gap in our own loop that extends every lease
+_LOOK_SECONDS = 0.1  # between two looks at every lease
 _CRC_TRIES = 3
 
 
@@ -49,11 +32,12 @@ class Admission:
         self._body = config.to_json().encode()
         self.ledger = Ledger()
         self.seats = Seats()
+        self._leases = Leases(self.seats)
         self.credit = Credit(config)
         self.first_credit_at: float | None = None
-        self._ticked = 0.0
-        self._draining: Drain | None = None
-        self.replies: list[tuple[bytes, messages.Message]] = []
+        self._looked = 0.0
+        self._draining: m.Drain | None = None
+        self.replies: list[tuple[bytes, m.Message]] = []
         self.arrivals: list[Arrival] = []
         self.offences: list[str] = []  # in the newest message: what no honest actor says
         self.events: Counter[str] = Counter(join=0, leave=0, lost=0, revoked=0)
@@ -64,9 +48,7 @@ class Admission:
     def open(self, version: int, now: float) -> None:
         """Bundle `version` is published: hand out credit for its batch, and for `max_lag` more."""
         if self.credit.version == WARMUP_VERSION:  # random play is over: every lane starts anew
-            for seat in self.seats:
-                if seat.peer is not None:
-                    seat.expires = max(seat.expires, now + _SETUP_SECONDS)
+            self._leases.set_up(now)
         self.credit.open(version)
         self._grant(now)
 
@@ -91,7 +73,7 @@ class Admission:
 
     def drain(self, finished: bool) -> None:
         """Ask every session to leave; no more credit."""
-        self._draining = Drain(finished)
+        self._draining = m.Drain(finished)
         self.credit.close()
         self.replies += [(seat.peer, self._draining) for seat in self.seats if seat.peer is not None]
 
@@ -126,44 +108,43 @@ class Admission:
         if seat is not None:
             self.revoke(seat.sid)
             produced = self.ledger.accounts[seat.sid].produced
-            self.replies.append((peer, Reject("lost", text, seat.sid, produced)))
+            self.replies.append((peer, m.Reject("lost", text, seat.sid, produced)))
 
     # What sessions say.
 
-    def on(self, peer: bytes, message: messages.Message, now: float) -> None:
+    def on(self, peer: bytes, message: m.Message, now: float) -> None:
         """Take in one message from the data port."""
-        if isinstance(message, Hello):
+        if isinstance(message, m.Hello):
             self._on_hello(peer, message, now)
             return
         seat = self.seats.heard_on(peer)
         if seat is None or getattr(message, "sid", None) != seat.sid:
-            self.replies.append((peer, Rehello(self.epoch)))
+            self.replies.append((peer, m.Rehello(self.epoch)))
             return
         self._offends(seat.offence)
         seat.offence = None
         if self._offends(claims.false_progress(message, seat, self.config.rollout.chunk_steps)):
             return
-        least = 0.0 if claims.is_set_up(message, self.epoch) else seat.expires  # a lease of setting up holds
-        seat.expires = max(least, now + LEASE_SECONDS)
+        self._leases.renew(seat, now, claims.plays(message, self.epoch))
         match message:
-            case ChunkMessage():
+            case m.ChunkMessage():
                 self._on_chunk(seat, message, now)
-            case Skip():
+            case m.Skip():
                 self._on_skip(seat, message)
-            case Heartbeat():
+            case m.Heartbeat():
                 self.ledger.announce(seat.sid, message.produced)
                 self.seats.note(seat, claims.figures(message.stats))
-            case Bye():
+            case m.Bye():
                 self._on_bye(seat, message, peer)
                 return
         self._acknowledge(seat)
 
-    def _on_hello(self, peer: bytes, hello: Hello, now: float) -> None:
+    def _on_hello(self, peer: bytes, hello: m.Hello, now: float) -> None:
         account = self.ledger.accounts.get(hello.sid)
         if claims.is_over(hello, self.epoch, account):
             produced = account.produced if account is not None else hello.produced
             text = "the session was given up: begin a new one"
-            self.replies.append((peer, Reject("lost", text, hello.sid, produced)))
+            self.replies.append((peer, m.Reject("lost", text, hello.sid, produced)))
             return
         if self._draining is not None:
             self.replies.append((peer, self._draining))
@@ -175,16 +156,17 @@ class Admission:
         self.ledger.open(hello.sid)
         self.ledger.announce(hello.sid, hello.produced)
         self.ledger.rollback(hello.sid, hello.base)
-        seat, anew = self.seats.join(hello.sid, peer, now + _SETUP_SECONDS)
+        seat, anew = self.seats.join(hello.sid, peer, now + leases.SETUP_SECONDS)
         self.events["join"] += anew
         seat.returned = hello.produced if anew else seat.returned
+        self.credit.seated(seat)
         account = self.ledger.accounts[hello.sid]
         seat.credit = max(seat.credit, account.received)
         self._grant(now)
         self.replies.append((peer, self._welcome(seat, account.received, account.settled)))
 
-    def _welcome(self, seat: Seat, received: int, settled: int) -> Welcome:
-        return Welcome(
+    def _welcome(self, seat: Seat, received: int, settled: int) -> m.Welcome:
+        return m.Welcome(
             sid=seat.sid,
             epoch=self.epoch,
             slot=seat.slot,
@@ -195,15 +177,15 @@ class Admission:
             version=self.credit.version,
             target=self._target,
             heartbeat_ms=int(HEARTBEAT_SECONDS * 1000),
-            lease_ms=int(LEASE_SECONDS * 1000),
+            lease_ms=int(leases.LEASE_SECONDS * 1000),
             body=self._body,
         )
 
-    def _on_chunk(self, seat: Seat, chunk: ChunkMessage, now: float) -> None:
+    def _on_chunk(self, seat: Seat, chunk: m.ChunkMessage, now: float) -> None:
         damaged = zlib.crc32(chunk.body) != chunk.crc
         if damaged and seat.bad_crcs < _CRC_TRIES:
             seat.bad_crcs += 1
-            self._reply(seat, Resend(chunk.offset))
+            self._reply(seat, m.Resend(chunk.offset))
             return
         if not self._receive(seat, chunk.offset, chunk.steps, chunk.produced):
             return
@@ -218,7 +200,7 @@ class Admission:
             self.arrivals.append(Arrival(seat.batch, seat.slot, seat.incarnation, chunk))
         self._grant(now)
 
-    def _judge(self, chunk: ChunkMessage, seat: Seat, damaged: bool) -> Reason | None:
+    def _judge(self, chunk: m.ChunkMessage, seat: Seat, damaged: bool) -> m.Reason | None:
         if chunk.epoch != self.epoch:
             return "epoch"
         if self._draining is not None:
@@ -228,7 +210,7 @@ class Admission:
             return "invalid"
         return self.credit.admit(seat.batch, chunk.version)
 
-    def _on_skip(self, seat: Seat, skip: Skip) -> None:
+    def _on_skip(self, seat: Seat, skip: m.Skip) -> None:
         if self._receive(seat, skip.offset, skip.steps, skip.produced):
             self.ledger.settle(seat.sid, skip.offset, skip.reason)
             seat.credit += skip.steps
@@ -238,37 +220,36 @@ class Admission:
         self.ledger.announce(seat.sid, produced)
         receipt = self.ledger.receive(seat.sid, offset, offset + steps)
         if receipt is Receipt.GAP:
-            self._reply(seat, Resend(self.ledger.accounts[seat.sid].received))
+            self._reply(seat, m.Resend(self.ledger.accounts[seat.sid].received))
         self.duplicates += receipt is Receipt.DUPLICATE
         seat.steps += steps if receipt is Receipt.NEW else 0
         return receipt is Receipt.NEW
 
-    def _on_bye(self, seat: Seat, bye: Bye, peer: bytes) -> None:
+    def _on_bye(self, seat: Seat, bye: m.Bye, peer: bytes) -> None:
         self.ledger.announce(seat.sid, bye.produced)
         account = self.ledger.accounts[seat.sid]
         if account.announced:
-            self._reply(seat, Resend(account.received))
+            self._reply(seat, m.Resend(account.received))
             return
         self._remove(seat, "actor_shutdown")
         self.events["leave"] += 1
-        self.replies.append((peer, ByeOk()))
+        self.replies.append((peer, m.ByeOk()))
 
     # Time.
 
     def tick(self, now: float) -> None:
         """Give up silent sessions and offer overdue places; call it once the socket is drained."""
-        pause = now - self._ticked
-        if self._ticked and pause > _PAUSE_SECONDS:
-            for seat in self.seats:
-                seat.expires += pause
-        self._ticked = now
-        for seat in [seat for seat in self.seats if now > seat.expires]:
+        self._leases.turn(now)
+        if now - self._looked < _LOOK_SECONDS:
+            return
+        self._looked = now
+        for seat in self._leases.silent(now):
             self._remove(seat, "actor_lost")
             self.events["lost"] += 1
         self._grant(now)
 
     def _grant(self, now: float) -> None:
-        for seat in self.credit.grant(self.seats, now):
+        for seat in self.credit.grant(now):
             account = self.ledger.accounts[seat.sid]
             seat.credit = max(account.received, account.produced) + self.config.rollout.chunk_steps
             if self.first_credit_at is None and self.credit.version > WARMUP_VERSION:
@@ -277,10 +258,10 @@ class Admission:
 
     def _acknowledge(self, seat: Seat) -> None:
         account = self.ledger.accounts[seat.sid]
-        ack = Ack(self.epoch, account.received, account.settled, seat.credit, self.credit.version)
+        ack = m.Ack(self.epoch, account.received, account.settled, seat.credit, self.credit.version)
         self._reply(seat, ack)
 
-    def _reply(self, seat: Seat, message: messages.Message) -> None:
+    def _reply(self, seat: Seat, message: m.Message) -> None:
         if seat.peer is not None:
             self.replies.append((seat.peer, message))
 
@@ -289,8 +270,9 @@ class Admission:
             self.offences.append(text)
         return text is not None
 
-    def _remove(self, seat: Seat, reason: Reason) -> None:
+    def _remove(self, seat: Seat, reason: m.Reason) -> None:
         self.ledger.bury(seat.sid, reason)
+        self.credit.left(seat)
         self.seats.leave(seat)
 
     # Checkpoints.
@@ -303,9 +285,9 @@ class Admission:
         """Take over the books of an earlier epoch."""
         data = json.loads(text)
         self.ledger = Ledger.from_json(data["ledger"])
-        for seat in self.seats.restore(data["seats"], now + _RESTORED_LEASE_SECONDS):
+        for seat in self.seats.restore(data["seats"], now + leases.RESTORED_SECONDS):
             self._remove(seat, "actor_lost")
 
 
-def _ending(drain: Drain) -> Reason:
+def _ending(drain: m.Drain) -> m.Reason:
     return "run_finished" if drain.finished else "learner_shutdown"

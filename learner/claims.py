@@ -63,7 +63,7 @@ def false_progress(message: Message, seat: Seat, chunk_steps: int) -> str | None
     return _beyond(produced, seat, chunk_steps)
 
 
-def is_set_up(message: Message, epoch: int) -> bool:
+def plays(message: Message, epoch: int) -> bool:
     """Whether a message shows that its actor plays, and need not be silent to make environments."""
     if not isinstance(message, ChunkMessage):
         return False

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter, deque
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from common.chunk import WARMUP_VERSION
@@ -49,6 +48,10 @@ class Credit:
         self.batches: dict[int, Places] = {}  # open ones by number: the version they will update
         self._chunk_seconds: deque[float] = deque(maxlen=64)
         self._serial = 0
+        # Kept up to date, so that a chunk costs the same in a fleet of any size.
+        self._idle: dict[bytes, Seat] = {}  # connected, without a grant
+        self._playing: dict[bytes, Seat] = {}  # with a grant that is not overdue, the oldest first
+        self._taken: Counter[int] = Counter()  # of those, by batch
 
     def open(self, version: int) -> None:
         """Bundle `version` is published: open its batch, and `max_lag` more."""
@@ -82,28 +85,40 @@ class Credit:
         if batch in self.batches:
             self.batches[batch].filled -= 1
 
+    def seated(self, seat: Seat) -> None:
+        """The session has a connection: it may play."""
+        if seat.granted_at is None:
+            self._idle[seat.sid] = seat
+
+    def left(self, seat: Seat) -> None:
+        """The session is over: its place is open again."""
+        self._idle.pop(seat.sid, None)
+        self._release(seat)
+
     def answered(self, seat: Seat, now: float) -> None:
         """The session sent its chunk: its grant is used."""
         if seat.granted_at is not None:
             self._chunk_seconds.append(now - seat.granted_at)
             seat.granted_at = None
+            self._release(seat)
+            self._idle[seat.sid] = seat
 
-    def grant(self, seats: Iterable[Seat], now: float) -> list[Seat]:
+    def grant(self, now: float) -> list[Seat]:
         """Give open places to idle sessions; returns those."""
-        seats = list(seats)
-        idle = [seat for seat in seats if seat.granted_at is None and seat.peer is not None]
-        idle.sort(key=lambda seat: (seat.served, seat.slot))
-        busy = [seat for seat in seats if seat.granted_at is not None and not self._overdue(seat, now)]
-        taken = Counter(seat.batch for seat in busy)
-        given = []
+        self._release_overdue(now)
+        taken = self._taken.copy()
+        given: list[Seat] = []
         for batch, places in self.batches.items():
             free = places.total - places.filled - taken[batch]
-            behind = sum(seat.batch < batch for seat in busy)  # they go before anyone's second place
-            for seat in [seat for seat in idle if seat.granted_at is None]:
-                if free > (behind if seat.batch >= batch else 0):
+            if free <= 0 or not self._idle:
+                continue
+            behind = sum(count for other, count in taken.items() if other < batch)
+            for seat in sorted(self._idle.values(), key=lambda seat: (seat.served, seat.slot)):
+                if free <= 0:
+                    break
+                if free > behind or seat.batch < batch:  # those behind go before anyone's second place
                     free -= 1
-                    self._serial += 1
-                    seat.served, seat.granted_at, seat.batch = self._serial, now, batch
+                    self._play(seat, batch, now)
                     given.append(seat)
         return given
 
@@ -112,7 +127,26 @@ class Credit:
         """Median time from a grant to its chunk, of the newest 64; None before the first."""
         return statistics.median(self._chunk_seconds) if self._chunk_seconds else None
 
-    def _overdue(self, seat: Seat, now: float) -> bool:
-        assert seat.granted_at is not None
-        usual = self.usual_seconds if self.usual_seconds is not None else float("inf")
-        return now - seat.granted_at > max(_OVERDUE_SECONDS, _OVERDUE_MEDIANS * usual)
+    def _play(self, seat: Seat, batch: int, now: float) -> None:
+        self._serial += 1
+        seat.served, seat.granted_at, seat.batch = self._serial, now, batch
+        del self._idle[seat.sid]
+        self._playing[seat.sid] = seat
+        self._taken[batch] += 1
+
+    def _release(self, seat: Seat) -> None:
+        """The session holds no place any more, if it did."""
+        if self._playing.pop(seat.sid, None) is not None:
+            self._taken[seat.batch] -= 1
+            if not self._taken[seat.batch]:
+                del self._taken[seat.batch]
+
+    def _release_overdue(self, now: float) -> None:
+        """A grant that is overdue no longer counts."""
+        usual = self.usual_seconds
+        while usual is not None and self._playing:
+            oldest = next(iter(self._playing.values()))
+            assert oldest.granted_at is not None
+            if now - oldest.granted_at <= max(_OVERDUE_SECONDS, _OVERDUE_MEDIANS * usual):
+                return
+            self._release(oldest)

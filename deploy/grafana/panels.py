@@ -726,8 +726,8 @@ WIRE = Dashboard(
                 ),
                 Panel(
                     "Not listened to",
-                    "Peers banned for a while after offences, and messages of the banned or beyond a quota, in five"
-                    " minutes.",
+                    "Peers banned for a while after offences, and messages of the banned or beyond a quota,"
+                    " in five minutes.",
                     (
                         Query("increase(outrider_wire_bans_total[5m])", "bans"),
                         Query("increase(outrider_wire_unheard_messages_total[5m])", "messages"),

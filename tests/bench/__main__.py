@@ -4,27 +4,85 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from tests.bench import train, wire
+from tests.bench import actor, fleet, growth, learner, report, train, weights, wire
+from tests.bench.machine import Load
 
-BENCHMARKS = {"train": train.measure, "wire": wire.measure}
+_SUITE = {  # file of results -> command
+    "actor": ["actor"],
+    "learner": ["learner"],
+    "train": ["train"],
+    "wire": ["wire"],
+    "fleet-256": ["fleet", "--actors", "256", "--seconds", "45"],
+    "fleet-2000": ["fleet", "--actors", "2000", "--seconds", "30"],
+    "weights": ["weights"],
+    "growth": ["growth"],
+}
+_TIMEOUT_SECONDS = 900
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    names = parser.add_subparsers(dest="name", required=True)
+    for name in ("actor", "learner", "train", "wire", "fleet", "weights", "growth"):
+        one = names.add_parser(name)
+        one.add_argument("--json", type=Path, help="also write the object to this file")
+        if name == "learner":
+            one.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+        elif name == "wire":
+            one.add_argument("--trained", type=Path, action="append", default=[], metavar="RUN_DIR")
+        elif name == "fleet":
+            one.add_argument("--actors", type=int, default=256)
+            one.add_argument("--rate", type=float, help="chunks per second, all actors together")
+            one.add_argument("--seconds", type=float, default=30.0)
+        elif name == "weights":
+            one.add_argument("--pullers", type=int, default=64)
+    names.add_parser("all", help="every benchmark of the page, about ten minutes, and the page")
+    names.add_parser("report", help="the page, from the results at hand")
+    return parser.parse_args()
+
+
+def _measure(options: argparse.Namespace) -> dict[str, object]:
+    benchmarks: dict[str, Callable[[], dict[str, object]]] = {
+        "actor": actor.measure,
+        "learner": lambda: learner.measure(options.device),
+        "train": train.measure,
+        "wire": lambda: wire.measure(options.trained),
+        "fleet": lambda: fleet.measure(options.actors, options.rate, options.seconds),
+        "weights": lambda: weights.measure(options.pullers),
+        "growth": growth.measure,
+    }
+    load = Load()
+    result = benchmarks[options.name]()
+    return {**result, "cores_used_by_others": load.of_others()}
+
+
+def _all() -> None:
+    report.RESULTS.mkdir(exist_ok=True)
+    for name, argv in _SUITE.items():
+        print(f"\n{name}", flush=True)
+        command = [sys.executable, "-m", "tests.bench", *argv, "--json", str(report.RESULTS / f"{name}.json")]
+        subprocess.run(command, check=True, timeout=_TIMEOUT_SECONDS)
 
 
 def main() -> int:
-    """Run one benchmark; prints a table and one JSON object."""
-    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("name", nargs="?", choices=sorted(BENCHMARKS), default="train")
-    parser.add_argument("--json", type=Path, help="also write the object to this file")
-    options = parser.parse_args()
-    result = BENCHMARKS[options.name]()
+    """Run one benchmark, or all; prints a table and one JSON object each."""
+    options = _parse()
+    if options.name == "all":
+        _all()
+    if options.name in ("all", "report"):
+        report.write()
+        return 0
+    result = _measure(options)
     for name, value in result.items():
         print(f"{name:28} {value}")
-    text = json.dumps(result)
-    print(text)
+    print(json.dumps(result))
     if options.json:
-        options.json.write_text(text + "\n")
+        options.json.write_text(json.dumps(result, indent=1) + "\n")
     return 0
 
 

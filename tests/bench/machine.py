@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
 import time
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from common.networks import make_policy, make_predictor, make_target
 from common.precision import has_bfloat16
 
 CORES = os.cpu_count() or 1
+_CPU = torch.device("cpu")
 
 
 def hardware() -> dict[str, object]:
@@ -29,59 +31,106 @@ def hardware() -> dict[str, object]:
     return {"processor": name, "cores": CORES, "bfloat16": has_bfloat16(), "torch": torch.__version__}
 
 
-def matrix_ceiling() -> float:
-    """FLOP/s of a large matrix product on all cores, in the default precision."""
+class Load:
+    """How busy other processes kept this machine meanwhile: what a reader has to know of every figure."""
+
+    def __init__(self) -> None:
+        self._start = self._now()
+
+    @staticmethod
+    def _now() -> tuple[float, float, float]:
+        ticks = [int(x) for x in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+        busy = (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
+        ours = os.times()
+        return time.monotonic(), busy, ours.user + ours.system + ours.children_user + ours.children_system
+
+    def of_others(self) -> float:
+        """Cores that others used on average; call it once our own processes have ended."""
+        wall, busy, ours = (now - then for now, then in zip(self._now(), self._start, strict=True))
+        return round(max(0.0, busy - ours) / wall, 2)
+
+
+def cpu_seconds() -> float:
+    """Of this process, all threads."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done what it was asked to."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def matrix_ceiling(device: torch.device = _CPU) -> float:
+    """FLOP/s of a large matrix product, in the default precision; on the CPU by all cores."""
     torch.set_num_threads(CORES)
-    dtype = torch.bfloat16 if has_bfloat16() else torch.float32
-    a, b = (torch.randn(1024, 1024).to(dtype) for _ in range(2))
+    dtype = torch.bfloat16 if device.type == "cuda" or has_bfloat16() else torch.float32
+    size = 8192 if device.type == "cuda" else 1024
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     best = 0.0
     for _ in range(10):
+        synchronise(device)
         start = time.perf_counter()
         for _ in range(5):
             a @ b
-        best = max(best, 5 * 2 * 1024**3 / (time.perf_counter() - start))
+        synchronise(device)
+        best = max(best, 5 * 2 * size**3 / (time.perf_counter() - start))
     return best
 
 
-def emulator_rate(config: Config, lanes: int = 16, steps: int = 100) -> float:
-    """Steps/s of the bare vector emulator under random play, one core."""
-    env = envs.make(config.env, lanes)
-    actions = envs.spaces(config.env).actions
-    env.reset(np.arange(lanes))
-    rng = np.random.default_rng(0)
-    start = time.perf_counter()
-    for _ in range(steps):
-        env.step(rng.integers(0, actions, lanes).astype(np.int32))
-    rate = lanes * steps / (time.perf_counter() - start)
-    env.close()
-    return rate
+class Emulator:
+    """The bare vector emulator under random play, on one core."""
+
+    def __init__(self, config: Config, lanes: int = 16) -> None:
+        self.env = envs.make(config.env, lanes)
+        self._actions = envs.spaces(config.env).actions
+        self._rng = np.random.default_rng(0)
+        self._lanes = lanes
+        self.env.reset(np.arange(lanes))
+
+    def rate(self, steps: int = 100) -> float:
+        """Steps/s over so many steps of the lanes."""
+        actions = self._rng.integers(0, self._actions, (steps, self._lanes), np.int32)
+        start = time.perf_counter()
+        for action in actions:
+            self.env.step(action)
+        return self._lanes * steps / (time.perf_counter() - start)
+
+    def close(self) -> None:
+        """Free the lanes."""
+        self.env.close()
 
 
-def flops_per_step(config: Config, spaces: Spaces) -> float:
-    """Arithmetic behind one trained step: acting, rating, and learning; a backward pass counts double."""
+def _forward_flops(network: torch.nn.Module, *shape: int) -> float:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.zeros(1, *shape))
+    return float(counter.get_total_flops())
 
-    def forward(network: torch.nn.Module, *shape: int) -> float:
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            network(torch.zeros(1, *shape))
-        return float(counter.get_total_flops())
 
+def flops(config: Config, spaces: Spaces) -> tuple[float, float]:
+    """Arithmetic of one step: to play and rate it, and to learn from it; a backward pass counts double."""
     network, ppo, rnd = config.network, config.ppo, config.rnd
-    policy = forward(make_policy(spaces, network), spaces.stack, *spaces.observation)
-    total = policy + policy * (1 + 3 * ppo.epochs)
+    policy = _forward_flops(make_policy(spaces, network), spaces.stack, *spaces.observation)
+    playing, learning = policy, policy * (1 + 3 * ppo.epochs)
     if rnd.enabled:
-        target = forward(make_target(spaces, network), *spaces.observation)
-        predictor = forward(make_predictor(spaces, network), *spaces.observation)
-        total += target + predictor + target + predictor * 3 * ppo.epochs * rnd.predictor_keep
-    return total
+        target = _forward_flops(make_target(spaces, network), *spaces.observation)
+        predictor = _forward_flops(make_predictor(spaces, network), *spaces.observation)
+        seen = 1 - (1 - rnd.predictor_keep) ** ppo.epochs  # in one pass at least
+        playing += target + predictor
+        learning += target * seen + predictor * 3 * ppo.epochs * rnd.predictor_keep
+    return playing, learning
 
 
 def limit(config: Config) -> dict[str, float]:
     """The most steps/s that this machine could train, were every part as fast as its own ceiling."""
-    ceiling, emulator = matrix_ceiling(), emulator_rate(config)
-    flops = flops_per_step(config, envs.spaces(config.env))
+    bare = Emulator(config)
+    ceiling, emulator = matrix_ceiling(), bare.rate()
+    bare.close()
+    work = sum(flops(config, envs.spaces(config.env)))
     return {
         "emulator_steps_per_second_core": round(emulator),
         "matrix_ceiling_gflops": round(ceiling / 1e9),
-        "mflop_per_step": round(flops / 1e6),
-        "limit_steps_per_second": round(1 / (1 / (emulator * CORES) + flops / ceiling), 1),
+        "mflop_per_step": round(work / 1e6),
+        "limit_steps_per_second": round(1 / (1 / (emulator * CORES) + work / ceiling), 1),
     }

@@ -1,58 +1,140 @@
-"""Bytes per step: every byte of 100 CHUNK messages of random play, divided by their steps."""
+"""The codec on recorded play: bytes per step, encode and decode speed, on one core; chunks of 128 x 1."""
 
 from __future__ import annotations
 
 import dataclasses
+import statistics
 import time
 import zlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
 
 from actor.metrics import Phases
 from actor.rollout import Rollout
 from common import envs, wire
+from common.chunk import Chunk, Spaces
 from common.config import Config, EnvConfig, RolloutConfig
 from common.messages import ChunkMessage
+from common.policy import Policy
+from common.precision import configure_torch
 from common.streams import Place
+from learner.agent import load_agent
 from tests.bench.machine import hardware
 
-_GAMES = ("breakout", "gravitar", "montezuma_revenge")
-_CHUNKS = 100
-_ROLLOUT = RolloutConfig(steps=128, lanes=2, batch_lanes=2)
+_GAMES = (
+    "breakout",
+    "freeway",
+    "gravitar",
+    "montezuma_revenge",
+    "pitfall",
+    "pong",
+    "private_eye",
+    "solaris",
+    "space_invaders",
+    "venture",
+)
+_CHUNKS = 24
+_ROUNDS = 3
+_ROLLOUT = RolloutConfig(steps=128, lanes=1, batch_lanes=1)
 
 
-def measure() -> dict[str, object]:
-    """Size and speed of the codec, per game."""
-    result: dict[str, object] = {**hardware(), "benchmark": "wire", "chunks": _CHUNKS, "chunk": "128 x 2"}
-    for game in _GAMES:
-        result[game] = _measure(game)
-    return result
+def measure(trained: Iterable[Path] = ()) -> dict[str, object]:
+    """Ten games under random play; under a trained policy those whose run directories are given."""
+    configure_torch(threads=1)
+    random = {game: _measure(Config(env=EnvConfig(id=game), rollout=_ROLLOUT), None) for game in _GAMES}
+    learned = {}
+    for run in trained:
+        agent = load_agent(run)
+        config = dataclasses.replace(agent.config, rollout=_ROLLOUT)
+        learned[agent.config.env.id] = _measure(config, agent.policy) | {"env_steps": agent.env_steps}
+    return {
+        **hardware(),
+        "benchmark": "wire",
+        "chunk": "128 x 1",
+        "chunks": _CHUNKS,
+        "bytes_per_step": _mean(random, "bytes_per_step"),
+        "zlib_alone_bytes_per_step": _mean(random, "zlib_alone_bytes_per_step"),
+        "ratio_to_zlib_alone": round(
+            _mean(random, "bytes_per_step") / _mean(random, "zlib_alone_bytes_per_step"), 3
+        ),
+        "encode_ms_per_chunk": _mean(random, "encode_ms_per_chunk"),
+        "decode_ms_per_chunk": _mean(random, "decode_ms_per_chunk"),
+        "inflate_ms_per_chunk": _mean(random, "inflate_ms_per_chunk"),
+        "decode_chunks_per_second": round(1e3 / _mean(random, "decode_ms_per_chunk")),
+        "random": random,
+        "trained": learned or "not measured",
+    }
 
 
-def _measure(game: str) -> dict[str, float]:
-    config = Config(env=EnvConfig(id=game), rollout=_ROLLOUT)
+def _mean(games: dict[str, dict[str, float]], name: str) -> float:
+    return round(statistics.mean(figures[name] for figures in games.values()), 3)
+
+
+def _record(config: Config, policy: Policy | None) -> list[Chunk]:
     spaces = envs.spaces(config.env)
     rollout = Rollout(envs.make(config.env, _ROLLOUT.lanes), spaces, _ROLLOUT, Phases())
-    rollout.reset(Place(1, 0, 0, True))
-    size, encode_seconds, decode_seconds = 0, 0.0, 0.0
-    for number in range(_CHUNKS):
-        chunk = rollout.collect(None, lambda: True)
+    rollout.reset(Place(1, 0, 0, policy is None))
+    chunks = []
+    for _ in range(_CHUNKS):
+        chunk = rollout.collect(policy, lambda: True)
         assert chunk is not None
-        start = time.perf_counter()
-        table, body = wire.encode_arrays(chunk)
-        steps = _ROLLOUT.chunk_steps
-        message = ChunkMessage(bytes(16), 0, 0, number * steps, steps, steps, table, zlib.crc32(body), body)
-        parts = wire.encode(message)
-        encode_seconds += time.perf_counter() - start
-        size += sum(map(len, parts))
-        start = time.perf_counter()
-        received = wire.decode(parts)
-        assert isinstance(received, ChunkMessage)
-        decoded = wire.decode_chunk(received, _ROLLOUT, spaces)
-        decode_seconds += time.perf_counter() - start
+        arrays = {x.name: np.copy(getattr(chunk, x.name)) for x in dataclasses.fields(chunk)}
+        # Real bonuses do not compress, zeros would.
+        arrays["bonus"] = np.random.default_rng(0).random(arrays["bonus"].shape, np.float32)
+        chunks.append(Chunk(**arrays))
+    return chunks
+
+
+def _measure(config: Config, policy: Policy | None) -> dict[str, float]:
+    spaces = envs.spaces(config.env)
+    chunks = _record(config, policy)
+    messages = [_encode(chunk) for chunk in chunks]
+    for chunk, parts in zip(chunks, messages, strict=True):
+        decoded = _decode(parts, spaces)
         for field in dataclasses.fields(chunk):
             assert (getattr(decoded, field.name) == getattr(chunk, field.name)).all()
-    total = _CHUNKS * _ROLLOUT.chunk_steps
+    bodies = [zlib.compress(np.ascontiguousarray(chunk.observation).data, 1) for chunk in chunks]
+    video_bytes = [_message(parts).arrays[0][3] for parts in messages]
+    videos = [parts[1][:size] for parts, size in zip(messages, video_bytes, strict=True)]
+    rounds = [
+        (
+            _milliseconds(lambda: [_encode(chunk) for chunk in chunks]),
+            _milliseconds(lambda: [_decode(parts, spaces) for parts in messages]),
+            _milliseconds(lambda: [zlib.decompress(video) for video in videos]),
+        )
+        for _ in range(_ROUNDS)
+    ]
+    encode, decode, inflate = (round(statistics.median(x), 4) for x in zip(*rounds, strict=True))
+    steps = _CHUNKS * _ROLLOUT.chunk_steps
     return {
-        "bytes_per_step": round(size / total, 1),
-        "encode_us_per_step": round(encode_seconds / total * 1e6, 2),
-        "decode_us_per_step": round(decode_seconds / total * 1e6, 2),
+        "bytes_per_step": round(sum(sum(map(len, parts)) for parts in messages) / steps, 1),
+        "zlib_alone_bytes_per_step": round(sum(map(len, bodies)) / steps, 1),
+        "encode_ms_per_chunk": encode,
+        "decode_ms_per_chunk": decode,
+        "inflate_ms_per_chunk": inflate,
     }
+
+
+def _encode(chunk: Chunk) -> list[bytes]:
+    table, body = wire.encode_arrays(chunk)
+    steps = _ROLLOUT.chunk_steps
+    return wire.encode(ChunkMessage(bytes(16), 0, 0, 0, steps, steps, table, zlib.crc32(body), body))
+
+
+def _message(parts: list[bytes]) -> ChunkMessage:
+    message = wire.decode(parts)
+    assert isinstance(message, ChunkMessage)
+    return message
+
+
+def _decode(parts: list[bytes], spaces: Spaces) -> Chunk:
+    return wire.decode_chunk(_message(parts), _ROLLOUT, spaces)
+
+
+def _milliseconds(work: Callable[[], object]) -> float:
+    """Of processor time per chunk: one thread, so that what else runs here counts little."""
+    start = time.process_time()
+    work()
+    return (time.process_time() - start) / _CHUNKS * 1e3

@@ -17,8 +17,8 @@ import pytest
 import torch
 from torch import Tensor
 
-import learner.admission
 import learner.credit
+import learner.leases
 import learner.ppo
 import learner.service
 from common import checkpoint, envs
@@ -81,7 +81,7 @@ class Service:
         monkeypatch.setenv("OMP_NUM_THREADS", "1")
         # However slow the machine is: every actor keeps its seat, and gets its place of each batch.
         monkeypatch.setattr(learner.service, "_GATHER_SECONDS", 300.0)
-        monkeypatch.setattr(learner.admission, "LEASE_SECONDS", 300.0)
+        monkeypatch.setattr(learner.leases, "LEASE_SECONDS", 300.0)
         monkeypatch.setattr(learner.credit, "_OVERDUE_SECONDS", math.inf)
 
     def _watch(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from common import messages as m
 from learner import claims
-from learner.admission import LEASE_SECONDS
+from learner.leases import LEASE_SECONDS
 from tests.unit.learner.test_admission import CHUNK, EPOCH, ONE_PLACE, Fleet, sid
 
 HUGE = (1 << 62) - 1

@@ -1,0 +1,189 @@
+"""One actor on one core against the bare emulator: the real loop, session and socket, without a learner."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+
+import torch
+
+from actor.intrinsic import Intrinsic
+from actor.metrics import Phases
+from actor.rollout import Rollout
+from actor.service import Actor, Player
+from actor.session import Session
+from actor.weights import Blob, Name
+from common import envs, wire
+from common.chunk import Bundle
+from common.config import Config, EnvConfig
+from common.messages import ChunkMessage, Welcome
+from common.parent import Parent
+from common.policy import Policy
+from common.precision import configure_torch
+from common.transport import Client, Context, Server
+from learner.ppo import PPO
+from learner.publisher import Offer
+from tests.bench.machine import Emulator, hardware
+from tests.fleet import quiet
+
+_GAMES = ("gravitar", "breakout", "montezuma_revenge", "private_eye")
+_ROUNDS = 3
+_EMULATOR_STEPS = 64
+_TIMEOUT_SECONDS = 200
+_UNLIMITED = 1 << 40
+_PATIENCE_MS = 1 << 30  # nobody answers: the lease must never run out
+_MESSAGE_BYTES = 1 << 26
+
+
+def measure() -> dict[str, object]:
+    """Each game in a process of its own, on one core and one thread."""
+    result: dict[str, object] = {**hardware(), "benchmark": "actor", "chunk": "128 x 16", "rounds": _ROUNDS}
+    for game in _GAMES:
+        run = subprocess.run(
+            [sys.executable, "-m", "tests.bench.actor", game],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            check=True,
+            stdout=subprocess.PIPE,
+            timeout=_TIMEOUT_SECONDS,
+        )
+        result[game] = json.loads(run.stdout)
+    return result
+
+
+class _Until(Parent):
+    """A parent that is gone once the session has sent so many chunks: it ends the actor's loop."""
+
+    session: Session
+    goal = 0
+
+    def gone(self) -> bool:
+        return self.session.counts["chunks_sent"] >= self.goal
+
+
+@dataclass
+class _Blobs:
+    """The weights of one version, at hand."""
+
+    blobs: dict[str, Blob]
+
+    def fetch(self, name: Name, held: tuple[int, int], meanwhile: object) -> Blob | None:
+        return self.blobs[name]
+
+    def close(self) -> None:
+        pass
+
+
+def _blobs(config: Config) -> tuple[_Blobs, bytes]:
+    """Weights as a learner publishes them before it has trained, and the digest of the target."""
+    spaces = envs.spaces(config.env)
+    ppo = PPO(config, spaces, torch.device("cpu"))
+    white = {"mean": torch.full(spaces.observation, 60.0), "std": torch.full(spaces.observation, 40.0)}
+    offers = {
+        "bundle": Offer.of("bundle", Bundle(1, 0, ppo.tensors() | white)),
+        "target": Offer.of("target", Bundle(0, 0, dict(ppo.target.state_dict()))),
+    }
+    blobs = {name: Blob(x.meta.epoch, x.meta.version, x.data) for name, x in offers.items()}
+    return _Blobs(blobs), offers["target"].meta.digest
+
+
+def _measure(game: str) -> dict[str, object]:
+    """Emulator and actor in turn, so that both see the same disturbances; medians."""
+    quiet()
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    configure_torch(threads=1)
+    config = Config(env=EnvConfig(id=game))
+    weights, digest = _blobs(config)
+    bare = Emulator(config, config.rollout.lanes)
+    with Context() as context, tempfile.TemporaryDirectory() as directory:
+        server = Server(context, _MESSAGE_BYTES)
+        endpoint = server.bind(f"ipc://{directory}/data")
+        parent, phases = _Until(), Phases()
+        session = parent.session = Session(lambda: Client(context, endpoint, _MESSAGE_BYTES), parent)
+        _welcome(server, session, config, digest)
+        player = _player(session, config, bare, weights, phases)
+        actor = Actor(session, weights, parent, threading.Event(), phases, lambda stats: None, player)
+        _play(actor, parent)  # resets the lanes, warms up
+        _taken(server)
+        phases.seconds = dict.fromkeys(phases.seconds, 0.0)
+        rates, bytes_sent = [], 0
+        for _ in range(_ROUNDS):
+            alone = bare.rate(_EMULATOR_STEPS)
+            rates.append((alone, config.rollout.chunk_steps / _play(actor, parent)))
+            bytes_sent += _taken(server)
+        session.close()
+        server.close()
+    bare.close()
+    alone, playing = (statistics.median(x) for x in zip(*rates, strict=True))
+    total = sum(config.rollout.chunk_steps / rate for _, rate in rates)
+    shares = {name: round(seconds / total, 3) for name, seconds in phases.seconds.items() if seconds}
+    return {
+        "emulator_steps_per_second": round(alone),
+        "steps_per_second": round(playing),
+        "ratio": round(statistics.median(mine / bare for bare, mine in rates), 3),
+        "ratio_rounds": [round(mine / bare, 3) for bare, mine in rates],
+        "phase_shares": shares | {"other": round(1 - sum(shares.values()), 3)},
+        "bytes_per_step": round(bytes_sent / (_ROUNDS * config.rollout.chunk_steps), 1),
+    }
+
+
+def _player(session: Session, config: Config, bare: Emulator, weights: _Blobs, phases: Phases) -> Player:
+    """What plays, on the lanes of the reference: to make lanes takes half a second each."""
+    assert session.welcome is not None
+    spaces = envs.spaces(config.env)
+    rollout = Rollout(bare.env, spaces, config.rollout, phases)
+    intrinsic = Intrinsic(spaces, config, weights.blobs["target"].tensors())
+    return Player(session.welcome, config, spaces, rollout, Policy(spaces, config), intrinsic)
+
+
+def _welcome(server: Server, session: Session, config: Config, digest: bytes) -> None:
+    """Give the session a place and credit without end."""
+    welcome = Welcome(
+        session.sid,
+        1,
+        0,
+        0,
+        0,
+        0,
+        _UNLIMITED,
+        0,
+        digest,
+        _PATIENCE_MS,
+        _PATIENCE_MS,
+        config.to_json().encode(),
+    )
+    deadline = time.monotonic() + 10.0
+    while not session.joined and time.monotonic() < deadline:
+        session.poll(0.05)
+        for peer, *_ in server.receive():
+            server.send(peer, wire.encode(welcome))
+    assert session.joined
+
+
+def _play(actor: Actor, parent: _Until) -> float:
+    """One chunk by the real loop; returns its seconds."""
+    parent.goal += 1
+    start = time.perf_counter()
+    actor.run()
+    return time.perf_counter() - start
+
+
+def _taken(server: Server) -> int:
+    """Bytes of the chunk that was sent."""
+    deadline = time.monotonic() + 10.0
+    while time.monotonic() < deadline:
+        for *_, parts in server.receive():
+            if isinstance(wire.decode(parts), ChunkMessage):
+                return sum(map(len, parts))
+        time.sleep(0.001)
+    raise TimeoutError("expected the chunk that the actor sent, got none")
+
+
+if __name__ == "__main__":
+    print(json.dumps(_measure(sys.argv[1])))

@@ -1,0 +1,152 @@
+"""The learner's data path under a fake fleet: how many chunks a second, at what price per chunk."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from dataclasses import replace
+
+import numpy as np
+import psutil
+
+from common.config import Config, EnvConfig, RolloutConfig
+from tests.bench.intake import Intake
+from tests.bench.machine import cpu_seconds, hardware
+from tests.fleet import FleetProcess, Report, quiet
+from tests.integration.processes import free_port
+
+_GAME = "gravitar"
+_SESSIONS_PER_PROCESS = 512  # below libzmq's 1,023 sockets per context
+_PROCESSES = 2
+_JOIN_SECONDS = 120.0
+_SETTLING_SECONDS = 10.0  # after the first credit, before anything is measured
+_BATCH_LANES = 256
+
+
+def measure(actors: int = 256, rate: float | None = None, seconds: float = 30.0) -> dict[str, object]:
+    """Chunks of 128 x 1 through admission, decoding and settling, without training."""
+    quiet()
+    rollout = RolloutConfig(steps=128, lanes=1, batch_lanes=_BATCH_LANES)
+    config = Config(total_steps=1 << 50, max_lag=1, env=EnvConfig(id=_GAME), rollout=rollout)
+    config = replace(config, rnd=replace(config.rnd, warmup_steps=0))
+    endpoint = f"tcp://127.0.0.1:{free_port()}"
+    with Intake(config, endpoint) as intake:
+        empty_bytes = _resident_bytes()
+        fleets = _start(endpoint, actors, rate)
+        try:
+            intake.wait_for(actors, _JOIN_SECONDS)
+            joined_bytes = _resident_bytes()
+            idle = _idle(actors)
+            figures = _observe(intake, fleets, seconds, rollout.chunk_steps)
+        finally:
+            for fleet in fleets:
+                fleet.leave()
+        report = sum((fleet.report() for fleet in fleets), Report())
+        totals = intake.close_books()
+        served = sum(steps > 0 for steps in report.made.values())
+        memory = (joined_bytes - empty_bytes) / actors
+    return {
+        **hardware(),
+        "benchmark": "fleet",
+        "actors": actors,
+        "rate_asked": rate,
+        "chunk": "128 x 1",
+        "game": _GAME,
+        "play": "random",
+        "batch_lanes": _BATCH_LANES,
+        "max_lag": config.max_lag,
+        "seconds": seconds,
+        **figures,
+        **idle,
+        **_acknowledgement(report),
+        "session_kib": round(memory / 1024, 1),
+        "actors_served": served,
+        "imbalance_steps": totals.imbalance,
+        "miscounted_steps": sum(report.made.values()) - totals.produced,
+        "invalid_chunks": intake.invalid,
+        "reconnects": report.reconnects,
+        "left_cleanly": report.left,
+    }
+
+
+def _start(endpoint: str, actors: int, rate: float | None) -> list[FleetProcess]:
+    count = min(actors, max(_PROCESSES, -(-actors // _SESSIONS_PER_PROCESS)))
+    shares = [actors // count + (number < actors % count) for number in range(count)]
+    return [
+        FleetProcess(endpoint, share, _GAME, None if rate is None else rate * share / actors)
+        for share in shares
+    ]
+
+
+def _idle(actors: int) -> dict[str, float]:
+    """What sessions cost that only say that they are alive."""
+    cpu, start, wait_seconds = cpu_seconds(), time.monotonic(), 4.0
+    time.sleep(wait_seconds)
+    share = (cpu_seconds() - cpu) / (time.monotonic() - start)
+    return {
+        "idle_cpu_cores": round(share, 4),
+        "idle_cpu_us_per_session_second": round(share / actors * 1e6, 1),
+    }
+
+
+def _observe(
+    intake: Intake, fleets: list[FleetProcess], seconds: float, chunk_steps: int
+) -> dict[str, object]:
+    """Rates between two moments, and the slope of memory between them."""
+    intake.open()
+    time.sleep(_SETTLING_SECONDS)
+    for fleet in fleets:
+        fleet.forget()
+    view, chunks = intake.network.ask(intake.network.look), intake.chunks
+    cpu, threads, start = cpu_seconds(), _thread_seconds(), time.monotonic()
+    times, memory = [], []
+    while time.monotonic() - start < seconds:
+        time.sleep(0.25)
+        times.append(time.monotonic() - start)
+        memory.append(_resident_bytes())
+    after, done = intake.network.ask(intake.network.look), max(1, intake.chunks - chunks)
+    wall, spent = time.monotonic() - start, cpu_seconds() - cpu
+    by_thread = {name: seconds - threads.get(name, 0.0) for name, seconds in _thread_seconds().items()}
+    received_bytes, received_steps = (
+        after.chunk_bytes - view.chunk_bytes,
+        after.chunk_steps - view.chunk_steps,
+    )
+    # Of the most that was ever in use: batches come and go, a leak only grows.
+    later = len(times) // 3
+    slope = np.polyfit(times[later:], np.maximum.accumulate(memory)[later:], 1)[0]
+    return {
+        "chunks_per_second": round(done / wall, 1),
+        "steps_per_second": round(done * chunk_steps / wall),
+        "mb_per_second": round(received_bytes / wall / 1e6, 2),
+        "bytes_per_step": round(received_bytes / max(1, received_steps), 1),
+        "cpu_ms_per_chunk": round(spent / done * 1e3, 3),
+        "cpu_ms_per_chunk_by_thread": {name: round(x / done * 1e3, 3) for name, x in by_thread.items()},
+        "cpu_cores": round(spent / wall, 3),
+        "memory_mb": round(memory[-1] / 1e6, 1),
+        "memory_slope_mb_per_minute": round(float(slope) * 60 / 1e6, 3),
+    }
+
+
+def _acknowledgement(report: Report) -> dict[str, float]:
+    seconds = np.array(report.ack_seconds or [float("nan")])
+    p50, p99, most = (float(x) for x in (*np.quantile(seconds, [0.5, 0.99]), seconds.max()))
+    return {
+        "ack_p50_ms": round(p50 * 1e3, 2),
+        "ack_p99_ms": round(p99 * 1e3, 2),
+        "ack_max_ms": round(most * 1e3, 2),
+    }
+
+
+def _thread_seconds() -> dict[str, float]:
+    """Processor time by thread; `sockets` is what libzmq does in its own."""
+    names = {thread.native_id: thread.name for thread in threading.enumerate()}
+    seconds: dict[str, float] = {}
+    for thread in psutil.Process().threads():
+        name = names.get(thread.id, "sockets")
+        seconds[name] = seconds.get(name, 0.0) + thread.user_time + thread.system_time
+    return seconds
+
+
+def _resident_bytes() -> int:
+    return int(psutil.Process(os.getpid()).memory_info().rss)

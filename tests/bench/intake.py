@@ -1,0 +1,93 @@
+"""A learner's data path without training: sockets, admission, ledger, decoding, settling, credit."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict
+from typing import Self
+
+from common import envs, wire
+from common.config import Config
+from common.ledger import Totals
+from common.precision import configure_torch
+from common.transport import weights_endpoint
+from learner.admission import Admission
+from learner.credit import Arrival
+from learner.inbox import Delivered, Inbox
+from learner.network import Network
+from learner.publisher import Offer, Publisher
+
+_POLL_SECONDS = 0.25
+
+
+class Intake:
+    """Takes decoded batches as a trainer does, holds each until it is whole, and settles it as trained."""
+
+    def __init__(self, config: Config, endpoint: str, target: Offer | None = None) -> None:
+        configure_torch()
+        self._config = config
+        spaces = envs.spaces(config.env)
+        digest = target.meta.digest if target is not None else bytes(32)
+        self.admission = Admission(config, 1, digest)
+        self.publisher = Publisher(target)
+        self.network = Network(
+            self.admission, self.publisher, wire.message_limit_bytes(config.rollout, spaces)
+        )
+        self._inbox = Inbox(config.rollout, spaces, self._refuse)
+        self.chunks = 0  # settled
+        self.invalid = 0
+        self._stop = threading.Event()
+        self._consumer = threading.Thread(target=self._consume, name="consumer")
+        self.network.start([(endpoint, weights_endpoint(endpoint))], self._inbox.submit)
+
+    def __enter__(self) -> Self:
+        self._consumer.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        self._consumer.join()
+        self._inbox.close()
+        self.network.close()
+
+    def wait_for(self, sessions: int, timeout_seconds: float) -> None:
+        """Until so many have a seat."""
+        deadline = time.monotonic() + timeout_seconds
+        while (seated := self.network.ask(lambda: len(self.admission.seats))) < sessions:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"expected {sessions} sessions, got {seated} in {timeout_seconds:.0f} s")
+            time.sleep(0.1)
+
+    def open(self) -> None:
+        """Hand out credit for the first batch."""
+        self.network.ask(lambda: self.admission.open(0, time.monotonic()))
+
+    def close_books(self) -> Totals:
+        """After everybody left: settle what waits, and add up."""
+        self.network.ask(lambda: self.admission.drain(True))
+        self.network.ask(self.admission.dismiss)
+        return self.network.ask(self.network.look).totals
+
+    def _consume(self) -> None:
+        waiting: defaultdict[int, list[Delivered]] = defaultdict(list)
+        version = 0
+        while not self._stop.is_set():
+            delivered = self._inbox.take(_POLL_SECONDS)
+            if delivered is None:
+                continue
+            waiting[delivered.batch].append(delivered)
+            if len(waiting[version]) == self._config.rollout.batch_chunks:
+                names = [(delivered.sid, delivered.offset) for delivered in waiting.pop(version)]
+                version += 1
+                self._turn_over(names, version)
+
+    def _turn_over(self, names: list[tuple[bytes, int]], version: int) -> None:
+        self.network.ask(lambda: self.admission.settle(names, "trained"))
+        self.network.ask(lambda: self.admission.open(version, time.monotonic()))
+        self.chunks += len(names)
+
+    def _refuse(self, arrival: Arrival, text: str) -> None:
+        self.invalid += 1
+        sid, offset = arrival.message.sid, arrival.message.offset
+        self.network.ask(lambda: self.admission.refuse(sid, offset, arrival.batch, time.monotonic()))

@@ -1,0 +1,54 @@
+"""K clients that pull weights in one process: `python -m tests.bench.pullers ENDPOINT K READERS`.
+
+For every line on standard input each pulls the newest bundle, and one line goes to standard output:
+the moments, on the machine's monotonic clock, at which each held it. With READERS above 0 every
+puller stands for the parent of that many actors: it writes a file, and the bundle counts as held
+once the file was read that often.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from actor.weights import PIECE_MESSAGE_BYTES, WeightsClient
+from common.transport import Client, Context, weights_endpoint
+from tests.fleet import quiet
+
+
+def main() -> int:
+    """Serve until standard input is closed."""
+    endpoint, count, readers = weights_endpoint(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    quiet()
+    with Context() as context, tempfile.TemporaryDirectory() as directory:
+        clients = [
+            WeightsClient(lambda: Client(context, endpoint, PIECE_MESSAGE_BYTES)) for _ in range(count)
+        ]
+        held = [(-1, -1)] * count
+
+        def pull(number: int) -> float:
+            blob = None
+            while blob is None:
+                blob = clients[number].fetch("bundle", held[number], lambda: True)
+            held[number] = (blob.epoch, blob.version)
+            if readers:
+                path = Path(directory) / str(number)
+                path.write_bytes(blob.data)
+                for _ in range(readers):
+                    path.read_bytes()
+            return time.monotonic()
+
+        with ThreadPoolExecutor(count) as pool:
+            for _ in sys.stdin:
+                print(json.dumps(list(pool.map(pull, range(count)))), flush=True)
+        for client in clients:
+            client.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,299 @@
+"""docs/benchmarks.md from docs/benchmarks/*.json: tables and verdicts; the only prose is the template's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).parents[2] / "docs"
+RESULTS = DOCS / "benchmarks"
+_HERE = Path(__file__).parent
+_ABSENT = "not measured"
+
+Results = Mapping[str, dict[str, Any]]  # by file name, without its ending
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One row of the targets: how a figure is read from the results, and what it should be."""
+
+    what: str
+    read: Callable[[Results], tuple[float, ...]]  # raises KeyError where it was not measured
+    least: tuple[float, ...]
+    aim: float | None = None
+    unit: str = ""
+    at_most: bool = False  # for all of them
+
+    def row(self, results: Results) -> list[str]:
+        """Its line of the table."""
+        sign = "<=" if self.at_most else ">="
+        wanted = [f"{sign} {_number(x)}" for x in self.least]
+        target = ", ".join(wanted) + (f" (aim {_number(self.aim)})" if self.aim is not None else "")
+        try:
+            values = self.read(results)
+        except KeyError:
+            return [self.what, _ABSENT, target, _ABSENT]
+        measured = ", ".join(map(_number, values)) + (f" {self.unit}" if self.unit else "")
+        return [self.what, measured, target, self.verdict(values)]
+
+    def verdict(self, values: Sequence[float]) -> str:
+        """Met only if every value keeps its bound."""
+        pairs = zip(values, self.least, strict=True)
+        met = all(value <= bound if self.at_most else value >= bound for value, bound in pairs)
+        if met and self.aim is not None:
+            reached = values[0] <= self.aim if self.at_most else values[0] >= self.aim
+            return "met, with its aim" if reached else "met"
+        return "met" if met else "missed"
+
+
+def _books(results: Results, name: str) -> float:
+    """Steps that the books of a fleet lost or counted twice, by the learner's count and by the fakes'."""
+    fleet = results[name]
+    return float(abs(fleet["imbalance_steps"]) + abs(fleet["miscounted_steps"]))
+
+
+TARGETS = (
+    Target(
+        "`actor`, ratio to the bare emulator (Gravitar)",
+        lambda r: (r["actor"]["gravitar"]["ratio"],),
+        (0.60,),
+        0.75,
+    ),
+    Target("`learner`, ratio to the plain float32 loop", lambda r: (r["learner"]["ratio"],), (5,), 7),
+    Target(
+        "`train`, fraction of the machine's limit",
+        lambda r: (r["train"]["fraction_of_limit"],),
+        (0.45,),
+        0.60,
+    ),
+    Target(
+        "`wire`, bytes per step, mean of ten games",
+        lambda r: (r["wire"]["bytes_per_step"],),
+        (300,),
+        200,
+        at_most=True,
+    ),
+    Target(
+        "`wire`, decode on one core, chunks/s",
+        lambda r: (r["wire"]["decode_chunks_per_second"],),
+        (800,),
+        1600,
+    ),
+    Target("`fleet`, 256 peers, chunks/s", lambda r: (r["fleet-256"]["chunks_per_second"],), (500,), 800),
+    Target(
+        "`fleet`, 256 peers: steps out of balance; memory slope, MB/min",
+        lambda r: (_books(r, "fleet-256"), r["fleet-256"]["memory_slope_mb_per_minute"]),
+        (0, 1),
+        at_most=True,
+    ),
+    Target(
+        "`fleet`, 2,000 peers: not served; p99 acknowledgement, ms",
+        lambda r: (
+            r["fleet-2000"]["actors"] - r["fleet-2000"]["actors_served"],
+            r["fleet-2000"]["ack_p99_ms"],
+        ),
+        (0, 1000),
+        at_most=True,
+    ),
+    Target(
+        "`weights`, 64 pullers: p99, s",
+        lambda r: (r["weights"]["puller_per_actor"]["pull_p99_seconds"],),
+        (5,),
+        2,
+        at_most=True,
+    ),
+    Target(
+        "`weights`, data round trip meanwhile: p99, ms",
+        lambda r: (r["weights"]["puller_per_actor"]["round_trip_p99_ms"],),
+        (100,),
+        at_most=True,
+    ),
+    Target(
+        "one GPU, E = 1,024, T = 128, keep 1/32: env steps/s of updates",
+        lambda r: (r["learner-cuda"]["large"]["env_steps_per_second"],),
+        (100_000,),
+        300_000,
+    ),
+)
+
+
+def render(results: Results, template: str, shortfalls: str) -> str:
+    """The page."""
+    headings = ["what", "measured", "target", "verdict"]
+    return template.format(
+        hardware=_hardware(results),
+        targets=_table(headings, [target.row(results) for target in TARGETS]),
+        actor=_actor(results),
+        learner=_columns(results, ("learner", "learner-cuda"), _LEARNER),
+        train=_columns(results, ("train",), _TRAIN),
+        wire=_wire(results),
+        fleet=_columns(results, ("fleet-256", "fleet-2000"), _FLEET),
+        weights=_weights(results),
+        growth=_growth(results),
+        shortfalls=shortfalls.strip(),
+    )
+
+
+def write() -> None:
+    """Replace docs/benchmarks.md."""
+    results = {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
+    page = render(results, (_HERE / "template.md").read_text(), (_HERE / "shortfalls.md").read_text())
+    (DOCS / "benchmarks.md").write_text(page)
+
+
+_LEARNER = (
+    "device",
+    "precision",
+    "update_seconds",
+    "samples_per_second",
+    "naive_samples_per_second",
+    "ratio",
+    "ratio_rounds",
+    "gflops",
+    "matrix_ceiling_gflops",
+    "fraction_of_ceiling",
+    "peak_memory_mb",
+    "cores_used_by_others",
+)
+_TRAIN = (
+    "steps_per_second",
+    "steps_per_second_runs",
+    "emulator_steps_per_second_core",
+    "matrix_ceiling_gflops",
+    "mflop_per_step",
+    "limit_steps_per_second",
+    "fraction_of_limit",
+    "held_back_by",
+    "learner_busy_share",
+    "actors_busy_share",
+    "learner_phase_seconds",
+    "actor_phase_seconds",
+    "wire_bytes_per_step",
+    "cores_used_by_others",
+)
+_FLEET = (
+    "actors",
+    "seconds",
+    "chunks_per_second",
+    "steps_per_second",
+    "mb_per_second",
+    "bytes_per_step",
+    "ack_p50_ms",
+    "ack_p99_ms",
+    "ack_max_ms",
+    "cpu_ms_per_chunk",
+    "cpu_ms_per_chunk_by_thread",
+    "cpu_cores",
+    "memory_mb",
+    "memory_slope_mb_per_minute",
+    "session_kib",
+    "actors_served",
+    "imbalance_steps",
+    "miscounted_steps",
+    "invalid_chunks",
+    "reconnects",
+    "left_cleanly",
+    "cores_used_by_others",
+)
+
+
+def _hardware(results: Results) -> str:
+    seen = {
+        f"{x['processor']}, {x['cores']} cores, torch {x['torch']}, "
+        f"bfloat16 {'native' if x['bfloat16'] else 'not native'}"
+        for x in results.values()
+    }
+    return "Hardware: " + ("; ".join(sorted(seen)) or _ABSENT) + "."
+
+
+def _columns(results: Results, names: Sequence[str], figures: Sequence[str]) -> str:
+    """Results side by side, a row for each figure."""
+    found = [name for name in names if name in results]
+    rows = [[_words(figure), *(_value(results[name].get(figure)) for name in found)] for figure in figures]
+    return _table(["", *found], rows) if found else _ABSENT + "."
+
+
+def _actor(results: Results) -> str:
+    if "actor" not in results:
+        return _ABSENT + "."
+    games = {name: x for name, x in results["actor"].items() if isinstance(x, dict)}
+    figures = ("emulator_steps_per_second", "steps_per_second", "ratio", "phase_shares", "bytes_per_step")
+    rows = [[game, *(_value(x[figure]) for figure in figures)] for game, x in games.items()]
+    return _table(["game", *map(_words, figures)], rows) + _others(results["actor"])
+
+
+def _wire(results: Results) -> str:
+    if "wire" not in results:
+        return _ABSENT + "."
+    wire = results["wire"]
+    figures = (
+        "bytes_per_step",
+        "zlib_alone_bytes_per_step",
+        "encode_ms_per_chunk",
+        "decode_ms_per_chunk",
+        "inflate_ms_per_chunk",
+    )
+    rows = [
+        [game, "random", *(_value(x[figure]) for figure in figures)] for game, x in wire["random"].items()
+    ]
+    if isinstance(wire["trained"], dict):
+        for game, x in wire["trained"].items():
+            rows.append([game, f"{x['env_steps']:,} steps", *(_value(x[figure]) for figure in figures)])
+    else:
+        rows.append(["trained play", wire["trained"], *([""] * len(figures))])
+    rows.append(["**mean of random**", "", *(_value(wire[figure]) for figure in figures)])
+    return _table(["game", "policy", *map(_words, figures)], rows) + _others(wire)
+
+
+def _weights(results: Results) -> str:
+    if "weights" not in results:
+        return _ABSENT + "."
+    ways = {name: x for name, x in results["weights"].items() if isinstance(x, dict)}
+    figures = list(next(iter(ways.values())))
+    rows = [[_words(figure), *(_value(x[figure]) for x in ways.values())] for figure in figures]
+    return _table(["", *map(_words, ways)], rows) + _others(results["weights"])
+
+
+def _growth(results: Results) -> str:
+    if "growth" not in results:
+        return _ABSENT + "."
+    sizes = results["growth"]["sizes"]
+    figures = list(next(iter(sizes.values())))
+    rows = [[_words(figure), *(_value(x[figure]) for x in sizes.values())] for figure in figures]
+    return _table(["sessions", *(f"{int(size):,}" for size in sizes)], rows) + _others(results["growth"])
+
+
+def _others(result: Mapping[str, Any]) -> str:
+    return f"\n\nCores used by other processes meanwhile: {_value(result.get('cores_used_by_others'))}."
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _value(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_value(x)}" for name, x in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_value, value))
+    if isinstance(value, (int, float)):
+        return _number(value)
+    return _ABSENT if value is None else str(value)
+
+
+def _number(value: float) -> str:
+    return (
+        f"{value:,.0f}"
+        if float(value).is_integer()
+        else f"{value:,.4g}"
+        if abs(value) < 1000
+        else f"{value:,.0f}"
+    )

@@ -1,0 +1,112 @@
+"""From publishing a bundle to the last puller that holds it, and what a data message takes meanwhile."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from common import envs
+from common.chunk import Bundle
+from common.config import Config, EnvConfig, RolloutConfig
+from learner.ppo import PPO
+from learner.publisher import Offer
+from tests.bench.intake import Intake
+from tests.bench.machine import cpu_seconds, hardware
+from tests.fleet import FleetProcess, quiet
+from tests.integration.processes import free_port
+
+_PROCESSES = 4
+_BUNDLES = 5
+_ACTORS_PER_HOST = 16
+_PULL_SECONDS = 60.0
+_JOIN_SECONDS = 120.0
+_CHUNKS_PER_SECOND = 50.0
+
+
+def measure(pullers: int = 64) -> dict[str, object]:
+    """One puller per actor; then one per host of sixteen, as `--procs 16` has it. One fake actor plays on."""
+    quiet()
+    hosts = max(1, pullers // _ACTORS_PER_HOST)
+    return {
+        **hardware(),
+        "benchmark": "weights",
+        "bundles": _BUNDLES,
+        "actors": pullers,
+        "puller_per_actor": _measure(pullers, 0),
+        "puller_per_host": _measure(hosts, _ACTORS_PER_HOST),
+    }
+
+
+def _measure(pullers: int, readers: int) -> dict[str, float]:
+    rollout = RolloutConfig(steps=128, lanes=1, batch_lanes=256)
+    config = Config(total_steps=1 << 50, env=EnvConfig(id="breakout"), rollout=rollout)
+    config = replace(config, rnd=replace(config.rnd, warmup_steps=0))
+    ppo = PPO(config, envs.spaces(config.env), torch.device("cpu"))
+    white = {"mean": torch.zeros(84, 84), "std": torch.ones(84, 84)}
+    offers = [
+        Offer.of("bundle", Bundle(1, version, ppo.tensors() | white)) for version in range(_BUNDLES + 1)
+    ]
+    endpoint = f"tcp://127.0.0.1:{free_port()}"
+    with Intake(config, endpoint) as intake:
+        player = FleetProcess(endpoint, 1, config.env.id, _CHUNKS_PER_SECOND)
+        processes = _start(endpoint, pullers, readers)
+        try:
+            intake.wait_for(1, _JOIN_SECONDS)
+            intake.open()
+            _publish(intake, offers[0], processes)  # makes the connections
+            player.forget()
+            before = cpu_seconds()
+            seconds = [x for offer in offers[1:] for x in _publish(intake, offer, processes)]
+            cpu = cpu_seconds() - before
+        finally:
+            player.leave()
+            for process in processes:
+                process.communicate(timeout=_PULL_SECONDS)
+        round_trips = player.report().ack_seconds
+        view = intake.network.ask(intake.network.look)
+    return {
+        "pullers": pullers,
+        "bundle_mb": round(len(offers[0].data) / 1e6, 2),
+        "pull_p50_seconds": round(float(np.quantile(seconds, 0.5)), 3),
+        "pull_p99_seconds": round(float(np.quantile(seconds, 0.99)), 3),
+        "last_seconds": round(max(seconds), 3),
+        "round_trip_p50_ms": round(float(np.quantile(round_trips, 0.5)) * 1e3, 2),
+        "round_trip_p99_ms": round(float(np.quantile(round_trips, 0.99)) * 1e3, 2),
+        "round_trips": len(round_trips),
+        "sent_mb_per_bundle": round(view.weights_bytes / (_BUNDLES + 1) / 1e6, 1),
+        "learner_cpu_ms_per_bundle": round(cpu / _BUNDLES * 1e3, 1),
+        "would_block": view.would_block,
+    }
+
+
+def _start(endpoint: str, pullers: int, readers: int) -> list[subprocess.Popen[str]]:
+    count = min(pullers, _PROCESSES)
+    shares = [pullers // count + (number < pullers % count) for number in range(count)]
+    argv = [sys.executable, "-m", "tests.bench.pullers", endpoint]
+    return [
+        subprocess.Popen(
+            [*argv, str(share), str(readers)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for share in shares
+    ]
+
+
+def _publish(intake: Intake, offer: Offer, processes: list[subprocess.Popen[str]]) -> list[float]:
+    """Make a bundle the newest; returns after how many seconds each puller held it."""
+    start = time.monotonic()
+    intake.network.ask(lambda: intake.publisher.publish(offer))
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("pull\n")
+        process.stdin.flush()
+    moments: list[float] = []
+    for process in processes:
+        assert process.stdout is not None
+        moments += json.loads(process.stdout.readline())
+    return [moment - start for moment in moments]

@@ -1,0 +1,45 @@
+"""The plain loop that the learner is compared with computes the same losses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from common.chunk import Chunk, Spaces
+from common.config import Config, PPOConfig, RNDConfig, RolloutConfig
+from learner.batch import make_batch
+from learner.ppo import PPO
+from tests.bench.naive import Naive
+
+T, E = 6, 4
+IMAGES = Spaces((84, 84), 4, 3)
+CONFIG = Config(
+    precision="float32",
+    rollout=RolloutConfig(steps=T, lanes=2, batch_lanes=E),
+    ppo=PPOConfig(epochs=3, minibatches=1),
+    rnd=RNDConfig(predictor_keep=1.0),
+)
+STATISTICS = torch.full((84, 84), 128.0), torch.full((84, 84), 64.0)
+
+
+@pytest.mark.parametrize("time_limit_is_end", [False, True])
+def test_the_plain_loop_learns_what_the_learner_learns(
+    make_chunk: Callable[..., Chunk], time_limit_is_end: bool
+) -> None:
+    """Whole batches as minibatches and a full predictor: no draw is left to differ."""
+    config = replace(CONFIG, env=replace(CONFIG.env, time_limit_is_end=time_limit_is_end))
+    cpu = torch.device("cpu")
+    chunk = make_chunk(T, E, IMAGES, 5, [(1, 0)], [(3, 2)])
+    batch = make_batch(chunk, np.zeros(E, np.int64), chunk.reward, chunk.bonus, IMAGES, STATISTICS, cpu)
+    ppo = PPO(config, IMAGES, cpu)
+    naive = Naive(ppo, config, cpu)
+    report, losses = ppo.update(batch, STATISTICS, 0.0), naive.update(batch, STATISTICS)
+    assert report is not None
+    for name, loss in losses.items():
+        assert loss == pytest.approx(report.figures[name], rel=1e-3, abs=1e-5), name
+    for name, value in ppo.policy.state_dict().items():
+        torch.testing.assert_close(naive.policy[name].detach(), value, rtol=1e-2, atol=2e-5)
