@@ -38,7 +38,6 @@ from common.transport import Client, Context
 
 _MESSAGE_BYTES = 1 << 20
 _SWEEP_SECONDS = 0.25  # between two looks at every session: heartbeats fall due, silence is noticed
-_PAUSE_SECONDS = 0.003  # in each turn, so that it finds several sessions with news: asking all is dear
 _END_SECONDS = 120.0
 
 
@@ -171,7 +170,6 @@ class FakeFleet:
         """Wait for the learner to speak, then let every session react, and play what may be played."""
         if self._ready:
             timeout_seconds = min(timeout_seconds, self._seconds_until_next(time.monotonic()))
-        time.sleep(_PAUSE_SECONDS)
         for raw, _ in self._poller.poll(math.ceil(timeout_seconds * 1000)):
             self._poll(self._speakers[raw])
         now = time.monotonic()
