@@ -24,6 +24,7 @@ PIECE_MESSAGE_BYTES = 1 << 20
 _BLOB_BYTES = 1 << 30
 _WINDOW_PIECES = 8
 _SILENCE_SECONDS = 2.0  # then the request is repeated
+_LOST_SECONDS = 3.0  # of silence, and the connection is made anew: its other end may be gone unnoticed
 _FETCH_SECONDS = 30.0
 
 Name = Literal["bundle", "target"]
@@ -72,13 +73,19 @@ class WeightsClient:
         """See `Weights.fetch`."""
         meta: WeightsMeta | None = None
         pieces: list[bytes] = []
-        deadline = time.monotonic() + _FETCH_SECONDS
-        asked = -_SILENCE_SECONDS
+        heard = time.monotonic()
+        deadline, asked = heard + _FETCH_SECONDS, -_SILENCE_SECONDS
         while meanwhile() and time.monotonic() < deadline:
             if time.monotonic() - asked > _SILENCE_SECONDS:
+                if time.monotonic() - heard > _LOST_SECONDS:
+                    self._reconnect()
+                    heard = time.monotonic()
                 self._ask(name, held, meta, len(pieces))
                 asked = time.monotonic()
-            match self._receive():
+            answer = self._receive()
+            if answer is not None:
+                heard = time.monotonic()
+            match answer:
                 case WeightsSame() as message if message.name == name and meta is None:
                     return None
                 case WeightsMeta() as message if message.name == name and message.size <= _BLOB_BYTES:
@@ -94,9 +101,12 @@ class WeightsClient:
                         meta, pieces = None, []
                     if len(pieces) % _WINDOW_PIECES == 0:
                         self._ask(name, held, meta, len(pieces))
-        self._client.close()  # pieces of an abandoned pull must not reach the next one
-        self._client = self._connect()
+        self._reconnect()  # pieces of an abandoned pull must not reach the next one
         return None
+
+    def _reconnect(self) -> None:
+        self._client.close()
+        self._client = self._connect()
 
     def _receive(self) -> Message | None:
         """The next message; one that is damaged is like one that was lost."""

@@ -88,7 +88,8 @@ class Loop:
     probe: Probe
     config: Config
     lag: int = 0  # versions that the actor is behind
-    version: int = WARMUP_VERSION
+    version: int = WARMUP_VERSION  # that the actor knows of
+    batch: int = WARMUP_VERSION
     reports: list[Report] = field(default_factory=list)
 
     sid, epoch, joined, finished = bytes(16), 0, True, False
@@ -150,7 +151,7 @@ class Loop:
         self.offers.append(offer)
 
     def open(self, version: int, now: float) -> None:
-        self.version = version
+        self.batch, self.version = version, max(min(version, 0), version - self.lag)
 
     def settle(self, names: list[tuple[bytes, int]], verdict: str) -> None:
         pass
@@ -163,7 +164,7 @@ class Loop:
     # What the actor calls.
 
     def fetch(self, name: str, held: tuple[int, int], meanwhile: Callable[[], bool]) -> Blob:
-        offer = self.offers[max(0, self.version - self.lag)]
+        offer = self.offers[self.version]
         return Blob(offer.meta.epoch, offer.meta.version, offer.data)
 
     def poll(self) -> None:
@@ -177,4 +178,4 @@ class Loop:
         self._sent = self._produced
         message = ChunkMessage(self.sid, epoch, version, offset, steps, self._produced, table, crc, body)
         chunk = wire.decode_chunk(message, self.config.rollout, self.probe.spaces)
-        self.delivered = Delivered(self.sid, self.version, 0, 0, offset, version, chunk)
+        self.delivered = Delivered(self.sid, self.batch, 0, 0, offset, version, chunk)

@@ -54,7 +54,7 @@ def one(state: Array, action: Array) -> Array:
 def errors(network: nn.Module, target: nn.Module, statistics: Statistics, observation: Array) -> Tensor:
     """How badly it knows each observation by the definition, [T, B, D] -> [T, B]."""
     mean, std = statistics
-    white = torch.clip((torch.from_numpy(observation) - mean) / std, -5, 5)
+    white = torch.clip((torch.tensor(observation) - mean) / std, -5, 5)
     with torch.no_grad():
         return torch.stack([(network(row) - target(row)).square().mean(1) for row in white])
 
