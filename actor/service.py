@@ -14,7 +14,7 @@ from actor.intrinsic import Intrinsic
 from actor.metrics import Phases
 from actor.rollout import Rollout
 from actor.session import Session
-from actor.weights import Blob, Weights
+from actor.weights import Blob, Name, Weights
 from common import envs, wire
 from common.chunk import WARMUP_VERSION, Bundle, Chunk, Spaces
 from common.config import Config
@@ -53,6 +53,7 @@ class Actor:
     phases: Phases
     tell: Callable[[dict[str, float]], None]  # where its figures go, besides the heartbeats
     player: Player | None = None
+    reconnects: int = 0  # of the session, when the weights connection was made
 
     def run(self) -> int:
         """Play until the run is finished, the parent is gone, or a signal came; returns the exit code."""
@@ -97,7 +98,7 @@ class Actor:
         config = Config.from_json(welcome.body)
         target: Blob | None = None
         if config.rnd.enabled:
-            target = self.weights.fetch("target", (-1, -1), self._meanwhile)
+            target = self._fetch("target", (-1, -1))
             if target is None or hashlib.sha256(target.data).digest() != welcome.target:
                 return None
         try:
@@ -115,7 +116,7 @@ class Actor:
         assert welcome is not None
         if version > WARMUP_VERSION and player.held != (welcome.epoch, version):
             with self.phases.of("weights"):
-                blob = self.weights.fetch("bundle", player.held, self._meanwhile)
+                blob = self._fetch("bundle", player.held)
                 if blob is None:
                     return False
                 bundle = Bundle(blob.epoch, blob.version, blob.tensors())
@@ -130,6 +131,15 @@ class Actor:
         if player.rollout.place != place:
             player.rollout.reset(place)
         return self.session.joined
+
+    def _fetch(self, name: Name, held: tuple[int, int]) -> Blob | None:
+        """See `Weights.fetch`; given up once the session finds the learner silent."""
+        if self.reconnects != self.session.counts["reconnects"]:
+            self.reconnects = self.session.counts["reconnects"]
+            self.weights.renew()
+        return self.weights.fetch(
+            name, held, lambda: self._meanwhile() and self.reconnects == self.session.counts["reconnects"]
+        )
 
     def _play(self, player: Player) -> None:
         """Collect, rate, encode and send one chunk; or skip what was begun."""

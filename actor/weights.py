@@ -24,7 +24,6 @@ PIECE_MESSAGE_BYTES = 1 << 20
 _BLOB_BYTES = 1 << 30
 _WINDOW_PIECES = 8
 _SILENCE_SECONDS = 2.0  # then the request is repeated
-_LOST_SECONDS = 3.0  # of silence, and the connection is made anew: its other end may be gone unnoticed
 _FETCH_SECONDS = 30.0
 
 Name = Literal["bundle", "target"]
@@ -58,6 +57,9 @@ class Weights(Protocol):
             None if there is none newer, or the wait was given up.
         """
 
+    def renew(self) -> None:
+        """Make the connection anew: the learner was silent, and the other end may be gone unnoticed."""
+
     def close(self) -> None:
         """Free the connection."""
 
@@ -73,19 +75,13 @@ class WeightsClient:
         """See `Weights.fetch`."""
         meta: WeightsMeta | None = None
         pieces: list[bytes] = []
-        heard = time.monotonic()
-        deadline, asked = heard + _FETCH_SECONDS, -_SILENCE_SECONDS
+        deadline = time.monotonic() + _FETCH_SECONDS
+        asked = -_SILENCE_SECONDS
         while meanwhile() and time.monotonic() < deadline:
             if time.monotonic() - asked > _SILENCE_SECONDS:
-                if time.monotonic() - heard > _LOST_SECONDS:
-                    self._reconnect()
-                    heard = time.monotonic()
                 self._ask(name, held, meta, len(pieces))
                 asked = time.monotonic()
-            answer = self._receive()
-            if answer is not None:
-                heard = time.monotonic()
-            match answer:
+            match self._receive():
                 case WeightsSame() as message if message.name == name and meta is None:
                     return None
                 case WeightsMeta() as message if message.name == name and message.size <= _BLOB_BYTES:
@@ -101,10 +97,11 @@ class WeightsClient:
                         meta, pieces = None, []
                     if len(pieces) % _WINDOW_PIECES == 0:
                         self._ask(name, held, meta, len(pieces))
-        self._reconnect()  # pieces of an abandoned pull must not reach the next one
+        self.renew()  # pieces of an abandoned pull must not reach the next one
         return None
 
-    def _reconnect(self) -> None:
+    def renew(self) -> None:
+        """See `Weights.renew`."""
         self._client.close()
         self._client = self._connect()
 
@@ -153,6 +150,9 @@ class SharedWeights:
                     return None
                 return Blob(note["epoch"], note["version"], Path(note["path"]).read_bytes())
         return None
+
+    def renew(self) -> None:
+        """See `Weights.renew`; the parent gives up a silent connection by itself."""
 
     def close(self) -> None:
         """See `Weights.close`."""

@@ -7,7 +7,6 @@ send the replies. So nobody is given up while a message of theirs lies unread.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import queue
 import threading
 import time
@@ -39,7 +38,6 @@ _VIEW_SECONDS = 0.5
 _TURN_SECONDS = 0.25
 _ASK_SECONDS = 30.0
 _WEIGHTS_REQUEST_BYTES = 8_192
-_PULLS = 1  # of weights, 2 MiB each, answered in a turn: chunks do not wait behind a whole fleet
 _SMALL_BYTES = 2**16  # what a message that is not looked at counts as, at least;
 _UNHEARD_BYTES = 2**19  # so much of them in a turn,
 _REST_SECONDS = 0.005  # then it rests from reading: a flood costs little, and others are late by little
@@ -154,10 +152,11 @@ class Network:
             unheard += self._on_data(_Sender(peer, key), parts, now)
             if unheard >= _UNHEARD_BYTES:
                 break
-        for peer, key, parts in itertools.islice(weights.receive(), _PULLS):
-            unheard += self._on_weights(weights, _Sender(peer, key), parts, now)
-            if unheard >= 2 * _UNHEARD_BYTES:
-                break
+        for peer, key, parts in weights.receive():
+            used = self._on_weights(weights, _Sender(peer, key), parts, now)
+            unheard += used
+            if not used or unheard >= 2 * _UNHEARD_BYTES:
+                break  # one answer, 2 MiB, in a turn: chunks do not wait behind a whole fleet's weights
         self._waker.clear()
         self._answer_asked()
         self._admission.tick(time.monotonic())

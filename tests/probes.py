@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import math
 import threading
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -93,6 +95,7 @@ class Loop:
     reports: list[Report] = field(default_factory=list)
 
     sid, epoch, joined, finished = bytes(16), 0, True, False
+    counts: ClassVar[Counter[str]] = Counter()  # the session never reconnects
     welcome = SimpleNamespace(epoch=0, slot=0, incarnation=0)
 
     def __post_init__(self) -> None:

@@ -19,7 +19,6 @@ import psutil
 
 from common import checkpoint
 from common.checkpoint import CheckpointError
-from learner.leases import LEASE_SECONDS
 from tests.chaos import small_disk
 from tests.chaos.field import BATCH_LANES, CHUNK_STEPS, LANES, STEPS, Field, frozen, stop, until
 from tests.chaos.proxy import PARTITION, FaultProxy, Weather, schedule
@@ -136,12 +135,11 @@ def partitions(directory: Path, count: int, seconds: tuple[float, float], seed: 
                 with proxy.during(fault.weather):
                     time.sleep(fault.seconds)
             made = field.made_by(actor)
-            # It plays again, beyond what it had leave for. Of an end that is gone silence alone tells.
-            unnoticed_seconds = LEASE_SECONDS if fault.weather is None else 0.0
+            # It plays again, beyond what it had leave for.
             backs.append(
                 until(
                     lambda a=actor, m=made: field.made_by(a) > m + 2 * CHUNK_STEPS,
-                    unnoticed_seconds + BACK_SECONDS,
+                    BACK_SECONDS,
                     f"an actor back after {fault}",
                 )
             )
