@@ -125,7 +125,7 @@ def render(results: Results, template: str, shortfalls: str) -> str:
     headings = ["what", "measured", "target", "verdict"]
     return template.format(
         hardware=_hardware(results),
-        targets=_table(headings, [target.row(results) for target in TARGETS]),
+        targets=table(headings, [target.row(results) for target in TARGETS]),
         actor=_actor(results),
         learner=_columns(results, ("learner", "learner-cuda"), _LEARNER),
         train=_columns(results, ("train",), _TRAIN),
@@ -212,8 +212,8 @@ def _hardware(results: Results) -> str:
 def _columns(results: Results, names: Sequence[str], figures: Sequence[str]) -> str:
     """Results side by side, a row for each figure."""
     found = [name for name in names if name in results]
-    rows = [[_words(figure), *(_value(results[name].get(figure)) for name in found)] for figure in figures]
-    return _table(["", *found], rows) if found else _ABSENT + "."
+    rows = [[words(figure), *(value(results[name].get(figure)) for name in found)] for figure in figures]
+    return table(["", *found], rows) if found else _ABSENT + "."
 
 
 def _actor(results: Results) -> str:
@@ -221,8 +221,8 @@ def _actor(results: Results) -> str:
         return _ABSENT + "."
     games = {name: x for name, x in results["actor"].items() if isinstance(x, dict)}
     figures = ("emulator_steps_per_second", "steps_per_second", "ratio", "phase_shares", "bytes_per_step")
-    rows = [[game, *(_value(x[figure]) for figure in figures)] for game, x in games.items()]
-    return _table(["game", *map(_words, figures)], rows) + _others(results["actor"])
+    rows = [[game, *(value(x[figure]) for figure in figures)] for game, x in games.items()]
+    return table(["game", *map(words, figures)], rows) + _others(results["actor"])
 
 
 def _wire(results: Results) -> str:
@@ -236,16 +236,14 @@ def _wire(results: Results) -> str:
         "decode_ms_per_chunk",
         "inflate_ms_per_chunk",
     )
-    rows = [
-        [game, "random", *(_value(x[figure]) for figure in figures)] for game, x in wire["random"].items()
-    ]
+    rows = [[game, "random", *(value(x[figure]) for figure in figures)] for game, x in wire["random"].items()]
     if isinstance(wire["trained"], dict):
         for game, x in wire["trained"].items():
-            rows.append([game, f"{x['env_steps']:,} steps", *(_value(x[figure]) for figure in figures)])
+            rows.append([game, f"{x['env_steps']:,} steps", *(value(x[figure]) for figure in figures)])
     else:
         rows.append(["trained play", wire["trained"], *([""] * len(figures))])
-    rows.append(["**mean of random**", "", *(_value(wire[figure]) for figure in figures)])
-    return _table(["game", "policy", *map(_words, figures)], rows) + _others(wire)
+    rows.append(["**mean of random**", "", *(value(wire[figure]) for figure in figures)])
+    return table(["game", "policy", *map(words, figures)], rows) + _others(wire)
 
 
 def _weights(results: Results) -> str:
@@ -253,8 +251,8 @@ def _weights(results: Results) -> str:
         return _ABSENT + "."
     ways = {name: x for name, x in results["weights"].items() if isinstance(x, dict)}
     figures = list(next(iter(ways.values())))
-    rows = [[_words(figure), *(_value(x[figure]) for x in ways.values())] for figure in figures]
-    return _table(["", *map(_words, ways)], rows) + _others(results["weights"])
+    rows = [[words(figure), *(value(x[figure]) for x in ways.values())] for figure in figures]
+    return table(["", *map(words, ways)], rows) + _others(results["weights"])
 
 
 def _growth(results: Results) -> str:
@@ -262,31 +260,34 @@ def _growth(results: Results) -> str:
         return _ABSENT + "."
     sizes = results["growth"]["sizes"]
     figures = list(next(iter(sizes.values())))
-    rows = [[_words(figure), *(_value(x[figure]) for x in sizes.values())] for figure in figures]
-    return _table(["sessions", *(f"{int(size):,}" for size in sizes)], rows) + _others(results["growth"])
+    rows = [[words(figure), *(value(x[figure]) for x in sizes.values())] for figure in figures]
+    return table(["sessions", *(f"{int(size):,}" for size in sizes)], rows) + _others(results["growth"])
 
 
 def _others(result: Mapping[str, Any]) -> str:
-    return f"\n\nCores used by other processes meanwhile: {_value(result.get('cores_used_by_others'))}."
+    return f"\n\nCores used by other processes meanwhile: {value(result.get('cores_used_by_others'))}."
 
 
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """In Markdown."""
     lines = [headings, ["---"] * len(headings), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _words(name: str) -> str:
+def words(name: str) -> str:
+    """Of the name of a figure."""
     return name.replace("_", " ")
 
 
-def _value(value: object) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_value(x)}" for name, x in value.items())
-    if isinstance(value, list):
-        return ", ".join(map(_value, value))
-    if isinstance(value, (int, float)):
-        return _number(value)
-    return _ABSENT if value is None else str(value)
+def value(x: object) -> str:
+    """Of a result, for a reader."""
+    if isinstance(x, dict):
+        return ", ".join(f"{name} {value(part)}" for name, part in x.items())
+    if isinstance(x, list):
+        return ", ".join(map(value, x))
+    if isinstance(x, (int, float)) and not isinstance(x, bool):
+        return _number(x)
+    return _ABSENT if x is None else str(x)
 
 
 def _number(value: float) -> str:

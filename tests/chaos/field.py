@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -223,12 +221,3 @@ def until(condition: Callable[[], bool], seconds: float, what: str) -> float:
         assert time.monotonic() < start + seconds, f"expected {what} within {seconds:.0f} s"
         time.sleep(0.05)
     return time.monotonic() - start
-
-
-def keep(scenario: str, figures: dict[str, Any]) -> None:
-    """Write the figures where RELIABILITY_DIR says, and show them."""
-    print(f"{scenario}: {json.dumps(figures)}", file=sys.stderr)
-    directory = os.environ.get("RELIABILITY_DIR")
-    if directory:
-        Path(directory).mkdir(parents=True, exist_ok=True)
-        (Path(directory) / f"{scenario}.json").write_text(json.dumps(figures, indent=2) + "\n")

@@ -32,18 +32,22 @@ STRAGGLER_SECONDS = 2.0  # the least of the bound; three medians of these chunks
 
 
 def killed_actors(directory: Path, kills: int, seed: int = 0) -> Figures:
-    """B1: kill -9 of a random actor every one to two seconds, at whatever it is doing."""
-    field, chance = Field(directory, seed), random.Random(seed)
+    """B1: kill -9 of a random one of the actors that play, at whatever it is doing."""
+    field, chance, killed = Field(directory, seed), random.Random(seed), set[int]()
+
+    def playing() -> list[int]:
+        made = field.run.counted_by_process()
+        return [
+            child.pid for child in learner.descendants() if made.get(child.pid) and child.pid not in killed
+        ]
+
     with field.learner("--local-actors", "4") as learner:
-        field.wait_updates(20)
-        done = 0
-        while done < kills:
-            living = [child for child in learner.descendants() if child.is_running()]
-            if living:
-                with contextlib.suppress(ProcessLookupError):
-                    kill(chance.choice(living).pid)
-                    done += 1
-            time.sleep(chance.uniform(0.5, 1.5))
+        while len(killed) < kills:
+            until(lambda: bool(playing()), PATIENCE_SECONDS, "an actor that plays")
+            time.sleep(chance.uniform(0.0, 2.0))
+            victim = chance.choice(playing())
+            kill(victim)
+            killed.add(victim)
         back = field.wait_updates(20)
         stop(learner)
     # Between the step of the emulator and its actor's note of it lie at most as many steps as lanes.

@@ -25,6 +25,7 @@ from typing import Any
 import psutil
 
 from common import audit, checkpoint
+from tests.artefacts import keep
 from tests.chaos.field import Sampler, frozen, until
 from tests.chaos.proxy import PARTITION, FaultProxy, Weather
 from tests.integration.processes import Command, Run, free_port, kill
@@ -266,7 +267,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos.soak")
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, help="where to write the totals")
     parser.add_argument("--directory", type=Path, help="keep the run there")
     options = parser.parse_args()
     with contextlib.ExitStack() as stack:
@@ -277,8 +277,7 @@ def main() -> int:
         totals = soak.totals()
     for name, value in totals.items():
         print(f"{name:28} {value}")
-    if options.json:
-        options.json.write_text(json.dumps(totals, indent=2) + "\n")
+    keep("soak", totals)
     sound = (
         totals["imbalance_steps"] == totals["in_flight_steps"] == totals["steps_lost_without_a_reason"] == 0
         and totals["imbalances_exported"] == [0.0]

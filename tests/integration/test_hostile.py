@@ -23,6 +23,7 @@ from common.transport import Client, Context
 from learner.admission import Admission
 from learner.network import Network
 from learner.publisher import Publisher
+from tests.artefacts import keep
 from tests.hostile import HostilePeer
 from tests.integration.processes import ROOT, Command, Run, free_port, wait_until
 
@@ -104,9 +105,11 @@ def test_ten_thousand_connections_of_garbage_leave_the_learner_as_it_was(endpoin
             if wave % 20 == 0:
                 assert answers(client)
         wait_until(lambda: descriptors() <= before, f"{before} descriptors again", 15.0)
-        assert process.memory_info().rss - held_bytes < 20 * 2**20
+        grown = process.memory_info().rss - held_bytes
+        assert grown < 20 * 2**20
         assert answers(client)
         client.close()
+    keep("garbage-connections", {"connections": CONNECTIONS, "memory_growth_bytes": grown})
 
 
 VANISHED = """
@@ -171,24 +174,38 @@ def test_a_hostile_peer_is_banned_and_honest_actors_finish(tmp_path: Path) -> No
     assert peer.told_off >= 1
     assert peer.sent > 100
     assert "Traceback" not in learner.err.read_text()
+    keep(
+        "hostile-peer",
+        {"messages": peer.sent, "bans": peer.told_off, "imbalance_steps": summary["imbalance_steps"]},
+    )
 
 
 @pytest.mark.chaos
 def test_honest_actors_keep_their_throughput(tmp_path: Path) -> None:
     """At least 95 % of the steps per second, median of three runs each way, taken in turn."""
     rates: dict[bool, list[float]] = {False: [], True: []}
+    messages = 0
     for number in range(3):
         for attacked in (False, True):
             run = Run(tmp_path / f"{number}{attacked}", free_port(), (*GAME, "--seed", str(number)))
             run.directory.mkdir()
             with run.learner() as learner:
                 wait_until(lambda: run.steps_reached(learner, 1), "training")  # noqa: B023
-                sent = until_done(run, learner, attacked)
+                messages += until_done(run, learner, attacked)
             summary = run.summary()
             rates[attacked].append(float(str(summary["steps_per_second"])))
             assert summary["imbalance_steps"] == 0
-            print(f"attacked={attacked} messages={sent} steps_per_second={summary['steps_per_second']}")
-    assert statistics.median(rates[True]) >= 0.95 * statistics.median(rates[False]), rates
+    usual, attacked_rate = (statistics.median(rates[attacked]) for attacked in (False, True))
+    keep(
+        "throughput-under-attack",
+        {
+            "steps_per_second": rates[False],
+            "steps_per_second_attacked": rates[True],
+            "ratio": attacked_rate / usual,
+            "messages": messages,
+        },
+    )
+    assert attacked_rate >= 0.95 * usual, rates
 
 
 GAME = ("smoke", "--total-steps", "12000", "--local-actors", "2", "--rnd.warmup-steps", "512")

@@ -14,6 +14,7 @@ from common.config import Config
 from common.keys import KeysError, read_bundle
 from common.lifecycle import Fatal
 from learner.runs import read_config
+from tests.artefacts import keep
 from tests.unit.common.test_checkpoint import same, sample
 
 PARTS = 64
@@ -75,8 +76,9 @@ FILES: dict[str, tuple[Callable[[Path], Path], Reader, type[Exception], bool]] =
 def test_a_damaged_file_is_refused_in_one_sentence(name: str, tmp_path: Path) -> None:
     write, read, refusal, may_differ = FILES[name]
     path = write(tmp_path)
-    refused = 0
+    tried = refused = 0
     for what, data in damaged(path.read_bytes()):
+        tried += 1
         path.write_bytes(data)
         try:
             value = read(path)
@@ -87,6 +89,7 @@ def test_a_damaged_file_is_refused_in_one_sentence(name: str, tmp_path: Path) ->
         else:
             assert may_differ, f"{what}: read as {value}"
     assert refused > 0
+    keep(f"damaged-{name.replace(' ', '-')}", {"cases": tried, "refused": refused})
 
 
 def test_a_damaged_checkpoint_is_skipped_wherever_the_damage_is(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from common import ledger as books
 from common.ledger import Account, Ledger, Receipt, Totals
+from tests.artefacts import keep
 
 SCHEDULES = 3_000
 A, B = b"a" * 16, b"b" * 16
@@ -400,6 +401,7 @@ def test_every_step_is_booked_once_under_random_faults(block: int) -> None:
         assert (totals.imbalance, totals.in_flight) == (0, 0), seed
         verdicts += Counter({"trained": totals.trained, **totals.dropped})
     assert verdicts.keys() >= {"trained", "stale", "actor_lost", "learner_rollback", "oversize"}, verdicts
+    keep(f"ledger-schedules-{block}", {"schedules": SCHEDULES // 10, "steps": dict(verdicts)})
 
 
 # One session against the plainest possible ledger: a list with one word per step.

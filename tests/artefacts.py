@@ -1,0 +1,29 @@
+"""What the fault and hostile-input tests leave for docs/reliability.md, where RELIABILITY_DIR says."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from tests.bench.machine import hardware
+
+
+def keep(name: str, figures: Mapping[str, object]) -> None:
+    """Show the figures; with RELIABILITY_DIR also write them there, with the commit and the machine."""
+    print(f"{name}: {json.dumps(figures)}", file=sys.stderr)
+    directory = os.environ.get("RELIABILITY_DIR")
+    if directory:
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        whole = {"commit": _commit(), **hardware(), **figures}
+        (Path(directory) / f"{name}.json").write_text(json.dumps(whole, indent=2) + "\n")
+
+
+def _commit() -> str:
+    """Of this checkout; "unknown" where there is no git."""
+    argv = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=10, check=False)
+    return done.stdout.strip() or "unknown"

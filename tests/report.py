@@ -1,0 +1,226 @@
+"""`python -m tests.report`: docs/reliability.md from docs/reliability/*.json; all prose is the template's.
+
+The results are written by the tests themselves:
+
+    export RELIABILITY_DIR=$PWD/docs/reliability
+    pytest tests/unit tests/integration/test_hostile.py
+    pytest -m chaos
+    python -m tests.chaos.soak --minutes 30
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+from tests.bench.report import DOCS, RESULTS, Results, Target, table, value, words
+
+ARTEFACTS = DOCS / "reliability"
+_STRAGGLER_SECONDS = 3.0  # two until a place is offered anew, one to play it
+
+
+def _total(results: Results, prefix: str, figure: str) -> float:
+    """Of a test that ran in parts; KeyError where none of them did."""
+    parts = [x[figure] for name, x in results.items() if name.startswith(prefix)]
+    if not parts:
+        raise KeyError(prefix)
+    return float(sum(parts))
+
+
+def _most(results: Results, prefix: str, figure: str) -> float:
+    parts = [x[figure] for name, x in results.items() if name.startswith(prefix)]
+    if not parts:
+        raise KeyError(prefix)
+    return float(max(parts))
+
+
+def _lost(results: Results, name: str) -> tuple[float, float]:
+    """Steps out of balance, and steps trained twice, of a scenario."""
+    return results[name]["imbalance_steps"], results[name]["trained_twice_steps"]
+
+
+TARGETS = (
+    Target("kills of actors while they played", lambda r: (r["B1-killed-actors"]["kills"],), (150,)),
+    Target("kills of the learner, each resumed", lambda r: (r["B2-killed-learners"]["resumed"],), (20,)),
+    Target(
+        "the same: longest until it trained again, s",
+        lambda r: (r["B2-killed-learners"]["back_seconds_max"],),
+        (15,),
+        at_most=True,
+    ),
+    Target("partitions of 3 to 60 s", lambda r: (r["B3-partitions"]["partitions"],), (30,)),
+    Target(
+        "the same: longest until the actor played again, s",
+        lambda r: (r["B3-partitions"]["back_seconds_max"],),
+        (15,),
+        at_most=True,
+    ),
+    Target(
+        "learner stopped, s",
+        lambda r: (r["B4-frozen-processes"]["learner_stopped_seconds"],),
+        (20,),
+    ),
+    Target(
+        "the same: sessions beyond its three actors'",
+        lambda r: (r["B4-frozen-processes"]["sessions"] - 3,),
+        (0,),
+        at_most=True,
+    ),
+    Target(
+        "longest time between updates with an actor cut off, stopped or slow, s",
+        lambda r: tuple(
+            r[name]["update_gap_seconds_max"]
+            for name in ("B3-partitions", "B4-frozen-processes", "B6-slow-actor")
+        ),
+        (_STRAGGLER_SECONDS,) * 3,
+        at_most=True,
+    ),
+    Target(
+        "steps out of balance and trained twice: actors killed, learner killed, partitions",
+        lambda r: (
+            *_lost(r, "B1-killed-actors"),
+            *_lost(r, "B2-killed-learners"),
+            *_lost(r, "B3-partitions"),
+        ),
+        (0,) * 6,
+        at_most=True,
+    ),
+    Target("random fault schedules of the ledger", lambda r: (_total(r, "ledger-", "schedules"),), (3000,)),
+    Target("mutated messages", lambda r: (_total(r, "mutated-", "cases"),), (200_000,)),
+    Target(
+        "the same: per thousand that took over 5 ms of CPU; slowest to a legal chunk",
+        lambda r: (
+            1000 * _total(r, "mutated-", "cases_over_5_ms") / _total(r, "mutated-", "cases"),
+            _most(r, "mutated-", "slowest_to_legal_ratio"),
+        ),
+        (1, 2),
+        at_most=True,
+    ),
+    Target("connections of garbage", lambda r: (r["garbage-connections"]["connections"],), (10_000,)),
+    Target(
+        "throughput under attack, of the usual", lambda r: (r["throughput-under-attack"]["ratio"],), (0.95,)
+    ),
+    Target("soak, minutes", lambda r: (r["soak"]["minutes"],), (30,)),
+    Target(
+        "soak: steps out of balance; steps lost without a reason",
+        lambda r: (r["soak"]["imbalance_steps"], r["soak"]["steps_lost_without_a_reason"]),
+        (0, 0),
+        at_most=True,
+    ),
+)
+
+_FAULTS = (
+    "counted_steps",
+    "produced_steps",
+    "trained_steps",
+    "trained_twice_steps",
+    "dropped_steps",
+    "in_flight_steps",
+    "imbalance_steps",
+    "imbalances_exported",
+)
+_LOAD = (
+    "actors",
+    "seconds",
+    "chunks_per_second",
+    "steps_per_second",
+    "ack_p99_ms",
+    "memory_slope_mb_per_minute",
+    "imbalance_steps",
+    "miscounted_steps",
+)
+_MACHINE = ("commit", "processor", "cores", "bfloat16", "torch")
+_TEMPLATE = """# Reliability
+
+Written by `python -m tests.report` from docs/reliability/*.json, which the tests leave there; nothing here
+is typed by hand. "Counted" is what the environments themselves counted in each process, "produced" what the
+learner's books say; steps that a process made after its last report die with it when it is killed, and are
+the only difference allowed.
+
+{machine}
+
+## Against the targets
+
+{targets}
+
+## Faults: both sets of books
+
+{faults}
+
+## Faults: what else was seen
+
+{seen}
+
+## Bad input
+
+{inputs}
+
+## Soak: everything mixed
+
+{soak}
+
+## Load held
+
+{load}
+"""
+
+
+def _columns(results: Results, figures: tuple[str, ...]) -> str:
+    """A row for each result, a column for each figure."""
+    rows = [[name, *(value(x.get(figure)) for figure in figures)] for name, x in results.items()]
+    return table(["", *map(words, figures)], rows) if rows else "Not measured."
+
+
+def _others(results: Results, known: tuple[str, ...]) -> str:
+    """A row for each result with all its figures but the known ones."""
+    rows = [
+        [name, "; ".join(f"{words(key)}: {value(x[key])}" for key in x if key not in (*known, *_MACHINE))]
+        for name, x in results.items()
+    ]
+    return table(["", "figures"], rows) if rows else "Not measured."
+
+
+def _merged(results: Results) -> dict[str, dict[str, Any]]:
+    """Tests that ran in parts, as one: numbers and counts added, the most of ratios and growth."""
+    whole: dict[str, dict[str, Any]] = {}
+    for name, x in results.items():
+        title = name.rstrip("0123456789").rstrip("-")
+        merged = whole.setdefault(title, {})
+        for key, figure in x.items():
+            if isinstance(figure, dict):
+                merged[key] = dict(Counter(merged.get(key, {})) + Counter(figure))
+            elif key.endswith(("_ratio", "_growth_bytes")):
+                merged[key] = max(merged.get(key, figure), figure)
+            elif isinstance(figure, (int, float)) and key not in _MACHINE:
+                merged[key] = merged.get(key, 0) + figure
+            else:
+                merged[key] = figure
+    return whole
+
+
+def render(results: Results, load: Results) -> str:
+    """The page."""
+    faults = {name: x for name, x in results.items() if name.startswith("B") and not name.endswith("-short")}
+    inputs = {name: x for name, x in results.items() if not name.startswith("B") and name != "soak"}
+    machines = {", ".join(f"{words(key)} {value(x.get(key))}" for key in _MACHINE) for x in results.values()}
+    return _TEMPLATE.format(
+        machine="\n".join(f"* {machine}" for machine in sorted(machines)) or "Not measured.",
+        targets=table(["what", "measured", "target", "verdict"], [target.row(results) for target in TARGETS]),
+        faults=_columns({name: x for name, x in faults.items() if "counted_steps" in x}, _FAULTS),
+        seen=_others(faults, _FAULTS),
+        inputs=_others(_merged(inputs), ()),
+        soak=_others({name: results[name] for name in results if name == "soak"}, ()),
+        load=_columns(load, _LOAD),
+    )
+
+
+def main() -> None:
+    """Replace docs/reliability.md."""
+    results = {path.stem: json.loads(path.read_text()) for path in sorted(ARTEFACTS.glob("*.json"))}
+    load = {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("fleet-*.json"))}
+    (DOCS / "reliability.md").write_text(render(results, load))
+
+
+if __name__ == "__main__":
+    main()
