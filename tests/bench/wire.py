@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
+from zlib_ng import zlib_ng
 
 from actor.metrics import Phases
 from actor.rollout import Rollout
@@ -95,14 +96,14 @@ def _measure(config: Config, policy: Policy | None) -> dict[str, float]:
         decoded = _decode(parts, spaces)
         for field in dataclasses.fields(chunk):
             assert (getattr(decoded, field.name) == getattr(chunk, field.name)).all()
-    bodies = [zlib.compress(np.ascontiguousarray(chunk.observation).data, 1) for chunk in chunks]
+    bodies = [zlib_ng.compress(np.ascontiguousarray(chunk.observation).data, 2) for chunk in chunks]
     video_bytes = [_message(parts).arrays[0][3] for parts in messages]
     videos = [parts[1][:size] for parts, size in zip(messages, video_bytes, strict=True)]
     rounds = [
         (
             _milliseconds(lambda: [_encode(chunk) for chunk in chunks]),
             _milliseconds(lambda: [_decode(parts, spaces) for parts in messages]),
-            _milliseconds(lambda: [zlib.decompress(video) for video in videos]),
+            _milliseconds(lambda: [zlib_ng.decompress(video) for video in videos]),
         )
         for _ in range(_ROUNDS)
     ]
