@@ -102,10 +102,10 @@ class Actor:
             if target is None or hashlib.sha256(target.data).digest() != welcome.target:
                 return None
         try:
-            spaces = envs.spaces(config.env)
             env = envs.make(config.env, config.rollout.lanes)
         except envs.EnvUnavailable as error:
             raise Fatal(EXIT_CONFIGURATION, str(error)) from None
+        spaces = env.spaces
         intrinsic = Intrinsic(spaces, config, target.tensors()) if target is not None else None
         rollout = Rollout(env, spaces, config.rollout, self.phases)
         return Player(welcome, config, spaces, rollout, Policy(spaces, config), intrinsic)

@@ -43,6 +43,10 @@ class Transition(NamedTuple):
 class VectorEnv(Protocol):
     """B lanes that step together."""
 
+    @property
+    def spaces(self) -> Spaces:
+        """What each lane shows and accepts."""
+
     def reset(self, seeds: npt.NDArray[np.int64]) -> Array:
         """Start every lane anew, one seed each; returns the stacks [B, S, ...]."""
 
@@ -67,28 +71,32 @@ def frames_per_step(env_id: str) -> int:
 
 
 def spaces(config: EnvConfig) -> Spaces:
-    """What the task shows and accepts.
+    """What the task shows and accepts, without lanes; costs as much as making one.
 
     Raises:
         EnvUnavailable: see there.
     """
     rom = atari_rom(config.id)
-    if rom is not None:
-        ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
-        ale = ale_py.ALEInterface()
-        ale.loadROM(str(ale_py.roms.get_rom_path(rom)))
-        return Spaces(IMAGE_SHAPE, _STACK, len(ale.getMinimalActionSet()))
-    env = _gymnasium(config.id)
+    if rom is None:
+        return _gymnasium_spaces(config.id)
+    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
+    ale = ale_py.ALEInterface()
+    ale.loadROM(str(ale_py.roms.get_rom_path(rom)))
+    return Spaces(IMAGE_SHAPE, _STACK, len(ale.getMinimalActionSet()))
+
+
+def _gymnasium_spaces(env_id: str, **options: str) -> Spaces:
+    env = _gymnasium(env_id, **options)
     seen, does = env.observation_space, env.action_space
     env.close()
     if not (isinstance(seen, Box) and len(seen.shape) == 1):
-        raise EnvUnavailable(f"expected {config.id} to show a vector, got {seen}: choose another environment")
+        raise EnvUnavailable(f"expected {env_id} to show a vector, got {seen}: choose another environment")
     if isinstance(does, Discrete) and does.start == 0:
         return Spaces(seen.shape, 1, int(does.n))
     bounds = _bounds(does)
     if not bounds:
         raise EnvUnavailable(
-            f"expected {config.id} to take discrete actions or a bounded vector, got {does}: "
+            f"expected {env_id} to take discrete actions or a bounded vector, got {does}: "
             "choose another environment"
         )
     return Spaces(seen.shape, 1, len(bounds), bounds)
@@ -184,7 +192,8 @@ class _Atari:
             reward_clipping=False,
             use_fire_reset=False,
         )
-        self._actions = int(self._env.single_action_space.n)  # type: ignore[attr-defined]  # it is Discrete
+        actions = int(self._env.single_action_space.n)  # type: ignore[attr-defined]  # it is Discrete
+        self.spaces = Spaces(IMAGE_SHAPE, _STACK, actions)
 
     def reset(self, seeds: npt.NDArray[np.int64]) -> Array:
         # The emulator takes 32-bit seeds and reads -1 as "none".
@@ -192,8 +201,8 @@ class _Atari:
         return np.asarray(stack)
 
     def step(self, action: npt.NDArray[Any]) -> Transition:
-        if action.min() < 0 or action.max() >= self._actions:  # the emulator would wait for ever
-            raise ValueError(f"expected actions in [0, {self._actions}), got {action.tolist()}")
+        if action.min() < 0 or action.max() >= self.spaces.actions:  # the emulator would wait for ever
+            raise ValueError(f"expected actions in [0, {self.spaces.actions}), got {action.tolist()}")
         stack, reward, terminated, truncated, info = self._env.step(action)
         truncated = truncated & ~terminated
         final = info["final_obs"][truncated, -1] if truncated.any() else stack[:0, -1]
@@ -207,7 +216,7 @@ class _Gymnasium:
     """Any Gymnasium task with vector observations; a stack of one."""
 
     def __init__(self, env_id: str, lanes: int, **options: str) -> None:
-        _gymnasium(env_id, **options).close()
+        self.spaces = _gymnasium_spaces(env_id, **options)
         self._env = SyncVectorEnv(
             [lambda: _gymnasium(env_id, **options)] * lanes, autoreset_mode=AutoresetMode.SAME_STEP
         )

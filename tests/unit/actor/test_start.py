@@ -1,0 +1,126 @@
+"""What an actor does before its first chunk; a fleet of them starts at a time, on few cores."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+import ale_py
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from actor.metrics import Phases
+from actor.service import Actor, Player
+from common.chunk import WARMUP_VERSION, Spaces
+from common.config import Config, EnvConfig, PPOConfig, RNDConfig, RolloutConfig
+from tests.probes import Array, Loop, Probe
+
+T, B = 4, 2
+# What only the learner needs, and torch's compiler, whose own needs are not in the image of an actor.
+HEAVY = {"matplotlib", "tensorboard", "tyro", "imageio", "torch._dynamo", "torch._inductor"}
+
+PLAYS = """
+import sys
+from actor import build
+from actor.intrinsic import Intrinsic
+from actor.metrics import Phases
+from actor.rollout import Rollout
+from common import envs, wire
+from common.config import Config, EnvConfig, RolloutConfig
+from common.networks import make_target
+from common.policy import Policy
+from common.streams import Place
+
+config = Config(env=EnvConfig(id="CartPole-v1"), rollout=RolloutConfig(steps=4, lanes=2, batch_lanes=2))
+env = envs.make(config.env, 2)
+intrinsic = Intrinsic(env.spaces, config, make_target(env.spaces, config.network, 1).state_dict())
+rollout = Rollout(env, env.spaces, config.rollout, Phases())
+rollout.reset(Place(1, 0, 0, False))
+chunk = rollout.collect(Policy(env.spaces, config), lambda: True)
+chunk.bonus[:] = intrinsic.rate(chunk.observation[1:])
+wire.encode_arrays(chunk)
+print(*sys.modules)
+"""
+
+
+def test_playing_imports_no_compiler_and_nothing_of_the_learner() -> None:
+    """Each costs every actor of a fleet processor time and memory."""
+    done = subprocess.run(
+        [sys.executable, "-c", PLAYS], capture_output=True, text=True, timeout=120, check=True
+    )
+    modules = set(done.stdout.split())
+    assert "actor.service" in modules
+    assert not modules & {*HEAVY, "learner"}
+
+
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Player, list[int]]]:
+    """A player of Pong, and the number of lanes of each emulator that was made for it."""
+    made: list[int] = []
+    make: Callable[..., ale_py.AtariVectorEnv] = ale_py.AtariVectorEnv
+
+    def counted(rom: str, lanes: int, **options: object) -> ale_py.AtariVectorEnv:
+        made.append(lanes)
+        return make(rom, lanes, **options)
+
+    class Single(ale_py.ALEInterface):
+        def __init__(self) -> None:
+            made.append(1)
+            super().__init__()
+
+    monkeypatch.setattr(ale_py, "AtariVectorEnv", counted)
+    monkeypatch.setattr(ale_py, "ALEInterface", Single)
+    config = Config(
+        env=EnvConfig(id="pong"),
+        rollout=RolloutConfig(steps=T, lanes=B, batch_lanes=B),
+        ppo=PPOConfig(minibatches=1),
+        rnd=RNDConfig(enabled=False, warmup_steps=0),
+    )
+    nothing = SimpleNamespace()
+    actor = Actor(nothing, nothing, nothing, threading.Event(), Phases(), lambda stats: None)  # type: ignore[arg-type]
+    player = actor._build(SimpleNamespace(body=config.to_json().encode()))  # type: ignore[arg-type]
+    assert player is not None
+    yield player, made
+    player.rollout._env.close()
+
+
+def test_a_game_is_loaded_once_per_lane(built: tuple[Player, list[int]]) -> None:
+    """Loading costs as much as a thousand steps, so the lanes themselves say what they show and accept."""
+    player, made = built
+    assert player.spaces == Spaces((84, 84), 4, 6)
+    assert made == [B]
+
+
+@dataclass
+class Seeded(Probe):
+    """Remembers the seeds of each reset."""
+
+    resets: list[list[int]] = field(default_factory=list)
+
+    def reset(self, seeds: npt.NDArray[np.int64]) -> Array:
+        self.resets.append(seeds.tolist())
+        return super().reset(seeds)
+
+
+@pytest.mark.parametrize("warmup_chunks", [0, 1, 3])
+def test_lanes_are_seeded_once_for_random_play_and_once_for_training(warmup_chunks: int) -> None:
+    """The emulator loads its game anew for every seed."""
+    config = Config(
+        precision="float32",
+        total_steps=3 * T * B,
+        rollout=RolloutConfig(steps=T, lanes=B, batch_lanes=B),
+        ppo=PPOConfig(minibatches=1),
+        rnd=RNDConfig(warmup_steps=warmup_chunks * T * B),
+    )
+    probe = Seeded(3, lambda state, action: np.ones(len(state)))
+    loop = Loop(probe, config)
+    assert len(probe.resets) == min(warmup_chunks, 1)
+    loop.run()
+    assert len(probe.resets) == 1 + min(warmup_chunks, 1)
+    assert len(np.unique(probe.resets)) == B * len(probe.resets)
+    assert loop.version > WARMUP_VERSION
