@@ -19,8 +19,8 @@ pytestmark = pytest.mark.compose
 Make = Callable[..., Service]
 
 _EVERYWHERE = "0.0.0.0"  # noqa: S104  # what the runbook tells to publish on
-_LANES = "--rollout.lanes 8 --rollout.batch-lanes"
-_SWARM = {"PRESET": "smoke", "ACTORS": "4", "ARGS": f"{_LANES} 32 --total-steps 10000000"}
+_LANES = "--rollout.lanes 2 --rollout.batch-lanes"
+_SWARM = {"PRESET": "smoke", "ACTORS": "4", "ARGS": f"{_LANES} 8 --total-steps 10000000"}
 
 
 class Swarm:
@@ -99,7 +99,7 @@ def test_actors_of_two_more_machines_join_and_one_is_cut_off_for_half_a_minute(
     service: Make, tmp_path: Path
 ) -> None:
     """The learner here, actors by deploy/actor-machine.yml on two engines."""
-    home = service(2, PUBLISH=_EVERYWHERE, TOTAL_STEPS="10000000", ARGS=f"{_LANES} 48")
+    home = service(2, PUBLISH=_EVERYWHERE, TOTAL_STEPS="10000000", ARGS=f"{_LANES} 12")
     home.compose("up", "--detach", "--no-build", seconds=300)
     with machines(2) as several:
         gateway = shell(
@@ -128,7 +128,7 @@ def test_actors_of_two_more_machines_join_and_one_is_cut_off_for_half_a_minute(
 
 def test_a_machine_is_added_as_the_runbook_says(service: Make) -> None:
     """A bundle, for containers that know nothing else of this project, then for 64 plain processes."""
-    home = service(2, TOTAL_STEPS="10000000", ARGS=f"{_LANES} 544")
+    home = service(2, TOTAL_STEPS="10000000", ARGS=f"{_LANES} 136")
     opened, contained, plain = blocks("Add a machine")
     address = f"{shell(['hostname', '-I']).stdout.split()[0]}:5555"
     home.compose("up", "--detach", "--no-build", seconds=300)

@@ -117,7 +117,7 @@ def test_variables_decide_the_run_and_name_its_directory(monkeypatch: pytest.Mon
     learner = COMPOSE["services"]["learner"]
     [(config, options)] = parse(command(learner)[3:])
     assert (config.preset, config.seed, options.run_dir.name) == ("breakout", 1, "breakout-1")
-    assert (config.rollout.lanes, config.rollout.batch_lanes) == (8, 256)
+    assert (config.rollout.lanes, config.rollout.batch_lanes) == (4, 128)
     [(config, options)] = parse(
         command(learner, PRESET="smoke", GAME="gravitar", SEED="7", TOTAL_STEPS="300", ARGS="")[3:]
     )
