@@ -460,7 +460,8 @@ def replayed_frames(directory: Path, chunks: int, seed: int = 0) -> Figures:
             for _ in range(chunks):
                 peer.wait_credit()
                 offsets = [peer.record()]
-                if chance.random() < 0.2:  # one more than there is credit for, and the later one first
+                # One more than there is credit for, and the later one first; ten such offences are a ban.
+                if peer.resends < 5 and chance.random() < 0.2:
                     offsets = [peer.record(), *offsets, peer.produced - CHUNK_STEPS]
                 offsets += [offsets[0]] * chance.randrange(2)
                 offsets += chance.choices(list(peer.frames), k=chance.randrange(3))
