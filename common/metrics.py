@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import prometheus_client
 from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from common.web import Answer, Answers, WebServer
 
 LEARNER_PORT = 9101
 ACTOR_PORT = 9100
@@ -11,17 +13,21 @@ DEFAULT_HOST = "127.0.0.1"  # who scrapes from elsewhere says so with --metrics-
 
 
 class Exporter:
-    """Serves a registry over HTTP until closed."""
+    """Serves a registry at /metrics, and `pages` beside it, over HTTP until closed."""
 
-    def __init__(self, registry: CollectorRegistry, port: int, address: str) -> None:
+    def __init__(
+        self, registry: CollectorRegistry, port: int, address: str, pages: Answers | None = None
+    ) -> None:
+        answers = {
+            **(pages or {}),
+            "/metrics": lambda: Answer(CONTENT_TYPE_LATEST, generate_latest(registry)),
+        }
         try:
-            self._server, self._thread = prometheus_client.start_http_server(port, address, registry)
+            self._server = WebServer(address, port, answers)
         except OSError:  # taken: a second run on this machine still wants to be seen
-            self._server, self._thread = prometheus_client.start_http_server(0, address, registry)
-        self.port = int(self._server.server_port)
+            self._server = WebServer(address, 0, answers)
+        self.port = self._server.port
 
     def close(self) -> None:
         """Stop serving."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        self._server.close()

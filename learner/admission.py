@@ -158,7 +158,7 @@ class Admission:
         self.ledger.rollback(hello.sid, hello.base)
         seat, anew = self.seats.join(hello.sid, peer, now + leases.SETUP_SECONDS)
         self.events["join"] += anew
-        seat.returned = hello.produced if anew else seat.returned
+        seat.returned, seat.host = hello.produced if anew else seat.returned, hello.host
         self.credit.seated(seat)
         account = self.ledger.accounts[hello.sid]
         seat.credit = max(seat.credit, account.received)

@@ -204,7 +204,7 @@ class LearnerCollector:
         yield _gauge("fleet_playing", "Sessions that play for a batch.", view.playing)
         if view.chunk_seconds is not None:
             yield _gauge("fleet_chunk_seconds", "Usual time from credit to its chunk.", view.chunk_seconds)
-        steps = {str(slot): float(count) for slot, count in sorted(view.slot_steps.items())}
+        steps = {str(seated.slot): float(seated.steps) for seated in sorted(view.fleet)}
         yield _by("slot", "fleet_slot_steps", "Steps that the sessions of now sent.", steps)
         yield _gauge("fleet_heartbeat_age_max_seconds", "Longest silence.", view.heartbeat_age_max_seconds)
         yield _by(

@@ -41,7 +41,7 @@ _WEIGHTS_REQUEST_BYTES = 8_192
 _SMALL_BYTES = 2**16  # what a message that is not looked at counts as, at least;
 _UNHEARD_BYTES = 2**19  # so much of them in a turn,
 _REST_SECONDS = 0.005  # then it rests from reading: a flood costs little, and others are late by little
-_SHOWN_SLOTS = 256  # of which the exporter shows each
+_SHOWN_SLOTS = 256  # of which exporter and page show each
 _KINDS = ("hello", "chunk", "skip", "heartbeat", "bye")  # what actors say
 
 
@@ -178,14 +178,15 @@ class Network:
         """The present state; only in the network thread (`ask`) or after it ended."""
         admission = self._admission
         seats = [seat for seat in admission.seats if seat.peer is not None]
-        oldest = min((seat.expires for seat in seats), default=time.monotonic() + LEASE_SECONDS)
+        heard = time.monotonic() + LEASE_SECONDS  # when a lease ends that is renewed now
+        oldest = min((seat.expires for seat in seats), default=heard)
         return View(
             totals=admission.ledger.totals(),
             sessions_seen=admission.ledger.sessions_seen,
             actors=len(seats),
-            heartbeat_age_max_seconds=max(0.0, time.monotonic() + LEASE_SECONDS - oldest),
+            heartbeat_age_max_seconds=max(0.0, heard - oldest),
             playing=sum(seat.granted_at is not None for seat in seats),
-            slot_steps={seat.slot: seat.steps for seat in seats if seat.slot < _SHOWN_SLOTS},
+            fleet=tuple(seat.shown(heard) for seat in seats if seat.slot < _SHOWN_SLOTS),
             chunk_seconds=admission.credit.usual_seconds,
             actor_phases=dict(admission.seats.phase_seconds),
             messages=dict(self._messages),

@@ -13,6 +13,7 @@ from pathlib import Path
 import structlog
 
 from common.checkpoint import write_atomically
+from learner.curve import Curve, Point
 from learner.episodes import Episode
 
 with warnings.catch_warnings():
@@ -35,6 +36,7 @@ class Recorder:
         self._retry_at = 0.0
         file = path / "episodes.csv"
         rows: list[dict[str, str]] = []
+        self.curve = Curve()  # to look at while the run goes on
         if file.exists():
             with file.open(newline="") as old:
                 rows = [row for row in csv.DictReader(old) if int(row["env_steps"]) <= env_steps]
@@ -42,6 +44,7 @@ class Recorder:
         self._rows = csv.DictWriter(self._file, _COLUMNS)
         self._rows.writeheader()
         self._rows.writerows(rows)
+        self.curve.replay((int(row["env_steps"]), float(row["score"])) for row in rows)
 
     def episodes(self, ended: Iterable[Episode], env_steps: int, frames: int, wall_seconds: float) -> None:
         """Append finished games; `env_steps` and `frames` as of the end of their update."""
@@ -61,6 +64,8 @@ class Recorder:
 
     def scalars(self, values: Mapping[str, float], env_steps: int) -> None:
         """Write one point of each curve."""
+        mean, bonus = values.get("episodes/return_mean_100"), values.get("train/intrinsic_reward_mean")
+        self.curve.add(Point(env_steps, mean, bonus))
         if self._writer is None and time.monotonic() < self._retry_at:
             return
         writer, self._writer = self._writer, None  # one that failed does not write again

@@ -8,6 +8,7 @@ from typing import get_args
 
 from common.chunk import WARMUP_VERSION
 from common.messages import Phase
+from learner.view import Seated
 
 
 @dataclass(slots=True)
@@ -28,6 +29,13 @@ class Seat:
     offence: str | None = None  # found when its message had gone on; counts with the next one
     stats: dict[str, float] | None = None  # of its newest heartbeat
     steps: int = 0  # that arrived since it took this place
+    host: str = ""
+
+    def shown(self, lease_until: float) -> Seated:
+        """For other threads; `lease_until` is when a lease ends that is renewed now."""
+        silent = max(0.0, lease_until - self.expires)
+        plays = self.granted_at is not None
+        return Seated(self.slot, self.host, self.incarnation, self.steps, plays, silent)
 
 
 class Seats:

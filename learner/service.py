@@ -27,6 +27,7 @@ from learner.credit import Arrival
 from learner.inbox import Inbox
 from learner.metrics import LearnerCollector
 from learner.network import Network
+from learner.page import Page
 from learner.progress import Line, ProgressLine
 from learner.publisher import Publisher
 from learner.record import Recorder
@@ -127,7 +128,14 @@ class Learner:
             lambda: self._watchdog.silence_seconds,
             self.options.insecure_plaintext,
         )
-        exporter = Exporter(collector.registry(), LEARNER_PORT, self.options.metrics_host)
+        page = Page(
+            self.config,
+            self._facts,
+            lambda: self.network.view,
+            lambda: self.trainer.progress,
+            lambda: self.recorder.curve.points,
+        )
+        exporter = Exporter(collector.registry(), LEARNER_PORT, self.options.metrics_host, page.answers)
         stack.callback(exporter.close)
         log.info("metrics_served", port=exporter.port)
 

@@ -34,7 +34,7 @@ from learner.network import Network
 from learner.normaliser import Normaliser
 from learner.ppo import PPO, Report
 from learner.publisher import Offer, Publisher
-from learner.training import Progress
+from learner.training import Progress, Scene
 
 log = structlog.get_logger()
 
@@ -139,6 +139,7 @@ class Trainer:
         self.progress.lags = self.progress.lags + Counter(lags)
         self.progress.lag_max = max(self.progress.lag_max, *lags)
         self.progress.version, self.progress.report = version + 1, report
+        self.progress.scene = Scene.of(chunks[0], self._spaces)
         self.progress.bonus_scale = float(self.normaliser.intrinsic_return.std)
         self.progress.observations = self.normaliser.observation.count
         self.progress.trained_here += self._config.rollout.batch_steps

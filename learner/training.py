@@ -8,10 +8,34 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from common.chunk import WARMUP_VERSION
+import numpy as np
+import numpy.typing as npt
+
+from common.chunk import WARMUP_VERSION, Spaces
+from learner.inbox import Delivered
 from learner.ppo import Report
 
 PHASES = ("wait", "assemble", "train", "publish", "checkpoint")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scene:
+    """What one lane met in the T steps of a chunk, to be looked at."""
+
+    slot: int
+    version: int  # that it acted under
+    images: npt.NDArray[np.generic] | None  # uint8 [T, 84, 84], after each step; None if it saw no images
+    bonus: npt.NDArray[np.float32]  # [T], of each of them
+    reward: npt.NDArray[np.float32]  # [T], game points
+    done: npt.NDArray[np.bool_]  # [T]: the image is the first of another episode
+
+    @staticmethod
+    def of(delivered: Delivered, spaces: Spaces) -> Scene:
+        """The first lane, copied: the chunk around it is larger, and goes."""
+        chunk = delivered.chunk
+        images = chunk.observation[spaces.stack :, 0].copy() if spaces.is_image else None
+        bonus, reward = chunk.bonus[:, 0].copy(), chunk.reward[:, 0].copy()
+        return Scene(delivered.slot, delivered.version, images, bonus, reward, chunk.done[:, 0].copy())
 
 
 @dataclass(slots=True)
@@ -21,6 +45,7 @@ class Progress:
     version: int = WARMUP_VERSION
     warmup_chunks: int = 0
     report: Report | None = None
+    scene: Scene | None = None  # of the last batch
     bonus_scale: float = 1.0  # what a raw bonus is divided by
     observations: float = 0.0  # in the observation statistics
     lag_max: int = 0

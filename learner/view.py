@@ -3,8 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from common.ledger import Totals
+
+
+class Seated(NamedTuple):
+    """A session in its place."""
+
+    slot: int
+    host: str  # as it says itself: not to be trusted
+    incarnation: int  # how many sat there before
+    steps: int  # that it sent since it sits there
+    plays: bool  # has credit that it has not used
+    silent_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +28,7 @@ class View:
     actors: int = 0
     heartbeat_age_max_seconds: float = 0.0
     playing: int = 0  # sessions with credit that they have not used
-    slot_steps: dict[int, int] = field(default_factory=dict)  # by the sessions that sit there now
+    fleet: tuple[Seated, ...] = ()  # of the first slots
     chunk_seconds: float | None = None  # usual time from credit to its chunk
     actor_phases: dict[str, float] = field(default_factory=dict)  # seconds, sums over sessions
     messages: dict[str, int] = field(default_factory=dict)  # read on the data port, by kind

@@ -35,7 +35,8 @@ def service(images: None) -> Iterator[Callable[..., Service]]:
     made: list[Service] = []
 
     def make(actors: int, **variables: str) -> Service:
-        ports = {f"{name}_PORT": str(free_port()) for name in ("GRAFANA", "PROMETHEUS", "TENSORBOARD")}
+        published = ("GRAFANA", "PROMETHEUS", "TENSORBOARD", "PAGE")
+        ports = {f"{name}_PORT": str(free_port()) for name in published}
         # Batches of a chunk per actor, as the defaults make with 32; few lanes, as each costs CPU to set up.
         lanes = f"--rollout.lanes 2 --rollout.batch-lanes {2 * actors}"
         made.append(Service({"ACTORS": str(actors), "PRESET": "smoke", "ARGS": lanes} | ports | variables))

@@ -23,7 +23,7 @@ from learner.inbox import Inbox
 from learner.metrics import LearnerCollector
 from learner.ppo import Report
 from learner.training import Progress
-from learner.view import View
+from learner.view import Seated, View
 from tests.prometheus import DEPLOY, command, selectors
 
 RULES = sorted((DEPLOY / "prometheus" / "rules").glob("*.yml"))
@@ -47,7 +47,8 @@ def registries() -> tuple[CollectorRegistry, CollectorRegistry]:
     progress = Progress(
         version=3, report=Report(defaultdict(float), 1e-4), lags=Counter({0: 3}), checkpoint_at=1.0
     )
-    view = View(actors=1, slot_steps={0: 128}, chunk_seconds=0.5, actor_phases={"env": 1.0})
+    seated = Seated(0, "host", 0, 128, plays=True, silent_seconds=0.1)
+    view = View(actors=1, fleet=(seated,), chunk_seconds=0.5, actor_phases={"env": 1.0})
     view.events.update(join=1)
     view.messages.update(chunk=1)
     view.wire_errors.update(frames=0)

@@ -19,9 +19,13 @@ from learner.inbox import Inbox
 from learner.metrics import LearnerCollector
 from learner.ppo import Report
 from learner.training import PHASES, Progress
-from learner.view import View
+from learner.view import Seated, View
 
 QUIET = View(actor_phases=dict.fromkeys(get_args(Phase), 0.0))
+
+
+def sits(slot: int, steps: int) -> Seated:
+    return Seated(slot, "host", 0, steps, plays=True, silent_seconds=0.1)
 
 
 class Shown:
@@ -120,9 +124,9 @@ def test_before_the_first_update_nothing_is_made_up(inbox: Inbox) -> None:
 
 def test_a_slot_that_is_given_up_leaves_no_series_behind(inbox: Inbox) -> None:
     """Labels are as many as the fleet is large, and no more."""
-    shown = Shown(replace(QUIET, slot_steps={0: 128, 1: 256}), Progress(), inbox)
+    shown = Shown(replace(QUIET, fleet=(sits(0, 128), sits(1, 256))), Progress(), inbox)
     assert shown.value("fleet_slot_steps_total", slot="1") == 256
-    shown.view = replace(QUIET, slot_steps={0: 384})
+    shown.view = replace(QUIET, fleet=(sits(0, 384),))
     assert shown.value("fleet_slot_steps_total", slot="0") == 384
     assert shown.value("fleet_slot_steps_total", slot="1") is None
 

@@ -1,0 +1,161 @@
+"""The live page of a real run, fetched as it is and rendered by a real browser."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import re
+import shutil
+import subprocess
+import urllib.request
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common.config import Config
+from common.web import Answer, WebServer
+from learner.curve import Point
+from learner.page import Page
+from learner.ppo import Report
+from learner.progress import Line
+from learner.training import Progress
+from learner.view import Seated, View
+from tests.integration.processes import Run, free_port, wait_until
+
+pytestmark = pytest.mark.integration
+
+SMALL = (
+    *("smoke", "--total-steps", "1000000", "--rnd.warmup-steps", "64", "--local-actors", "2"),
+    *("--rollout.steps", "16", "--rollout.lanes", "2", "--rollout.batch-lanes", "4"),
+)
+HOSTILE = "<img src=x onerror=document.title='taken'>"
+
+
+def fetch(address: str) -> bytes:
+    with urllib.request.urlopen(address, timeout=10) as answer:
+        body: bytes = answer.read()
+        return gzip.decompress(body) if answer.headers["Content-Encoding"] == "gzip" else body
+
+
+def status(address: str) -> Any:
+    return json.loads(fetch(f"{address}/status.json"))
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A page after some seconds in a browser."""
+
+    dom: str
+    console: list[str]
+
+    def text(self, name: str) -> str:
+        """What the element of an id says."""
+        (found,) = re.findall(rf'id="{name}"[^>]*>([^<]*)<', self.dom)
+        return str(found)
+
+
+def render(address: str, directory: Path) -> Rendered:
+    """As headless Chromium makes it of `address`; the test is skipped where there is none."""
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("expected chromium or google-chrome on PATH, got neither")
+    options = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--enable-logging=stderr")
+    silent = ("--disable-background-networking", "--disable-component-update", "--disable-sync")
+    work = (f"--user-data-dir={directory / 'browser'}", "--virtual-time-budget=6000", "--dump-dom", address)
+    command = [browser, *options, *silent, *work]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    return Rendered(done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line])
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Of a run that has trained."""
+    run = Run(tmp_path_factory.mktemp("page"), free_port(), SMALL)
+    with run.learner() as learner:
+        wait_until(lambda: run.steps_reached(learner, 128), "two updates", 300)
+        wait_until(lambda: run.metric("outrider_fleet_actors", learner) == 2, "both actors")
+        rows = [json.loads(row) for row in learner.err.read_text().splitlines() if "metrics_served" in row]
+        yield f"http://127.0.0.1:{rows[0]['port']}"
+
+
+def test_a_run_serves_its_page_its_status_a_scene_and_its_metrics(address: str) -> None:
+    """The status is that of the metrics, the scene that of an actor."""
+    assert b"<title>Outrider</title>" in fetch(f"{address}/")
+    value = status(address)
+    rows = fetch(f"{address}/metrics").decode().splitlines()
+    metrics = dict(row.rsplit(" ", 1) for row in rows if row.startswith("outrider_"))
+    assert 0 < value["env_steps"] <= float(metrics["outrider_run_env_steps"])
+    assert value["total_steps"] == float(metrics["outrider_run_goal_steps"])
+    assert value["imbalance_steps"] == 0
+    assert [row["slot"] for row in value["fleet"]] == [0, 1]
+    assert all(row["host"] for row in value["fleet"])
+    assert sum(row["steps"] for row in value["fleet"]) > 0
+    assert value["curve"][-1][0] == value["env_steps"]
+    scene = json.loads(fetch(f"{address}/scene.json"))
+    assert len(base64.b64decode(scene["images"])) == len(scene["bonus"]) * 84 * 84
+    assert max(scene["bonus"]) > 0
+
+
+def test_a_browser_shows_the_numbers_of_the_run_without_complaint(address: str, tmp_path: Path) -> None:
+    before = status(address)
+    shown = render(address, tmp_path)
+    after = status(address)
+    assert shown.console == []
+    assert shown.text("answers") == "live"
+    steps = int(shown.text("progress").split(" of ")[0].replace(",", ""))
+    assert before["env_steps"] <= steps <= after["env_steps"]
+    assert f"of {before['total_steps']:,} steps" in shown.text("progress")
+    assert shown.text("imbalance") == "0"
+    assert shown.text("actors") == "2 actors"
+    assert shown.dom.count('class="word host"') == 2
+    assert re.search(r"step \d+ of 16 · bonus", shown.text("step"))
+    assert shown.dom.count('class="dot bonus"') == 1
+
+
+def made_up(host: str) -> Page:
+    """The page of a run that a test invents."""
+    view = View(actors=1, fleet=(Seated(0, host, 0, 64, True, 0.5),), actor_phases={"env": 1.0})
+    progress = Progress(version=4, report=Report(defaultdict(float), 1e-4), lags=Counter({0: 4}))
+    line = Line(4_000, 10_000, 16_000, 120.0, 1.5, 0.02, actors=1, lag=0)
+    points = (Point(1_000, None, 0.5), Point(3_000, 1.0, 0.1))
+    return Page(replace(Config(), seed=7), lambda: line, lambda: view, lambda: progress, lambda: points)
+
+
+def test_what_an_actor_calls_itself_is_shown_as_text(tmp_path: Path) -> None:
+    """A host name with markup in it neither becomes an element nor runs."""
+    server = WebServer("127.0.0.1", 0, made_up(HOSTILE).answers)
+    try:
+        shown = render(f"http://127.0.0.1:{server.port}/", tmp_path)
+    finally:
+        server.close()
+    assert shown.console == []
+    assert "&lt;img src=x" in shown.dom and "<img" not in shown.dom
+    assert "<title>40 % breakout" in shown.dom
+    assert "seed 7" in shown.text("run")
+
+
+def test_a_learner_that_stops_answering_is_said_to_have_stopped(tmp_path: Path) -> None:
+    """The last figures stay, under a line that says so."""
+    answers, asked = dict(made_up("host").answers), []
+    last = answers["/status.json"]
+
+    def once() -> Answer:
+        asked.append(1)
+        if len(asked) > 1:
+            raise ConnectionResetError
+        return last()
+
+    server = WebServer("127.0.0.1", 0, answers | {"/status.json": once})
+    try:
+        shown = render(f"http://127.0.0.1:{server.port}/", tmp_path)
+    finally:
+        server.close()
+    assert len(asked) > 1
+    assert shown.text("answers") == "no answer"
+    assert "has not answered for" in shown.text("silence")
+    assert shown.text("progress") == "4,000 of 10,000 steps (40 %)"

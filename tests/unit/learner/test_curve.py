@@ -1,0 +1,33 @@
+"""A long curve in few points."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from learner.curve import Curve, Point
+
+
+@given(st.integers(1, 5_000), st.integers(1, 100_000))
+def test_a_curve_of_any_length_is_few_points_from_its_start_to_its_end(updates: int, batch: int) -> None:
+    """At most 400, evenly apart once there are too many; the end is at most one gap away."""
+    curve = Curve()
+    for update in range(1, updates + 1):
+        curve.add(Point(update * batch, float(update), None))
+    steps = [point.env_steps for point in curve.points]
+    gaps = {after - before for before, after in zip(steps, steps[1:], strict=False)}
+    assert len(steps) == updates if updates <= 400 else 200 <= len(steps) <= 400
+    assert steps[0] == batch
+    assert len(gaps) <= 1
+    assert updates * batch - steps[-1] < max(gaps, default=1)
+    assert all(point.return_mean == point.env_steps / batch for point in curve.points)
+
+
+def test_games_of_an_earlier_process_give_the_mean_of_the_last_hundred() -> None:
+    curve = Curve()
+    curve.replay((step, float(step)) for step in range(1, 301))
+    assert curve.points[9] == Point(10, pytest.approx(5.5), None)
+    assert curve.points[-1] == Point(300, pytest.approx(250.5), None)
+    curve.add(Point(290, 0.0, 0.1))  # nothing goes back
+    assert curve.points[-1].env_steps == 300

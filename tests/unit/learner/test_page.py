@@ -1,0 +1,184 @@
+"""What the live page is told, from values that a test writes."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import json
+import re
+import time
+import tomllib
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+
+from common.chunk import Chunk, Spaces
+from common.config import Config, RNDConfig
+from common.ledger import Totals
+from common.messages import Phase
+from learner.bottleneck import SIDES
+from learner.curve import Point
+from learner.inbox import Delivered
+from learner.page import Page, status
+from learner.ppo import Report
+from learner.progress import Line
+from learner.training import PHASES, Progress, Scene
+from learner.view import Seated, View
+
+ROOT = Path(__file__).parents[3]
+HTML = (ROOT / "learner" / "page.html").read_text()
+IMAGES, NUMBERS = Spaces((84, 84), 4, 18), Spaces((3,), 1, 4)
+LEARNER = dict.fromkeys(PHASES, 0.0) | {"wait": 9.0, "train": 1.0}
+ACTORS = dict.fromkeys(get_args(Phase), 0.0) | {"env": 8.0, "credit_wait": 2.0}
+LINE = Line(4_000, 10_000, 16_000, 120.0, 1.5, 0.02, actors=2, lag=0)
+POINTS = (Point(1_000, None, 0.5), Point(3_000, 1.0, 0.1))
+VIEW = View(totals=Totals(4_200, 4_000, {"warmup": 64, "epoch": 0}, 100), actors=2, actor_phases=ACTORS)
+PROGRESS = Progress(
+    version=4, report=Report(defaultdict(float), 1e-4), lags=Counter({1: 2, 0: 6}), phase_seconds=LEARNER
+)
+Maker = Callable[..., Chunk]
+
+
+def told(
+    line: Line = LINE, view: View = VIEW, progress: Progress = PROGRESS, config: Config = Config()
+) -> Any:
+    """The status after its way through JSON."""
+    value = status(config, line, view, progress, POINTS, (progress.phase_seconds, view.actor_phases))
+    return json.loads(json.dumps(value, allow_nan=False))
+
+
+def page(progress: Progress = PROGRESS, view: Callable[[], View] = lambda: VIEW) -> Page:
+    return Page(Config(), lambda: LINE, view, lambda: progress, lambda: POINTS)
+
+
+def delivered(chunk: Chunk) -> Delivered:
+    return Delivered(bytes(16), 4, 3, 0, 0, 4, chunk)
+
+
+def test_the_sentence_is_that_of_the_busiest_side() -> None:
+    """The page and the dashboards say the same."""
+    assert (told()["side"], told()["sentence"]) == ("actors", SIDES["actors"])
+    assert told(view=replace(VIEW, actors=0))["sentence"] == SIDES["nobody"]
+
+
+def test_shares_of_time_add_up_to_the_whole() -> None:
+    for side, phases in (("learner_phases", LEARNER), ("actor_phases", ACTORS)):
+        assert sum(told()[side].values()) == pytest.approx(1.0)
+        assert told()[side].keys() == phases.keys()
+
+
+def test_what_is_left_is_the_steps_that_are_left_at_this_speed() -> None:
+    assert told()["left_seconds"] * 120.0 == pytest.approx(6_000)
+    assert told(line=replace(LINE, steps_per_second=0.0))["left_seconds"] is None
+
+
+def test_before_the_first_update_nothing_is_made_up() -> None:
+    """No return, no curve, no picture, no shares."""
+    fresh = Line(0, 10_000, 0, 0.0, None, None, 0, 0, warmup="1/8 chunks of random play")
+    value = told(fresh, View(), Progress(phase_seconds=dict.fromkeys(PHASES, 0.0)))
+    assert value["curve"] == [] and value["fleet"] == []
+    assert value["learner_phases"] == {} and value["actor_phases"] == {}
+    for name in ("return_mean", "bonus", "scene", "left_seconds", "update_age_seconds"):
+        assert value[name] is None
+
+
+def test_the_curve_ends_at_the_present_and_lag_is_counted_by_chunk() -> None:
+    assert told()["curve"] == [[1_000, None, 0.5], [3_000, 1.0, 0.1], [4_000, 1.5, 0.02]]
+    assert told()["lags"] == {"0": 6, "1": 2}
+
+
+def test_drops_are_told_by_reason_and_an_imbalance_with_its_sign() -> None:
+    assert told()["dropped_steps"] == {"warmup": 64}
+    assert told()["imbalance_steps"] == 36
+    assert told(view=replace(VIEW, totals=Totals(10, 12, {}, 0)))["imbalance_steps"] == -2
+
+
+def test_the_fleet_is_told_by_slot() -> None:
+    fleet = (Seated(1, "b", 0, 64, True, 0.5), Seated(0, "a", 2, 128, False, 7.0))
+    rows = told(view=replace(VIEW, fleet=fleet))["fleet"]
+    assert [row["slot"] for row in rows] == [0, 1]
+    assert rows[0] == {
+        "slot": 0, "host": "a", "incarnation": 2, "steps": 128, "plays": False, "silent_seconds": 7.0
+    }  # fmt: skip
+
+
+def test_a_run_without_a_bonus_says_so() -> None:
+    assert told()["has_bonus"] is True
+    assert told(config=Config(rnd=RNDConfig(enabled=False)))["has_bonus"] is False
+
+
+def test_a_scene_is_the_first_lane_after_each_step_beside_its_bonus(make_chunk: Maker) -> None:
+    """Row S + t is what step t led to, and what its bonus rates. Nothing of the chunk stays in memory."""
+    chunk = make_chunk(5, 2, IMAGES, 0)
+    shown = Scene.of(delivered(chunk), IMAGES)
+    answer = page(replace(PROGRESS, scene=shown)).answers["/scene.json"]()
+    assert answer.headers == {"Content-Encoding": "gzip"}
+    value = json.loads(gzip.decompress(answer.body))
+    images = np.frombuffer(base64.b64decode(value["images"]), np.uint8).reshape(5, 84, 84)
+    np.testing.assert_array_equal(images, chunk.observation[4:, 0])
+    np.testing.assert_allclose(value["bonus"], chunk.bonus[:, 0])
+    np.testing.assert_array_equal(value["done"], chunk.done[:, 0])
+    assert (value["slot"], value["version"]) == (3, 4)
+    arrays = (shown.images, shown.bonus, shown.reward, shown.done)
+    assert all(array is not None and array.base is None for array in arrays)
+
+
+def test_a_task_of_numbers_has_a_scene_without_pictures(make_chunk: Maker) -> None:
+    shown = Scene.of(delivered(make_chunk(5, 2, NUMBERS, 0)), NUMBERS)
+    value = json.loads(gzip.decompress(page(replace(PROGRESS, scene=shown)).answers["/scene.json"]().body))
+    assert value["images"] is None
+    assert len(value["bonus"]) == 5
+
+
+def test_many_readers_cost_what_one_costs(make_chunk: Maker) -> None:
+    """The status is built once a second, a scene is packed once."""
+    looked: list[float] = []
+
+    def view() -> View:
+        looked.append(time.monotonic())
+        return VIEW
+
+    shown = page(replace(PROGRESS, scene=Scene.of(delivered(make_chunk(5, 2, IMAGES, 0)), IMAGES)), view)
+    assert not looked  # nobody asked
+    bodies = [shown.answers["/scene.json"]().body for _ in range(9)]
+    assert all(body is bodies[0] for body in bodies)
+    for _ in range(100):
+        shown.answers["/status.json"]()
+    assert len(looked) <= 1 + (time.monotonic() - looked[0])
+
+
+def test_the_first_reader_sees_where_time_went_since_the_start() -> None:
+    """Not nothing, only because nobody had looked before."""
+    value = json.loads(page().answers["/status.json"]().body)
+    assert value["learner_phases"]["wait"] == pytest.approx(0.9)
+
+
+def test_the_policy_lets_the_page_s_own_script_and_style_run_and_nothing_else() -> None:
+    """One script and one style, by their hashes; no inline handlers or styles, no other address."""
+    policy = page().answers["/"]().headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy and "unsafe" not in policy
+    for name in ("script", "style"):
+        (text,) = re.findall(f"<{name}>(.*?)</{name}>", HTML, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert f"{name}-src 'sha256-{digest}'" in policy
+    assert not re.search(r"<[^>]*\s(style|on\w+)=", HTML)
+    assert set(re.findall(r"\bhttps?:[^\s'\"]*", HTML)) == {"http://www.w3.org/2000/svg"}
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|Function\(", HTML)
+
+
+def test_the_page_has_a_word_for_every_phase() -> None:
+    (words,) = re.findall(r"const PHASES = \{(.*?)\};", HTML, re.DOTALL)
+    assert set(re.findall(r"(\w+): \[", words)) == {*PHASES, *get_args(Phase)}
+
+
+def test_a_wheel_carries_every_file_that_is_not_a_module() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    for package, names in project["tool"]["setuptools"]["package-data"].items():
+        files = {path.name for path in (ROOT / package).iterdir() if path.is_file() and path.suffix != ".py"}
+        assert set(names) == files
