@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +18,7 @@ def test_a_curve_of_any_length_is_few_points_from_its_start_to_its_end(updates: 
     for update in range(1, updates + 1):
         curve.add(Point(update * batch, float(update), None))
     steps = [point.env_steps for point in curve.points]
-    gaps = {after - before for before, after in zip(steps, steps[1:], strict=False)}
+    gaps = {after - before for before, after in pairwise(steps)}
     assert len(steps) == updates if updates <= 400 else 200 <= len(steps) <= 400
     assert steps[0] == batch
     assert len(gaps) <= 1

@@ -34,6 +34,7 @@ from learner.view import Seated, View
 ROOT = Path(__file__).parents[3]
 HTML = (ROOT / "learner" / "page.html").read_text()
 IMAGES, NUMBERS = Spaces((84, 84), 4, 18), Spaces((3,), 1, 4)
+CONFIG = Config()
 LEARNER = dict.fromkeys(PHASES, 0.0) | {"wait": 9.0, "train": 1.0}
 ACTORS = dict.fromkeys(get_args(Phase), 0.0) | {"env": 8.0, "credit_wait": 2.0}
 LINE = Line(4_000, 10_000, 16_000, 120.0, 1.5, 0.02, actors=2, lag=0)
@@ -45,16 +46,14 @@ PROGRESS = Progress(
 Maker = Callable[..., Chunk]
 
 
-def told(
-    line: Line = LINE, view: View = VIEW, progress: Progress = PROGRESS, config: Config = Config()
-) -> Any:
+def told(line: Line = LINE, view: View = VIEW, progress: Progress = PROGRESS, config: Config = CONFIG) -> Any:
     """The status after its way through JSON."""
     value = status(config, line, view, progress, POINTS, (progress.phase_seconds, view.actor_phases))
     return json.loads(json.dumps(value, allow_nan=False))
 
 
 def page(progress: Progress = PROGRESS, view: Callable[[], View] = lambda: VIEW) -> Page:
-    return Page(Config(), lambda: LINE, view, lambda: progress, lambda: POINTS)
+    return Page(CONFIG, lambda: LINE, view, lambda: progress, lambda: POINTS)
 
 
 def delivered(chunk: Chunk) -> Delivered:
