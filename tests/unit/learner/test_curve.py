@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from learner.curve import Curve, Point
+from learner.episodes import Episode
+from learner.record import Recorder
 
 
 @given(st.integers(1, 5_000), st.integers(1, 100_000))
@@ -33,3 +36,15 @@ def test_games_of_an_earlier_process_give_the_mean_of_the_last_hundred() -> None
     assert curve.points[-1] == Point(300, pytest.approx(250.5), None)
     curve.add(Point(290, 0.0, 0.1))  # nothing goes back
     assert curve.points[-1].env_steps == 300
+
+
+def test_a_resumed_run_begins_with_the_curve_of_its_recorded_games(tmp_path: Path) -> None:
+    """Up to its checkpoint: what a crash took from the run is taken from the curve."""
+    before = Recorder(tmp_path, 0)
+    for env_steps, score in ((100, 2.0), (200, 4.0), (300, 9.0)):
+        before.episodes([Episode(0, 0, 10, score)], env_steps, 4 * env_steps, 1.0)
+    before.close()
+    after = Recorder(tmp_path, 200)
+    after.scalars({"episodes/return_mean_100": 5.0, "train/intrinsic_reward_mean": 0.1}, 300)
+    after.close()
+    assert after.curve.points == (Point(100, 2.0, None), Point(200, 3.0, None), Point(300, 5.0, 0.1))
