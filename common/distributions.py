@@ -28,6 +28,9 @@ class Distribution(Protocol):
     def sample(self, parameters: Tensor, uniform: Tensor) -> Tensor:
         """One action per row from uniform draws in [0, 1), float32 of an action's shape."""
 
+    def mode(self, parameters: Tensor) -> Tensor:
+        """The most probable action of each row, as `sample` gives it."""
+
 
 class Categorical:
     """One of A actions; parameters are logits [N, A]."""
@@ -48,6 +51,10 @@ class Categorical:
         above = (uniform.unsqueeze(1) * cumulative[:, -1:] >= cumulative).sum(1)
         return above.clamp_(max=parameters.shape[1] - 1)
 
+    def mode(self, parameters: Tensor) -> Tensor:
+        """See `Distribution`; int64 [N]."""
+        return parameters.argmax(1)
+
 
 class Gaussian:
     """Independent normal numbers; parameters are A means, then A logarithms of deviations, [N, 2 A]."""
@@ -67,6 +74,10 @@ class Gaussian:
         mean, log_std = parameters.chunk(2, 1)
         normal: Tensor = torch.special.ndtri(uniform.clamp(_LEAST, 1 - _LEAST))
         return mean + log_std.exp() * normal
+
+    def mode(self, parameters: Tensor) -> Tensor:
+        """The mean; float32 [N, A]."""
+        return parameters.chunk(2, 1)[0]
 
 
 def distribution(spaces: Spaces) -> Distribution:

@@ -59,3 +59,8 @@ class Policy:
             action = self._distribution.sample(parameters, torch.from_numpy(uniform))
             log_prob = self._distribution.log_prob(parameters, action)
         return action.numpy().astype(self._spaces.action_dtype), log_prob.numpy()
+
+    def best(self, stack: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+        """The most probable action of each lane, [B, *action]; see `act`."""
+        action = self._distribution.mode(self.parameters(stack))
+        return action.numpy().astype(self._spaces.action_dtype)

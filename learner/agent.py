@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from common import checkpoint, envs
@@ -13,6 +15,7 @@ from common.chunk import Bundle, Spaces
 from common.config import Config
 from common.lifecycle import EXIT_CONFIGURATION, Fatal
 from common.policy import Policy
+from common.streams import draws
 from learner.normaliser import Normaliser
 
 
@@ -25,6 +28,7 @@ class Agent:
     policy: Policy
     bundle: Bundle
     target: dict[str, torch.Tensor]  # state of the target network
+    greedy: bool  # plays the most probable action instead of drawing one
 
     @property
     def env_steps(self) -> int:
@@ -36,8 +40,16 @@ class Agent:
         """How much training it has seen, for people."""
         return f"version {self.bundle.version:,}, {self.env_steps:,} steps of training"
 
+    def act(
+        self, stack: npt.NDArray[np.generic], generators: list[np.random.Generator]
+    ) -> npt.NDArray[np.generic]:
+        """An action for each lane, [B, S, ...] -> [B, *action], by its lane's stream."""
+        if self.greedy:
+            return self.policy.best(stack)
+        return self.policy.act(stack, draws(generators, self.spaces))[0]
 
-def load_agent(run_dir: Path) -> Agent:
+
+def load_agent(run_dir: Path, greedy: bool = False) -> Agent:
     """The agent of the newest intact checkpoint.
 
     Raises:
@@ -61,7 +73,7 @@ def load_agent(run_dir: Path) -> Agent:
             f"expected a checkpoint of this release in {run_dir}, got another "
             f"({str(error).splitlines()[0]}): use the release that wrote it",
         ) from None
-    return Agent(config, spaces, policy, bundle, saved.part("target"))
+    return Agent(config, spaces, policy, bundle, saved.part("target"), greedy)
 
 
 def _newest(run_dir: Path) -> Checkpoint:

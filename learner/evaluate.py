@@ -1,7 +1,7 @@
 """`python -m learner.evaluate RUN_DIR`: play the newest checkpoint and report raw, unclipped scores.
 
-Actions are sampled, as in training. Each lane plays a number of episodes fixed beforehand: taking
-the first N to end would favour short ones.
+Actions are sampled, as in training, unless `--greedy` asks for the most probable ones. Each lane plays
+a number of episodes fixed beforehand: taking the first N to end would favour short ones.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from common import arguments, envs, log
 from common.checkpoint import write_atomically
 from common.lifecycle import EXIT_CONFIGURATION, EXIT_USAGE, Fatal
 from common.precision import configure_torch
-from common.streams import Place, draws, environment_seeds
+from common.streams import Place, environment_seeds
 from learner import video
 from learner.agent import Agent, load_agent
 
@@ -56,8 +56,7 @@ def play(agent: Agent, episodes: int, seed: int, note: Callable[[int], None]) ->
         stack = env.reset(environment_seeds(generators))
         score, steps = np.zeros(lanes), np.zeros(lanes, np.int64)
         while any(len(mine) < wanted for mine, wanted in zip(done, quota, strict=True)):
-            uniform = draws(generators, agent.spaces)
-            moved = env.step(agent.policy.act(stack, uniform)[0])
+            moved = env.step(agent.act(stack, generators))
             stack = moved.stack
             score += moved.reward
             steps += 1
@@ -80,6 +79,7 @@ def report(agent: Agent, played: Sequence[Played], seed: int) -> dict[str, objec
         "version": agent.bundle.version,
         "env_steps": agent.env_steps,
         "seed": seed,
+        "greedy": agent.greedy,
         "episodes": len(played),
         "score_mean": statistics.fmean(scores),
         "score_std": statistics.pstdev(scores),
@@ -126,6 +126,9 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--episodes", metavar="N", type=count, default=100, help="how many (default 100)")
     parser.add_argument("--seed", metavar="S", type=whole, default=0, help="of games and actions (default 0)")
     parser.add_argument(
+        "--greedy", action="store_true", help="play the most probable action instead of drawing one"
+    )
+    parser.add_argument(
         "--video", metavar="FILE.mp4", type=Path, help="film one more episode, score and bonus beneath it"
     )
     options = parser.parse_args(argv)
@@ -151,7 +154,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def command() -> None:
         options = _options(argv)
-        agent = load_agent(options.run_dir)
+        agent = load_agent(options.run_dir, options.greedy)
         if options.video is not None:
             video.check(options.video, agent)  # before the long part
         played = play(agent, options.episodes, options.seed, _Note(options.episodes))

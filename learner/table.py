@@ -45,6 +45,7 @@ class Evaluation:
 
     episodes: int
     score_mean: float
+    greedy: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ def _evaluation(file: Path, env_steps: int) -> Evaluation | None:
     """What the checkpoint after `env_steps` scored; None for an earlier one."""
     try:
         facts = json.loads(file.read_text())
-        played = Evaluation(int(facts["episodes"]), float(facts["score_mean"]))
+        played = Evaluation(int(facts["episodes"]), float(facts["score_mean"]), bool(facts.get("greedy")))
         return played if facts["env_steps"] == env_steps else None
     except FileNotFoundError:
         return None
@@ -113,7 +114,7 @@ def _row(group: Sequence[Run]) -> tuple[str, ...]:
         _span([run.env_steps for run in runs]),
         _each([run.score_mean for run in runs], _score),
         _mean_and_each([run.evaluation.score_mean if run.evaluation else None for run in runs]),
-        _span([run.evaluation.episodes for run in runs if run.evaluation]),
+        _episodes([run.evaluation for run in runs if run.evaluation]),
         _each([run.wall_seconds for run in runs], duration),
         _each([run.steps_per_second for run in runs], "{:,.0f}".format),
     )
@@ -144,6 +145,13 @@ def _mean_and_each(scores: Sequence[float | None]) -> str:
 def _span(counts: Sequence[int]) -> str:
     ends = sorted({min(counts), max(counts)}) if counts else []
     return " to ".join(f"{end:,}" for end in ends) or _DASH
+
+
+def _episodes(evaluations: Sequence[Evaluation]) -> str:
+    """How many, and whether they were played otherwise than in training."""
+    manners = {evaluation.greedy for evaluation in evaluations}
+    greedy = ", greedy" if manners == {True} else ", some greedy" if True in manners else ""
+    return _span([evaluation.episodes for evaluation in evaluations]) + greedy
 
 
 def insert(page: str, name: str, table: str) -> str:

@@ -22,7 +22,7 @@ from common import envs, rnd
 from common.lifecycle import EXIT_CONFIGURATION, Fatal
 from common.networks import make_predictor, make_target
 from common.precision import autocast
-from common.streams import Place, draws, environment_seeds
+from common.streams import Place, environment_seeds
 from learner.agent import Agent
 
 MAX_STEPS = 4_500  # an Atari game of 18,000 frames
@@ -111,8 +111,7 @@ def film(agent: Agent, place: Place) -> Film:
             picture = stack[0, -1] if camera is None else _shrunk(camera())
             pictures.append(zlib.compress(picture.tobytes(), 1))
             observation.append(stack[0, -1].copy())
-            uniform = draws(generators, agent.spaces)
-            moved = env.step(agent.policy.act(stack, uniform)[0])
+            moved = env.step(agent.act(stack, generators))
             stack = moved.stack
             score.append(score[-1] + float(moved.reward[0]))
             over = bool(moved.terminated[0] or moved.truncated[0])

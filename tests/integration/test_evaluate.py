@@ -94,6 +94,14 @@ def test_the_same_seed_plays_the_same_games(cartpole: Path) -> None:
     assert first == again != other
 
 
+def test_a_greedy_agent_draws_nothing(cartpole: Path) -> None:
+    """Its play differs from a drawn one, and is written down as greedy."""
+    agent, drawn = load_agent(cartpole, greedy=True), load_agent(cartpole)
+    played = evaluate.play(agent, 5, 1, lambda done: None)
+    assert played != evaluate.play(drawn, 5, 1, lambda done: None)
+    assert [evaluate.report(x, played, 1)["greedy"] for x in (agent, drawn)] == [True, False]
+
+
 def test_every_lane_plays_its_own_quota_however_long_its_games(cartpole: Path) -> None:
     """Lanes play 3, 2, 2, ... of 33 episodes, each lane its first ones; none is chosen for being short."""
     agent = load_agent(cartpole)

@@ -170,3 +170,11 @@ def test_batching_does_not_change_continuous_actions() -> None:
     together, _ = made.act(stack, uniform)
     alone = [made.act(stack[i : i + 1], uniform[i : i + 1])[0][0] for i in range(11)]
     np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_the_best_action_is_the_most_probable_one() -> None:
+    """Of three means the mean; of choices the one with the largest logit, whatever a draw would say."""
+    continuous, discrete, stack = gaussian(), policy(), stacks(11)
+    np.testing.assert_array_equal(continuous.best(stack), continuous.parameters(stack)[:, :3])
+    np.testing.assert_array_equal(discrete.best(stack), discrete.parameters(stack).argmax(1))
+    assert discrete.best(stack).dtype == discrete.act(stack, np.zeros(11, np.float32))[0].dtype

@@ -131,6 +131,15 @@ def test_a_seed_without_an_evaluation_has_a_dash_and_takes_the_mean_with_it(
     assert (row["evaluation, mean (each seed)"], row["evaluation episodes"]) == ("—", "—")
 
 
+def test_greedy_evaluations_are_told_as_such(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    greedy, drawn = ({"greedy": kind} for kind in (True, False))
+    one, other = (write_run(tmp_path / name, seed, evaluation=greedy) for seed, name in ((1, "a"), (2, "b")))
+    assert rows(capsys, one, other)[0]["evaluation episodes"] == "100, greedy"
+    third = write_run(tmp_path / "c", 3, evaluation=drawn)
+    assert rows(capsys, one, third)[0]["evaluation episodes"] == "100, some greedy"
+    assert rows(capsys, third)[0]["evaluation episodes"] == "100"
+
+
 def test_an_evaluation_from_before_the_end_of_the_run_does_not_count(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
