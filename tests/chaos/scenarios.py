@@ -193,6 +193,7 @@ def frozen_processes(directory: Path, learner_seconds: float, actor_seconds: flo
     assert stale <= 10 * CHUNK_STEPS, "actors of one host play with what a sibling fetched before"
     return {
         "learner_stopped_seconds": learner_seconds,
+        "sessions_given_up_meanwhile": sessions - 3,
         "actor_stopped_seconds": actor_seconds,
         "learner_back_seconds": learner_back,
         "actor_back_seconds": actor_back,
