@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import signal
+import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -34,7 +35,7 @@ COUNTED = (
     ),
 )
 _SAMPLE_SECONDS = 1.0
-_SETTLING_SAMPLES = 30
+_SETTLING_SAMPLES = 120  # the start of Python and torch, and the first updates, on a busy machine
 Row = tuple[float, int, int, int]  # seconds, bytes, descriptors, threads
 
 
@@ -48,13 +49,21 @@ class Sampler:
     def slopes(self) -> dict[str, float]:
         """Growth per minute of bytes, descriptors and threads within process lives, without their start."""
         names = ("bytes", "descriptors", "threads")
-        lives = [np.array(life, float) for life in self.lives if len(life) >= 2 * _SETTLING_SAMPLES]
+        lives = [np.array(life, float) for life in self.lives if len(life) >= 1.5 * _SETTLING_SAMPLES]
         parts = [life[_SETTLING_SAMPLES:] - life[_SETTLING_SAMPLES:].mean(axis=0) for life in lives]
         if not parts:
             return dict.fromkeys(names, 0.0)
         rows = np.concatenate(parts)
         minutes = rows[:, 0] / 60
         return {name: float(minutes @ rows[:, i + 1] / (minutes @ minutes)) for i, name in enumerate(names)}
+
+    def megabytes(self) -> list[list[int]]:
+        """Memory of each process life: the median of every minute."""
+        return [
+            [round(statistics.median(row[1] for row in life[at : at + 60]) / 2**20) for at in starts]
+            for life in self.lives
+            if (starts := range(0, len(life), 60))
+        ]
 
     @contextlib.contextmanager
     def of(self, run: Run, learner: Command) -> Iterator[None]:

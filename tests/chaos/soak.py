@@ -247,6 +247,7 @@ class Soak:
             "descriptors_max": max(row[2] for row in rows),
             "threads_max": max(row[3] for row in rows),
             "slopes_per_minute": self.sampler.slopes(),
+            "memory_mb_by_life_and_minute": self.sampler.megabytes(),
         }
 
     def _why(self, pid: int, steps: int, sessions: int) -> str:
