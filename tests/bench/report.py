@@ -284,7 +284,8 @@ def value(x: object) -> str:
     if isinstance(x, dict):
         return ", ".join(f"{name} {value(part)}" for name, part in x.items())
     if isinstance(x, list):
-        return ", ".join(map(value, x))
+        apart = "; " if any(isinstance(part, list) for part in x) else ", "
+        return apart.join(map(value, x))
     if isinstance(x, (int, float)) and not isinstance(x, bool):
         return _number(x)
     return _ABSENT if x is None else str(x)
