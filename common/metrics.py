@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
@@ -18,10 +20,13 @@ class Exporter:
     def __init__(
         self, registry: CollectorRegistry, port: int, address: str, pages: Answers | None = None
     ) -> None:
-        answers = {
-            **(pages or {}),
-            "/metrics": lambda: Answer(CONTENT_TYPE_LATEST, generate_latest(registry)),
-        }
+        in_turn = threading.Lock()  # collectors remember the last minute; readers come in threads
+
+        def scrape() -> Answer:
+            with in_turn:
+                return Answer(CONTENT_TYPE_LATEST, generate_latest(registry))
+
+        answers = {**(pages or {}), "/metrics": scrape}
         try:
             self._server = WebServer(address, port, answers)
         except OSError:  # taken: a second run on this machine still wants to be seen

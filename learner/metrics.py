@@ -36,14 +36,14 @@ def _counter(name: str, text: str, value: float) -> Metric:
 
 
 def _by(label: str, name: str, text: str, values: Mapping[str, float]) -> Metric:
-    family = CounterMetricFamily(f"outrider_{name}", text, labels=[label])
-    for key, value in values.items():
-        family.add_metric([key], value)
-    return family
+    return _labelled(CounterMetricFamily(f"outrider_{name}", text, labels=[label]), values)
 
 
 def _gauge_by(label: str, name: str, text: str, values: Mapping[str, float]) -> Metric:
-    family = GaugeMetricFamily(f"outrider_{name}", text, labels=[label])
+    return _labelled(GaugeMetricFamily(f"outrider_{name}", text, labels=[label]), values)
+
+
+def _labelled(family: CounterMetricFamily | GaugeMetricFamily, values: Mapping[str, float]) -> Metric:
     for key, value in values.items():
         family.add_metric([key], value)
     return family
@@ -87,12 +87,8 @@ class LearnerCollector:
         yield from self._played()
         yield from self._fleet(view)
         yield from self._wire(view)
-        silent = GaugeMetricFamily(
-            "outrider_learner_thread_silence_seconds", "Since a thread turned last.", labels=["thread"]
-        )
-        for name, seconds in self._silences().items():
-            silent.add_metric([name], seconds)
-        yield silent
+        silences = self._silences()
+        yield _gauge_by("thread", "learner_thread_silence_seconds", "Since a thread turned last.", silences)
 
     def _bottleneck(self, view: View, progress: Progress) -> Iterator[Metric]:
         shares = busy(*self._recent.since(progress.phase_seconds, view.actor_phases))
@@ -110,9 +106,7 @@ class LearnerCollector:
         }
         yield _counter("learner_steps_produced", "Steps made by actors.", totals.produced - base.produced)
         yield _counter("learner_steps_trained", "Steps trained on.", totals.trained - base.trained)
-        yield _by(
-            "reason", "learner_steps_dropped", "Steps dropped.", {k: float(v) for k, v in dropped.items()}
-        )
+        yield _by("reason", "learner_steps_dropped", "Steps dropped.", dropped)
         yield _gauge("learner_steps_in_flight", "Steps announced, received or in training.", totals.in_flight)
         yield _gauge(
             "learner_accounting_imbalance_steps", "Steps unaccounted for; must be 0.", totals.imbalance
@@ -174,16 +168,13 @@ class LearnerCollector:
         return family
 
     def _figures(self, figures: dict[str, float]) -> Iterator[Metric]:
-        losses = GaugeMetricFamily("outrider_train_loss", "Means of the last update.", labels=["kind"])
-        for kind in ("policy_loss", "value_loss_extrinsic", "value_loss_intrinsic", "predictor_loss"):
-            losses.add_metric([kind.replace("_loss", "")], figures[kind])
-        yield losses
+        kinds = ("policy_loss", "value_loss_extrinsic", "value_loss_intrinsic", "predictor_loss")
+        losses = {kind.replace("_loss", ""): figures[kind] for kind in kinds}
+        yield _gauge_by("kind", "train_loss", "Means of the last update.", losses)
         explained = {head: figures[f"explained_variance_{head}"] for head in ("extrinsic", "intrinsic")}
         yield _gauge_by("head", "train_explained_variance_ratio", "Of the targets, at least -1.", explained)
-        norms = GaugeMetricFamily("outrider_train_grad_norm", "Before clipping.", labels=["network"])
-        for network in ("policy", "predictor"):
-            norms.add_metric([network], figures[f"{network}_grad_norm"])
-        yield norms
+        norms = {network: figures[f"{network}_grad_norm"] for network in ("policy", "predictor")}
+        yield _gauge_by("network", "train_grad_norm", "Before clipping.", norms)
         yield _gauge("train_approx_kl", "From the start of the update, in nats.", figures["approx_kl"])
         yield _gauge(
             "train_clip_fraction_ratio", "Share of ratios outside the clip.", figures["clip_fraction"]
@@ -204,24 +195,20 @@ class LearnerCollector:
         yield _gauge("fleet_playing", "Sessions that play for a batch.", view.playing)
         if view.chunk_seconds is not None:
             yield _gauge("fleet_chunk_seconds", "Usual time from credit to its chunk.", view.chunk_seconds)
-        steps = {str(seated.slot): float(seated.steps) for seated in sorted(view.fleet)}
+        steps = {str(seated.slot): seated.steps for seated in sorted(view.fleet)}
         yield _by("slot", "fleet_slot_steps", "Steps that the sessions of now sent.", steps)
         yield _gauge("fleet_heartbeat_age_max_seconds", "Longest silence.", view.heartbeat_age_max_seconds)
-        yield _by(
-            "event", "fleet_sessions", "Sessions by event.", {k: float(v) for k, v in view.events.items()}
-        )
+        yield _by("event", "fleet_sessions", "Sessions by event.", view.events)
         yield _by("phase", "fleet_phase_seconds", "All actors' time by phase.", view.actor_phases)
 
     def _wire(self, view: View) -> Iterator[Metric]:
-        yield _by("kind", "wire_messages", "Messages read.", {k: float(v) for k, v in view.messages.items()})
-        yield _by(
-            "reason", "wire_errors", "Messages refused.", {k: float(v) for k, v in view.wire_errors.items()}
-        )
+        yield _by("kind", "wire_messages", "Messages read.", view.messages)
+        yield _by("reason", "wire_errors", "Messages refused.", view.wire_errors)
         yield _by(
             "reason",
             "auth_refused",
             "Handshakes and messages without an authorised key; the learner's own four tries at start count.",
-            {k: float(v) for k, v in view.auth_refused.items()},
+            view.auth_refused,
         )
         yield _gauge("insecure_plaintext", "1: anybody on the network may join.", self._insecure_plaintext)
         yield _counter("wire_bans", "Peers unheard for a while after offences.", view.bans)

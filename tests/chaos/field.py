@@ -59,10 +59,9 @@ class Sampler:
 
     def megabytes(self) -> list[list[int]]:
         """Memory of each process life: the median of every minute."""
+        minutes = [[life[at : at + 60] for at in range(0, len(life), 60)] for life in self.lives]
         return [
-            [round(statistics.median(row[1] for row in life[at : at + 60]) / 2**20) for at in starts]
-            for life in self.lives
-            if (starts := range(0, len(life), 60))
+            [round(statistics.median(row[1] for row in rows) / 2**20) for rows in life] for life in minutes
         ]
 
     @contextlib.contextmanager

@@ -7,9 +7,10 @@ import socket
 import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Metric
 
 from common import web
 from common.metrics import Exporter
@@ -135,3 +136,27 @@ def test_a_second_exporter_takes_another_port_and_shows_metrics_alone() -> None:
     finally:
         first.close()
         second.close()
+
+
+def test_scrapes_at_one_time_are_collected_in_turn() -> None:
+    """A collector remembers what it showed last, and is not made for two threads."""
+    inside, most = 0, 0
+
+    class Slow:
+        def collect(self) -> list[Metric]:
+            nonlocal inside, most
+            inside += 1
+            most = max(most, inside)
+            time.sleep(0.05)
+            inside -= 1
+            return []
+
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(Slow())
+    exporter = Exporter(registry, 0, "127.0.0.1")
+    try:
+        with ThreadPoolExecutor(4) as readers:
+            asked = list(readers.map(lambda _: ask(exporter.port, "GET", "/metrics")[0], range(4)))
+    finally:
+        exporter.close()
+    assert (asked, most) == ([200] * 4, 1)
