@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import threading
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -164,11 +163,11 @@ class Actor:
             self._send(player, chunk, epoch, version)
 
     def _send(self, player: Player, chunk: Chunk, epoch: int, version: int) -> None:
-        table, body = wire.encode_arrays(chunk)
-        if len(body) > wire.message_limit_bytes(player.config.rollout, player.spaces):
+        packed = wire.pack(chunk)
+        if len(packed.body) > wire.message_limit_bytes(player.config.rollout, player.spaces):
             self.session.skip("oversize")
         else:
-            self.session.send_chunk(epoch, version, table, body, zlib.crc32(body))
+            self.session.send_chunk(epoch, version, packed)
 
     def _between(self, player: Player, epoch: int, sid: bytes) -> bool:
         """After each step of the lanes: count it, keep the session alive, notice a reason to stop."""

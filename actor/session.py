@@ -212,15 +212,10 @@ class Session:
                 self._client.send(held.parts)
                 self.counts["chunks_retransmitted"] += 1
 
-    def send_chunk(
-        self, epoch: int, version: int, table: list[messages.ArrayEntry], body: bytes, crc: int
-    ) -> None:
+    def send_chunk(self, epoch: int, version: int, packed: wire.Packed) -> None:
         """Send the steps produced since the last sealed chunk, as one chunk."""
         steps = self.produced - self._sealed
-        self._seal(
-            ChunkMessage(self.sid, epoch, version, self._sealed, steps, self.produced, table, crc, body),
-            steps,
-        )
+        self._seal(packed.message(self.sid, epoch, version, self._sealed, steps, self.produced), steps)
         self.counts["chunks_sent"] += 1
 
     def skip(self, reason: messages.SkipReason) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -70,9 +71,9 @@ class Chunk:
     action: npt.NDArray[np.generic]  # int32 [T, B], or float32 [T, B, A], as drawn: the task clips it
     log_prob: npt.NDArray[np.float32]  # [T, B], nats, of the acting policy
     reward: npt.NDArray[np.float32]  # [T, B], game points, unclipped
+    bonus: npt.NDArray[np.float32]  # [T, B], raw prediction error on the next observation
     terminated: npt.NDArray[np.bool_]  # [T, B], the episode ended in the task
     truncated: npt.NDArray[np.bool_]  # [T, B], a time limit cut it
-    bonus: npt.NDArray[np.float32]  # [T, B], raw prediction error on the next observation
 
     @property
     def done(self) -> npt.NDArray[np.bool_]:
@@ -94,17 +95,15 @@ def layout(rollout: RolloutConfig, spaces: Spaces, truncations: int) -> dict[str
         "action": (spaces.action_dtype.str, (*grid, *spaces.action)),
         "log_prob": ("<f4", grid),
         "reward": ("<f4", grid),
+        "bonus": ("<f4", grid),
         "terminated": ("|b1", grid),
         "truncated": ("|b1", grid),
-        "bonus": ("<f4", grid),
     }
 
 
 def raw_bytes(specs: Mapping[str, ArraySpec]) -> int:
     """Uncompressed size of arrays of these shapes."""
-    return sum(
-        np.dtype(dtype).itemsize * int(np.prod(shape, dtype=np.int64)) for dtype, shape in specs.values()
-    )
+    return sum(np.dtype(dtype).itemsize * math.prod(shape) for dtype, shape in specs.values())
 
 
 @dataclass(frozen=True, slots=True, eq=False)

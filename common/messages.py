@@ -33,9 +33,6 @@ RejectCode = Literal["protocol", "environment", "lost", "full"]
 # of an actor's loop
 Phase = Literal["env", "policy", "messages", "bonus", "encode", "credit_wait", "weights"]
 
-# name, dtype, shape, compressed bytes: the table of contents of a chunk's body
-ArrayEntry = tuple[str, str, list[int], int]
-
 
 @dataclass(frozen=True, slots=True)
 class Hello:
@@ -90,7 +87,11 @@ class Reject:
 
 @dataclass(frozen=True, slots=True)
 class ChunkMessage:
-    """Actor: steps [offset, offset + steps) of the session. The body is the compressed arrays."""
+    """Actor: steps [offset, offset + steps) of the session.
+
+    The body is the compressed observations, `observation_bytes` long, and the other arrays, compressed
+    together. The run's configuration and `truncations`, the number of final observations, say what they are.
+    """
 
     KIND: ClassVar[int] = 4
     sid: Sid
@@ -99,7 +100,8 @@ class ChunkMessage:
     offset: int
     steps: int
     produced: int
-    arrays: list[ArrayEntry]
+    truncations: int
+    observation_bytes: int
     crc: int
     body: bytes = b""
 

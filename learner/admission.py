@@ -38,6 +38,7 @@ class Admission:
         self._looked = 0.0
         self._draining: m.Drain | None = None
         self.replies: list[tuple[bytes, m.Message]] = []
+        self._owed: dict[bytes, Seat] = {}  # an Ack, by session
         self.arrivals: list[Arrival] = []
         self.offences: list[str] = []  # in the newest message: what no honest actor says
         self.events: Counter[str] = Counter(join=0, leave=0, lost=0, revoked=0)
@@ -137,7 +138,7 @@ class Admission:
             case m.Bye():
                 self._on_bye(seat, message, peer)
                 return
-        self._acknowledge(seat)
+        self._owed[seat.sid] = seat
 
     def _on_hello(self, peer: bytes, hello: m.Hello, now: float) -> None:
         account = self.ledger.accounts.get(hello.sid)
@@ -248,18 +249,21 @@ class Admission:
             self.events["lost"] += 1
         self._grant(now)
 
+    def acknowledge(self) -> None:
+        """Tell every session how far it is if that changed; once a turn, so that one Ack says it all."""
+        for sid, seat in self._owed.items():
+            account = self.ledger.accounts[sid]
+            ack = m.Ack(self.epoch, account.received, account.settled, seat.credit, self.credit.version)
+            self._reply(seat, ack)
+        self._owed.clear()
+
     def _grant(self, now: float) -> None:
         for seat in self.credit.grant(now):
             account = self.ledger.accounts[seat.sid]
             seat.credit = max(account.received, account.produced) + self.config.rollout.chunk_steps
             if self.first_credit_at is None and self.credit.version > WARMUP_VERSION:
                 self.first_credit_at = now
-            self._acknowledge(seat)
-
-    def _acknowledge(self, seat: Seat) -> None:
-        account = self.ledger.accounts[seat.sid]
-        ack = m.Ack(self.epoch, account.received, account.settled, seat.credit, self.credit.version)
-        self._reply(seat, ack)
+            self._owed[seat.sid] = seat
 
     def _reply(self, seat: Seat, message: m.Message) -> None:
         if seat.peer is not None:
@@ -271,6 +275,7 @@ class Admission:
         return text is not None
 
     def _remove(self, seat: Seat, reason: m.Reason) -> None:
+        self._owed.pop(seat.sid, None)
         self.ledger.bury(seat.sid, reason)
         self.credit.left(seat)
         self.seats.leave(seat)

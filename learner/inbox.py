@@ -88,7 +88,7 @@ class Inbox:
         message = arrival.message
         start = time.perf_counter()
         try:
-            chunk = wire.decode_chunk(message, self._rollout, self._spaces)
+            chunk = wire.unpack(message, self._rollout, self._spaces)
         except wire.WireError as error:
             self._refuse(arrival, str(error))
             return

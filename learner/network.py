@@ -160,6 +160,7 @@ class Network:
         self._waker.clear()
         self._answer_asked()
         self._admission.tick(time.monotonic())
+        self._admission.acknowledge()
         for arrival in self._admission.arrivals:
             self._deliver(arrival)
         self._admission.arrivals.clear()

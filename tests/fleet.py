@@ -17,7 +17,6 @@ import subprocess
 import sys
 import threading
 import time
-import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -31,7 +30,7 @@ from actor.rollout import Rollout
 from actor.session import Session
 from common import envs, wire
 from common.config import EnvConfig, RolloutConfig
-from common.messages import Ack, ArrayEntry
+from common.messages import Ack
 from common.parent import Parent
 from common.streams import Place
 from common.transport import Client, Context
@@ -43,12 +42,10 @@ _END_SECONDS = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """The body of one chunk, ready to be sent."""
+    """One chunk, ready to be sent."""
 
     steps: int
-    table: list[ArrayEntry]
-    body: bytes
-    crc: int
+    packed: wire.Packed
 
 
 def record(env: EnvConfig, rollout: RolloutConfig, chunks: int, seed: int = 1) -> list[Recording]:
@@ -59,8 +56,7 @@ def record(env: EnvConfig, rollout: RolloutConfig, chunks: int, seed: int = 1) -
     for _ in range(chunks):
         chunk = play.collect(None, lambda: True)
         assert chunk is not None
-        table, body = wire.encode_arrays(chunk)
-        recordings.append(Recording(rollout.chunk_steps, table, body, zlib.crc32(body)))
+        recordings.append(Recording(rollout.chunk_steps, wire.pack(chunk)))
     return recordings
 
 
@@ -108,7 +104,7 @@ class FakeActor:
         session.stepped(recording.steps)
         self.made[session.sid] += recording.steps
         self._unheard.append((session.produced, time.monotonic()))
-        session.send_chunk(session.epoch, session.version, recording.table, recording.body, recording.crc)
+        session.send_chunk(session.epoch, session.version, recording.packed)
 
     def heard(self, ack: Ack) -> None:
         """Note how long each chunk took to be acknowledged."""

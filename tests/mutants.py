@@ -14,12 +14,11 @@ from common import messages as m
 from common import wire
 
 SID, DIGEST = bytes(range(16)), bytes(range(32))
-ENTRY = ("reward", "<f4", [5, 3], 11)
 CORPUS: list[m.Message] = [
     m.Hello(SID, -1, "wirt-ü", 4711, "0.1.0", 10, 23),
     m.Welcome(SID, 2, 1, 3, 40, 30, 50, -1, DIGEST, 2000, 10_000, b'{"a": 1}'),
     m.Reject("lost", "begin a new one"),
-    m.ChunkMessage(SID, 2, 5, 40, 15, 57, [ENTRY, ENTRY], 0xFFFFFFFF, b"body"),
+    m.ChunkMessage(SID, 2, 5, 40, 15, 57, 1, 3, 0xFFFFFFFF, b"body"),
     m.Skip(SID, 2, 55, 2, 57, "actor_shutdown"),
     m.Ack(2, 57, 40, 72, 6),
     m.Resend(40),
@@ -40,7 +39,13 @@ def header_of(message: m.Message) -> dict[str, object]:
     return {f.name: getattr(message, f.name) for f in dataclasses.fields(message) if f.name != "body"}
 
 
-def part(kind: int, header: object, body_bytes: int = 0, magic: bytes = b"OR", major: int = 1) -> bytes:
+def part(
+    kind: int,
+    header: object,
+    body_bytes: int = 0,
+    magic: bytes = b"OR",
+    major: int = wire.PROTOCOL_MAJOR,
+) -> bytes:
     """A first part, honest or not; `header` is bytes or packed here."""
     packed = header if isinstance(header, bytes) else msgpack.packb(header)
     return struct.pack(">2sBBI", magic, major, kind, body_bytes) + packed
@@ -70,7 +75,7 @@ _NASTY: list[object] = [
     ),
     *("", "lost", "x" * 256, "x" * 300, b"", SID, bytes(64), bytes(65), [], [[]], {}, {1: 1}, {"a": {}}),
     *([{}] * 64, [[[]] * 64] * 16, [0] * 65, nested(200), nested(900), {"a": float("inf")}, {b"a": 1}),
-    *([ENTRY], [ENTRY] * 64, [["a", "b", [-1], -1]], [["a", "b", [1 << 61] * 64, 1]]),
+    *([["a", -1]], [["a", [1 << 61] * 64]] * 64),
     *(msgpack.ExtType(5, b""), msgpack.Timestamp(1), {str(i): i for i in range(64)}),
 ]
 _SIZES = (-1, 0, 1, 2, 5, 17, 1 << 31, 1 << 40, (1 << 62) - 1)
@@ -120,36 +125,32 @@ def mutant(message: m.Message, parts: Sequence[bytes], rng: random.Random) -> li
 
 
 def mutant_chunk(message: m.ChunkMessage, rng: random.Random) -> m.ChunkMessage:
-    """A chunk whose header is in order, and whose table, streams or values are not."""
-    table = [[name, dtype, list(shape), size] for name, dtype, shape, size in message.arrays]
-    at = rng.randrange(len(table))
-    entry, start = table[at], sum(int(row[3]) for row in table[:at])  # type: ignore[call-overload]
-    block = message.body[start : start + int(str(entry[3]))]
-    body: bytes | None = None
-    match rng.randrange(8):
+    """A chunk whose header is in order, and whose sizes, streams or values are not."""
+    blocks = [message.body[: message.observation_bytes], message.body[message.observation_bytes :]]
+    truncations, length = message.truncations, None
+    at = rng.randrange(2)
+    match rng.randrange(6):
         case 0:
-            body = mutated(message.body, rng)
-        case 1 if entry[2]:
-            shape = list(message.arrays[at][2])
-            shape[rng.randrange(len(shape))] = rng.choice(_SIZES)
-            entry[2] = shape
+            blocks = [mutated(message.body, rng), b""]
+            length = message.observation_bytes
+        case 1:
+            truncations = rng.choice([*_SIZES, truncations - 1, truncations + 1])
         case 2:
-            entry[2] = rng.choice([[], [0], [1 << 61] * 8, [-1, -1], [1] * 64])
+            length = rng.choice([*_SIZES, len(blocks[0]) - 1, len(blocks[0]) + 1, len(message.body)])
         case 3:
-            entry[3] = rng.choice([*_SIZES, len(block) - 1, len(block) + 1])
+            blocks.reverse()
         case 4:
-            entry[1] = rng.choice(["<f8", "|O", "|V8", "", "<f4,<f4", "object", ">f4", "|u1", "<i4", "M8[s]"])
-        case 5:
-            table[at] = table[rng.randrange(len(table))]
-        case 6:
-            block = rng.choice([b"", _BOMB, block + block, block + b"\0", block[:-4], zlib.compress(b"")])
+            block = blocks[at]
+            blocks[at] = rng.choice([b"", _BOMB, block * 2, block + b"\0", block[:-4], zlib.compress(b"")])
         case _:
-            raw = bytearray(zlib.decompress(block))
+            raw = bytearray(zlib.decompress(blocks[at]))
             place = 4 * rng.randrange(max(1, len(raw) // 4))
             raw[place : place + 4] = rng.choice(_VALUES)
-            block = zlib.compress(raw, 1)
-    if body is None:
-        body = message.body[:start] + block + message.body[start + int(str(message.arrays[at][3])) :]
-        if entry is table[at] and entry[3] == message.arrays[at][3]:
-            entry[3] = len(block)
-    return dataclasses.replace(message, arrays=table, body=body, crc=zlib.crc32(body))  # type: ignore[arg-type]
+            blocks[at] = zlib.compress(raw, 1)
+    return dataclasses.replace(
+        message,
+        truncations=truncations,
+        observation_bytes=len(blocks[0]) if length is None else length,
+        body=b"".join(blocks),
+        crc=zlib.crc32(b"".join(blocks)),
+    )

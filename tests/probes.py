@@ -27,7 +27,6 @@ from common import rnd, wire
 from common.chunk import WARMUP_VERSION, Spaces
 from common.config import Config
 from common.envs import Transition
-from common.messages import ArrayEntry, ChunkMessage
 from common.networks import PolicyOutput
 from common.policy import Policy
 from learner.inbox import Delivered
@@ -176,9 +175,9 @@ class Loop:
     def stepped(self, steps: int) -> None:
         self._produced += steps
 
-    def send_chunk(self, epoch: int, version: int, table: list[ArrayEntry], body: bytes, crc: int) -> None:
+    def send_chunk(self, epoch: int, version: int, packed: wire.Packed) -> None:
         offset, steps = self._sent, self._produced - self._sent
         self._sent = self._produced
-        message = ChunkMessage(self.sid, epoch, version, offset, steps, self._produced, table, crc, body)
-        chunk = wire.decode_chunk(message, self.config.rollout, self.probe.spaces)
+        message = packed.message(self.sid, epoch, version, offset, steps, self._produced)
+        chunk = wire.unpack(message, self.config.rollout, self.probe.spaces)
         self.delivered = Delivered(self.sid, self.batch, 0, 0, offset, version, chunk)

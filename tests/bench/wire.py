@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import statistics
 import time
-import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -97,7 +96,7 @@ def _measure(config: Config, policy: Policy | None) -> dict[str, float]:
         for field in dataclasses.fields(chunk):
             assert (getattr(decoded, field.name) == getattr(chunk, field.name)).all()
     bodies = [zlib_ng.compress(np.ascontiguousarray(chunk.observation).data, 2) for chunk in chunks]
-    video_bytes = [_message(parts).arrays[0][3] for parts in messages]
+    video_bytes = [_message(parts).observation_bytes for parts in messages]
     videos = [parts[1][:size] for parts, size in zip(messages, video_bytes, strict=True)]
     rounds = [
         (
@@ -119,9 +118,8 @@ def _measure(config: Config, policy: Policy | None) -> dict[str, float]:
 
 
 def _encode(chunk: Chunk) -> list[bytes]:
-    table, body = wire.encode_arrays(chunk)
     steps = _ROLLOUT.chunk_steps
-    return wire.encode(ChunkMessage(bytes(16), 0, 0, 0, steps, steps, table, zlib.crc32(body), body))
+    return wire.encode(wire.pack(chunk).message(bytes(16), 0, 0, 0, steps, steps))
 
 
 def _message(parts: list[bytes]) -> ChunkMessage:
@@ -131,7 +129,7 @@ def _message(parts: list[bytes]) -> ChunkMessage:
 
 
 def _decode(parts: list[bytes], spaces: Spaces) -> Chunk:
-    return wire.decode_chunk(_message(parts), _ROLLOUT, spaces)
+    return wire.unpack(_message(parts), _ROLLOUT, spaces)
 
 
 def _milliseconds(work: Callable[[], object]) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import struct
 import time
-import zlib
 from pathlib import Path
 from types import TracebackType
 
@@ -14,7 +13,7 @@ import zmq
 
 from common import messages, wire
 from common.chunk import Chunk
-from common.messages import Ack, Bye, ByeOk, ChunkMessage, Hello, Rehello, Reject, Resend, Welcome
+from common.messages import Ack, Bye, ByeOk, Hello, Rehello, Reject, Resend, Welcome
 
 _IDENTITY = (123_456, 654_321)
 
@@ -67,13 +66,10 @@ class Replayer:
             truncated=never,
             bonus=np.zeros(grid, np.float32),
         )
-        table, body = wire.encode_arrays(chunk)
         steps = self._steps * self._lanes
         self.produced += steps
         self._count_file.write_bytes(struct.pack("=Q", self.produced))
-        message = ChunkMessage(
-            self.sid, self.epoch, self.version, offset, steps, self.produced, table, zlib.crc32(body), body
-        )
+        message = wire.pack(chunk).message(self.sid, self.epoch, self.version, offset, steps, self.produced)
         self.frames[offset] = wire.encode(message)
         return offset
 

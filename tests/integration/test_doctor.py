@@ -97,7 +97,7 @@ def test_a_port_of_something_else_fails_at_the_key(examine: Examine, monkeypatch
     ("answer", "code", "words"),
     [
         (None, 75, "it hangs, or is no learner"),
-        (b"OR\x02\x01\x00\x00\x00\x00\x80", 78, "expected protocol 1, got 2"),
+        (b"OR\x03\x01\x00\x00\x00\x00\x80", 78, "expected protocol 2, got 3"),
         (b"hello", 78, "expected a preamble"),
     ],
     ids=["silent", "newer", "other"],

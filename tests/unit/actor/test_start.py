@@ -43,7 +43,7 @@ rollout = Rollout(env, env.spaces, config.rollout, Phases())
 rollout.reset(Place(1, 0, 0, False))
 chunk = rollout.collect(Policy(env.spaces, config), lambda: True)
 chunk.bonus[:] = intrinsic.rate(chunk.observation[1:])
-wire.encode_arrays(chunk)
+wire.pack(chunk)
 print(*sys.modules)
 """
 

@@ -55,7 +55,7 @@ def outcome(parts: list[bytes], spaces: Spaces) -> str:
         assert isinstance(message, m.Message)
         if not isinstance(message, m.ChunkMessage):
             return "message"
-        chunk = wire.decode_chunk(message, ROLLOUT, spaces)
+        chunk = wire.unpack(message, ROLLOUT, spaces)
     except wire.WireError as error:
         assert len(str(error)) < 2_000
         return error.reason

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import struct
 import tracemalloc
 import typing
 import zlib
@@ -25,8 +26,7 @@ TORQUES = Spaces((5,), 1, 3, ((-2.0, 2.0),) * 3)
 
 def chunk_message(chunk: Chunk) -> m.ChunkMessage:
     """The message of a chunk, as an actor builds it."""
-    table, body = wire.encode_arrays(chunk)
-    return m.ChunkMessage(SID, 0, 0, 0, chunk.reward.size, chunk.reward.size, table, zlib.crc32(body), body)
+    return wire.pack(chunk).message(SID, 0, 0, 0, chunk.reward.size, chunk.reward.size)
 
 
 def same_arrays(one: Chunk, other: Chunk) -> bool:
@@ -46,8 +46,6 @@ def test_every_message_survives_the_wire(message: m.Message) -> None:
     parts = wire.encode(message)
     decoded = wire.decode(parts)
     assert wire.encode(decoded) == parts
-    if isinstance(decoded, m.ChunkMessage):  # msgpack has one sequence type
-        decoded = dataclasses.replace(decoded, arrays=[tuple(entry) for entry in decoded.arrays])
     assert decoded == message
 
 
@@ -58,7 +56,7 @@ def test_chunks_survive_the_wire_bit_for_bit(spaces: Spaces, make_chunk: Callabl
     before = chunk.observation.copy()
     message = wire.decode(wire.encode(chunk_message(chunk)))
     assert isinstance(message, m.ChunkMessage)
-    assert same_arrays(wire.decode_chunk(message, ROLLOUT, spaces), chunk)
+    assert same_arrays(wire.unpack(message, ROLLOUT, spaces), chunk)
     np.testing.assert_array_equal(chunk.observation, before)  # encoding does not touch its input
 
 
@@ -66,7 +64,7 @@ def test_still_images_cost_almost_nothing(make_chunk: Callable[..., Chunk]) -> N
     """An image like the one before it is sent as nothing, so a still lane costs about one image."""
     chunk = make_chunk(4, 2, IMAGES, 1)
     still = dataclasses.replace(chunk, observation=np.repeat(chunk.observation[:1], 8, axis=0))
-    assert len(wire.encode_arrays(still)[1]) < 2 * 84 * 84 * 1.2 < len(wire.encode_arrays(chunk)[1])
+    assert len(wire.pack(still).body) < 2 * 84 * 84 * 1.2 < len(wire.pack(chunk).body)
 
 
 @pytest.mark.parametrize("spaces", [IMAGES, VECTORS, TORQUES], ids=["images", "vectors", "continuous"])
@@ -87,7 +85,7 @@ REFUSED: list[tuple[str, list[bytes], str]] = [
     ("an empty part", [b""], "frames"),
     ("half a preamble", [b"OR\1"], "frames"),
     ("foreign magic", [part(6, ACK, magic=b"RL")], "frames"),
-    ("another major version", [part(6, ACK, major=2)], "version"),
+    ("another major version", [part(6, ACK, major=wire.PROTOCOL_MAJOR + 1)], "version"),
     ("an unknown kind", [part(99, ACK)], "kind"),
     ("a length that lies", [part(19, {"name": "bundle"}, body_bytes=3)], "size"),
     ("a body longer than told", [part(18, header_of(CORPUS[14]), 8), b"\0" * 9], "size"),
@@ -120,11 +118,7 @@ REFUSED: list[tuple[str, list[bytes], str]] = [
     ("deep nesting", [part(6, NESTED)], "header"),
     ("an extension type", [part(6, ACK | {"credit": msgpack.ExtType(5, b"")})], "header"),
     ("a timestamp", [part(6, ACK | {"credit": msgpack.Timestamp(1)})], "header"),
-    (
-        "a table entry too short",
-        [part(4, header_of(CORPUS[3]) | {"arrays": [["a", "b", []]]}, 1), b"x"],
-        "header",
-    ),
+    ("a list for an integer", [part(4, header_of(CORPUS[3]) | {"truncations": []}, 1), b"x"], "header"),
 ]
 
 
@@ -155,91 +149,116 @@ def test_an_overlong_header_is_not_sent() -> None:
         wire.encode(m.Heartbeat(SID, 0, 0, {"x" * 250 + str(i): 1.0 for i in range(20)}))
 
 
-def rebuilt(message: m.ChunkMessage, array: str, data: bytes | None, **lie: object) -> m.ChunkMessage:
-    """The message with one array's stream or table entry replaced."""
-    table, blocks, start = [], [], 0
-    for entry in message.arrays:
-        block = message.body[start : start + entry[3]]
-        start += entry[3]
-        told = {"name": entry[0], "dtype": entry[1], "shape": entry[2]}
-        if entry[0] == array:
-            block = block if data is None else data
-            told |= lie
-        table.append((told["name"], told["dtype"], told["shape"], len(block)))
-        blocks.append(block)
-    return dataclasses.replace(message, arrays=table, body=b"".join(blocks))  # type: ignore[arg-type]
+SEEN = 8 * 2 * 84 * 84  # bytes of the 8 rows, 2 lanes that 4 steps and a stack of 4 make
+BITS = SEEN // 64
+OTHERS = {"final_observation": 84 * 84, "action": 32, "log_prob": 32, "reward": 32, "bonus": 32}
+OTHERS |= {"terminated": 8, "truncated": 8}  # bytes of each with one truncation, in this order
 
 
-def grid(dtype: str, value: float, first: float) -> bytes:
-    """A [4, 2] array that holds `value` except in its first place."""
-    array = np.full((4, 2), value, dtype)
-    array[0, 0] = first
-    return zlib.compress(array.tobytes())
+def rebuilt(message: m.ChunkMessage, seen: bytes | None, others: bytes | None) -> m.ChunkMessage:
+    """The message with one stream replaced, or both."""
+    length = message.observation_bytes
+    seen = message.body[:length] if seen is None else seen
+    others = message.body[length:] if others is None else others
+    return dataclasses.replace(message, observation_bytes=len(seen), body=seen + others)
 
 
-LIES: list[tuple[str, str, bytes | None, dict[str, object]]] = [
-    ("another name", "bonus", None, {"name": "malus"}),
-    ("another dtype", "reward", None, {"dtype": "<f8"}),
-    ("an object dtype", "reward", None, {"dtype": "|O"}),
-    ("an unknown dtype", "reward", None, {"dtype": "no such"}),
-    ("another shape", "reward", None, {"shape": [2, 4]}),
-    ("a flat shape", "reward", None, {"shape": [8]}),
-    ("a huge shape", "observation", None, {"shape": [1 << 40, 2, 84, 84]}),
-    ("more final observations than steps", "final_observation", None, {"shape": [9, 84, 84]}),
-    ("more final observations than sent", "final_observation", None, {"shape": [2, 84, 84]}),
-    ("fewer final observations than sent", "final_observation", None, {"shape": [0, 84, 84]}),
-    ("a negative count of final observations", "final_observation", None, {"shape": [-1, 84, 84]}),
-    ("final observations without a shape", "final_observation", None, {"shape": []}),
-    ("no stream", "action", b"", {}),
-    ("a stream of another format", "action", b"\x1f\x8b" + bytes(30), {}),
-    ("too few bytes", "reward", zlib.compress(bytes(31)), {}),
-    ("too many bytes", "reward", zlib.compress(bytes(33)), {}),
-    ("a cut stream", "reward", zlib.compress(bytes(32))[:-1], {}),
-    ("bytes after the stream", "reward", zlib.compress(bytes(32)) + b"x", {}),
-    ("a bool of 2", "terminated", zlib.compress(b"\2" + bytes(7)), {}),
-    ("an action out of range", "action", grid("<i4", 0, 7), {}),
-    ("a negative action", "action", grid("<i4", 0, -1), {}),
-    ("a reward that is no number", "reward", grid("<f4", 0, np.nan), {}),
-    ("an infinite reward", "reward", grid("<f4", 0, -np.inf), {}),
-    ("a positive log-probability", "log_prob", grid("<f4", -1, 0.1), {}),
-    ("a negative bonus", "bonus", grid("<f4", 1, -0.1), {}),
-    ("both ends at once", "terminated", zlib.compress(b"\0\1" + bytes(6)), {}),
-    ("an end without its observation", "truncated", zlib.compress(bytes(8)), {}),
+def told(message: m.ChunkMessage, array: str, value: bytes) -> bytes:
+    """The stream of the other arrays, in which `array` begins with other bytes."""
+    raw = bytearray(zlib.decompress(message.body[message.observation_bytes :]))
+    assert len(raw) == sum(OTHERS.values())
+    names = list(OTHERS)
+    start = sum(OTHERS[name] for name in names[: names.index(array)])
+    raw[start : start + len(value)] = value
+    return zlib.compress(raw)
+
+
+VALUES: list[tuple[str, str, bytes]] = [
+    ("an end of 2", "terminated", b"\2"),
+    ("a cut of 255", "truncated", b"\xff"),
+    ("an action out of range", "action", struct.pack("<i", 7)),
+    ("a negative action", "action", struct.pack("<i", -1)),
+    ("a reward that is no number", "reward", struct.pack("<f", np.nan)),
+    ("an infinite reward", "reward", struct.pack("<f", -np.inf)),
+    ("a positive log-probability", "log_prob", struct.pack("<f", 0.1)),
+    ("a negative bonus", "bonus", struct.pack("<f", -0.1)),
+    ("both ends at once", "terminated", b"\0\1"),
+    ("an end without its observation", "truncated", b"\1"),
 ]
 
 
-@pytest.mark.parametrize(("name", "data", "lie"), [case[1:] for case in LIES], ids=[case[0] for case in LIES])
-def test_arrays_that_lie_are_refused(
-    name: str, data: bytes | None, lie: dict[str, object], make_chunk: Callable[..., Chunk]
-) -> None:
-    """Names, types, shapes, sizes and values other than the configuration's never become a chunk."""
+@pytest.mark.parametrize(("array", "value"), [case[1:] for case in VALUES], ids=[case[0] for case in VALUES])
+def test_values_that_lie_are_refused(array: str, value: bytes, make_chunk: Callable[..., Chunk]) -> None:
+    """Numbers that the configuration excludes never become a chunk."""
     message = chunk_message(make_chunk(4, 2, IMAGES, 3, truncated=[(0, 1)]))
-    wire.decode_chunk(rebuilt(message, name, None), ROLLOUT, IMAGES)
+    wire.unpack(rebuilt(message, None, told(message, array, b"")), ROLLOUT, IMAGES)
     with pytest.raises(wire.WireError) as caught:
-        wire.decode_chunk(rebuilt(message, name, data, **lie), ROLLOUT, IMAGES)
+        wire.unpack(rebuilt(message, None, told(message, array, value)), ROLLOUT, IMAGES)
     assert caught.value.reason == "array"
+
+
+WHOLE = sum(OTHERS.values())
+STREAMS: list[tuple[str, bytes | None, bytes | None]] = [
+    ("no stream", None, b""),
+    ("no video", b"", None),
+    ("a stream of another format", None, b"\x1f\x8b" + bytes(30)),
+    ("too few bytes", None, zlib.compress(bytes(WHOLE - 1))),
+    ("too many bytes", None, zlib.compress(bytes(WHOLE + 1))),
+    ("a cut stream", None, zlib.compress(bytes(WHOLE))[:-1]),
+    ("bytes after the stream", None, zlib.compress(bytes(WHOLE)) + b"x"),
+    ("a cut video", zlib.compress(bytes(BITS))[:-1], None),
+    ("a video without some of its bits", zlib.compress(bytes(BITS - 1)), None),
+    ("a change without its word", zlib.compress(b"\x80" + bytes(BITS - 1)), None),
+    ("a word without its change", zlib.compress(bytes(8 + BITS)), None),
+    ("half a word", zlib.compress(bytes(4) + b"\x80" + bytes(BITS - 1)), None),
+]
 
 
 @pytest.mark.parametrize(
-    "edit", ["swapped", "missing", "repeated", "short body", "long body", "other spaces"]
+    ("seen", "others"), [case[1:] for case in STREAMS], ids=[case[0] for case in STREAMS]
 )
-def test_tables_that_lie_are_refused(edit: str, make_chunk: Callable[..., Chunk]) -> None:
-    """The table names every array once, in order, and covers the body exactly."""
-    message = chunk_message(make_chunk(4, 2, VECTORS, 3))
-    table, spaces = list(message.arrays), VECTORS
-    match edit:
-        case "swapped":
-            table[2:4] = table[3:1:-1]
-        case "missing":
-            table.pop()
-        case "repeated":
-            table.append(table[-1])
-        case "other spaces":
-            spaces = dataclasses.replace(VECTORS, observation=(6,))
-    body = {"short body": message.body[:-1], "long body": message.body + b"x"}.get(edit, message.body)
+def test_streams_that_lie_are_refused(
+    seen: bytes | None, others: bytes | None, make_chunk: Callable[..., Chunk]
+) -> None:
+    """Damaged streams, and streams of another length, never become a chunk."""
+    message = chunk_message(make_chunk(4, 2, IMAGES, 3, truncated=[(0, 1)]))
+    wire.unpack(rebuilt(message, zlib.compress(bytes(BITS)), None), ROLLOUT, IMAGES)  # all black
     with pytest.raises(wire.WireError) as caught:
-        wire.decode_chunk(dataclasses.replace(message, arrays=table, body=body), ROLLOUT, spaces)
+        wire.unpack(rebuilt(message, seen, others), ROLLOUT, IMAGES)
     assert caught.value.reason == "array"
+
+
+@pytest.mark.parametrize("truncations", [-1, 0, 2, 8, 9, 1 << 40])
+@pytest.mark.parametrize("spaces", [IMAGES, VECTORS], ids=["images", "vectors"])
+def test_another_count_of_final_observations_is_refused(
+    truncations: int, spaces: Spaces, make_chunk: Callable[..., Chunk]
+) -> None:
+    """There is one for each truncation that the arrays show."""
+    message = chunk_message(make_chunk(4, 2, spaces, 3, truncated=[(0, 1)]))
+    with pytest.raises(wire.WireError) as caught:
+        wire.unpack(dataclasses.replace(message, truncations=truncations), ROLLOUT, spaces)
+    assert caught.value.reason == "array"
+
+
+@pytest.mark.parametrize("length", [-1, 0, 40, 1 << 40])
+@pytest.mark.parametrize("spaces", [IMAGES, VECTORS], ids=["images", "vectors"])
+def test_another_length_of_the_observations_is_refused(
+    length: int, spaces: Spaces, make_chunk: Callable[..., Chunk]
+) -> None:
+    """The body is two streams that meet where the header says."""
+    message = chunk_message(make_chunk(4, 2, spaces, 3))
+    with pytest.raises(wire.WireError) as caught:
+        wire.unpack(dataclasses.replace(message, observation_bytes=length), ROLLOUT, spaces)
+    assert caught.value.reason == "array"
+
+
+def test_a_chunk_of_other_spaces_is_refused(make_chunk: Callable[..., Chunk]) -> None:
+    """Sizes come from the configuration, never from the message."""
+    message = chunk_message(make_chunk(4, 2, VECTORS, 3))
+    for spaces in (dataclasses.replace(VECTORS, observation=(6,)), IMAGES):
+        with pytest.raises(wire.WireError) as caught:
+            wire.unpack(message, ROLLOUT, spaces)
+        assert caught.value.reason == "array"
 
 
 def test_vectors_that_are_not_finite_are_refused(make_chunk: Callable[..., Chunk]) -> None:
@@ -247,7 +266,7 @@ def test_vectors_that_are_not_finite_are_refused(make_chunk: Callable[..., Chunk
     chunk = make_chunk(4, 2, VECTORS, 3)
     chunk.observation[2, 1, 3] = np.nan
     with pytest.raises(wire.WireError, match="finite"):
-        wire.decode_chunk(chunk_message(chunk), ROLLOUT, VECTORS)
+        wire.unpack(chunk_message(chunk), ROLLOUT, VECTORS)
 
 
 def test_continuous_actions_may_be_any_finite_number_of_any_density(make_chunk: Callable[..., Chunk]) -> None:
@@ -255,13 +274,13 @@ def test_continuous_actions_may_be_any_finite_number_of_any_density(make_chunk: 
     chunk = make_chunk(4, 2, TORQUES, 3)
     chunk.action[1, 0] = [-1e6, 2.5, 0.0]
     chunk.log_prob[1, 0] = 7.5
-    assert same_arrays(wire.decode_chunk(chunk_message(chunk), ROLLOUT, TORQUES), chunk)
+    assert same_arrays(wire.unpack(chunk_message(chunk), ROLLOUT, TORQUES), chunk)
     for name in ("action", "log_prob"):
         for bad in (np.nan, np.inf):
             chunk = make_chunk(4, 2, TORQUES, 3)
             getattr(chunk, name)[2, 1] = bad
             with pytest.raises(wire.WireError, match="finite"):
-                wire.decode_chunk(chunk_message(chunk), ROLLOUT, TORQUES)
+                wire.unpack(chunk_message(chunk), ROLLOUT, TORQUES)
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [(VECTORS, TORQUES), (TORQUES, VECTORS)])
@@ -269,18 +288,19 @@ def test_actions_of_the_other_kind_are_refused(
     ours: Spaces, theirs: Spaces, make_chunk: Callable[..., Chunk]
 ) -> None:
     with pytest.raises(wire.WireError) as caught:
-        wire.decode_chunk(chunk_message(make_chunk(4, 2, theirs, 3)), ROLLOUT, ours)
+        wire.unpack(chunk_message(make_chunk(4, 2, theirs, 3)), ROLLOUT, ours)
     assert caught.value.reason == "array"
 
 
-def test_a_zip_bomb_does_not_go_off(make_chunk: Callable[..., Chunk]) -> None:
-    """A small body cannot claim more memory than the array it names."""
+@pytest.mark.parametrize("stream", ["seen", "others"])
+def test_a_zip_bomb_does_not_go_off(stream: str, make_chunk: Callable[..., Chunk]) -> None:
+    """A small body cannot claim more memory than the arrays that it stands for."""
     message = chunk_message(make_chunk(4, 2, IMAGES, 3))
-    bomb = rebuilt(message, "reward", zlib.compress(bytes(1 << 25), 1))
+    bomb = rebuilt(message, **{"seen": None, "others": None} | {stream: zlib.compress(bytes(1 << 25), 1)})
     tracemalloc.start()
     try:
         with pytest.raises(wire.WireError):
-            wire.decode_chunk(bomb, ROLLOUT, IMAGES)
+            wire.unpack(bomb, ROLLOUT, IMAGES)
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
         tracemalloc.stop()

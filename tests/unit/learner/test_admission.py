@@ -35,6 +35,7 @@ class Fleet:
 
     def heard(self, peer: str) -> list[m.Message]:
         """Everything for that peer since it was last asked for."""
+        self.admission.acknowledge()
         mine = [message for to, message in self.admission.replies if to == peer.encode()]
         self.admission.replies = [entry for entry in self.admission.replies if entry[0] != peer.encode()]
         return mine
@@ -61,18 +62,29 @@ class Fleet:
         values = {
             "epoch": self.admission.epoch,
             "steps": CHUNK,
+            "truncations": 0,
+            "observation_bytes": 0,
             "crc": zlib.crc32(BODY),
             "body": BODY,
         } | facts
         produced = offset + int(str(values["steps"]))
         return self.say(
             name,
-            m.ChunkMessage(sid(name), version=version, offset=offset, produced=produced, arrays=[], **values),  # type: ignore[arg-type]
+            m.ChunkMessage(
+                sid(name),
+                version=version,
+                offset=offset,
+                produced=produced,
+                truncations=0,
+                observation_bytes=0,
+                **values,
+            ),  # type: ignore[arg-type]
         )
 
     def open(self, version: int = 0) -> None:
         """Offer a batch and forget the Acks."""
         self.admission.open(version, self.now)
+        self.admission.acknowledge()
         self.admission.replies.clear()
 
     def granted(self) -> set[str]:
@@ -104,7 +116,7 @@ def test_a_welcome_brings_all_an_actor_needs() -> None:
     """Slot, progress, credit and the run's configuration."""
     fleet = Fleet()
     fleet.open(version=7)
-    (ack, welcome) = fleet.hello("a")
+    (welcome, ack) = fleet.hello("a")
     assert isinstance(welcome, m.Welcome)
     assert (welcome.sid, welcome.epoch, welcome.slot, welcome.incarnation) == (sid("a"), EPOCH, 0, 0)
     assert (welcome.received, welcome.settled, welcome.credit, welcome.version) == (0, 0, CHUNK, 7)
@@ -463,7 +475,7 @@ def test_an_actor_outlives_its_learner() -> None:
     after = restarted(fleet, set())
     after.open(version=1)
     assert after.granted() == set()  # nobody has been heard of yet
-    welcome = after.hello("b", epoch=EPOCH, base=CHUNK, produced=2 * CHUNK)[-1]
+    welcome = after.hello("b", epoch=EPOCH, base=CHUNK, produced=2 * CHUNK)[0]
     assert isinstance(welcome, m.Welcome)
     assert (welcome.slot, welcome.incarnation, welcome.received, welcome.settled) == (1, 1, CHUNK, CHUNK)
     after.chunk("b", CHUNK, epoch=EPOCH)
