@@ -132,18 +132,15 @@ class Report:
 
 
 class FakeFleet:
-    """Many fake actors in one thread. At most `rate` chunks a second, all together; none: at full speed."""
+    """Many fake actors in one thread; each plays as soon as it may."""
 
-    def __init__(
-        self, endpoint: str, actors: int, recordings: Sequence[Recording], rate: float | None = None
-    ) -> None:
-        self._context, self._endpoint, self._rate = Context(), endpoint, rate
+    def __init__(self, endpoint: str, actors: int, recordings: Sequence[Recording]) -> None:
+        self._context, self._endpoint = Context(), endpoint
         self._poller = zmq.Poller()
         self._speakers: dict[object, FakeActor] = {}  # by socket
         self._ready: deque[FakeActor] = deque()
         self._queued: set[int] = set()
-        self._sweep_at = self._paid_at = time.monotonic()
-        self._allowance = 0.0
+        self._sweep_at = time.monotonic()
         shifted = [[*recordings[i:], *recordings[:i]] for i in range(len(recordings))]
         self.actors = [FakeActor(self._connect, shifted[i % len(shifted)]) for i in range(actors)]
 
@@ -164,21 +161,18 @@ class FakeFleet:
 
     def turn(self, timeout_seconds: float = 0.05) -> None:
         """Wait for the learner to speak, then let every session react, and play what may be played."""
-        if self._ready:
-            timeout_seconds = min(timeout_seconds, self._seconds_until_next(time.monotonic()))
-        for raw, _ in self._poller.poll(math.ceil(timeout_seconds * 1000)):
+        for raw, _ in self._poller.poll(0 if self._ready else math.ceil(timeout_seconds * 1000)):
             self._poll(self._speakers[raw])
         now = time.monotonic()
         if now >= self._sweep_at:
             self._sweep_at = now + _SWEEP_SECONDS
             for actor in self.actors:
                 self._poll(actor)
-        while self._ready and self._seconds_until_next(now) <= 0:
+        while self._ready:
             actor = self._ready.popleft()
             self._queued.remove(id(actor))
             if actor.ready:
                 actor.play()
-                self._allowance -= 1.0
                 self._queue(actor)
 
     def _poll(self, actor: FakeActor) -> None:
@@ -189,15 +183,6 @@ class FakeFleet:
         if id(actor) not in self._queued and actor.ready:
             self._queued.add(id(actor))
             self._ready.append(actor)
-
-    def _seconds_until_next(self, now: float) -> float:
-        """When the rate allows another chunk; what was not used for a second is lost."""
-        if self._rate is None:
-            return 0.0
-        most = max(1.0, self._rate)
-        self._allowance = min(most, self._allowance + (now - self._paid_at) * self._rate)
-        self._paid_at = now
-        return (1.0 - self._allowance) / self._rate
 
     def forget(self) -> None:
         """Begin measuring anew; the counts of steps go on."""
@@ -221,9 +206,8 @@ class FakeFleet:
 class FleetProcess:
     """A fake fleet in a process of its own."""
 
-    def __init__(self, endpoint: str, actors: int, game: str, rate: float | None = None) -> None:
+    def __init__(self, endpoint: str, actors: int, game: str) -> None:
         argv = [sys.executable, "-m", "tests.fleet", endpoint, str(actors), game]
-        argv += [] if rate is None else ["--rate", str(rate)]
         self._process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def forget(self) -> None:
@@ -259,7 +243,6 @@ def main() -> int:
     parser.add_argument("endpoint")
     parser.add_argument("actors", type=int)
     parser.add_argument("game")
-    parser.add_argument("--rate", type=float)
     options = parser.parse_args()
     quiet()
     recordings = record(EnvConfig(id=options.game), RolloutConfig(steps=128, lanes=1, batch_lanes=1), 16)
@@ -271,7 +254,7 @@ def main() -> int:
         stop.set()
 
     threading.Thread(target=listen, daemon=True).start()
-    with FakeFleet(options.endpoint, options.actors, recordings, options.rate) as fleet:
+    with FakeFleet(options.endpoint, options.actors, recordings) as fleet:
         while not stop.is_set():
             fleet.turn()
             if forget.is_set():

@@ -31,9 +31,9 @@ def measure(actors: int = 256, rate: float | None = None, seconds: float = 30.0)
     config = Config(total_steps=1 << 50, max_lag=1, env=EnvConfig(id=_GAME), rollout=rollout)
     config = replace(config, rnd=replace(config.rnd, warmup_steps=0))
     endpoint = f"tcp://127.0.0.1:{free_port()}"
-    with Intake(config, endpoint) as intake:
+    with Intake(config, endpoint, rate) as intake:
         empty_bytes = _resident_bytes()
-        fleets = _start(endpoint, actors, rate)
+        fleets = _start(endpoint, actors)
         try:
             intake.wait_for(actors, _JOIN_SECONDS)
             joined_bytes = _resident_bytes()
@@ -70,13 +70,10 @@ def measure(actors: int = 256, rate: float | None = None, seconds: float = 30.0)
     }
 
 
-def _start(endpoint: str, actors: int, rate: float | None) -> list[FleetProcess]:
+def _start(endpoint: str, actors: int) -> list[FleetProcess]:
     count = min(actors, max(_PROCESSES, -(-actors // _SESSIONS_PER_PROCESS)))
     shares = [actors // count + (number < actors % count) for number in range(count)]
-    return [
-        FleetProcess(endpoint, share, _GAME, None if rate is None else rate * share / actors)
-        for share in shares
-    ]
+    return [FleetProcess(endpoint, share, _GAME) for share in shares]
 
 
 def _idle(actors: int) -> dict[str, float]:

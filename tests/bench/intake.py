@@ -16,21 +16,24 @@ from learner.admission import Admission
 from learner.credit import Arrival
 from learner.inbox import Delivered, Inbox
 from learner.network import Network
-from learner.publisher import Offer, Publisher
+from learner.publisher import Publisher
 
 _POLL_SECONDS = 0.25
 
 
 class Intake:
-    """Takes decoded batches as a trainer does, holds each until it is whole, and settles it as trained."""
+    """Takes decoded batches as a trainer does, holds each until it is whole, and settles it as trained.
 
-    def __init__(self, config: Config, endpoint: str, target: Offer | None = None) -> None:
+    With a rate it waits before it hands out credit, so that no more chunks come in a second.
+    """
+
+    def __init__(self, config: Config, endpoint: str, chunks_per_second: float | None = None) -> None:
         configure_torch()
         self._config = config
+        self._pause_seconds = config.rollout.batch_chunks / chunks_per_second if chunks_per_second else 0.0
         spaces = envs.spaces(config.env)
-        digest = target.meta.digest if target is not None else bytes(32)
-        self.admission = Admission(config, 1, digest)
-        self.publisher = Publisher(target)
+        self.admission = Admission(config, 1, bytes(32))
+        self.publisher = Publisher(None)
         self.network = Network(
             self.admission, self.publisher, wire.message_limit_bytes(config.rollout, spaces)
         )
@@ -65,13 +68,15 @@ class Intake:
 
     def close_books(self) -> Totals:
         """After everybody left: settle what waits, and add up."""
+        self._stop.set()
+        self._consumer.join()
         self.network.ask(lambda: self.admission.drain(True))
         self.network.ask(self.admission.dismiss)
         return self.network.ask(self.network.look).totals
 
     def _consume(self) -> None:
         waiting: defaultdict[int, list[Delivered]] = defaultdict(list)
-        version = 0
+        version, due = 0, time.monotonic()
         while not self._stop.is_set():
             delivered = self._inbox.take(_POLL_SECONDS)
             if delivered is None:
@@ -80,6 +85,9 @@ class Intake:
             if len(waiting[version]) == self._config.rollout.batch_chunks:
                 names = [(delivered.sid, delivered.offset) for delivered in waiting.pop(version)]
                 version += 1
+                due = max(due + self._pause_seconds, time.monotonic() - self._pause_seconds)
+                if self._stop.wait(max(0.0, due - time.monotonic())):
+                    return
                 self._turn_over(names, version)
 
     def _turn_over(self, names: list[tuple[bytes, int]], version: int) -> None:

@@ -44,7 +44,7 @@ def measure(pullers: int = 64) -> dict[str, object]:
 
 
 def _measure(pullers: int, readers: int) -> dict[str, float]:
-    rollout = RolloutConfig(steps=128, lanes=1, batch_lanes=256)
+    rollout = RolloutConfig(steps=128, lanes=1, batch_lanes=1)
     config = Config(total_steps=1 << 50, env=EnvConfig(id="breakout"), rollout=rollout)
     config = replace(config, rnd=replace(config.rnd, warmup_steps=0))
     ppo = PPO(config, envs.spaces(config.env), torch.device("cpu"))
@@ -53,8 +53,8 @@ def _measure(pullers: int, readers: int) -> dict[str, float]:
         Offer.of("bundle", Bundle(1, version, ppo.tensors() | white)) for version in range(_BUNDLES + 1)
     ]
     endpoint = f"tcp://127.0.0.1:{free_port()}"
-    with Intake(config, endpoint) as intake:
-        player = FleetProcess(endpoint, 1, config.env.id, _CHUNKS_PER_SECOND)
+    with Intake(config, endpoint, _CHUNKS_PER_SECOND) as intake:
+        player = FleetProcess(endpoint, 1, config.env.id)
         processes = _start(endpoint, pullers, readers)
         try:
             intake.wait_for(1, _JOIN_SECONDS)

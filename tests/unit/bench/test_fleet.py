@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 
-from common.config import Config, EnvConfig, RolloutConfig
+from common.config import Config, EnvConfig, RNDConfig, RolloutConfig
 from tests.bench.intake import Intake
 from tests.fleet import FakeFleet, Recording, Report, record
 from tests.integration.processes import free_port
@@ -16,6 +15,7 @@ from tests.integration.processes import free_port
 ACTORS, LANES = 5, 4
 ROLLOUT = RolloutConfig(steps=8, lanes=1, batch_lanes=LANES)
 ENV = EnvConfig(id="pong")
+CONFIG = Config(total_steps=1 << 40, max_lag=1, env=ENV, rollout=ROLLOUT, rnd=RNDConfig(warmup_steps=0))
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +30,7 @@ def endpoint() -> str:
 
 @pytest.fixture
 def intake(endpoint: str) -> Iterator[Intake]:
-    config = Config(total_steps=1 << 40, max_lag=1, env=ENV, rollout=ROLLOUT)
-    with Intake(replace(config, rnd=replace(config.rnd, warmup_steps=0)), endpoint) as intake:
+    with Intake(CONFIG, endpoint) as intake:
         yield intake
 
 
@@ -60,7 +59,8 @@ def test_every_step_of_every_fake_actor_is_in_the_books(
     assert totals.imbalance == totals.in_flight == 0
     assert totals.trained >= 40 * ROLLOUT.chunk_steps
     assert report.left == ACTORS and report.reconnects == 0
-    assert len(report.ack_seconds) == sum(report.made.values()) / ROLLOUT.chunk_steps
+    chunks = sum(report.made.values()) // ROLLOUT.chunk_steps
+    assert chunks - ACTORS <= len(report.ack_seconds) <= chunks  # ByeOk may answer a session's last one
 
 
 def test_who_reconnects_sends_again_and_nothing_is_counted_twice(
@@ -78,19 +78,15 @@ def test_who_reconnects_sends_again_and_nothing_is_counted_twice(
     assert totals.imbalance == 0
 
 
-def test_a_rate_is_kept(endpoint: str, intake: Intake, recordings: list[Recording]) -> None:
-    rate, seconds = 40.0, 2.0
-    with FakeFleet(endpoint, ACTORS, recordings, rate) as fleet:
-        play(fleet, intake, 4)
-        before, start = sum(sum(actor.made.values()) for actor in fleet.actors), time.monotonic()
-        while time.monotonic() - start < seconds:
-            fleet.turn()
-        made = sum(sum(actor.made.values()) for actor in fleet.actors) - before
+def test_a_rate_is_kept(endpoint: str, recordings: list[Recording]) -> None:
+    rate, chunks = 40.0, 60
+    with Intake(CONFIG, endpoint, rate) as intake, FakeFleet(endpoint, ACTORS, recordings) as fleet:
+        start = time.monotonic()
+        play(fleet, intake, chunks)
+        seconds = time.monotonic() - start
         fleet.leave()
-    assert (
-        made / ROLLOUT.chunk_steps <= rate * (seconds + 1.0) + 1
-    )  # what a stall left unused counts for a second
-    assert made > 0
+    waited = chunks - 2 * ROLLOUT.batch_chunks  # what a stall left unused counts for one batch
+    assert waited / rate < seconds < 30.0
 
 
 def test_reports_of_several_processes_add_up() -> None:
