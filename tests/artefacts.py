@@ -1,4 +1,4 @@
-"""What the fault and hostile-input tests leave for docs/reliability.md, where RELIABILITY_DIR says."""
+"""What tests leave for docs/reliability.md and docs/benchmarks.md, where FIGURES_DIR says."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from tests.bench.machine import hardware
 
 
 def keep(name: str, figures: Mapping[str, object]) -> None:
-    """Show the figures; with RELIABILITY_DIR also write them there, with the commit and the machine."""
+    """Show the figures; with FIGURES_DIR also write them there, with the commit and the machine."""
     print(f"{name}: {json.dumps(figures)}", file=sys.stderr)
-    directory = os.environ.get("RELIABILITY_DIR")
+    directory = os.environ.get("FIGURES_DIR")
     if directory:
         Path(directory).mkdir(parents=True, exist_ok=True)
         whole = {"commit": _commit(), **hardware(), **figures}

@@ -2,7 +2,7 @@
 
 The results are written by the tests themselves:
 
-    export RELIABILITY_DIR=$PWD/docs/reliability
+    export FIGURES_DIR=$PWD/docs/reliability
     pytest tests/unit tests/integration/test_hostile.py
     pytest -m chaos
     python -m tests.chaos.soak --minutes 30

@@ -28,7 +28,7 @@ _TIMEOUT_SECONDS = 900
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     names = parser.add_subparsers(dest="name", required=True)
-    for name in ("actor", "learner", "train", "wire", "fleet", "weights", "growth"):
+    for name in ("actor", "learner", "train", "wire", "fleet", "weights", "growth", "lag"):
         one = names.add_parser(name)
         one.add_argument("--json", type=Path, help="also write the object to this file")
         if name == "learner":
@@ -55,6 +55,7 @@ def _measure(options: argparse.Namespace) -> dict[str, object]:
         "fleet": lambda: fleet.measure(options.actors, options.rate, options.seconds),
         "weights": lambda: weights.measure(options.pullers),
         "growth": growth.measure,
+        "lag": train.compare_lags,
     }
     load = Load()
     result = benchmarks[options.name]()

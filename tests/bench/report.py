@@ -112,6 +112,18 @@ TARGETS = (
         at_most=True,
     ),
     Target(
+        "32 containers, `up` to the first update, s",
+        lambda r: (r["containers"]["up_to_first_update_seconds"],),
+        (180,),
+        at_most=True,
+    ),
+    Target(
+        "32 containers, memory of the largest actor, MiB",
+        lambda r: (r["containers"]["largest_actor_mib"],),
+        (400,),
+        at_most=True,
+    ),
+    Target(
         "one GPU, E = 1,024, T = 128, keep 1/32: env steps/s of updates",
         lambda r: (r["learner-cuda"]["large"]["env_steps_per_second"],),
         (100_000,),
@@ -131,8 +143,10 @@ def render(results: Results, template: str, shortfalls: str) -> str:
         train=_columns(results, ("train",), _TRAIN),
         wire=_wire(results),
         fleet=_columns(results, ("fleet-256", "fleet-2000"), _FLEET),
-        weights=_weights(results),
+        lag=_ways(results, "lag"),
+        weights=_ways(results, "weights"),
         growth=_growth(results),
+        containers=_columns(results, ("containers",), _CONTAINERS),
         shortfalls=shortfalls.strip(),
     )
 
@@ -199,6 +213,18 @@ _FLEET = (
     "cores_used_by_others",
 )
 
+_CONTAINERS = (
+    "actors",
+    "actor_image_mb",
+    "learner_image_mb",
+    "up_to_first_update_seconds",
+    "largest_actor_mib",
+    "learner_mib",
+    "two_updates_after_kill_of_16_seconds",
+    "stop_seconds",
+    "imbalance_steps",
+)
+
 
 def _hardware(results: Results) -> str:
     seen = {
@@ -246,13 +272,14 @@ def _wire(results: Results) -> str:
     return table(["game", "policy", *map(words, figures)], rows) + _others(wire)
 
 
-def _weights(results: Results) -> str:
-    if "weights" not in results:
+def _ways(results: Results, name: str) -> str:
+    """One result that did the same in several ways, side by side."""
+    if name not in results:
         return _ABSENT + "."
-    ways = {name: x for name, x in results["weights"].items() if isinstance(x, dict)}
+    ways = {way: x for way, x in results[name].items() if isinstance(x, dict)}
     figures = list(next(iter(ways.values())))
     rows = [[words(figure), *(value(x[figure]) for x in ways.values())] for figure in figures]
-    return table(["", *map(words, ways)], rows) + _others(results["weights"])
+    return table(["", *map(words, ways)], rows) + _others(results[name])
 
 
 def _growth(results: Results) -> str:

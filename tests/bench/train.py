@@ -16,7 +16,7 @@ from tests.integration.processes import free_port
 
 _RUNS = 3
 _ACTORS = 2
-_UPDATES = 6
+_TRAINED = 6 * PRESETS["breakout"].rollout.batch_steps
 _WARMUP_STEPS = 4_096
 _TIMEOUT_SECONDS = 900
 
@@ -24,40 +24,68 @@ _TIMEOUT_SECONDS = 900
 def measure() -> dict[str, object]:
     """Median of three runs of PPO+RND on Breakout, 32 lanes x 128, with two local actors."""
     config = PRESETS["breakout"]
-    trained = _UPDATES * config.rollout.batch_steps
-    summaries = [_run(trained) for _ in range(_RUNS)]
-    speeds = [float(summary["steps_per_second"]) for summary in summaries]
-    median = statistics.median(speeds)
-    last = summaries[speeds.index(median)]
+    summaries = [_run(0) for _ in range(_RUNS)]
     best = limit(config)
-    learner, actors = last["phase_seconds"], last["actor_phase_seconds"]
-    # In the synchronous mode one side waits while the other works. Random play comes before the first batch.
-    played = actors["env"] * trained / (trained + _WARMUP_STEPS)
-    playing = (played + sum(actors[phase] for phase in ("policy", "bonus", "encode"))) / _ACTORS
-    training = sum(learner[phase] for phase in ("assemble", "train", "publish"))
-    wall = trained / float(last["steps_per_second"])
+    figures = _figures(summaries)
+    training, playing = figures["learner_busy_share"], figures["actors_busy_share"]
     side = "the learner's training" if training > playing else "the actors' playing"
+    fraction = figures["steps_per_second"] / best["limit_steps_per_second"]
     return {
         **hardware(),
         "benchmark": "train",
-        "steps_per_second": median,
-        "steps_per_second_runs": speeds,
+        **figures,
         **best,
-        "fraction_of_limit": round(median / best["limit_steps_per_second"], 3),
-        "learner_phase_seconds": learner,
-        "actor_phase_seconds": actors,
-        "wire_bytes_per_step": last["wire_bytes_per_step"],
-        "learner_busy_share": round(training / wall, 3),
-        "actors_busy_share": round(playing / wall, 3),
+        "fraction_of_limit": round(fraction, 3),
         "held_back_by": side,
     }
 
 
-def _run(total_steps: int) -> dict[str, Any]:
+def compare_lags() -> dict[str, object]:
+    """The same job in the synchronous and in the overlapped mode, in turn."""
+    summaries = [(_run(0), _run(1)) for _ in range(_RUNS)]
+    sync, overlap = (_figures(list(mode)) for mode in zip(*summaries, strict=True))
+    ratios = sorted(
+        float(overlapped["steps_per_second"]) / float(synchronous["steps_per_second"])
+        for synchronous, overlapped in summaries
+    )
+    return {
+        **hardware(),
+        "benchmark": "lag",
+        "max_lag_0": sync,
+        "max_lag_1": overlap,
+        "ratio": round(statistics.median(ratios), 3),
+        "ratio_rounds": [round(ratio, 3) for ratio in ratios],
+    }
+
+
+def _figures(summaries: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of several runs of one mode: the median speed, and where the time of that run went."""
+    speeds = [float(summary["steps_per_second"]) for summary in summaries]
+    median = statistics.median(speeds)
+    run = summaries[speeds.index(median)]
+    learner, actors = run["phase_seconds"], run["actor_phase_seconds"]
+    # Random play comes before the first batch, and before the clock of the speed starts.
+    played = actors["env"] * _TRAINED / (_TRAINED + _WARMUP_STEPS)
+    playing = (played + sum(actors[phase] for phase in ("policy", "bonus", "encode"))) / _ACTORS
+    training = sum(learner[phase] for phase in ("assemble", "train", "publish"))
+    wall = _TRAINED / median
+    return {
+        "steps_per_second": median,
+        "steps_per_second_runs": speeds,
+        "learner_busy_share": round(training / wall, 3),
+        "actors_busy_share": round(playing / wall, 3),
+        "learner_phase_seconds": learner,
+        "actor_phase_seconds": actors,
+        "wire_bytes_per_step": run["wire_bytes_per_step"],
+    }
+
+
+def _run(max_lag: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as directory:
         run = Path(directory) / "run"
         flags = {
-            "--total-steps": total_steps,
+            "--total-steps": _TRAINED,
+            "--max-lag": max_lag,
             "--rnd.warmup-steps": _WARMUP_STEPS,
             "--local-actors": _ACTORS,
             "--bind": f"tcp://127.0.0.1:{free_port()}",

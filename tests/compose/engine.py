@@ -160,6 +160,7 @@ class Service:
 
     def progress(self, updates: int) -> None:
         """Wait for that many updates more, with the books balanced."""
+        self.wait("outrider_run_updates", "a learner that is scraped")  # not yet after a pause
         reached = self.value("outrider_run_updates")
         self.wait(f"outrider_run_updates >= {reached + updates}", f"{updates} updates more")
         assert self.value("max_over_time(outrider_learner_accounting_imbalance_steps[10m])") == 0

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.artefacts import keep
 from tests.compose.engine import Service, memory_bytes
 
 pytestmark = pytest.mark.compose
@@ -96,27 +97,31 @@ def test_a_finished_run_ends_its_actors_with_0_and_nothing_starts_again(service:
     assert all(c["RestartCount"] == 0 for c in fleet.containers("actor") + fleet.containers("learner"))
 
 
-def test_32_actors_from_up_to_the_first_update_through_faults_to_a_resume(
-    service: Make, record_property: Callable[[str, object], None]
-) -> None:
-    """The numbers that the README gives for two cores; run on a machine that does nothing else."""
+def test_32_actors_from_up_to_the_first_update_through_faults_to_a_resume(service: Make) -> None:
+    """The numbers of docs/benchmarks.md; run on a machine that does nothing else."""
     fleet = service(32, TOTAL_STEPS="10000000")
+    figures: dict[str, object] = {
+        f"{name}_image_mb": round(
+            int(fleet.docker("image", "inspect", f"outrider-{name}", "-f", "{{.Size}}")) / 1e6
+        )
+        for name in ("actor", "learner")
+    }
     began = time.monotonic()
     up(fleet, 32, 200)
     fleet.wait("outrider_run_updates >= 1", "the first update", 180 - (time.monotonic() - began))
-    record_property("up_to_first_update_seconds", round(time.monotonic() - began, 1))
+    figures["up_to_first_update_seconds"] = round(time.monotonic() - began, 1)
     all_play(fleet, 32)
     fleet.progress(2)
     assert_undisturbed(fleet)
     largest = max(memory_bytes(container) for container in fleet.containers("actor"))
-    record_property("largest_actor_mib", round(largest / _MIB))
-    record_property("learner_mib", round(memory_bytes(fleet.containers("learner")[0]) / _MIB))
+    figures["largest_actor_mib"] = round(largest / _MIB)
+    figures["learner_mib"] = round(memory_bytes(fleet.containers("learner")[0]) / _MIB)
 
     fleet.docker("kill", *fleet.names("actor")[:16])
     began = time.monotonic()
     up(fleet, 32)
     all_back(fleet, 32, 48)
-    record_property("two_updates_after_kill_of_16_seconds", round(time.monotonic() - began, 1))
+    figures["two_updates_after_kill_of_16_seconds"] = round(time.monotonic() - began, 1)
 
     learner = fleet.names("learner")[0]
     fleet.docker("pause", learner)
@@ -135,7 +140,8 @@ def test_32_actors_from_up_to_the_first_update_through_faults_to_a_resume(
 
     began = time.monotonic()
     reached = ended_well(fleet)
-    record_property("stop_seconds", round(time.monotonic() - began, 1))
+    figures["stop_seconds"] = round(time.monotonic() - began, 1)
     up(fleet, 32, 200)
     fleet.wait(f"outrider_run_updates > {reached}", "progress after the resume")
     assert fleet.value("outrider_learner_accounting_imbalance_steps") == 0
+    keep("containers", {"actors": 32, **figures, "imbalance_steps": 0})

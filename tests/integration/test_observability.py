@@ -77,6 +77,7 @@ def has_data(address: str, expr: str) -> bool:
     return bool(ask(address, "query", query=expr.replace("$__rate_interval", _RATE_INTERVAL))["result"])
 
 
+@pytest.mark.compose_short
 def test_every_panel_rule_and_alert_has_data_on_a_real_run(tmp_path: Path) -> None:
     """Two actors of their own; an alert is quiet, so the selectors inside it must have data instead."""
     command("prometheus", DEPLOY, tmp_path)  # skips before anything starts

@@ -161,6 +161,7 @@ def test_every_alert_is_tested_as_it_fires_and_as_it_must_not() -> None:
     assert set(quiet) == set(firing) == set(ALERT_NAMES)
 
 
+@pytest.mark.compose_short
 def test_rules_configuration_and_names_pass_promtool() -> None:
     """Its checks of rules, of the configuration, and of what both exporters serve."""
     promtool = command("promtool", DEPLOY)
