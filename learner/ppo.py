@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -59,7 +58,7 @@ class _Samples:
     aims: Targets
     next_observation: Tensor  # [N, ...]
     feature: Tensor  # [N, F], zero where no pass needs it
-    kept: Tensor  # bool [epochs, N]
+    kept: Tensor  # bool [epochs, N], on the host
 
 
 class PPO:
@@ -114,11 +113,10 @@ class PPO:
         before = copy.deepcopy([x.state_dict() for x in self._learning])
         samples, facts = self._prepare(batch, statistics)
         sums = torch.zeros(len(FIGURES), device=self._device)
-        count = 0
-        for number, rows in self._minibatches(*batch.reward.shape):
-            sums += self._step(samples, rows, samples.kept[number], statistics, ppo.clip * scale)
-            count += 1
-        figures = dict(zip(FIGURES, (sums / count).tolist(), strict=True))
+        minibatches = self._minibatches(samples.kept, *batch.reward.shape)
+        for rows, chosen in minibatches:
+            sums += self._step(samples, rows, chosen, statistics, ppo.clip * scale)
+        figures = dict(zip(FIGURES, (sums / len(minibatches)).tolist(), strict=True))
         figures |= dict(zip(facts, torch.stack(list(facts.values())).tolist(), strict=True))
         if not all(map(math.isfinite, figures.values())):
             for module, state in zip(self._learning, before, strict=True):
@@ -192,24 +190,32 @@ class PPO:
         feature[needed] = found
         return kept, feature
 
-    def _minibatches(self, steps: int, lanes: int) -> Iterator[tuple[int, Tensor]]:
-        """(pass, rows): shuffled steps, or blocks of whole lanes in order."""
-        ppo = self._config.ppo
-        for number in range(ppo.epochs):
-            if ppo.shuffle:
-                order = torch.randperm(steps * lanes, generator=self.generator)
-            else:
-                order = torch.arange(steps * lanes).view(steps, lanes).t().reshape(-1)
-            for rows in order.view(ppo.minibatches, -1):
-                yield number, rows
+    def _minibatches(self, kept: Tensor, steps: int, lanes: int) -> list[tuple[Tensor, Tensor]]:
+        """Rows of each minibatch, and those that the predictor sees: dropped rows cost nothing.
+
+        Shuffled steps, or blocks of whole lanes in order. Drawn on the host and sent at once, because every
+        copy from the host waits for the device.
+        """
+        ppo, size = self._config.ppo, steps * lanes // self._config.ppo.minibatches
+        lane_by_lane = torch.arange(steps * lanes).view(steps, lanes).t().reshape(-1)
+        orders = [
+            torch.randperm(steps * lanes, generator=self.generator) if ppo.shuffle else lane_by_lane
+            for _ in range(ppo.epochs)
+        ]
+        chosen = [
+            rows[keep[rows]]
+            for order, keep in zip(orders, kept, strict=True)
+            for rows in torch.split(order, size)
+        ]
+        every = torch.split(torch.cat(orders).to(self._device), size)
+        seen = torch.split(torch.cat(chosen).to(self._device), [len(rows) for rows in chosen])
+        return list(zip(every, seen, strict=True))
 
     def _step(
-        self, samples: _Samples, rows: Tensor, kept: Tensor, statistics: tuple[Tensor, Tensor], clip: float
+        self, samples: _Samples, rows: Tensor, chosen: Tensor, statistics: tuple[Tensor, Tensor], clip: float
     ) -> Tensor:
         """One optimiser step; returns `FIGURES` as a tensor, so that nothing waits for the device."""
         ppo, config = self._config.ppo, self._config
-        chosen = rows[kept[rows]]  # drawn before the forward pass: dropped rows cost nothing
-        rows, chosen = rows.to(self._device), chosen.to(self._device)
         with autocast(config.precision, self._device.type):
             output = self.policy(observations(samples.stack[rows]))
             predictor_loss = self._predictor_loss(samples, chosen, statistics)

@@ -45,8 +45,7 @@ def targets(batch: Batch, values: Values, config: Config) -> Targets:
     ppo = config.ppo
     lag = batch.lag if ppo.correct_lag else torch.zeros_like(batch.lag)
     rho = importance(values.log_prob, batch.log_prob, lag)
-    next_value = values.extrinsic[1:].clone()
-    next_value[batch.truncated] = values.final_extrinsic
+    next_value = values.extrinsic[1:].masked_scatter(batch.truncated, values.final_extrinsic)
     discount, trace = extrinsic_ends(
         batch.terminated, batch.truncated, ppo.gamma_extrinsic, ppo.gae_lambda, config.env.time_limit_is_end
     )

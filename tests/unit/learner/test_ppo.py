@@ -203,21 +203,25 @@ def test_a_restored_learner_updates_like_the_uninterrupted_one(enabled: bool, ma
 
 
 def test_shuffled_minibatches_cover_each_pass_once() -> None:
-    """Every step once per pass, in another order each time."""
-    passes: dict[int, list[int]] = {}
-    for number, rows in PPO(CONFIG, SPACES, CPU)._minibatches(T, E):
-        assert len(rows) == T * E / 3
-        passes.setdefault(number, []).extend(rows.tolist())
-    assert [sorted(rows) for rows in passes.values()] == [list(range(T * E))] * 2
-    assert passes[0] != passes[1]
+    """Every step once per pass, in another order each time; the predictor sees those that its pass keeps."""
+    kept = torch.rand(2, T * E) < 0.5
+    minibatches = PPO(CONFIG, SPACES, CPU)._minibatches(kept, T, E)
+    assert [len(rows) for rows, _ in minibatches] == [T * E / 3] * 6
+    passes = [torch.cat([rows for rows, _ in part]) for part in (minibatches[:3], minibatches[3:])]
+    assert [sorted(rows.tolist()) for rows in passes] == [list(range(T * E))] * 2
+    assert not torch.equal(*passes)
+    for number, (rows, chosen) in enumerate(minibatches):
+        assert chosen.tolist() == [row for row in rows.tolist() if kept[number // 3, row]]
 
 
 def test_unshuffled_minibatches_are_blocks_of_whole_lanes() -> None:
     """As in the RND code: all T steps of neighbouring lanes."""
     seen = []
-    for _, rows in PPO(tuned(shuffle=False, epochs=1), SPACES, CPU)._minibatches(T, E):
+    kept = torch.zeros(1, T * E, dtype=torch.bool)
+    for rows, chosen in PPO(tuned(shuffle=False, epochs=1), SPACES, CPU)._minibatches(kept, T, E):
         lanes = (rows % E).unique().tolist()
         assert set(rows.tolist()) == {t * E + lane for t in range(T) for lane in lanes}
+        assert len(chosen) == 0
         seen.append(lanes)
     assert seen == [[0, 1], [2, 3], [4, 5]]
 
