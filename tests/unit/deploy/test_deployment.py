@@ -189,7 +189,7 @@ def test_nothing_runs_as_root_with_a_capability_or_a_writable_root(tree: Tree) -
             assert service["user"] == "10001:10001", name
         assert "container_name" not in service, name
     copier = MACHINE["services"]["keys"]
-    assert (copier["network_mode"], copier["cap_add"]) == ("none", ["CHOWN", "DAC_OVERRIDE"])
+    assert (copier["network_mode"], copier["cap_add"]) == ("none", ["CHOWN", "DAC_OVERRIDE", "FOWNER"])
 
 
 def test_published_ports_are_of_this_machine_alone_unless_asked() -> None:
