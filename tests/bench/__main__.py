@@ -41,7 +41,7 @@ def _parse() -> argparse.Namespace:
             one.add_argument("--seconds", type=float, default=30.0)
         elif name == "weights":
             one.add_argument("--pullers", type=int, default=64)
-    names.add_parser("all", help="every benchmark of the page, about ten minutes, and the page")
+    names.add_parser("all", help="the set, ten minutes on fast cores and twenty on slow ones, and the page")
     names.add_parser("report", help="the page, from the results at hand")
     return parser.parse_args()
 
