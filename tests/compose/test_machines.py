@@ -23,6 +23,11 @@ _LANES = "--rollout.lanes 2 --rollout.batch-lanes"
 _SWARM = {"PRESET": "smoke", "ACTORS": "4", "ARGS": f"{_LANES} 8 --total-steps 10000000"}
 
 
+def here() -> str:
+    """Where other machines find the learner."""
+    return f"{shell(['hostname', '-I']).stdout.split()[0]}:5555"
+
+
 class Swarm:
     """The stack of deploy/swarm on several machines, asked through the Prometheus that runs in it."""
 
@@ -102,9 +107,6 @@ def test_actors_of_two_more_machines_join_and_one_is_cut_off_for_half_a_minute(
     home = service(2, PUBLISH=_EVERYWHERE, TOTAL_STEPS="10000000", ARGS=f"{_LANES} 12")
     home.compose("up", "--detach", "--no-build", seconds=300)
     with machines(2) as several:
-        gateway = shell(
-            ["docker", "network", "inspect", "machines", "-f", "{{(index .IPAM.Config 0).Gateway}}"]
-        ).stdout.strip()
         for name in ("machine-1", "machine-2"):
             several.load(name, "outrider-actor")
             home.compose("run", "--rm", "keys", "python", "-m", "common.keys", "add", name)
@@ -113,7 +115,7 @@ def test_actors_of_two_more_machines_join_and_one_is_cut_off_for_half_a_minute(
             bundle.write_text(home.compose("run", "--rm", "-T", "keys", "sh", "-c", give))
             # The file has to lie on that machine, where its engine mounts it.
             shell(["docker", "cp", str(bundle), f"{name}:/root/bundle.json"])
-            variables = {"LEARNER": f"{gateway}:5555", "KEYS": "/root/bundle.json", "ACTORS": "2"}
+            variables = {"LEARNER": here(), "KEYS": "/root/bundle.json", "ACTORS": "2"}
             far = Service(variables, ("deploy/actor-machine.yml",), several.host(name))
             far.compose("up", "--detach", "--no-build", seconds=300)
         home.wait("outrider_fleet_actors == 6", "six actors")
@@ -130,7 +132,7 @@ def test_a_machine_is_added_as_the_runbook_says(service: Make) -> None:
     """A bundle, for containers that know nothing else of this project, then for 64 plain processes."""
     home = service(2, TOTAL_STEPS="10000000", ARGS=f"{_LANES} 136")
     opened, contained, plain = blocks("Add a machine")
-    address = f"{shell(['hostname', '-I']).stdout.split()[0]}:5555"
+    address = here()
     home.compose("up", "--detach", "--no-build", seconds=300)
     script(opened, 300, home.environment)
     known = {"LEARNER": address, "KEYS": str(ROOT / "m1.json")}
