@@ -70,15 +70,7 @@ class Fleet:
         produced = offset + int(str(values["steps"]))
         return self.say(
             name,
-            m.ChunkMessage(
-                sid(name),
-                version=version,
-                offset=offset,
-                produced=produced,
-                truncations=0,
-                observation_bytes=0,
-                **values,
-            ),  # type: ignore[arg-type]
+            m.ChunkMessage(sid(name), version=version, offset=offset, produced=produced, **values),  # type: ignore[arg-type]
         )
 
     def open(self, version: int = 0) -> None:

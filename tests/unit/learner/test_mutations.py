@@ -188,8 +188,8 @@ MUTANTS = [
     Mutant(
         "bootstrap from the next episode",
         targets.targets,
-        "next_value[batch.truncated] = values.final_extrinsic",
-        "pass",
+        ".masked_scatter(batch.truncated, values.final_extrinsic)",
+        ".clone()",
         test_ppo.test_a_time_limit_bootstraps_from_the_final_observation,
     ),
     # The ratio compares what acted with what is trained.
