@@ -153,5 +153,5 @@ def test_a_machine_is_added_as_the_runbook_says(service: Make) -> None:
             home.progress(1)
         finally:
             processes.terminate()
-            assert processes.wait(60) == 0
+            assert processes.wait(90) == 0
             (ROOT / "m1.json").unlink()
