@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from common.lifecycle import EXIT_CONFIGURATION, EXIT_DONE, Backoff
 from common.parent import TALLY
 
-_STOP_SECONDS = 60.0  # to say Bye and to exit; 64 actors on two cores take half of it
+_STOP_SECONDS = 12.0  # above the time an actor takes to say Bye
 _STEADY_SECONDS = 30.0  # a child that lived this long restarts without delay
 
 
