@@ -11,7 +11,7 @@ import structlog
 
 from common import arguments, log
 from common.keys import KeysError, read_bundle
-from common.lifecycle import EXIT_CONFIGURATION, EXIT_INTERNAL, Fatal, stop_on_signals
+from common.lifecycle import EXIT_CONFIGURATION, EXIT_INTERNAL, Fatal, leave, stop_on_signals
 from common.metrics import DEFAULT_HOST
 from common.parent import Parent
 from common.transport import parse_address
@@ -85,4 +85,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

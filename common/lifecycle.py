@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
+import sys
 import threading
 from types import FrameType
+from typing import NoReturn
 
 EXIT_DONE = 0
 EXIT_USAGE = 2
@@ -35,6 +38,17 @@ def stop_on_signals() -> threading.Event:
     signal.signal(signal.SIGTERM, handle)
     signal.signal(signal.SIGINT, handle)
     return stop
+
+
+def leave(code: int) -> NoReturn:
+    """End this process now, its output written, its modules as they are.
+
+    To take torch apart costs a process 0.6 s of its core: a host with 64 actors on two cores would be
+    busy for 20 s, and kill those that were late, with nothing left to do but that.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 class Backoff:

@@ -1,0 +1,19 @@
+"""The end of a process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+_CODE = """
+import atexit
+from common.lifecycle import leave
+atexit.register(print, "taken apart")
+print("said", end="")
+leave(75)
+"""
+
+
+def test_a_process_that_leaves_has_written_its_output_and_takes_nothing_apart() -> None:
+    ended = subprocess.run([sys.executable, "-c", _CODE], capture_output=True, text=True, timeout=30)
+    assert (ended.returncode, ended.stdout) == (75, "said")
