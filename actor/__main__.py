@@ -11,7 +11,14 @@ import structlog
 
 from common import arguments, log
 from common.keys import KeysError, read_bundle
-from common.lifecycle import EXIT_CONFIGURATION, EXIT_INTERNAL, Fatal, leave, stop_on_signals
+from common.lifecycle import (
+    EXIT_CONFIGURATION,
+    EXIT_INTERNAL,
+    Fatal,
+    leave,
+    leave_on_signals,
+    stop_on_signals,
+)
 from common.metrics import DEFAULT_HOST
 from common.parent import Parent
 from common.transport import parse_address
@@ -62,12 +69,13 @@ def main() -> int:
     log.configure("actor")
     try:
         options = _parse(sys.argv[1:])
-        stop = stop_on_signals()  # before torch as well: who is stopped while it starts leaves with 0
+        leave_on_signals()
         os.environ["OMP_NUM_THREADS"] = (
             "1"  # before torch, which takes seconds to import: one process, one core
         )
         from actor import build
 
+        stop = stop_on_signals()
         if options.procs > 1:
             return build.run_many(
                 options.endpoint, options.keys, options.keys_path, options.procs, options.metrics_host, stop

@@ -13,7 +13,7 @@ import structlog
 
 from actor.metrics import FleetCollector
 from actor.weights import Blob, Name, Weights
-from common.children import Children
+from common.children import Children, Exit
 from common.lifecycle import EXIT_CONFIGURATION, EXIT_DONE, EXIT_TEMPORARY
 
 log = structlog.get_logger()
@@ -38,10 +38,7 @@ class Fleet:
         codes: dict[int, int] = {}
         try:
             while not stop.is_set():
-                for end in self._children.tick():
-                    codes[end.number] = end.code
-                    self._collector.end(end.number)
-                    log.info("actor_ended", actor=end.number, code=end.code, steps=end.produced)
+                codes |= self._note(self._children.tick())
                 if (
                     self._children.alive == 0
                     and all(code in (EXIT_DONE, EXIT_CONFIGURATION) for code in codes.values())
@@ -50,9 +47,16 @@ class Fleet:
                     break
                 self._serve(stop)
         finally:
-            codes |= {end.number: end.code for end in self._children.stop()}
+            codes |= self._note(self._children.stop())
         bad = [code for code in codes.values() if code != EXIT_DONE]
         return EXIT_DONE if not bad else EXIT_CONFIGURATION if EXIT_CONFIGURATION in bad else EXIT_TEMPORARY
+
+    def _note(self, ends: list[Exit]) -> dict[int, int]:
+        """Say who ended and how; returns the exit code of each, by its number."""
+        for end in ends:
+            self._collector.end(end.number)
+            log.info("actor_ended", actor=end.number, code=end.code, steps=end.produced)
+        return {end.number: end.code for end in ends}
 
     def _serve(self, stop: threading.Event) -> None:
         """Answer the notes that wait, for at most a tick."""

@@ -128,6 +128,8 @@ class Actor:
         warm = version == WARMUP_VERSION
         place = Place(player.config.seed, welcome.slot, welcome.incarnation, warm)
         if player.rollout.place != place:
+            if self._over():  # what came before may have taken seconds, and a reset takes as many
+                return False
             player.rollout.reset(place)
         return self.session.joined
 

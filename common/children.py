@@ -7,7 +7,9 @@ shared file in which it keeps its step count, readable after a kill. The learner
 
 from __future__ import annotations
 
+import contextlib
 import mmap
+import os
 import socket
 import subprocess
 import sys
@@ -18,7 +20,8 @@ from dataclasses import dataclass, field
 from common.lifecycle import EXIT_CONFIGURATION, EXIT_DONE, Backoff
 from common.parent import TALLY
 
-_STOP_SECONDS = 12.0  # above the time an actor takes to say Bye
+_STOP_SECONDS = 12.0  # above the time an actor takes to say Bye,
+_STOP_MOST_SECONDS = 60.0  # and as many times that as there are for a core, up to this
 _STEADY_SECONDS = 30.0  # a child that lived this long restarts without delay
 
 
@@ -114,12 +117,16 @@ class Children:
         for child in running:
             assert child.process is not None
             child.process.terminate()
-        deadline = time.monotonic() + _STOP_SECONDS
+        share = max(1.0, len(running) / (os.cpu_count() or 1))
+        deadline = time.monotonic() + min(_STOP_SECONDS * share, _STOP_MOST_SECONDS)
         for child in running:
             assert child.process is not None
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 child.process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                child.process.kill()
-                child.process.wait()
+        for child in running:  # all at once: those that are left take the time of each other
+            assert child.process is not None
+            child.process.kill()
+        for child in running:
+            assert child.process is not None
+            child.process.wait()
         return self.tick()

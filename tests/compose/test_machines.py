@@ -136,7 +136,7 @@ def bundle() -> Iterator[Path]:
     path.unlink(missing_ok=True)
 
 
-def test_a_machine_is_added_as_the_runbook_says(service: Make, bundle: Path) -> None:
+def test_a_machine_is_added_as_the_runbook_says(service: Make, bundle: Path, tmp_path: Path) -> None:
     """A bundle, for containers that know nothing else of this project, then for 64 plain processes."""
     home = service(2, TOTAL_STEPS="10000000", ARGS=f"{_LANES} 136")
     opened, contained, plain = blocks("Add a machine")
@@ -155,10 +155,14 @@ def test_a_machine_is_added_as_the_runbook_says(service: Make, bundle: Path) -> 
         for line in plain.splitlines()
     )
     assert "throughput" in script(doctor, 120, {})
-    with subprocess.Popen(actors.split(), cwd=ROOT, stderr=subprocess.DEVNULL) as processes:
+    said = tmp_path / "actors.log"
+    with (
+        said.open("w") as stderr,
+        subprocess.Popen(actors.split(), cwd=ROOT, stdout=stderr, stderr=stderr) as processes,
+    ):
         try:
             home.wait("outrider_fleet_actors == 66", "64 actors more")
             home.progress(1)
         finally:
             processes.terminate()
-            assert processes.wait(60) == 0
+            assert processes.wait(90) == 0, said.read_text()[-3000:]
