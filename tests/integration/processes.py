@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import signal
 import socket
 import struct
@@ -23,14 +24,16 @@ PATIENCE_SECONDS = 120.0
 
 
 def free_port() -> int:
-    """A port whose successor is free too."""
+    """A port that nobody serves, nor the next one.
+
+    Below 32,768: from there on a system gives ports to connections, and a learner needs seconds to bind.
+    """
     while True:
-        with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            port = int(first.getsockname()[1])
-            with contextlib.suppress(OSError, OverflowError):
-                second.bind(("127.0.0.1", port + 1))
-                return port
+        port = 10_000 + 2 * secrets.randbelow(11_000)
+        with socket.socket() as first, socket.socket() as second, contextlib.suppress(OSError):
+            first.bind(("127.0.0.1", port))
+            second.bind(("127.0.0.1", port + 1))
+            return port
 
 
 def wait_until(condition: Callable[[], bool], what: str, seconds: float = PATIENCE_SECONDS) -> None:
