@@ -17,7 +17,7 @@ _SUITE = {  # file of results -> command
     "learner": ["learner"],
     "train": ["train"],
     "wire": ["wire"],
-    "fleet-256": ["fleet", "--actors", "256", "--seconds", "45"],
+    "fleet-256": ["fleet", "--actors", "256", "--seconds", "120"],
     "fleet-2000": ["fleet", "--actors", "2000", "--seconds", "30"],
     "weights": ["weights"],
     "growth": ["growth"],

@@ -24,7 +24,8 @@ _POLL_SECONDS = 0.25
 class Intake:
     """Takes decoded batches as a trainer does, holds each until it is whole, and settles it as trained.
 
-    With a rate it waits before it hands out credit, so that no more chunks come in a second.
+    With a rate it waits before it hands out credit, so that no more chunks come in a second. Before it
+    settles the first batch it waits for all that are open: from then on it never holds more than it did.
     """
 
     def __init__(self, config: Config, endpoint: str, chunks_per_second: float | None = None) -> None:
@@ -82,7 +83,8 @@ class Intake:
             if delivered is None:
                 continue
             waiting[delivered.batch].append(delivered)
-            if len(waiting[version]) == self._config.rollout.batch_chunks:
+            whole = range(self._config.max_lag + 1) if version == 0 else [version]
+            if all(len(waiting[batch]) == self._config.rollout.batch_chunks for batch in whole):
                 names = [(delivered.sid, delivered.offset) for delivered in waiting.pop(version)]
                 version += 1
                 due = max(due + self._pause_seconds, time.monotonic() - self._pause_seconds)
