@@ -231,7 +231,12 @@ class Session:
         self._client.send(held.parts)
 
     def leave(self) -> bool:
-        """Say Bye until every step is received or booked; False if the learner did not answer."""
+        """Say Bye until every step is received or booked; False if the learner did not answer.
+
+        Whom no learner ever welcomed has no seat and no step: there is nothing to say.
+        """
+        if self.welcome is None:
+            return True
         deadline = time.monotonic() + _BYE_SECONDS
         while not self._gone and time.monotonic() < deadline and not self._parent.gone():
             if self.joined or self.join(deadline - time.monotonic()):
