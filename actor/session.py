@@ -233,7 +233,7 @@ class Session:
     def leave(self) -> bool:
         """Say Bye until every step is received or booked; False if the learner did not answer.
 
-        Whom no learner ever welcomed has no seat and no step: there is nothing to say.
+        Whom no learner ever welcomed has no step to hand in; a seat it never heard of ends with its lease.
         """
         if self.welcome is None:
             return True
