@@ -35,12 +35,13 @@ class Rollout:
         self._terminated = np.zeros((steps, lanes), np.bool_)
         self._truncated = np.zeros((steps, lanes), np.bool_)
         self.place: Place | None = None
+        self.fresh = False  # whether the next chunk begins with the reset observations
         self._generators: list[np.random.Generator] = []
         self._stack: npt.NDArray[np.generic] = np.zeros(0)
 
     def reset(self, place: Place) -> None:
         """Start every lane anew, with the streams of `place`."""
-        self.place = place
+        self.place, self.fresh = place, True
         self._generators = place.generators(self._config.lanes)
         self._stack = self._env.reset(environment_seeds(self._generators))
 
@@ -82,6 +83,7 @@ class Rollout:
                 faulthandler.cancel_dump_traceback_later()
                 return None
         faulthandler.cancel_dump_traceback_later()
+        self.fresh = False
         self._require_finite("rewards", self._reward)
         self._require_finite("observations", self._observation)
         return Chunk(

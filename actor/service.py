@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import structlog
 
+import common
 from actor.intrinsic import Intrinsic
 from actor.metrics import Phases
 from actor.rollout import Rollout
@@ -84,7 +85,7 @@ class Actor:
         if player is None:
             self.player = self._build(welcome)
         elif player.welcome is not welcome:
-            same = player.config.plays_like(Config.from_json(welcome.body))
+            same = player.config.plays_like(_configuration(welcome))
             if not same or player.welcome.target != welcome.target:
                 raise Fatal(
                     EXIT_TEMPORARY, "expected the run that this actor joined, got another one: start anew"
@@ -94,7 +95,7 @@ class Actor:
 
     def _build(self, welcome: Welcome) -> Player | None:
         """What the run needs; None while its target network is not to be had."""
-        config = Config.from_json(welcome.body)
+        config = _configuration(welcome)
         target: Blob | None = None
         if config.rnd.enabled:
             target = self._fetch("target", (-1, -1))
@@ -146,7 +147,7 @@ class Actor:
         """Collect, rate, encode and send one chunk; or skip what was begun."""
         assert player.rollout.place is not None
         warm = player.rollout.place.warmup
-        epoch, sid = self.session.epoch, self.session.sid
+        epoch, sid, fresh = self.session.epoch, self.session.sid, player.rollout.fresh
         chunk = player.rollout.collect(
             None if warm else player.policy, lambda: self._between(player, epoch, sid)
         )
@@ -162,14 +163,14 @@ class Actor:
             with self.phases.of("bonus"):
                 chunk.bonus[:] = player.intrinsic.rate(chunk.observation[player.spaces.stack :])
         with self.phases.of("encode"):
-            self._send(player, chunk, epoch, version)
+            self._send(player, chunk, epoch, version, fresh)
 
-    def _send(self, player: Player, chunk: Chunk, epoch: int, version: int) -> None:
+    def _send(self, player: Player, chunk: Chunk, epoch: int, version: int, fresh: bool) -> None:
         packed = wire.pack(chunk)
         if len(packed.body) > wire.message_limit_bytes(player.config.rollout, player.spaces):
             self.session.skip("oversize")
         else:
-            self.session.send_chunk(epoch, version, packed)
+            self.session.send_chunk(epoch, version, fresh, packed)
 
     def _between(self, player: Player, epoch: int, sid: bytes) -> bool:
         """After each step of the lanes: count it, keep the session alive, notice a reason to stop."""
@@ -191,3 +192,19 @@ class Actor:
             **{name: float(count) for name, count in self.session.counts.items()},
         }
         self.tell(self.session.stats)
+
+
+def _configuration(welcome: Welcome) -> Config:
+    """The run's configuration.
+
+    Raises:
+        Fatal: another release wrote it, with fields that this one does not know.
+    """
+    try:
+        return Config.from_json(welcome.body)
+    except ValueError as error:
+        raise Fatal(
+            EXIT_CONFIGURATION,
+            f"expected a learner of release {common.__version__}, got one of {welcome.software} whose "
+            f"configuration cannot be read ({error}): update the older side",
+        ) from None

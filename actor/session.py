@@ -7,6 +7,7 @@ settled it, and sends it again after a reconnect; offsets make repeats harmless.
 from __future__ import annotations
 
 import os
+import random
 import secrets
 import socket
 import time
@@ -42,6 +43,7 @@ _HELLO_SECONDS = 1.0  # how long an answer to Hello may take before it is said a
 _BYE_SECONDS = 8.0
 _PAUSE_SECONDS = 1.0  # a gap in our own loop that does not count as the learner's silence
 _FIRST_LEASE_SECONDS = 10.0  # silence before the connection is made anew, until a Welcome says
+_FORMER_SESSIONS = 16  # a learner that restarts needs those that ended since its checkpoint, minutes ago
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,7 @@ class Session:
         self._client = connect()
         self._backoff = Backoff()
         self.counts: Counter[str] = Counter()
+        self._former: dict[bytes, int] = {}  # steps of the latest sessions that the learner gave up
         self.welcome: Welcome | None = None
         self.finished = False
         self._heard = self._polled = time.monotonic()
@@ -134,12 +137,25 @@ class Session:
             raise Fatal(EXIT_CONFIGURATION, refusal)
         if self.joined:
             self._next_beat = now + self._heartbeat_seconds
-            self._client.send(wire.encode(Heartbeat(self.sid, self.epoch, self.produced, self.stats)))
+            self._client.send(
+                wire.encode(
+                    Heartbeat(sid=self.sid, epoch=self.epoch, produced=self.produced, stats=self.stats)
+                )
+            )
             return
         self._next_beat = now + _HELLO_SECONDS + self._backoff.next_seconds()
         base = self._held[0].offset if self._held else self._sealed
         host = socket.gethostname()[:200]
-        hello = Hello(self.sid, self.epoch, host, os.getpid(), common.__version__, base, self.produced)
+        hello = Hello(
+            sid=self.sid,
+            epoch=self.epoch,
+            host=host,
+            pid=os.getpid(),
+            software=common.__version__,
+            base=base,
+            produced=self.produced,
+            former=self._former,
+        )
         self._client.send(wire.encode(hello))
 
     def _reconnect(self) -> None:
@@ -170,13 +186,13 @@ class Session:
                 self._on_lost(message)
             case Reject(code="full"):
                 log.warning("learner_full", text=message.text, next="asking again")
+                pause_seconds = message.retry_after_ms / 1000 * random.uniform(1.0, 1.5)  # noqa: S311  # spreads load
+                self._next_beat = time.monotonic() + pause_seconds
             case Reject():
                 raise Fatal(EXIT_CONFIGURATION, message.text)
             case Drain():
+                # A learner that will return keeps its sessions: they wait for it, or say Bye.
                 self.finished = self.finished or message.finished
-                if not message.finished:  # it comes back, but not at once
-                    self.joined = False
-                    self._next_beat = time.monotonic() + _HELLO_SECONDS
             case ByeOk():
                 self._gone = True
 
@@ -192,11 +208,14 @@ class Session:
         log.info("joined", slot=welcome.slot, epoch=welcome.epoch, version=welcome.version)
 
     def _on_lost(self, lost: Reject) -> None:
-        """Begin a new session; steps that the books of the old one do not know go into the new one's."""
+        """Begin a new session; it accounts for the steps that the learner does not count in the old one."""
         if lost.sid != self.sid:
             return
         untold = self.produced - lost.produced
         log.warning("session_lost", steps_untold=untold, next="beginning a new one")
+        self._former[self.sid] = lost.produced
+        if len(self._former) > _FORMER_SESSIONS:
+            del self._former[next(iter(self._former))]
         self._begin()
         self.stepped(max(0, untold))
         self.skip("actor_lost")
@@ -212,17 +231,36 @@ class Session:
                 self._client.send(held.parts)
                 self.counts["chunks_retransmitted"] += 1
 
-    def send_chunk(self, epoch: int, version: int, packed: wire.Packed) -> None:
-        """Send the steps produced since the last sealed chunk, as one chunk."""
+    def send_chunk(self, epoch: int, version: int, fresh: bool, packed: wire.Packed) -> None:
+        """Send the steps produced since the last sealed chunk, as one chunk; see `ChunkMessage`."""
         steps = self.produced - self._sealed
-        self._seal(packed.message(self.sid, epoch, version, self._sealed, steps, self.produced), steps)
+        message = packed.message(
+            sid=self.sid,
+            epoch=epoch,
+            version=version,
+            offset=self._sealed,
+            steps=steps,
+            produced=self.produced,
+            fresh=fresh,
+        )
+        self._seal(message, steps)
         self.counts["chunks_sent"] += 1
 
     def skip(self, reason: messages.SkipReason) -> None:
         """Tell that the steps since the last sealed chunk have no data."""
         steps = self.produced - self._sealed
         if steps:
-            self._seal(Skip(self.sid, self.epoch, self._sealed, steps, self.produced, reason), steps)
+            self._seal(
+                Skip(
+                    sid=self.sid,
+                    epoch=self.epoch,
+                    offset=self._sealed,
+                    steps=steps,
+                    produced=self.produced,
+                    reason=reason,
+                ),
+                steps,
+            )
 
     def _seal(self, message: ChunkMessage | Skip, steps: int) -> None:
         held = _Held(self._sealed, steps, wire.encode(message))
@@ -240,7 +278,7 @@ class Session:
         deadline = time.monotonic() + _BYE_SECONDS
         while not self._gone and time.monotonic() < deadline and not self._parent.gone():
             if self.joined or self.join(deadline - time.monotonic()):
-                self._client.send(wire.encode(Bye(self.sid, self.produced)))
+                self._client.send(wire.encode(Bye(sid=self.sid, produced=self.produced)))
                 self.poll(0.5)
         return self._gone
 

@@ -116,7 +116,13 @@ class WeightsClient:
 
     def _ask(self, name: Name, held: tuple[int, int], meta: WeightsMeta | None, piece: int) -> None:
         epoch, version = held if meta is None else (meta.epoch, meta.version)
-        request = WeightsRequest(name, epoch, version, piece if meta is not None else 0, _WINDOW_PIECES)
+        request = WeightsRequest(
+            name=name,
+            epoch=epoch,
+            version=version,
+            piece=piece if meta is not None else 0,
+            count=_WINDOW_PIECES,
+        )
         self._client.send(wire.encode(request))
 
     def close(self) -> None:

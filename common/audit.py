@@ -32,7 +32,7 @@ def problems(books: dict[str, Any], trained_steps: int) -> Iterator[str]:
     """
     sums: Counter[str] = Counter()
     produced = 0
-    for sid, (made, dead, booked) in books["accounts"].items():
+    for sid, (made, dead, booked, *_) in books["accounts"].items():
         produced += made
         end = 0
         for start, stop, verdict in booked:
@@ -62,8 +62,8 @@ def problems(books: dict[str, Any], trained_steps: int) -> Iterator[str]:
 
 
 def _seats(books: dict[str, Any], seats: list[Any]) -> Iterator[str]:
-    seated = {sid for sid, _, _ in seats[0]}
-    alive = {sid for sid, (_, dead, _) in books["accounts"].items() if not dead}
+    seated = {sid for sid, *_ in seats[0]}
+    alive = {sid for sid, (_, dead, *_) in books["accounts"].items() if not dead}
     for sid in sorted(seated ^ alive):
         yield f"session {sid}: expected a seat for every open account and no other, got only one of the two"
 
@@ -103,7 +103,7 @@ def main(argv: list[str]) -> int:
     trained = books["verdicts"].get(_TRAINED, 0)
     in_flight = sum(
         made - sum(stop - start for start, stop, _ in booked)
-        for made, _, booked in books["accounts"].values()
+        for made, _, booked, *_ in books["accounts"].values()
     )
     print(
         f"version {saved.meta['version']}: produced {books['produced']} = trained {trained} + dropped "

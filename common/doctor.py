@@ -133,7 +133,7 @@ class Examination:
     def _beat(self, seconds: float) -> Message | None:
         assert self._client is not None
         deadline = time.monotonic() + seconds
-        beat = wire.encode(Heartbeat(secrets.token_bytes(16), 0, 0, {}))
+        beat = wire.encode(Heartbeat(sid=secrets.token_bytes(16), epoch=0, produced=0, stats={}))
         while not self._client.send(beat) and time.monotonic() < deadline:
             self._client.receive(0.01)  # not connected yet
         return _receive(self._client, deadline - time.monotonic())
@@ -157,7 +157,9 @@ class Examination:
         client = Client(self._context, self._endpoints[1], _MESSAGE_BYTES, self._keys)
         try:
             for name in _BLOBS:
-                came = _pull(client, WeightsRequest(name, -1, -1, 0, _WINDOW_PIECES))
+                came = _pull(
+                    client, WeightsRequest(name=name, epoch=-1, version=-1, piece=0, count=_WINDOW_PIECES)
+                )
                 if came is not None:
                     return came
         finally:
@@ -193,7 +195,13 @@ def _pull(client: Client, request: WeightsRequest) -> str | None:
             case WeightsPiece() if meta is not None:
                 size, pieces = size + len(message.body), pieces + 1
                 if pieces % _WINDOW_PIECES == 0:
-                    more = WeightsRequest(meta.name, meta.epoch, meta.version, pieces, _WINDOW_PIECES)
+                    more = WeightsRequest(
+                        name=meta.name,
+                        epoch=meta.epoch,
+                        version=meta.version,
+                        piece=pieces,
+                        count=_WINDOW_PIECES,
+                    )
                     client.send(wire.encode(more))
     seconds = time.monotonic() - began
     if meta is None:

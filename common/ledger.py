@@ -41,6 +41,9 @@ class Receipt(Enum):
 class Account:
     """One session's books. `booked` is sorted, disjoint, and merged where verdicts agree."""
 
+    key: str | None = (
+        None  # public key that owns the session; "" without keys, None: written before keys were
+    )
     produced: int = 0
     received: int = 0  # first offset that is neither booked nor pending
     settled: int = 0  # first offset that is not booked
@@ -135,15 +138,23 @@ class Ledger:
         """Distinct sessions ever opened."""
         return self._seen
 
-    def open(self, sid: bytes) -> Account:
-        """The account of `sid`, a new one if need be."""
-        if sid not in self.accounts:
-            self.accounts[sid] = Account()
+    def open(self, sid: bytes, key: str = "") -> Account:
+        """The account of `sid`, a new one of `key` if there is none."""
+        account = self.accounts.get(sid)
+        if account is None:
+            account = self.accounts[sid] = Account(key)
             self._seen += 1
-        return self.accounts[sid]
+        elif account.key is None:
+            account.key = key
+        return account
+
+    def belongs(self, sid: bytes, key: str) -> bool:
+        """Whether the session is new, or one of `key`."""
+        account = self.accounts.get(sid)
+        return account is None or account.key in (None, key)
 
     def announce(self, sid: bytes, produced: int) -> None:
-        """The session has stepped this far in all. Ignored for the dead: their books are closed."""
+        """The session has stepped this far in all. Ignored for closed accounts; see `extend`."""
         account = self.accounts[sid]
         if not account.dead and produced > account.produced:
             self._produced += produced - account.produced
@@ -184,6 +195,21 @@ class Ledger:
             return
         self._close(account, verdict)
         account.dead = True
+        self._forget()
+
+    def extend(self, sid: bytes, key: str, produced: int) -> None:
+        """Close a session of an earlier learner process at `produced` steps.
+
+        A checkpoint may know fewer steps of it, or nothing. What it lacks was dropped with the earlier
+        process: `learner_rollback`. A second call with the same count changes nothing.
+        """
+        account = self.open(sid, key)
+        account.dead = False
+        self.announce(sid, produced)
+        self.bury(sid, "learner_rollback")
+
+    def _forget(self) -> None:
+        """Drop the ranges of the sessions that ended first; their steps stay in the sums."""
         dead = [key for key, other in self.accounts.items() if other.dead and not other.pending]
         for key in dead[: max(0, len(dead) - _KEPT_DEAD)]:
             del self.accounts[key]
@@ -208,7 +234,7 @@ class Ledger:
 
     def to_json(self) -> str:
         """The books as text for a checkpoint. Pending steps are left out: their data is not kept."""
-        accounts = {sid.hex(): [a.produced, a.dead, a.booked] for sid, a in self.accounts.items()}
+        accounts = {sid.hex(): [a.produced, a.dead, a.booked, a.key] for sid, a in self.accounts.items()}
         return json.dumps(
             {"produced": self._produced, "seen": self._seen, "verdicts": self._verdicts, "accounts": accounts}
         )
@@ -220,8 +246,9 @@ class Ledger:
         ledger = Ledger()
         ledger._produced, ledger._seen = data["produced"], data["seen"]
         ledger._verdicts = Counter(data["verdicts"])
-        for sid, (produced, dead, booked) in data["accounts"].items():
-            account = Account(produced, 0, 0, dead, [(a, b, verdict) for a, b, verdict in booked])
+        for sid, (produced, dead, booked, *key) in data["accounts"].items():
+            ranges = [(start, stop, verdict) for start, stop, verdict in booked]
+            account = Account(key[0] if key else None, produced, 0, 0, dead, ranges)
             account.advance()
             ledger.accounts[bytes.fromhex(sid)] = account
             if dead:  # what it had pending will not be sent again

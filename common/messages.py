@@ -34,12 +34,14 @@ RejectCode = Literal["protocol", "environment", "lost", "full"]
 Phase = Literal["env", "policy", "messages", "bonus", "encode", "credit_wait", "weights"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Hello:
-    """Actor: I am here.
+    """Actor: joins, or returns with a new connection.
 
     `epoch` is the learner epoch that welcomed this session last (-1: none yet); `base` is the
-    first offset it still holds or will produce.
+    first offset it still holds or will produce. `former` maps the latest sessions of this actor that
+    the learner gave up to the steps that each ended with, so that a learner that restarts from an
+    older checkpoint can count them.
     """
 
     KIND: ClassVar[int] = 1
@@ -50,11 +52,12 @@ class Hello:
     software: str
     base: int
     produced: int
+    former: dict[Sid, int]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Welcome:
-    """Learner: your place. The body is the run configuration as JSON."""
+    """Learner: accepts a session. The body is the run configuration as JSON, as `software` writes it."""
 
     KIND: ClassVar[int] = 2
     sid: Sid
@@ -68,14 +71,16 @@ class Welcome:
     target: Digest
     heartbeat_ms: int
     lease_ms: int
+    software: str
     body: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reject:
-    """Learner: not like this.
+    """Learner: refuses a session.
 
-    "lost": the session `sid` was given up, and its books end at `produced`; begin a new one.
+    "lost": the session `sid` was given up, and its accounting ends at `produced`; begin a new one.
+    "full": ask again after `retry_after_ms`, or later.
     """
 
     KIND: ClassVar[int] = 3
@@ -83,14 +88,16 @@ class Reject:
     text: str
     sid: Sid = bytes(16)
     produced: int = 0
+    retry_after_ms: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ChunkMessage:
     """Actor: steps [offset, offset + steps) of the session.
 
     The body is the compressed observations, `observation_bytes` long, and the other arrays, compressed
     together. The run's configuration and `truncations`, the number of final observations, say what they are.
+    `fresh`: every lane was reset right before the first of these steps.
     """
 
     KIND: ClassVar[int] = 4
@@ -100,13 +107,14 @@ class ChunkMessage:
     offset: int
     steps: int
     produced: int
+    fresh: bool
     truncations: int
     observation_bytes: int
     crc: int
     body: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Skip:
     """Actor: these steps exist, and their data will not come."""
 
@@ -119,7 +127,7 @@ class Skip:
     reason: SkipReason
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ack:
     """Learner: received and settled up to here; go on up to `credit`; `version` is the newest."""
 
@@ -131,7 +139,7 @@ class Ack:
     version: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Resend:
     """Learner: send again from this offset."""
 
@@ -139,7 +147,7 @@ class Resend:
     offset: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Rehello:
     """Learner: I do not know this connection; say Hello."""
 
@@ -147,7 +155,7 @@ class Rehello:
     epoch: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Heartbeat:
     """Actor: alive; answered by an Ack. `stats` has the seconds of each phase as `phase_NAME`."""
 
@@ -158,7 +166,7 @@ class Heartbeat:
     stats: dict[str, float]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Bye:
     """Actor: leaving; everything produced was sent or skipped."""
 
@@ -167,14 +175,14 @@ class Bye:
     produced: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ByeOk:
     """Learner: every offset of yours is received or booked; go."""
 
     KIND: ClassVar[int] = 11
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Drain:
     """Learner: going down. `finished`: the run is complete, nothing will come back."""
 
@@ -182,7 +190,7 @@ class Drain:
     finished: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WeightsRequest:
     """Actor, weights port: pieces [piece, piece + count) of a blob.
 
@@ -198,7 +206,7 @@ class WeightsRequest:
     count: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WeightsMeta:
     """Learner, weights port: what the pieces that follow belong to."""
 
@@ -211,7 +219,7 @@ class WeightsMeta:
     digest: Digest
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WeightsPiece:
     """Learner, weights port: one piece of a blob."""
 
@@ -223,7 +231,7 @@ class WeightsPiece:
     body: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WeightsSame:
     """Learner, weights port: you hold the newest already."""
 

@@ -27,7 +27,7 @@ from common.chunk import Chunk, Spaces, layout, raw_bytes
 from common.config import RolloutConfig
 from common.messages import ChunkMessage, Message
 
-PROTOCOL_MAJOR = 2
+PROTOCOL_MAJOR = 3
 _MAGIC = b"OR"
 _PREAMBLE = struct.Struct(">2sBBI")
 _HEADER_BYTES = 4096
@@ -170,11 +170,22 @@ class Packed:
     body: bytes
 
     def message(
-        self, sid: bytes, epoch: int, version: int, offset: int, steps: int, produced: int
+        self, *, sid: bytes, epoch: int, version: int, offset: int, steps: int, produced: int, fresh: bool
     ) -> ChunkMessage:
-        """As steps [offset, offset + steps) of a session."""
-        told = (self.truncations, self.observation_bytes, self.crc, self.body)
-        return ChunkMessage(sid, epoch, version, offset, steps, produced, *told)
+        """The chunk as steps [offset, offset + steps) of a session."""
+        return ChunkMessage(
+            sid=sid,
+            epoch=epoch,
+            version=version,
+            offset=offset,
+            steps=steps,
+            produced=produced,
+            fresh=fresh,
+            truncations=self.truncations,
+            observation_bytes=self.observation_bytes,
+            crc=self.crc,
+            body=self.body,
+        )
 
 
 def pack(chunk: Chunk) -> Packed:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections import Counter
+from collections.abc import Container
 
 from common import messages as m
 from common.chunk import WARMUP_VERSION
@@ -16,20 +17,22 @@ from common.config import Config
 from common.ledger import Ledger, Receipt, Verdict
 from learner import claims, leases
 from learner.credit import Arrival, Credit
+from learner.joining import SESSIONS_PER_KEY, Terms, Violation, refusal, welcome
 from learner.leases import Leases
 from learner.seats import Seat, Seats
 
-HEARTBEAT_SECONDS = 2.0
 _LOOK_SECONDS = 0.1  # between two looks at every lease
 _CRC_TRIES = 3
 
 
 class Admission:
-    """Seats, credit and the ledger."""
+    """Seats, credit and the ledger. `sessions_per_key`: how many one key may have at a time."""
 
-    def __init__(self, config: Config, epoch: int, target: bytes) -> None:
-        self.config, self.epoch, self._target = config, epoch, target
-        self._body = config.to_json().encode()
+    def __init__(
+        self, config: Config, epoch: int, target: bytes, sessions_per_key: int = SESSIONS_PER_KEY
+    ) -> None:
+        self.config, self.epoch = config, epoch
+        self._terms = Terms(config, epoch, target, sessions_per_key)
         self.ledger = Ledger()
         self.seats = Seats()
         self._leases = Leases(self.seats)
@@ -41,7 +44,7 @@ class Admission:
         self._owed: dict[bytes, Seat] = {}  # an Ack, by session
         self.arrivals: list[Arrival] = []
         self.offences: list[str] = []  # in the newest message: what no honest actor says
-        self.events: Counter[str] = Counter(join=0, leave=0, lost=0, revoked=0)
+        self.events: Counter[str] = Counter(join=0, leave=0, lost=0, revoked=0, full=0)
         self.duplicates = 0
 
     # What the trainer asks for.
@@ -74,7 +77,7 @@ class Admission:
 
     def drain(self, finished: bool) -> None:
         """Ask every session to leave; no more credit."""
-        self._draining = m.Drain(finished)
+        self._draining = m.Drain(finished=finished)
         self.credit.close()
         self.replies += [(seat.peer, self._draining) for seat in self.seats if seat.peer is not None]
 
@@ -96,31 +99,34 @@ class Admission:
             self._remove(seat, "actor_lost")
             self.events["lost"] += 1
 
-    def revoke(self, sid: bytes) -> None:
-        """A session is heard no more: what arrived before is trained, the rest never comes."""
-        seat = self.seats.get(sid)
-        if seat is not None:
-            self._remove(seat, "revoked")
-            self.events["revoked"] += 1
+    def revoke(self, authorised: Container[str]) -> None:
+        """End the sessions of keys that are not authorised; what arrived before is trained."""
+        for seat in self.seats:
+            if seat.key and seat.key not in authorised:
+                self._revoke(seat)
+
+    def _revoke(self, seat: Seat) -> None:
+        self._remove(seat, "revoked")
+        self.events["revoked"] += 1
 
     def expel(self, peer: bytes, text: str) -> None:
-        """End the session heard on a connection, so that its place is offered again; tell it why."""
+        """End the session of a connection, so that its place is offered to another; tell it why."""
         seat = self.seats.heard_on(peer)
         if seat is not None:
-            self.revoke(seat.sid)
+            self._revoke(seat)
             produced = self.ledger.accounts[seat.sid].produced
-            self.replies.append((peer, m.Reject("lost", text, seat.sid, produced)))
+            self.replies.append((peer, m.Reject(code="lost", text=text, sid=seat.sid, produced=produced)))
 
     # What sessions say.
 
-    def on(self, peer: bytes, message: m.Message, now: float) -> None:
-        """Take in one message from the data port."""
+    def on(self, peer: bytes, message: m.Message, now: float, key: str = "") -> None:
+        """Take in one message from the data port; `key` is the public key of its connection."""
         if isinstance(message, m.Hello):
-            self._on_hello(peer, message, now)
+            self._on_hello(peer, message, now, key)
             return
         seat = self.seats.heard_on(peer)
         if seat is None or getattr(message, "sid", None) != seat.sid:
-            self.replies.append((peer, m.Rehello(self.epoch)))
+            self.replies.append((peer, m.Rehello(epoch=self.epoch)))
             return
         self._offends(seat.offence)
         seat.offence = None
@@ -140,53 +146,49 @@ class Admission:
                 return
         self._owed[seat.sid] = seat
 
-    def _on_hello(self, peer: bytes, hello: m.Hello, now: float) -> None:
-        account = self.ledger.accounts.get(hello.sid)
-        if claims.is_over(hello, self.epoch, account):
-            produced = account.produced if account is not None else hello.produced
-            text = "the session was given up: begin a new one"
-            self.replies.append((peer, m.Reject("lost", text, hello.sid, produced)))
+    def _on_hello(self, peer: bytes, hello: m.Hello, now: float, key: str) -> None:
+        try:
+            answer = refusal(hello, key, peer, self.ledger, self.seats, self._terms)
+        except Violation as violation:
+            self._offends(str(violation))
             return
-        if self._draining is not None:
-            self.replies.append((peer, self._draining))
+        if answer is None and self._draining is not None and self.seats.get(hello.sid) is None:
+            self.replies.append((peer, self._draining))  # known sessions return, to say Bye
             return
-        seat, other = self.seats.get(hello.sid), self.seats.heard_on(peer)
-        steps = self.config.rollout.chunk_steps
-        if self._offends(claims.false_hello(hello, self.epoch, account, seat, other, steps)):
+        if answer is not None:
+            self.events["full"] += answer.code == "full"
+            self.replies.append((peer, answer))
             return
-        self.ledger.open(hello.sid)
+        self._close_former(hello, key)
+        self.ledger.open(hello.sid, key)
         self.ledger.announce(hello.sid, hello.produced)
         self.ledger.rollback(hello.sid, hello.base)
-        seat, anew = self.seats.join(hello.sid, peer, now + leases.SETUP_SECONDS)
+        seat, anew = self.seats.join(hello.sid, key, peer, now + leases.SETUP_SECONDS)
         self.events["join"] += anew
         seat.returned, seat.host = hello.produced if anew else seat.returned, hello.host
         self.credit.seated(seat)
         account = self.ledger.accounts[hello.sid]
         seat.credit = max(seat.credit, account.received)
         self._grant(now)
-        self.replies.append((peer, self._welcome(seat, account.received, account.settled)))
+        self.replies.append((peer, welcome(seat, account, self.credit.version, self._terms)))
 
-    def _welcome(self, seat: Seat, received: int, settled: int) -> m.Welcome:
-        return m.Welcome(
-            sid=seat.sid,
-            epoch=self.epoch,
-            slot=seat.slot,
-            incarnation=seat.incarnation,
-            received=received,
-            settled=settled,
-            credit=seat.credit,
-            version=self.credit.version,
-            target=self._target,
-            heartbeat_ms=int(HEARTBEAT_SECONDS * 1000),
-            lease_ms=int(leases.LEASE_SECONDS * 1000),
-            body=self._body,
-        )
+    def _close_former(self, hello: m.Hello, key: str) -> None:
+        """Count what the actor's former sessions made, as an earlier learner process told it.
+
+        The first process of a run has counted it already. A later one may have restarted from a
+        checkpoint that is older than the end of those sessions.
+        """
+        for sid, produced in hello.former.items() if self.epoch > 0 else ():
+            seat = self.seats.get(sid)
+            if seat is not None:
+                self._remove(seat, "learner_rollback")
+            self.ledger.extend(sid, key, produced)
 
     def _on_chunk(self, seat: Seat, chunk: m.ChunkMessage, now: float) -> None:
         damaged = zlib.crc32(chunk.body) != chunk.crc
         if damaged and seat.bad_crcs < _CRC_TRIES:
             seat.bad_crcs += 1
-            self._reply(seat, m.Resend(chunk.offset))
+            self._reply(seat, m.Resend(offset=chunk.offset))
             return
         if not self._receive(seat, chunk.offset, chunk.steps, chunk.produced):
             return
@@ -221,7 +223,7 @@ class Admission:
         self.ledger.announce(seat.sid, produced)
         receipt = self.ledger.receive(seat.sid, offset, offset + steps)
         if receipt is Receipt.GAP:
-            self._reply(seat, m.Resend(self.ledger.accounts[seat.sid].received))
+            self._reply(seat, m.Resend(offset=self.ledger.accounts[seat.sid].received))
         self.duplicates += receipt is Receipt.DUPLICATE
         seat.steps += steps if receipt is Receipt.NEW else 0
         return receipt is Receipt.NEW
@@ -230,7 +232,7 @@ class Admission:
         self.ledger.announce(seat.sid, bye.produced)
         account = self.ledger.accounts[seat.sid]
         if account.announced:
-            self._reply(seat, m.Resend(account.received))
+            self._reply(seat, m.Resend(offset=account.received))
             return
         self._remove(seat, "actor_shutdown")
         self.events["leave"] += 1
@@ -253,7 +255,13 @@ class Admission:
         """Tell every session how far it is if that changed; once a turn, so that one Ack says it all."""
         for sid, seat in self._owed.items():
             account = self.ledger.accounts[sid]
-            ack = m.Ack(self.epoch, account.received, account.settled, seat.credit, self.credit.version)
+            ack = m.Ack(
+                epoch=self.epoch,
+                received=account.received,
+                settled=account.settled,
+                credit=seat.credit,
+                version=self.credit.version,
+            )
             self._reply(seat, ack)
         self._owed.clear()
 
@@ -290,7 +298,8 @@ class Admission:
         """Take over the books of an earlier epoch."""
         data = json.loads(text)
         self.ledger = Ledger.from_json(data["ledger"])
-        for seat in self.seats.restore(data["seats"], now + leases.RESTORED_SECONDS):
+        owners = {sid: account.key or "" for sid, account in self.ledger.accounts.items()}
+        for seat in self.seats.restore(data["seats"], owners, now + leases.RESTORED_SECONDS):
             self._remove(seat, "actor_lost")
 
 

@@ -1,7 +1,7 @@
-"""What a session says about itself, held against what the learner knows. Pure functions.
+"""Checks of what a session says about itself against what the learner knows. Pure functions.
 
 An honest actor never plays further than its credit, or than one chunk beyond what it had produced
-when it came back; so a claim beyond that would only falsify the books.
+when it came back. A claim beyond that would only falsify the step accounting.
 """
 
 from __future__ import annotations
@@ -10,12 +10,36 @@ from collections.abc import Mapping
 from typing import get_args
 
 from common.chunk import WARMUP_VERSION
+from common.config import Config
 from common.ledger import Account
 from common.messages import Bye, ChunkMessage, Heartbeat, Hello, Message, Phase, Skip
 from learner.seats import Seat
 
 _SECONDS = 1e12  # no phase lasts longer; sums of what is less stay finite
+_FORMER_SESSIONS = 16  # that one Hello may name
 _FIGURES = tuple(f"phase_{phase}" for phase in get_args(Phase))
+
+
+def session_steps_limit(config: Config) -> int:
+    """A number of steps that no honest session exceeds, in any run.
+
+    A session that plays alone makes every step of the run, and again those that a restart of the
+    learner rolls back. Twice the run allows for a restart each time that it has made progress.
+    """
+    batches = config.updates + config.max_lag + 3  # with those under way, and batches whose update failed
+    return 2 * (config.warmup_chunks * config.rollout.chunk_steps + batches * config.rollout.batch_steps)
+
+
+def false_history(hello: Hello, limit_steps: int) -> str | None:
+    """Why the step counts of a Hello cannot be true in any state of the learner, or None."""
+    if hello.sid in hello.former or len(hello.former) > _FORMER_SESSIONS:
+        return f"expected at most {_FORMER_SESSIONS} former sessions without the present one, got others"
+    if hello.base > hello.produced or hello.base < 0:
+        return f"expected steps held to begin in [0, {hello.produced}], got {hello.base}"
+    most = max((hello.produced, *hello.former.values()))
+    if most > limit_steps or min((0, *hello.former.values())) < 0:
+        return f"expected at most {limit_steps} steps of a session, got {most}"
+    return None
 
 
 def is_over(hello: Hello, epoch: int, account: Account | None) -> bool:
@@ -31,17 +55,15 @@ def false_hello(
     """Why a Hello cannot be true, or None.
 
     Args:
-        hello: of a session that is not dead.
+        hello: of a session that is not closed.
         epoch: the learner's.
-        account: the session's books, if there are any.
+        account: the step account of the session, if there is one.
         seat: its seat, if it has one.
-        other: who was heard on this connection before.
+        other: the session that used this connection before, if there is one.
         chunk_steps: steps of one chunk.
     """
-    if other is not None and other.sid != hello.sid:
+    if other is not None and other.sid != hello.sid and other.sid not in hello.former:
         return "expected one session on a connection, got a second"
-    if hello.base > hello.produced or hello.base < 0:
-        return f"expected steps held to begin in [0, {hello.produced}], got {hello.base}"
     if hello.epoch < 0 and hello.produced > chunk_steps:  # what it played before it heard of its former end
         return f"expected a new session with at most {chunk_steps} steps, got {hello.produced}"
     if hello.epoch == epoch and account is not None and hello.base > account.settled:

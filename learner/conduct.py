@@ -1,8 +1,9 @@
-"""Who is heard: strikes, bans and quotas. Pure decisions; time comes in as `now`.
+"""Limits of what peers may send: offences, bans and quotas. Pure decisions; time comes in as `now`.
 
-An identity is whom a ban should hit: the key of a connection, or the connection itself where there
-are no keys. Ten offences within a minute end in a ban of a minute, in which nothing is heard. One
-damaged message in a while is no reason to ban.
+Messages, bytes and offences are counted for each connection, because a fleet may share one key and
+one bad session must not end the others. Ten offences within a minute end in a ban of a minute, in
+which the learner ignores the connection. An occasional damaged message is no reason to ban. New
+sessions are counted for each key, and wait without an offence where they are too many at once.
 """
 
 from __future__ import annotations
@@ -14,27 +15,46 @@ from typing import Literal
 STRIKES = 10
 STRIKE_SECONDS = 60.0  # how long one is held against somebody
 BAN_SECONDS = 60.0
-_MESSAGES_PER_SECOND = 4_000.0  # heartbeats of 2,000 actors that share a key, and all that one thread decodes
+_MESSAGES_PER_SECOND = 1_000.0  # twice the chunks that one decode thread reads
 _BYTES_PER_SECOND = 32.0 * 2**20  # twice the compressed chunks that it decodes
 _WEIGHTS_BYTES_PER_SECOND = 256.0 * 2**20
 _SAVED_SECONDS = 10.0  # of quota: a fleet that comes back after a pause has much to say at once
-HELLO_SECONDS = 0.01  # of quota: a session costs an account, a log line and an answer of 2 KB
-_KEPT = 4_096  # identities remembered; a stranger without a key has as many as he makes connections
+VERSION_SECONDS = 0.01  # of quota, for a message of another release: it costs a log line and an answer
+_HELLO_SECONDS = (
+    0.002  # of the quota of new sessions: each costs an account, a log line and an answer of 2 KB
+)
+_BAN_HELLO_SECONDS = 1.0  # of that quota: a banned peer cannot return faster than this
+_RETRY_SECONDS = 1.0  # the least time until a Hello beyond the quota is repeated
+_KEPT = 32_768  # identities remembered; a peer without a key has as many as it makes connections
 
 Hearing = Literal["heard", "excess", "banned"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """The connection that a message came on. Bans apply to it, never to a key that a fleet shares."""
+
+    peer: bytes  # its routing id
+    key: str  # the public key that was authorised; empty on a port without keys
+
+    @property
+    def payer(self) -> bytes:
+        """The identity whose Hellos are counted: the key, or the connection where there is none."""
+        return self.key.encode() or self.peer
 
 
 @dataclass(slots=True)
 class _Record:
     paid_until: float = 0.0  # quota is time: messages move it on, and it may run this far ahead of `now`
     pulled_until: float = 0.0
+    greeted_until: float = 0.0  # of a key, for its Hellos
     strikes: deque[float] = field(default_factory=lambda: deque(maxlen=STRIKES))
     banned_until: float = 0.0
 
     def rests(self, now: float) -> bool:
         """Whether nothing in it matters any more."""
         struck = self.strikes[-1] + STRIKE_SECONDS if self.strikes else 0.0
-        return now > max(self.paid_until, self.pulled_until, struck, self.banned_until)
+        return now > max(self.paid_until, self.pulled_until, self.greeted_until, struck, self.banned_until)
 
 
 class Conduct:
@@ -53,6 +73,20 @@ class Conduct:
             return "banned" if now < record.banned_until else "excess"
         self.charge(who, 1 / _MESSAGES_PER_SECOND + size_bytes / _BYTES_PER_SECOND, now)
         return "heard"
+
+    def greets(self, payer: bytes, now: float) -> float:
+        """Take in one more Hello of a key: 0, or the seconds after which to repeat it."""
+        record = self._record(payer, now)
+        excess_seconds = record.greeted_until - now - _SAVED_SECONDS
+        if excess_seconds > 0:
+            return max(_RETRY_SECONDS, excess_seconds)
+        record.greeted_until = max(record.greeted_until, now) + _HELLO_SECONDS
+        return 0.0
+
+    def charge_hellos(self, payer: bytes, now: float) -> None:
+        """Take what a ban costs from the quota of new sessions."""
+        record = self._record(payer, now)
+        record.greeted_until = max(record.greeted_until, now) + _BAN_HELLO_SECONDS
 
     def charge(self, who: bytes, seconds: float, now: float) -> None:
         """Take from the quota."""

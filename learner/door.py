@@ -1,8 +1,9 @@
-"""The learner's keys at work: who is let in now, whose session is whose, and what a revocation does."""
+"""The learner's keys in use: which are authorised now, and what follows when one is revoked."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 import structlog
 
@@ -25,7 +26,6 @@ class Door:
         self._keys = keys
         self.gate = Gate(context.raw, keys.pair)
         self._endpoints: list[str] = []
-        self._owners: dict[bytes, str] = {}  # public keys by session
         self._complaints: list[str] = []
         self._read_at = time.monotonic()
         self._admit(*keys.authorised())
@@ -40,18 +40,17 @@ class Door:
         self._endpoints = endpoints
         self.gate.prove(endpoints)
 
-    def entered(self, sid: bytes, key: str) -> str | None:
-        """Note whose a session is; returns the name of the key, None on this machine's own sockets."""
-        if key:
-            self._owners[sid] = key
-        return self.gate.admitted.get(key)
+    @property
+    def authorised(self) -> Mapping[str, str]:
+        """Names by public key."""
+        return self.gate.admitted
 
-    def tick(self, now: float) -> list[bytes]:
-        """Answer handshakes; each second, and before an answer, read who is authorised.
+    def tick(self, now: float) -> bool:
+        """Answer handshakes; each second, and before an answer, read which keys are authorised.
 
         Returns:
-            The sessions whose key was revoked. Every TCP connection is cut then: those that may
-            connect anew, and the protocol sends again what was under way.
+            Whether keys were revoked. Every TCP connection is cut then: authorised peers reconnect,
+            and the protocol sends again what was under way.
         """
         asked = self.gate.asked()
         gone: list[str] = []
@@ -63,13 +62,9 @@ class Door:
                 self._admit(self.gate.admitted, [str(error)])
         if asked:
             self.gate.answer()
-        if not gone:
-            return []
-        log.warning("keys_revoked", actors=sorted(gone), connections_cut=gate.cut(self._endpoints))
-        revoked = [sid for sid, key in self._owners.items() if key not in self.gate.admitted]
-        for sid in revoked:
-            del self._owners[sid]
-        return revoked
+        if gone:
+            log.warning("keys_revoked", actors=sorted(gone), connections_cut=gate.cut(self._endpoints))
+        return bool(gone)
 
     def _admit(self, names: dict[str, str], complaints: list[str]) -> list[str]:
         """Take over who is authorised; returns the names whose keys no longer are."""

@@ -23,7 +23,7 @@ class Episode:
 
 @dataclass(slots=True)
 class _Lanes:
-    """Running sums of one life of one actor's lanes."""
+    """Running sums of the lanes of one incarnation of a slot."""
 
     incarnation: int
     next_offset: int
@@ -47,14 +47,15 @@ class EpisodeTracker:
         chunk = delivered.chunk
         steps, lanes = chunk.reward.shape
         state = self._lanes.get(delivered.slot)
-        if state is None or state.incarnation != delivered.incarnation:
-            fresh = np.full(lanes, True)
-            state = _Lanes(
-                delivered.incarnation, delivered.offset, np.zeros(lanes), np.zeros(lanes, np.int64), fresh
-            )
-            self._lanes[delivered.slot] = state
-        elif state.next_offset != delivered.offset:
-            state.whole[:] = False
+        continues = (
+            state is not None
+            and not delivered.fresh
+            and (state.incarnation, state.next_offset) == (delivered.incarnation, delivered.offset)
+        )
+        if state is None or not continues:
+            whole = np.full(lanes, delivered.fresh)
+            zeros = np.zeros(lanes), np.zeros(lanes, np.int64)
+            state = self._lanes[delivered.slot] = _Lanes(delivered.incarnation, 0, *zeros, whole)
         state.next_offset = delivered.offset + steps * lanes
         ended = []
         for t in range(steps):

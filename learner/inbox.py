@@ -27,12 +27,13 @@ class Delivered:
     incarnation: int
     offset: int
     version: int
+    fresh: bool  # every lane was reset right before its first step
     chunk: Chunk
 
     @property
-    def order(self) -> tuple[int, int]:
-        """Batches are ordered by slot and offset, never by arrival."""
-        return self.slot, self.offset
+    def order(self) -> tuple[int, int, int]:
+        """The place in a batch: by slot, incarnation and offset, never by arrival."""
+        return self.slot, self.incarnation, self.offset
 
 
 class Inbox:
@@ -100,6 +101,7 @@ class Inbox:
             arrival.incarnation,
             message.offset,
             message.version,
+            message.fresh,
             chunk,
         )
         while not self._closing.is_set():

@@ -7,13 +7,13 @@ send the replies. So nobody is given up while a message of theirs lies unread.
 from __future__ import annotations
 
 import contextlib
+import math
 import queue
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any, TypeVar, get_args
 
 import structlog
@@ -24,7 +24,7 @@ from common.lifecycle import EXIT_INTERNAL, Fatal
 from common.messages import ChunkMessage, Hello, Reject, WeightsRequest
 from common.transport import Context, Server, Waker, wait
 from learner.admission import Admission
-from learner.conduct import BAN_SECONDS, HELLO_SECONDS, STRIKES, Conduct
+from learner.conduct import BAN_SECONDS, STRIKES, VERSION_SECONDS, Conduct, Sender
 from learner.credit import Arrival
 from learner.door import Door
 from learner.leases import LEASE_SECONDS
@@ -43,19 +43,6 @@ _UNHEARD_BYTES = 2**19  # so much of them in a turn,
 _REST_SECONDS = 0.005  # then it rests from reading: a flood costs little, and others are late by little
 _SHOWN_SLOTS = 256  # of which exporter and page show each
 _KINDS = ("hello", "chunk", "skip", "heartbeat", "bye")  # what actors say
-
-
-@dataclass(frozen=True, slots=True)
-class _Sender:
-    """Of a message."""
-
-    peer: bytes  # its connection
-    key: str  # the public key that it was let in with; empty on a plain port
-
-    @property
-    def who(self) -> bytes:
-        """Whom a ban or quota hits: whoever holds the key, else this connection."""
-        return self.key.encode() or self.peer
 
 
 class Network:
@@ -144,16 +131,15 @@ class Network:
 
     def _turn(self, data: Server, weights: Server) -> None:
         now = self.turned_at = time.monotonic()
-        if self._door is not None:
-            for sid in self._door.tick(now):
-                self._admission.revoke(sid)
+        if self._door is not None and self._door.tick(now):
+            self._admission.revoke(self._door.authorised)
         unheard = 0
         for peer, key, parts in data.receive():
-            unheard += self._on_data(_Sender(peer, key), parts, now)
+            unheard += self._on_data(Sender(peer, key), parts, now)
             if unheard >= _UNHEARD_BYTES:
                 break
         for peer, key, parts in weights.receive():
-            used = self._on_weights(weights, _Sender(peer, key), parts, now)
+            used = self._on_weights(weights, Sender(peer, key), parts, now)
             unheard += used
             if not used or unheard >= 2 * _UNHEARD_BYTES:
                 break  # one answer, 2 MiB, in a turn: chunks do not wait behind a whole fleet's weights
@@ -205,7 +191,7 @@ class Network:
             unheard=self.conduct.unheard,
         )
 
-    def _on_data(self, sender: _Sender, parts: list[bytes], now: float) -> int:
+    def _on_data(self, sender: Sender, parts: list[bytes], now: float) -> int:
         """Take in a message; returns how much of `_UNHEARD_BYTES` it used up."""
         size = sum(map(len, parts))
         self._received_bytes += size
@@ -216,23 +202,34 @@ class Network:
         except wire.WireError as error:
             self._refuse(sender, error, now)
             if error.reason == "version":
-                self._admission.replies.append((sender.peer, Reject("protocol", str(error))))
+                self._admission.replies.append((sender.peer, Reject(code="protocol", text=str(error))))
             return 0
         self._messages[type(message).__name__.removesuffix("Message").lower()] += 1
-        if isinstance(message, Hello):
-            self.conduct.charge(sender.who, HELLO_SECONDS, now)
-            name = self._door.entered(message.sid, sender.key) if self._door is not None else None
-            log.info("hello", sid=message.sid.hex(), host=message.host, pid=message.pid, key=name)
+        if isinstance(message, Hello) and not self._greets(sender, message, now):
+            return 0
         if isinstance(message, ChunkMessage):
             self._chunk_bytes += size
             self._chunk_steps += message.steps
-        self._admission.on(sender.peer, message, now)
+        self._admission.on(sender.peer, message, now, sender.key)
         for offence in self._admission.offences:
             self._strike(sender, "offence", offence, now)
         self._admission.offences.clear()
         return 0
 
-    def _on_weights(self, weights: Server, sender: _Sender, parts: list[bytes], now: float) -> int:
+    def _greets(self, sender: Sender, hello: Hello, now: float) -> bool:
+        """Whether to take in a Hello now; if not, its sender is told when to ask again."""
+        pause_seconds = self.conduct.greets(sender.payer, now)
+        if pause_seconds:
+            text = "expected fewer sessions at once: the learner takes in the others first"
+            retry_after_ms = math.ceil(pause_seconds * 1000)
+            reject = Reject(code="full", text=text, retry_after_ms=retry_after_ms)
+            self._admission.replies.append((sender.peer, reject))
+            return False
+        name = self._door.authorised.get(sender.key) if self._door is not None else None
+        log.info("hello", sid=hello.sid.hex(), host=hello.host, pid=hello.pid, key=name)
+        return True
+
+    def _on_weights(self, weights: Server, sender: Sender, parts: list[bytes], now: float) -> int:
         """Answer a request; returns like `_on_data`."""
         if not self._hears(sender, sum(map(len, parts)), now):
             return _SMALL_BYTES
@@ -244,29 +241,30 @@ class Network:
             self._refuse(sender, error, now)
             return 0
         for answer in self._publisher.answer(request):
-            may = self.conduct.serves(sender.who, PIECE_BYTES, now)
+            may = self.conduct.serves(sender.peer, PIECE_BYTES, now)
             if not may or not weights.send(sender.peer, wire.encode(answer)):
                 break  # it has had its share, or its pipe is full: it asks again
         return 0
 
-    def _hears(self, sender: _Sender, size: int, now: float) -> bool:
-        hearing = self.conduct.hears(sender.who, size, now)
+    def _hears(self, sender: Sender, size: int, now: float) -> bool:
+        hearing = self.conduct.hears(sender.peer, size, now)
         if hearing == "excess":
             self._strike(sender, "quota", "expected fewer or smaller messages, got more than the quota", now)
         return hearing == "heard"
 
-    def _refuse(self, sender: _Sender, error: wire.WireError, now: float) -> None:
+    def _refuse(self, sender: Sender, error: wire.WireError, now: float) -> None:
         self.wire_errors[error.reason] += 1
         if error.reason != "version":
             self._strike(sender, error.reason, str(error), now)
             return
         log.warning("message_refused", reason=error.reason, text=str(error))
-        self.conduct.charge(sender.who, HELLO_SECONDS, now)  # it may be honest, only older or newer
+        self.conduct.charge(sender.peer, VERSION_SECONDS, now)  # it may be honest, only older or newer
 
-    def _strike(self, sender: _Sender, reason: str, text: str, now: float) -> None:
+    def _strike(self, sender: Sender, reason: str, text: str, now: float) -> None:
         log.warning("message_refused", reason=reason, text=text)
-        if self.conduct.strike(sender.who, now):
-            text = f"unheard for {BAN_SECONDS:.0f} s after {STRIKES} offences, the last: {text}"[:256]
+        if self.conduct.strike(sender.peer, now):
+            self.conduct.charge_hellos(sender.payer, now)  # reconnecting is no way around a ban
+            text = f"ignored for {BAN_SECONDS:.0f} s after {STRIKES} offences, the last: {text}"[:256]
             log.warning("peer_banned", text=text)
             self._admission.expel(sender.peer, text)
 

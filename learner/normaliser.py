@@ -69,14 +69,15 @@ class Normaliser:
         self,
         reward: npt.NDArray[np.float32],
         done: npt.NDArray[np.bool_],
-        lives: Sequence[tuple[int, int]],
+        lives: Sequence[tuple[int, int, bool]],
     ) -> npt.NDArray[np.float32]:
         """Divide extrinsic rewards by the deviation of the running return; clip to 10 deviations.
 
         Args:
             reward: float32 [T, E], raw, in batch order.
             done: bool [T, E].
-            lives: slot and incarnation of the batch's chunks; a new life's return starts at 0.
+            lives: slot and incarnation of each chunk of the batch, and whether its lanes were reset
+                before it; the return of a new incarnation and of reset lanes starts at 0.
 
         Returns:
             float32 [T, E].
@@ -84,11 +85,11 @@ class Normaliser:
         Source: Engstrom et al. 2020, section 3 (reward scaling), arXiv:2005.12729.
         """
         filtered = np.empty(reward.shape)
-        for place, (slot, life) in enumerate(lives):
+        for place, (slot, life, fresh) in enumerate(lives):
             columns = slice(place * self._lanes, (place + 1) * self._lanes)
             last, carry = self._returns.get(slot, (life, np.zeros(self._lanes)))
             filtered[:, columns], carry = forward_filter(
-                carry if last == life else np.zeros(self._lanes),
+                carry if last == life and not fresh else np.zeros(self._lanes),
                 reward[:, columns],
                 self._gamma_extrinsic,
                 done[:, columns],

@@ -30,7 +30,17 @@ class Offer:
         data = safetensors.torch.save({key: value.contiguous() for key, value in bundle.tensors.items()})
         pieces = -(-len(data) // PIECE_BYTES)
         digest = hashlib.sha256(data).digest()
-        return Offer(WeightsMeta(name, bundle.epoch, bundle.version, len(data), pieces, digest), data)
+        return Offer(
+            WeightsMeta(
+                name=name,
+                epoch=bundle.epoch,
+                version=bundle.version,
+                size=len(data),
+                pieces=pieces,
+                digest=digest,
+            ),
+            data,
+        )
 
 
 class Publisher:
@@ -55,7 +65,7 @@ class Publisher:
         held = (request.epoch, request.version)
         offer = offers[-1]
         if request.piece == 0 and held == (offer.meta.epoch, offer.meta.version):
-            yield WeightsSame(request.name)
+            yield WeightsSame(name=request.name)
             return
         first = request.piece
         if first > 0:
@@ -70,4 +80,4 @@ class Publisher:
         for piece in range(first, min(meta.pieces, first + min(request.count, _MOST_PIECES))):
             body = offer.data[piece * PIECE_BYTES : (piece + 1) * PIECE_BYTES]
             self.sent_bytes += len(body)
-            yield WeightsPiece(meta.name, meta.epoch, meta.version, piece, body)
+            yield WeightsPiece(name=meta.name, epoch=meta.epoch, version=meta.version, piece=piece, body=body)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import heapq
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import get_args
 
@@ -16,6 +18,7 @@ class Seat:
     """A live session's place in the fleet."""
 
     sid: bytes
+    key: str  # public key that owns the session; empty without keys
     slot: int
     incarnation: int
     expires: float
@@ -44,7 +47,10 @@ class Seats:
     def __init__(self) -> None:
         self._seats: dict[bytes, Seat] = {}
         self._by_peer: dict[bytes, Seat] = {}
+        self._by_key: Counter[str] = Counter()
         self._incarnations: dict[int, int] = {}
+        self._free_slots: list[int] = []  # a heap of those below `_new_slot`
+        self._new_slot = 0
         self.phase_seconds = dict.fromkeys(get_args(Phase), 0.0)  # of all actors so far
 
     def __iter__(self) -> Iterator[Seat]:
@@ -61,13 +67,19 @@ class Seats:
         """The seat whose session speaks on a connection."""
         return self._by_peer.get(peer)
 
-    def join(self, sid: bytes, peer: bytes, expires: float) -> tuple[Seat, bool]:
-        """Seat a session, or its new connection; also whether its lanes start anew."""
+    def count(self, key: str) -> int:
+        """Sessions of one key."""
+        return self._by_key[key]
+
+    def join(self, sid: bytes, key: str, peer: bytes, expires: float) -> tuple[Seat, bool]:
+        """Enter a session, or its new connection; also whether its lanes are reset."""
         seat = self._seats.get(sid)
         if seat is None:
-            taken = {other.slot for other in self._seats.values()}
-            slot = next(number for number in range(len(taken) + 1) if number not in taken)
-            seat = self._seats[sid] = Seat(sid, slot, 0, 0.0)
+            seat = self._seats[sid] = Seat(sid, key, self._take_slot(), 0, 0.0)
+            self._by_key[key] += 1
+        elif seat.key != key:  # an earlier release saved it without its key
+            self._by_key.update({seat.key: -1, key: 1})
+            seat.key = key
         anew = seat.peer is None
         if anew:
             self._incarnations[seat.slot] = seat.incarnation = self._incarnations.get(seat.slot, -1) + 1
@@ -89,20 +101,40 @@ class Seats:
         """Free the seat and its slot."""
         self._by_peer.pop(seat.peer or b"", None)
         del self._seats[seat.sid]
+        self._by_key[seat.key] -= 1
+        heapq.heappush(self._free_slots, seat.slot)
+
+    def _take_slot(self) -> int:
+        """The smallest free slot."""
+        if self._free_slots:
+            return heapq.heappop(self._free_slots)
+        self._new_slot += 1
+        return self._new_slot - 1
 
     def to_list(self, local: set[bytes]) -> list[object]:
         """For a checkpoint: sessions, and how often each slot was taken."""
         seats = [[seat.sid.hex(), seat.slot, seat.sid in local] for seat in self]
         return [seats, sorted(self._incarnations.items())]
 
-    def restore(self, saved: list[list[list[object]]], expires: float) -> list[Seat]:
-        """Take over `to_list`; returns the seats of sessions that ended with the earlier process."""
+    def restore(
+        self, saved: list[list[list[object]]], owners: Mapping[bytes, str], expires: float
+    ) -> list[Seat]:
+        """Take over `to_list`; `owners` are the keys of the sessions.
+
+        Returns:
+            The seats of sessions that ended with the earlier process.
+        """
         seats, incarnations = saved
         self._incarnations = {int(str(slot)): int(str(number)) for slot, number in incarnations}
         ended = []
-        for key, slot, local in seats:
-            sid, number = bytes.fromhex(str(key)), int(str(slot))
-            seat = self._seats[sid] = Seat(sid, number, self._incarnations[number], expires)
+        for name, slot, local in seats:
+            sid, number = bytes.fromhex(str(name)), int(str(slot))
+            seat = Seat(sid, owners[sid], number, self._incarnations[number], expires)
+            self._seats[sid] = seat
+            self._by_key[seat.key] += 1
             if local:
                 ended.append(seat)
+        taken = {seat.slot for seat in self}
+        self._new_slot = max(taken, default=-1) + 1
+        self._free_slots = [slot for slot in range(self._new_slot) if slot not in taken]  # sorted: a heap
         return ended

@@ -94,7 +94,7 @@ class Trainer:
         version = self.progress.version
         if version == WARMUP_VERSION and self._config.warmup_chunks:
             self._open(WARMUP_VERSION)
-            parts: list[tuple[tuple[int, int], Moments]] = []
+            parts: list[tuple[tuple[int, int, int], Moments]] = []
             while len(parts) < self._config.warmup_chunks:
                 delivered = self._next()
                 if delivered is None:
@@ -148,7 +148,7 @@ class Trainer:
         return ended
 
     def _gather(self) -> list[Delivered] | None:
-        """The batch of the present version, in the order of slots and offsets."""
+        """The batch of the present version, in the order of slots, incarnations and offsets."""
         version = self.progress.version
         while len(self._waiting[version]) < self._config.rollout.batch_chunks:
             delivered = self._next()
@@ -202,7 +202,7 @@ class Trainer:
             case "sign":
                 return np.sign(joined.reward)
             case "scaled":
-                lives = [(delivered.slot, delivered.incarnation) for delivered in chunks]
+                lives = [(delivered.slot, delivered.incarnation, delivered.fresh) for delivered in chunks]
                 return self.normaliser.scale_reward(joined.reward, joined.done, lives)
             case _:
                 return joined.reward

@@ -64,7 +64,7 @@ class HostilePeer:
         """Join honestly, then say anything until banned, then flood until heard again."""
         rng, sid = self._rng, os.urandom(16)
         epoch, offset, credit, banned = 0, 0, 0, False
-        self._send(data, m.Hello(sid, -1, "host", 1, "0", 0, 0))
+        self._send(data, m.Hello(sid=sid, epoch=-1, host="host", pid=1, software="0", base=0, produced=0))
         while not banned and not self._stop.is_set():
             while data.poll(int(_ANSWER_SECONDS * 1000)):
                 match wire.decode(data.recv_multipart()):
@@ -78,10 +78,10 @@ class HostilePeer:
             for _ in range(4):
                 self._send(rng.choice([data, weights]), mutant(*whole(rng.choice(CORPUS)), rng))
                 self._send(data, lie(rng, sid, epoch, offset, credit))
-            self._send(weights, m.WeightsRequest("bundle", -1, -1, 0, 1 << 40))
+            self._send(weights, m.WeightsRequest(name="bundle", epoch=-1, version=-1, piece=0, count=1 << 40))
         until = time.monotonic() + BAN_SECONDS
         while time.monotonic() < until and not self._stop.is_set():
-            self._send(data, m.Heartbeat(sid, epoch, offset, {}))
+            self._send(data, m.Heartbeat(sid=sid, epoch=epoch, produced=offset, stats={}))
 
     def _send(self, socket: zmq.Socket[bytes], message: m.Message | list[bytes]) -> None:
         parts = message if isinstance(message, list) else wire.encode(message)
@@ -103,12 +103,36 @@ def lie(rng: random.Random, sid: bytes, epoch: int, offset: int, credit: int) ->
     body = rng.randbytes(500)
     match rng.randrange(5):
         case 0:
-            return m.Heartbeat(sid, epoch, 1 << 60, {"phase_" + "x" * 200: 1e308})
+            return m.Heartbeat(sid=sid, epoch=epoch, produced=1 << 60, stats={"phase_" + "x" * 200: 1e308})
         case 1:
-            return m.Skip(sid, epoch, offset, 1 << 60, 1 << 60, "epoch")
+            return m.Skip(
+                sid=sid, epoch=epoch, offset=offset, steps=1 << 60, produced=1 << 60, reason="epoch"
+            )
         case 2:
-            return m.Hello(os.urandom(16), -1, "x" * 256, 1, "x" * 256, 0, 0)
+            return m.Hello(
+                sid=os.urandom(16), epoch=-1, host="x" * 256, pid=1, software="x" * 256, base=0, produced=0
+            )
         case 3:  # with credit it is taken for a chunk, until it is unpacked
-            return m.ChunkMessage(sid, epoch, -1, offset, steps, offset + steps, [], zlib.crc32(body), body)
+            return m.ChunkMessage(
+                sid=sid,
+                epoch=epoch,
+                version=-1,
+                offset=offset,
+                steps=steps,
+                produced=offset + steps,
+                truncations=[],
+                observation_bytes=zlib.crc32(body),
+                crc=body,
+            )
         case _:
-            return m.ChunkMessage(sid, epoch, 0, offset, steps, offset + steps, [], 1, body)
+            return m.ChunkMessage(
+                sid=sid,
+                epoch=epoch,
+                version=0,
+                offset=offset,
+                steps=steps,
+                produced=offset + steps,
+                truncations=[],
+                observation_bytes=1,
+                crc=body,
+            )

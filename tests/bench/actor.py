@@ -145,18 +145,18 @@ def _player(session: Session, config: Config, bare: Emulator, weights: _Blobs, p
 def _welcome(server: Server, session: Session, config: Config, digest: bytes) -> None:
     """Give the session a place and credit without end."""
     welcome = Welcome(
-        session.sid,
-        1,
-        0,
-        0,
-        0,
-        0,
-        _UNLIMITED,
-        0,
-        digest,
-        _PATIENCE_MS,
-        _PATIENCE_MS,
-        config.to_json().encode(),
+        sid=session.sid,
+        epoch=1,
+        slot=0,
+        incarnation=0,
+        received=0,
+        settled=0,
+        credit=_UNLIMITED,
+        version=0,
+        target=digest,
+        heartbeat_ms=_PATIENCE_MS,
+        lease_ms=_PATIENCE_MS,
+        body=config.to_json().encode(),
     )
     deadline = time.monotonic() + 10.0
     while not session.joined and time.monotonic() < deadline:

@@ -99,7 +99,15 @@ class Replayer:
         end = time.monotonic() + seconds
         while not self.joined:
             assert time.monotonic() < end, "expected a Welcome"
-            hello = Hello(self.sid, self.epoch, "replayer", os.getpid(), "0", self.settled, self.produced)
+            hello = Hello(
+                sid=self.sid,
+                epoch=self.epoch,
+                host="replayer",
+                pid=os.getpid(),
+                software="0",
+                base=self.settled,
+                produced=self.produced,
+            )
             self._socket.send_multipart(wire.encode(hello))
             self.hear(1.0)
 
@@ -115,5 +123,5 @@ class Replayer:
         end = time.monotonic() + seconds
         while not self.gone:
             assert time.monotonic() < end, "expected ByeOk"
-            self._socket.send_multipart(wire.encode(Bye(self.sid, self.produced)))
+            self._socket.send_multipart(wire.encode(Bye(sid=self.sid, produced=self.produced)))
             self.hear(1.0)

@@ -81,7 +81,11 @@ class Peer:
 
     def join(self) -> None:
         """Hello, until welcome."""
-        self.say(messages.Hello(self.sid, -1, "host", 1, "0", 0, self.produced))
+        self.say(
+            messages.Hello(
+                sid=self.sid, epoch=-1, host="host", pid=1, software="0", base=0, produced=self.produced
+            )
+        )
         if self.hears(messages.Welcome, 2.0) is None:  # what was said may be lost with a connection
             self.join()
 
@@ -92,7 +96,7 @@ class Peer:
     def step(self, steps: int) -> None:
         """Announce steps."""
         self.produced += steps
-        self.say(messages.Heartbeat(self.sid, 3, self.produced, {}))
+        self.say(messages.Heartbeat(sid=self.sid, epoch=3, produced=self.produced, stats={}))
 
     def refusal(self, seconds: float = 10.0) -> str | None:
         """Why it is not let in, if that comes out in time."""

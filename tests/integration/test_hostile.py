@@ -79,7 +79,9 @@ def answers(client: Client) -> bool:
     """Whether the learner answers a Hello within 5 s."""
     deadline = time.monotonic() + 5.0
     while time.monotonic() < deadline:
-        client.send(wire.encode(m.Hello(SID, -1, "host", 1, "0", 0, 0)))
+        client.send(
+            wire.encode(m.Hello(sid=SID, epoch=-1, host="host", pid=1, software="0", base=0, produced=0))
+        )
         parts = client.receive(0.5)
         if parts is not None and isinstance(wire.decode(parts), m.Welcome | m.Ack):
             return True

@@ -140,13 +140,15 @@ def test_unknown_fields_are_ignored() -> None:
 def test_a_repeated_key_has_one_value() -> None:
     """The last one, as msgpack has it; never two."""
     twice = b"\x82" + msgpack.packb("offset") + b"\x05" + msgpack.packb("offset") + b"\x07"
-    assert wire.decode([part(7, twice)]) == m.Resend(7)
+    assert wire.decode([part(7, twice)]) == m.Resend(offset=7)
 
 
 def test_an_overlong_header_is_not_sent() -> None:
     """What the other side would refuse does not leave."""
     with pytest.raises(ValueError, match="4096"):
-        wire.encode(m.Heartbeat(SID, 0, 0, {"x" * 250 + str(i): 1.0 for i in range(20)}))
+        wire.encode(
+            m.Heartbeat(sid=SID, epoch=0, produced=0, stats={"x" * 250 + str(i): 1.0 for i in range(20)})
+        )
 
 
 SEEN = 8 * 2 * 84 * 84  # bytes of the 8 rows, 2 lanes that 4 steps and a stack of 4 make

@@ -49,13 +49,13 @@ class Fleet:
     def hello(self, name: str, **facts: object) -> list[m.Message]:
         """Join, or come back, from the peer of that name."""
         values = {"epoch": -1, "base": 0, "produced": 0} | facts
-        return self.say(name, m.Hello(sid(name), host="host", pid=1, software="0", **values))  # type: ignore[arg-type]
+        return self.say(name, m.Hello(sid=sid(name), host="host", pid=1, software="0", **values))  # type: ignore[arg-type]
 
     def join(self, *names: str) -> None:
         """Join, say something, and forget the answers."""
         for name in names:
             self.hello(name)
-            self.say(name, m.Heartbeat(sid(name), self.admission.epoch, 0, {}))
+            self.say(name, m.Heartbeat(sid=sid(name), epoch=self.admission.epoch, produced=0, stats={}))
 
     def chunk(self, name: str, offset: int = 0, version: int = 0, **facts: object) -> list[m.Message]:
         """Send a chunk."""
@@ -70,7 +70,7 @@ class Fleet:
         produced = offset + int(str(values["steps"]))
         return self.say(
             name,
-            m.ChunkMessage(sid(name), version=version, offset=offset, produced=produced, **values),  # type: ignore[arg-type]
+            m.ChunkMessage(sid=sid(name), version=version, offset=offset, produced=produced, **values),  # type: ignore[arg-type]
         )
 
     def open(self, version: int = 0) -> None:
@@ -120,7 +120,7 @@ def test_slots_are_the_smallest_free_numbers_and_count_their_lives() -> None:
     """A successor takes the freed slot as its next incarnation."""
     fleet = Fleet()
     fleet.join("a", "b", "c")
-    fleet.say("b", m.Bye(sid("b"), 0))
+    fleet.say("b", m.Bye(sid=sid("b"), produced=0))
     seats = {}
     for name in ("d", "e"):
         welcome = fleet.hello(name)[-1]
@@ -135,21 +135,25 @@ def test_coming_back_keeps_slot_incarnation_and_credit() -> None:
     fleet.join("a")
     fleet.open()
     fleet.chunk("a")
-    hello = m.Hello(sid("a"), EPOCH, "host", 1, "0", 0, CHUNK + 3)
+    hello = m.Hello(sid=sid("a"), epoch=EPOCH, host="host", pid=1, software="0", base=0, produced=CHUNK + 3)
     welcome = fleet.say("a-again", hello)[-1]
     assert isinstance(welcome, m.Welcome)
     assert (welcome.slot, welcome.incarnation) == (0, 0)
     assert (welcome.received, welcome.settled, welcome.credit) == (CHUNK, 0, 2 * CHUNK)
-    assert fleet.say("a", m.Heartbeat(sid("a"), EPOCH, 0, {})) == [m.Rehello(EPOCH)]
+    assert fleet.say("a", m.Heartbeat(sid=sid("a"), epoch=EPOCH, produced=0, stats={})) == [
+        m.Rehello(epoch=EPOCH)
+    ]
     assert fleet.admission.events["join"] == 1
 
 
 def test_strangers_are_asked_to_say_hello() -> None:
     """An unknown connection, and a known one that speaks for another session."""
     fleet = Fleet()
-    assert fleet.chunk("a") == [m.Rehello(EPOCH)]
+    assert fleet.chunk("a") == [m.Rehello(epoch=EPOCH)]
     fleet.join("a", "b")
-    assert fleet.say("a", m.Heartbeat(sid("b"), EPOCH, 0, {})) == [m.Rehello(EPOCH)]
+    assert fleet.say("a", m.Heartbeat(sid=sid("b"), epoch=EPOCH, produced=0, stats={})) == [
+        m.Rehello(epoch=EPOCH)
+    ]
     assert fleet.dropped() == {}
 
 
@@ -256,11 +260,11 @@ def test_a_damaged_body_is_asked_for_three_times_and_then_dropped() -> None:
     fleet.join("a")
     fleet.open()
     for _ in range(3):
-        assert m.Resend(0) in fleet.chunk("a", crc=1)
+        assert m.Resend(offset=0) in fleet.chunk("a", crc=1)
         assert fleet.dropped() == {}
     assert last_ack(fleet.chunk("a", crc=1)).settled == CHUNK
     assert fleet.dropped() == {"invalid": CHUNK}
-    assert m.Resend(CHUNK) in fleet.chunk("a", CHUNK, crc=1)  # the next chunk has tries of its own
+    assert m.Resend(offset=CHUNK) in fleet.chunk("a", CHUNK, crc=1)  # the next chunk has tries of its own
     fleet.chunk("a", CHUNK)
     assert fleet.arrived() == [("a", CHUNK)]
 
@@ -282,7 +286,7 @@ def test_gaps_are_asked_for_and_repeats_are_ignored() -> None:
     fleet = Fleet()
     fleet.join("a")
     fleet.open()
-    assert m.Resend(0) in fleet.chunk("a", CHUNK)
+    assert m.Resend(offset=0) in fleet.chunk("a", CHUNK)
     fleet.chunk("a", 0)
     fleet.chunk("a", 0)
     assert fleet.arrived() == [("a", 0)]
@@ -295,7 +299,9 @@ def test_a_skip_is_booked_and_its_credit_given_back() -> None:
     fleet = Fleet(config=ONE_PLACE)
     fleet.join("a")
     fleet.open()
-    ack = last_ack(fleet.say("a", m.Skip(sid("a"), EPOCH, 0, 3, 3, "epoch")))
+    ack = last_ack(
+        fleet.say("a", m.Skip(sid=sid("a"), epoch=EPOCH, offset=0, steps=3, produced=3, reason="epoch"))
+    )
     assert (ack.settled, ack.credit) == (3, CHUNK + 3)
     fleet.chunk("a", 3)
     assert fleet.arrived() == [("a", 3)]
@@ -308,7 +314,10 @@ def test_silence_ends_a_session_and_books_what_it_announced() -> None:
     fleet.join("a")
     fleet.open()
     fleet.chunk("a")
-    fleet.say("a", m.Heartbeat(sid("a"), EPOCH, CHUNK + 7, {"phase_env": 2.0, "other": 1.0}))
+    fleet.say(
+        "a",
+        m.Heartbeat(sid=sid("a"), epoch=EPOCH, produced=CHUNK + 7, stats={"phase_env": 2.0, "other": 1.0}),
+    )
     fleet.wait(LEASE_SECONDS)
     assert len(fleet.admission.seats) == 1
     fleet.wait(0.25)
@@ -327,13 +336,13 @@ def test_the_fleets_seconds_count_nothing_twice_when_a_session_follows_another()
     fleet.join("a")
     fleet.open()
     fleet.chunk("a")
-    fleet.say("a", m.Heartbeat(sid("a"), EPOCH, CHUNK, {"phase_env": 500.0}))
+    fleet.say("a", m.Heartbeat(sid=sid("a"), epoch=EPOCH, produced=CHUNK, stats={"phase_env": 500.0}))
     fleet.wait(LEASE_SECONDS + 0.25)
     assert len(fleet.admission.seats) == 0
     fleet.hello("b")
-    fleet.say("b", m.Heartbeat(sid("b"), EPOCH, 0, {"phase_env": 520.0}))
+    fleet.say("b", m.Heartbeat(sid=sid("b"), epoch=EPOCH, produced=0, stats={"phase_env": 520.0}))
     assert fleet.admission.seats.phase_seconds["env"] == 500.0
-    fleet.say("b", m.Heartbeat(sid("b"), EPOCH, 0, {"phase_env": 523.0}))
+    fleet.say("b", m.Heartbeat(sid=sid("b"), epoch=EPOCH, produced=0, stats={"phase_env": 523.0}))
     assert fleet.admission.seats.phase_seconds["env"] == 503.0
 
 
@@ -342,7 +351,15 @@ def test_the_fleets_seconds_never_go_back_and_have_no_names_but_the_known() -> N
     fleet = Fleet()
     fleet.join("a")
     for seconds in (4.0, 1.0, 2.0):
-        fleet.say("a", m.Heartbeat(sid("a"), EPOCH, 0, {"phase_env": seconds, "phase_x": 9.0, "steps": 1.0}))
+        fleet.say(
+            "a",
+            m.Heartbeat(
+                sid=sid("a"),
+                epoch=EPOCH,
+                produced=0,
+                stats={"phase_env": seconds, "phase_x": 9.0, "steps": 1.0},
+            ),
+        )
     assert fleet.admission.seats.phase_seconds == dict.fromkeys(get_args(m.Phase), 0.0) | {"env": 5.0}
 
 
@@ -376,7 +393,7 @@ def test_everybody_has_time_to_reset_the_lanes_after_random_play() -> None:
     fleet.open(version=-1)
     fleet.chunk("a", version=-1)
     fleet.open(version=0)
-    fleet.say("a", m.Heartbeat(sid("a"), EPOCH, CHUNK, {}))
+    fleet.say("a", m.Heartbeat(sid=sid("a"), epoch=EPOCH, produced=CHUNK, stats={}))
     fleet.wait(119)
     assert len(fleet.admission.seats) == 1
     fleet.chunk("a", CHUNK)
@@ -404,7 +421,7 @@ def test_the_dead_begin_anew() -> None:
     fleet = Fleet()
     fleet.join("a")
     fleet.wait(121)
-    assert fleet.chunk("a") == [m.Rehello(EPOCH)]
+    assert fleet.chunk("a") == [m.Rehello(epoch=EPOCH)]
     for facts in ({"epoch": EPOCH}, {"epoch": -1}, {"epoch": EPOCH - 1}):
         (reply,) = fleet.hello("a", **facts)
         assert isinstance(reply, m.Reject)
@@ -418,7 +435,7 @@ def test_who_was_given_up_is_told_where_its_books_end() -> None:
     """What it stepped beyond that goes into the books of its next session."""
     fleet = Fleet()
     fleet.join("a")
-    fleet.say("a", m.Heartbeat(sid("a"), EPOCH, 4, {}))
+    fleet.say("a", m.Heartbeat(sid=sid("a"), epoch=EPOCH, produced=4, stats={}))
     fleet.wait(121)
     (reply,) = fleet.hello("a", epoch=EPOCH, produced=9)
     assert isinstance(reply, m.Reject)
@@ -441,9 +458,9 @@ def test_goodbye_is_granted_once_everything_is_here() -> None:
     fleet = Fleet()
     fleet.join("a")
     fleet.open()
-    assert fleet.say("a", m.Bye(sid("a"), CHUNK)) == [m.Resend(0)]
+    assert fleet.say("a", m.Bye(sid=sid("a"), produced=CHUNK)) == [m.Resend(offset=0)]
     fleet.chunk("a")
-    assert fleet.say("a", m.Bye(sid("a"), CHUNK)) == [m.ByeOk()]
+    assert fleet.say("a", m.Bye(sid=sid("a"), produced=CHUNK)) == [m.ByeOk()]
     assert fleet.dropped() == {}
     assert fleet.admission.events["leave"] == 1
     assert len(fleet.admission.seats) == 0
@@ -493,7 +510,7 @@ def test_local_actors_of_an_earlier_epoch_are_buried() -> None:
     """They ended with their learner: nobody waits for them, and their steps are booked."""
     fleet = Fleet()
     fleet.join("a", "b")
-    fleet.say("a", m.Heartbeat(sid("a"), EPOCH, 7, {}))
+    fleet.say("a", m.Heartbeat(sid=sid("a"), epoch=EPOCH, produced=7, stats={}))
     after = restarted(fleet, {sid("a")})
     assert after.dropped() == {"actor_lost": 7}
     assert [seat.sid for seat in after.admission.seats] == [sid("b")]
@@ -513,11 +530,11 @@ def test_a_drained_run_closes_every_book(finished: bool, reason: str) -> None:
     fleet.open()
     fleet.chunk("a")
     fleet.chunk("b")
-    fleet.say("b", m.Heartbeat(sid("b"), EPOCH, CHUNK + 3, {}))
+    fleet.say("b", m.Heartbeat(sid=sid("b"), epoch=EPOCH, produced=CHUNK + 3, stats={}))
     fleet.admission.drain(finished)
-    assert fleet.heard("c")[-1] == m.Drain(finished)
-    assert fleet.say("c", m.Bye(sid("c"), 0)) == [m.ByeOk()]
-    assert fleet.hello("late") == [m.Drain(finished)]
+    assert fleet.heard("c")[-1] == m.Drain(finished=finished)
+    assert fleet.say("c", m.Bye(sid=sid("c"), produced=0)) == [m.ByeOk()]
+    assert fleet.hello("late") == [m.Drain(finished=finished)]
     fleet.chunk("a", CHUNK)  # under way when the end came
     fleet.admission.dismiss()
     totals = fleet.admission.ledger.totals()

@@ -23,25 +23,121 @@ def offences(fleet: Fleet) -> list[str]:
 
 
 LIES: list[tuple[str, m.Message]] = [
-    ("produced beyond credit", m.Heartbeat(sid("a"), EPOCH, 2 * CHUNK + 1, {})),
-    ("produced without end", m.Heartbeat(sid("a"), EPOCH, HUGE, {})),
-    ("a goodbye of more than was played", m.Bye(sid("a"), HUGE)),
-    ("a chunk of more than was played", m.ChunkMessage(sid("a"), EPOCH, 0, 0, CHUNK, HUGE, [], 0, b"")),
-    ("a chunk without end", m.ChunkMessage(sid("a"), EPOCH, 0, 0, HUGE, 0, [], 0, b"")),
-    ("a chunk without steps", m.ChunkMessage(sid("a"), EPOCH, 0, 0, 0, 0, [], 0, b"")),
-    ("a chunk that goes back", m.ChunkMessage(sid("a"), EPOCH, 0, 0, -1, 0, [], 0, b"")),
-    ("a chunk from before the beginning", m.ChunkMessage(sid("a"), EPOCH, 0, -1, CHUNK, 0, [], 0, b"")),
-    ("a skip without end", m.Skip(sid("a"), EPOCH, 0, HUGE, HUGE, "epoch")),
-    ("a skip far away", m.Skip(sid("a"), EPOCH, HUGE, 1, 0, "epoch")),
-    ("a skip of nothing", m.Skip(sid("a"), EPOCH, 0, 0, 0, "epoch")),
-    ("a second session on its connection", m.Hello(sid("b"), -1, "host", 1, "0", 0, 0)),
-    ("steps freed that nobody settled", m.Hello(sid("a"), EPOCH, "host", 1, "0", CHUNK, CHUNK)),
-    ("more held than produced", m.Hello(sid("a"), EPOCH, "host", 1, "0", 5, 4)),
-    ("a new session with more than a chunk", m.Hello(sid("a"), -1, "host", 1, "0", 0, CHUNK + 1)),
-    ("a jump after its return", m.Hello(sid("a"), EPOCH, "host", 1, "0", 0, HUGE)),
+    ("produced beyond credit", m.Heartbeat(sid=sid("a"), epoch=EPOCH, produced=2 * CHUNK + 1, stats={})),
+    ("produced without end", m.Heartbeat(sid=sid("a"), epoch=EPOCH, produced=HUGE, stats={})),
+    ("a goodbye of more than was played", m.Bye(sid=sid("a"), produced=HUGE)),
+    (
+        "a chunk of more than was played",
+        m.ChunkMessage(
+            sid=sid("a"),
+            epoch=EPOCH,
+            version=0,
+            offset=0,
+            steps=CHUNK,
+            produced=HUGE,
+            truncations=[],
+            observation_bytes=0,
+            crc=b"",
+        ),
+    ),
+    (
+        "a chunk without end",
+        m.ChunkMessage(
+            sid=sid("a"),
+            epoch=EPOCH,
+            version=0,
+            offset=0,
+            steps=HUGE,
+            produced=0,
+            truncations=[],
+            observation_bytes=0,
+            crc=b"",
+        ),
+    ),
+    (
+        "a chunk without steps",
+        m.ChunkMessage(
+            sid=sid("a"),
+            epoch=EPOCH,
+            version=0,
+            offset=0,
+            steps=0,
+            produced=0,
+            truncations=[],
+            observation_bytes=0,
+            crc=b"",
+        ),
+    ),
+    (
+        "a chunk that goes back",
+        m.ChunkMessage(
+            sid=sid("a"),
+            epoch=EPOCH,
+            version=0,
+            offset=0,
+            steps=-1,
+            produced=0,
+            truncations=[],
+            observation_bytes=0,
+            crc=b"",
+        ),
+    ),
+    (
+        "a chunk from before the beginning",
+        m.ChunkMessage(
+            sid=sid("a"),
+            epoch=EPOCH,
+            version=0,
+            offset=-1,
+            steps=CHUNK,
+            produced=0,
+            truncations=[],
+            observation_bytes=0,
+            crc=b"",
+        ),
+    ),
+    (
+        "a skip without end",
+        m.Skip(sid=sid("a"), epoch=EPOCH, offset=0, steps=HUGE, produced=HUGE, reason="epoch"),
+    ),
+    ("a skip far away", m.Skip(sid=sid("a"), epoch=EPOCH, offset=HUGE, steps=1, produced=0, reason="epoch")),
+    ("a skip of nothing", m.Skip(sid=sid("a"), epoch=EPOCH, offset=0, steps=0, produced=0, reason="epoch")),
+    (
+        "a second session on its connection",
+        m.Hello(sid=sid("b"), epoch=-1, host="host", pid=1, software="0", base=0, produced=0),
+    ),
+    (
+        "steps freed that nobody settled",
+        m.Hello(sid=sid("a"), epoch=EPOCH, host="host", pid=1, software="0", base=CHUNK, produced=CHUNK),
+    ),
+    (
+        "more held than produced",
+        m.Hello(sid=sid("a"), epoch=EPOCH, host="host", pid=1, software="0", base=5, produced=4),
+    ),
+    (
+        "a new session with more than a chunk",
+        m.Hello(sid=sid("a"), epoch=-1, host="host", pid=1, software="0", base=0, produced=CHUNK + 1),
+    ),
+    (
+        "a jump after its return",
+        m.Hello(sid=sid("a"), epoch=EPOCH, host="host", pid=1, software="0", base=0, produced=HUGE),
+    ),
     (
         "what a learner says",
-        m.Welcome(sid("a"), EPOCH, 0, 0, 0, 0, HUGE, 0, bytes(32), 0, 0, b"{}"),
+        m.Welcome(
+            sid=sid("a"),
+            epoch=EPOCH,
+            slot=0,
+            incarnation=0,
+            received=0,
+            settled=0,
+            credit=HUGE,
+            version=0,
+            target=bytes(32),
+            heartbeat_ms=0,
+            lease_ms=0,
+            body=b"{}",
+        ),
     ),
 ]
 
@@ -63,7 +159,7 @@ def test_what_honest_actors_say_is_no_offence() -> None:
     fleet = Fleet()
     fleet.join("a", "b")
     fleet.open()
-    fleet.say("a", m.Heartbeat(sid("a"), EPOCH, 3, {}))
+    fleet.say("a", m.Heartbeat(sid=sid("a"), epoch=EPOCH, produced=3, stats={}))
     fleet.hello("a", epoch=EPOCH, produced=CHUNK - 1)
     for _ in range(3):
         fleet.chunk("a", crc=1)
@@ -76,7 +172,10 @@ def test_what_honest_actors_say_is_no_offence() -> None:
     successor.hello(
         "b", epoch=EPOCH, base=CHUNK, produced=3 * CHUNK
     )  # its Welcome was lost, and it played on
-    successor.say("b", m.Skip(sid("b"), EPOCH, CHUNK, 2 * CHUNK, 3 * CHUNK, "epoch"))
+    successor.say(
+        "b",
+        m.Skip(sid=sid("b"), epoch=EPOCH, offset=CHUNK, steps=2 * CHUNK, produced=3 * CHUNK, reason="epoch"),
+    )
     assert offences(fleet) == offences(successor) == []
 
 
@@ -103,7 +202,7 @@ def test_bodies_that_stay_damaged_or_cannot_be_read_are_offences() -> None:
     fleet.chunk("a", CHUNK)
     fleet.admission.refuse(sid("a"), CHUNK, fleet.admission.arrivals[-1].batch, fleet.now)
     assert offences(fleet) == []  # its message had gone on to be decoded: it counts with the next one
-    fleet.say("a", m.Heartbeat(sid("a"), EPOCH, 2 * CHUNK, {}))
+    fleet.say("a", m.Heartbeat(sid=sid("a"), epoch=EPOCH, produced=2 * CHUNK, stats={}))
     assert len(offences(fleet)) == 1
 
 
@@ -144,7 +243,7 @@ def test_no_sequence_of_lies_breaks_the_books_or_stops_the_honest(seed: int) -> 
                 fleet.chunk("honest", offset, version)
                 offset += CHUNK
             else:
-                fleet.say("honest", m.Heartbeat(sid("honest"), EPOCH, offset, {}))
+                fleet.say("honest", m.Heartbeat(sid=sid("honest"), epoch=EPOCH, produced=offset, stats={}))
         for arrival in fleet.admission.arrivals:
             arrived += arrival.message.sid == sid("honest")
             fleet.admission.settle([(arrival.message.sid, arrival.message.offset)], "trained")
@@ -169,22 +268,40 @@ def arbitrary(rng: random.Random, name: bytes) -> m.Message:
     epoch = rng.choice([EPOCH, EPOCH, -1, EPOCH + 1])
     match rng.randrange(6):
         case 0:
-            return m.Hello(name, epoch, "host", 1, "0", rng.choice([0, number()]), rng.choice([0, number()]))
+            return m.Hello(
+                sid=name,
+                epoch=epoch,
+                host="host",
+                pid=1,
+                software="0",
+                base=rng.choice([0, number()]),
+                produced=rng.choice([0, number()]),
+            )
         case 1 | 2:
             return m.ChunkMessage(
-                name,
-                epoch,
-                number(),
-                number(),
-                rng.choice([CHUNK, number()]),
-                number(),
-                [],
-                rng.choice([0, 1]),
-                b"",
+                sid=name,
+                epoch=epoch,
+                version=number(),
+                offset=number(),
+                steps=rng.choice([CHUNK, number()]),
+                produced=number(),
+                truncations=[],
+                observation_bytes=rng.choice([0, 1]),
+                crc=b"",
             )
         case 3:
-            return m.Skip(name, epoch, number(), number(), number(), "epoch")
+            return m.Skip(
+                sid=name, epoch=epoch, offset=number(), steps=number(), produced=number(), reason="epoch"
+            )
         case 4:
-            return m.Heartbeat(name, epoch, number(), {"phase_env": 1.0, str(number()): 1.0})
+            return m.Heartbeat(
+                sid=name, epoch=epoch, produced=number(), stats={"phase_env": 1.0, str(number()): 1.0}
+            )
         case _:
-            return rng.choice([m.Bye(name, number()), m.Resend(number()), m.Ack(epoch, 1, 1, HUGE, 1)])
+            return rng.choice(
+                [
+                    m.Bye(sid=name, produced=number()),
+                    m.Resend(offset=number()),
+                    m.Ack(epoch=epoch, received=1, settled=1, credit=HUGE, version=1),
+                ]
+            )

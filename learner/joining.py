@@ -1,0 +1,97 @@
+"""Decisions about Hellos: which session is accepted, and what its actor is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import common
+from common import messages as m
+from common.config import Config
+from common.ledger import Account, Ledger
+from learner import claims, leases
+from learner.seats import Seat, Seats
+
+SESSIONS_PER_KEY = 4_096
+HEARTBEAT_SECONDS = 2.0
+_FULL_SECONDS = 10.0  # until a session that found no room asks again
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a learner process compares every Hello with, and tells every actor that it accepts."""
+
+    config: Config
+    epoch: int  # of the learner process
+    target: bytes  # digest of the target network
+    sessions_per_key: int
+
+    @cached_property
+    def body(self) -> bytes:
+        """The configuration as it is shipped."""
+        return self.config.to_json().encode()
+
+    @cached_property
+    def limit_steps(self) -> int:
+        """See `claims.session_steps_limit`."""
+        return claims.session_steps_limit(self.config)
+
+
+class Violation(Exception):
+    """A Hello that no honest actor sends; the text says what was expected."""
+
+
+def refusal(
+    hello: m.Hello, key: str, peer: bytes, ledger: Ledger, seats: Seats, terms: Terms
+) -> m.Reject | None:
+    """Decide on a Hello that came on connection `peer` of `key`.
+
+    A session that an earlier learner process knew, and that is given up by now, is counted to its
+    end first: a checkpoint knows less than the actor made, and the rest would be lost.
+
+    Returns:
+        The refusal to send, or None if the session is accepted.
+
+    Raises:
+        Violation: it cannot be true; there is no answer.
+    """
+    if not all(ledger.belongs(sid, key) for sid in (hello.sid, *hello.former)):
+        raise Violation("expected sessions of the key of the connection, got one of another key")
+    _require_none(claims.false_history(hello, terms.limit_steps))
+    account, seat = ledger.accounts.get(hello.sid), seats.get(hello.sid)
+    if claims.is_over(hello, terms.epoch, account):
+        if account is not None and 0 <= hello.epoch < terms.epoch:
+            ledger.extend(hello.sid, key, hello.produced)
+        produced = account.produced if account is not None else hello.produced
+        text = "the session was given up: begin a new one"
+        return m.Reject(code="lost", text=text, sid=hello.sid, produced=produced)
+    if seat is None and seats.count(key) >= terms.sessions_per_key:
+        text = f"expected at most {terms.sessions_per_key} sessions of a key: raise --sessions-per-key"
+        return m.Reject(code="full", text=text, retry_after_ms=int(_FULL_SECONDS * 1000))
+    steps = terms.config.rollout.chunk_steps
+    _require_none(claims.false_hello(hello, terms.epoch, account, seat, seats.heard_on(peer), steps))
+    return None
+
+
+def _require_none(violation: str | None) -> None:
+    if violation is not None:
+        raise Violation(violation)
+
+
+def welcome(seat: Seat, account: Account, version: int, terms: Terms) -> m.Welcome:
+    """What an accepted session is told; `version` is the newest bundle."""
+    return m.Welcome(
+        sid=seat.sid,
+        epoch=terms.epoch,
+        slot=seat.slot,
+        incarnation=seat.incarnation,
+        received=account.received,
+        settled=account.settled,
+        credit=seat.credit,
+        version=version,
+        target=terms.target,
+        heartbeat_ms=int(HEARTBEAT_SECONDS * 1000),
+        lease_ms=int(leases.LEASE_SECONDS * 1000),
+        software=common.__version__,
+        body=terms.body,
+    )
