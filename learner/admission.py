@@ -148,15 +148,12 @@ class Admission:
 
     def _on_hello(self, peer: bytes, hello: m.Hello, now: float, key: str) -> None:
         try:
-            answer = refusal(hello, key, peer, self.ledger, self.seats, self._terms)
+            answer = refusal(hello, key, peer, self.ledger, self.seats, self._terms, self._draining)
         except Violation as violation:
             self._offends(str(violation))
             return
-        if answer is None and self._draining is not None and self.seats.get(hello.sid) is None:
-            self.replies.append((peer, self._draining))  # known sessions return, to say Bye
-            return
         if answer is not None:
-            self.events["full"] += answer.code == "full"
+            self.events["full"] += isinstance(answer, m.Reject) and answer.code == "full"
             self.replies.append((peer, answer))
             return
         self._close_former(hello, key)
@@ -178,11 +175,12 @@ class Admission:
         The first process of a run has counted it already. A later one may have restarted from a
         checkpoint that is older than the end of those sessions.
         """
-        for sid, produced in hello.former.items() if self.epoch > 0 else ():
-            seat = self.seats.get(sid)
-            if seat is not None:
-                self._remove(seat, "learner_rollback")
-            self.ledger.extend(sid, key, produced)
+        for sid, produced in hello.former.items():
+            if self.epoch > 0 and 0 < produced <= self._terms.limit_steps:
+                seat = self.seats.get(sid)
+                if seat is not None:
+                    self._remove(seat, "learner_rollback")
+                self.ledger.extend(sid, key, produced)
 
     def _on_chunk(self, seat: Seat, chunk: m.ChunkMessage, now: float) -> None:
         damaged = zlib.crc32(chunk.body) != chunk.crc

@@ -30,22 +30,21 @@ def session_steps_limit(config: Config) -> int:
     return 2 * (config.warmup_chunks * config.rollout.chunk_steps + batches * config.rollout.batch_steps)
 
 
-def false_history(hello: Hello, limit_steps: int) -> str | None:
+def false_history(hello: Hello, account: Account | None, limit_steps: int) -> str | None:
     """Why the step counts of a Hello cannot be true in any state of the learner, or None."""
     if hello.sid in hello.former or len(hello.former) > _FORMER_SESSIONS:
         return f"expected at most {_FORMER_SESSIONS} former sessions without the present one, got others"
     if hello.base > hello.produced or hello.base < 0:
         return f"expected steps held to begin in [0, {hello.produced}], got {hello.base}"
-    most = max((hello.produced, *hello.former.values()))
-    if most > limit_steps or min((0, *hello.former.values())) < 0:
-        return f"expected at most {limit_steps} steps of a session, got {most}"
+    if account is not None and hello.produced > limit_steps:
+        return f"expected at most {limit_steps} steps of a session, got {hello.produced}"
     return None
 
 
-def is_over(hello: Hello, epoch: int, account: Account | None) -> bool:
+def is_over(hello: Hello, epoch: int, account: Account | None, limit_steps: int) -> bool:
     """Whether a Hello is of a session that was given up, or of another run."""
     if account is None:
-        return hello.epoch >= epoch
+        return hello.epoch >= epoch or hello.produced > limit_steps
     return account.dead or hello.epoch > epoch
 
 

@@ -42,29 +42,37 @@ class Violation(Exception):
 
 
 def refusal(
-    hello: m.Hello, key: str, peer: bytes, ledger: Ledger, seats: Seats, terms: Terms
-) -> m.Reject | None:
+    hello: m.Hello,
+    key: str,
+    peer: bytes,
+    ledger: Ledger,
+    seats: Seats,
+    terms: Terms,
+    draining: m.Drain | None,
+) -> m.Reject | m.Drain | None:
     """Decide on a Hello that came on connection `peer` of `key`.
 
     A session that an earlier learner process knew, and that is given up by now, is counted to its
     end first: a checkpoint knows less than the actor made, and the rest would be lost.
 
     Returns:
-        The refusal to send, or None if the session is accepted.
+        What to answer instead of a Welcome, or None if the session is accepted.
 
     Raises:
         Violation: it cannot be true; there is no answer.
     """
     if not all(ledger.belongs(sid, key) for sid in (hello.sid, *hello.former)):
         raise Violation("expected sessions of the key of the connection, got one of another key")
-    _require_none(claims.false_history(hello, terms.limit_steps))
     account, seat = ledger.accounts.get(hello.sid), seats.get(hello.sid)
-    if claims.is_over(hello, terms.epoch, account):
+    _require_none(claims.false_history(hello, account, terms.limit_steps))
+    if claims.is_over(hello, terms.epoch, account, terms.limit_steps):
         if account is not None and 0 <= hello.epoch < terms.epoch:
             ledger.extend(hello.sid, key, hello.produced)
         produced = account.produced if account is not None else hello.produced
         text = "the session was given up: begin a new one"
         return m.Reject(code="lost", text=text, sid=hello.sid, produced=produced)
+    if seat is None and draining is not None:
+        return draining  # known sessions are accepted, to say Bye
     if seat is None and seats.count(key) >= terms.sessions_per_key:
         text = f"expected at most {terms.sessions_per_key} sessions of a key: raise --sessions-per-key"
         return m.Reject(code="full", text=text, retry_after_ms=int(_FULL_SECONDS * 1000))

@@ -104,7 +104,7 @@ class FakeActor:
         session.stepped(recording.steps)
         self.made[session.sid] += recording.steps
         self._unheard.append((session.produced, time.monotonic()))
-        session.send_chunk(session.epoch, session.version, recording.packed)
+        session.send_chunk(session.epoch, session.version, True, recording.packed)
 
     def heard(self, ack: Ack) -> None:
         """Note how long each chunk took to be acknowledged."""

@@ -64,7 +64,9 @@ class HostilePeer:
         """Join honestly, then say anything until banned, then flood until heard again."""
         rng, sid = self._rng, os.urandom(16)
         epoch, offset, credit, banned = 0, 0, 0, False
-        self._send(data, m.Hello(sid=sid, epoch=-1, host="host", pid=1, software="0", base=0, produced=0))
+        self._send(
+            data, m.Hello(sid=sid, epoch=-1, host="host", pid=1, software="0", base=0, produced=0, former={})
+        )
         while not banned and not self._stop.is_set():
             while data.poll(int(_ANSWER_SECONDS * 1000)):
                 match wire.decode(data.recv_multipart()):
@@ -97,6 +99,14 @@ def whole(message: m.Message) -> tuple[m.Message, list[bytes]]:
     return message, wire.encode(message)
 
 
+LIES = (  # how each lie of `lie` is refused, once its session has credit
+    "expected at most",
+    "expected one session on a connection, got a second",
+    "expected a chunk of this run, got an unreadable one",
+    "expected a whole, undamaged chunk within credit, got another",
+)
+
+
 def lie(rng: random.Random, sid: bytes, epoch: int, offset: int, credit: int) -> m.Message:
     """A well-formed message of a session that cannot be true."""
     steps = max(1, credit - offset)
@@ -109,22 +119,11 @@ def lie(rng: random.Random, sid: bytes, epoch: int, offset: int, credit: int) ->
                 sid=sid, epoch=epoch, offset=offset, steps=1 << 60, produced=1 << 60, reason="epoch"
             )
         case 2:
+            text = "x" * 256
             return m.Hello(
-                sid=os.urandom(16), epoch=-1, host="x" * 256, pid=1, software="x" * 256, base=0, produced=0
+                sid=os.urandom(16), epoch=-1, host=text, pid=1, software=text, base=0, produced=0, former={}
             )
-        case 3:  # with credit it is taken for a chunk, until it is unpacked
-            return m.ChunkMessage(
-                sid=sid,
-                epoch=epoch,
-                version=-1,
-                offset=offset,
-                steps=steps,
-                produced=offset + steps,
-                truncations=[],
-                observation_bytes=zlib.crc32(body),
-                crc=body,
-            )
-        case _:
+        case _ as number:  # with credit an undamaged one is taken for a chunk, until it is unpacked
             return m.ChunkMessage(
                 sid=sid,
                 epoch=epoch,
@@ -132,7 +131,9 @@ def lie(rng: random.Random, sid: bytes, epoch: int, offset: int, credit: int) ->
                 offset=offset,
                 steps=steps,
                 produced=offset + steps,
-                truncations=[],
-                observation_bytes=1,
-                crc=body,
+                fresh=True,
+                truncations=0,
+                observation_bytes=100,
+                crc=zlib.crc32(body) if number == 3 else 1,
+                body=body,
             )

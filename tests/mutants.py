@@ -15,7 +15,16 @@ from common import wire
 
 SID, DIGEST = bytes(range(16)), bytes(range(32))
 CORPUS: list[m.Message] = [
-    m.Hello(sid=SID, epoch=-1, host="wirt-ü", pid=4711, software="0.1.0", base=10, produced=23),
+    m.Hello(
+        sid=SID,
+        epoch=-1,
+        host="wirt-ü",
+        pid=4711,
+        software="0.1.0",
+        base=10,
+        produced=23,
+        former={DIGEST[:16]: 7},
+    ),
     m.Welcome(
         sid=SID,
         epoch=2,
@@ -28,6 +37,7 @@ CORPUS: list[m.Message] = [
         target=DIGEST,
         heartbeat_ms=2000,
         lease_ms=10_000,
+        software="0.1.0",
         body=b'{"a": 1}',
     ),
     m.Reject(code="lost", text="begin a new one"),
@@ -38,6 +48,7 @@ CORPUS: list[m.Message] = [
         offset=40,
         steps=15,
         produced=57,
+        fresh=True,
         truncations=1,
         observation_bytes=3,
         crc=0xFFFFFFFF,

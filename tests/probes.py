@@ -175,9 +175,17 @@ class Loop:
     def stepped(self, steps: int) -> None:
         self._produced += steps
 
-    def send_chunk(self, epoch: int, version: int, packed: wire.Packed) -> None:
+    def send_chunk(self, epoch: int, version: int, fresh: bool, packed: wire.Packed) -> None:
         offset, steps = self._sent, self._produced - self._sent
         self._sent = self._produced
-        message = packed.message(self.sid, epoch, version, offset, steps, self._produced)
+        message = packed.message(
+            sid=self.sid,
+            epoch=epoch,
+            version=version,
+            offset=offset,
+            steps=steps,
+            produced=self._produced,
+            fresh=fresh,
+        )
         chunk = wire.unpack(message, self.config.rollout, self.probe.spaces)
-        self.delivered = Delivered(self.sid, self.batch, 0, 0, offset, version, chunk)
+        self.delivered = Delivered(self.sid, self.batch, 0, 0, offset, version, fresh, chunk)

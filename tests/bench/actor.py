@@ -156,6 +156,7 @@ def _welcome(server: Server, session: Session, config: Config, digest: bytes) ->
         target=digest,
         heartbeat_ms=_PATIENCE_MS,
         lease_ms=_PATIENCE_MS,
+        software="0",
         body=config.to_json().encode(),
     )
     deadline = time.monotonic() + 10.0

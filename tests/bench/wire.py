@@ -119,7 +119,11 @@ def _measure(config: Config, policy: Policy | None) -> dict[str, float]:
 
 def _encode(chunk: Chunk) -> list[bytes]:
     steps = _ROLLOUT.chunk_steps
-    return wire.encode(wire.pack(chunk).message(bytes(16), 0, 0, 0, steps, steps))
+    return wire.encode(
+        wire.pack(chunk).message(
+            sid=bytes(16), epoch=0, version=0, offset=0, steps=steps, produced=steps, fresh=True
+        )
+    )
 
 
 def _message(parts: list[bytes]) -> ChunkMessage:

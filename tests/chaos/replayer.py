@@ -69,7 +69,15 @@ class Replayer:
         steps = self._steps * self._lanes
         self.produced += steps
         self._count_file.write_bytes(struct.pack("=Q", self.produced))
-        message = wire.pack(chunk).message(self.sid, self.epoch, self.version, offset, steps, self.produced)
+        message = wire.pack(chunk).message(
+            sid=self.sid,
+            epoch=self.epoch,
+            version=self.version,
+            offset=offset,
+            steps=steps,
+            produced=self.produced,
+            fresh=offset == 0,
+        )
         self.frames[offset] = wire.encode(message)
         return offset
 
@@ -107,6 +115,7 @@ class Replayer:
                 software="0",
                 base=self.settled,
                 produced=self.produced,
+                former={},
             )
             self._socket.send_multipart(wire.encode(hello))
             self.hear(1.0)

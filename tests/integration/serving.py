@@ -83,7 +83,14 @@ class Peer:
         """Hello, until welcome."""
         self.say(
             messages.Hello(
-                sid=self.sid, epoch=-1, host="host", pid=1, software="0", base=0, produced=self.produced
+                sid=self.sid,
+                epoch=-1,
+                host="host",
+                pid=1,
+                software="0",
+                base=0,
+                produced=self.produced,
+                former={},
             )
         )
         if self.hears(messages.Welcome, 2.0) is None:  # what was said may be lost with a connection

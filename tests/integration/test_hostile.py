@@ -24,7 +24,7 @@ from learner.admission import Admission
 from learner.network import Network
 from learner.publisher import Publisher
 from tests.artefacts import keep
-from tests.hostile import HostilePeer
+from tests.hostile import LIES, HostilePeer
 from tests.integration.processes import ROOT, Command, Run, free_port, wait_until
 
 pytestmark = pytest.mark.integration
@@ -80,7 +80,9 @@ def answers(client: Client) -> bool:
     deadline = time.monotonic() + 5.0
     while time.monotonic() < deadline:
         client.send(
-            wire.encode(m.Hello(sid=SID, epoch=-1, host="host", pid=1, software="0", base=0, produced=0))
+            wire.encode(
+                m.Hello(sid=SID, epoch=-1, host="host", pid=1, software="0", base=0, produced=0, former={})
+            )
         )
         parts = client.receive(0.5)
         if parts is not None and isinstance(wire.decode(parts), m.Welcome | m.Ack):
@@ -175,7 +177,9 @@ def test_a_hostile_peer_is_banned_and_honest_actors_finish(tmp_path: Path) -> No
     assert int(str(summary["produced_steps"])) < 2 * STEPS  # no false claim was booked
     assert peer.told_off >= 1
     assert peer.sent > 100
-    assert "Traceback" not in learner.err.read_text()
+    said = learner.err.read_text()
+    assert "Traceback" not in said
+    assert [reason for reason in LIES if reason not in said] == []
     keep(
         "hostile-peer",
         {"messages": peer.sent, "bans": peer.told_off, "imbalance_steps": summary["imbalance_steps"]},

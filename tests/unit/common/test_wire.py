@@ -26,7 +26,9 @@ TORQUES = Spaces((5,), 1, 3, ((-2.0, 2.0),) * 3)
 
 def chunk_message(chunk: Chunk) -> m.ChunkMessage:
     """The message of a chunk, as an actor builds it."""
-    return wire.pack(chunk).message(SID, 0, 0, 0, chunk.reward.size, chunk.reward.size)
+    return wire.pack(chunk).message(
+        sid=SID, epoch=0, version=0, offset=0, steps=chunk.reward.size, produced=chunk.reward.size, fresh=True
+    )
 
 
 def same_arrays(one: Chunk, other: Chunk) -> bool:

@@ -48,7 +48,7 @@ class Fleet:
 
     def hello(self, name: str, **facts: object) -> list[m.Message]:
         """Join, or come back, from the peer of that name."""
-        values = {"epoch": -1, "base": 0, "produced": 0} | facts
+        values = {"epoch": -1, "base": 0, "produced": 0, "former": {}} | facts
         return self.say(name, m.Hello(sid=sid(name), host="host", pid=1, software="0", **values))  # type: ignore[arg-type]
 
     def join(self, *names: str) -> None:
@@ -62,6 +62,7 @@ class Fleet:
         values = {
             "epoch": self.admission.epoch,
             "steps": CHUNK,
+            "fresh": offset == 0,
             "truncations": 0,
             "observation_bytes": 0,
             "crc": zlib.crc32(BODY),
@@ -135,7 +136,9 @@ def test_coming_back_keeps_slot_incarnation_and_credit() -> None:
     fleet.join("a")
     fleet.open()
     fleet.chunk("a")
-    hello = m.Hello(sid=sid("a"), epoch=EPOCH, host="host", pid=1, software="0", base=0, produced=CHUNK + 3)
+    hello = m.Hello(
+        sid=sid("a"), epoch=EPOCH, host="host", pid=1, software="0", base=0, produced=CHUNK + 3, former={}
+    )
     welcome = fleet.say("a-again", hello)[-1]
     assert isinstance(welcome, m.Welcome)
     assert (welcome.slot, welcome.incarnation) == (0, 0)

@@ -32,7 +32,7 @@ def credit_of(max_lag: int, version: int | None = None) -> Credit:
 
 def seat_all(credit: Credit, count: int) -> list[Seat]:
     """Sessions that are connected and idle."""
-    seats = [Seat(bytes([slot]) * 16, slot, 0, 0.0, peer=bytes([slot])) for slot in range(count)]
+    seats = [Seat(bytes([slot]) * 16, "", slot, 0, 0.0, peer=bytes([slot])) for slot in range(count)]
     for seat in seats:
         credit.seated(seat)
     return seats

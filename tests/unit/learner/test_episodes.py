@@ -16,9 +16,12 @@ T, B = 7, 3
 SPACES = Spaces((2,), 1, 5)
 
 
-def delivered(chunk: Chunk, offset: int, slot: int = 4, incarnation: int = 0) -> Delivered:
-    """The chunk, from that place."""
-    return Delivered(b"s" * 16, 0, slot, incarnation, offset, 0, chunk)
+def delivered(
+    chunk: Chunk, offset: int, slot: int = 4, incarnation: int = 0, fresh: bool | None = None
+) -> Delivered:
+    """The chunk, from that place; lanes are reset before the first step of a session unless told."""
+    reset = offset == 0 if fresh is None else fresh
+    return Delivered(b"s" * 16, 0, slot, incarnation, offset, 0, reset, chunk)
 
 
 def rows(chunk: Chunk, start: int, stop: int) -> Chunk:
@@ -63,13 +66,38 @@ def test_a_game_with_a_hole_is_not_reported(chunk: Chunk) -> None:
     assert [(game.lane, game.steps) for game in games] == [(0, 4)]
 
 
-def test_a_new_life_begins_new_games(chunk: Chunk) -> None:
-    """Another incarnation in the slot resets every lane; its offsets begin anywhere."""
-    tracker = EpisodeTracker()
+def test_reset_lanes_begin_new_games(chunk: Chunk) -> None:
+    """In another incarnation or in the same one, at any offset."""
+    tracker, alone = EpisodeTracker(), EpisodeTracker().advance(delivered(chunk, 0))
     tracker.advance(delivered(rows(chunk, 0, 2), 0))
-    assert tracker.advance(delivered(chunk, 990, incarnation=1)) == EpisodeTracker().advance(
-        delivered(chunk, 0)
-    )
+    assert tracker.advance(delivered(chunk, 990, incarnation=1, fresh=True)) == alone
+    tracker.advance(delivered(rows(chunk, 0, 2), 0))
+    assert tracker.advance(delivered(chunk, 0, incarnation=1, fresh=True)) == alone
+
+
+def test_an_incarnation_whose_first_chunk_was_dropped_is_in_the_middle_of_its_games(chunk: Chunk) -> None:
+    """Each of its lanes counts from the next end on."""
+    for tracker in (EpisodeTracker(), EpisodeTracker()):
+        games = tracker.advance(delivered(chunk, T * B, incarnation=1, fresh=False))
+        assert [(game.lane, game.steps) for game in games] == [(0, 4)]
+        tracker.advance(delivered(rows(chunk, 0, 2), 0))
+
+
+def test_a_slot_that_changes_hands_within_a_batch_reports_true_games(
+    make_chunk: Callable[..., Chunk],
+) -> None:
+    """The earlier incarnation is ahead in the batch, though its offset is larger."""
+    earlier = delivered(make_chunk(4, 1, SPACES, 0, terminated=[(1, 0)]), 8, incarnation=0)
+    before = delivered(make_chunk(8, 1, SPACES, 1), 0, incarnation=0)
+    later = delivered(make_chunk(6, 1, SPACES, 2, terminated=[(5, 0)]), 0, incarnation=1)
+    tracker = EpisodeTracker()
+    tracker.advance(before)
+    games = [
+        game
+        for chunk in sorted([later, earlier], key=lambda one: one.order)
+        for game in tracker.advance(chunk)
+    ]
+    assert [game.steps for game in games] == [10, 6]
 
 
 def test_slots_do_not_mix(chunk: Chunk) -> None:

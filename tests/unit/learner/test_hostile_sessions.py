@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import zlib
 from dataclasses import replace
 
 import pytest
@@ -22,136 +23,115 @@ def offences(fleet: Fleet) -> list[str]:
     return found
 
 
-LIES: list[tuple[str, m.Message]] = [
-    ("produced beyond credit", m.Heartbeat(sid=sid("a"), epoch=EPOCH, produced=2 * CHUNK + 1, stats={})),
-    ("produced without end", m.Heartbeat(sid=sid("a"), epoch=EPOCH, produced=HUGE, stats={})),
-    ("a goodbye of more than was played", m.Bye(sid=sid("a"), produced=HUGE)),
+def chunk(**facts: int) -> m.ChunkMessage:
+    """The next chunk of session a, with some facts wrong."""
+    fields = {"epoch": EPOCH, "version": 0, "offset": 0, "steps": CHUNK, "produced": CHUNK} | facts
+    return m.ChunkMessage(
+        sid=sid("a"), fresh=True, truncations=0, observation_bytes=0, crc=zlib.crc32(b""), body=b"", **fields
+    )
+
+
+def skip(offset: int, steps: int, produced: int) -> m.Skip:
+    """A skip of session a."""
+    return m.Skip(sid=sid("a"), epoch=EPOCH, offset=offset, steps=steps, produced=produced, reason="epoch")
+
+
+def hello(name: str = "a", epoch: int = EPOCH, base: int = 0, produced: int = 0, **former: int) -> m.Hello:
+    """A Hello of a session, with its former sessions by name."""
+    return m.Hello(
+        sid=sid(name),
+        epoch=epoch,
+        host="host",
+        pid=1,
+        software="0",
+        base=base,
+        produced=produced,
+        former={sid(other): steps for other, steps in former.items()},
+    )
+
+
+WELCOME = m.Welcome(
+    sid=sid("a"),
+    epoch=EPOCH,
+    slot=0,
+    incarnation=0,
+    received=0,
+    settled=0,
+    credit=HUGE,
+    version=0,
+    target=bytes(32),
+    heartbeat_ms=0,
+    lease_ms=0,
+    software="0",
+    body=b"{}",
+)
+MOST = f"expected at most {2 * CHUNK} steps"  # credit is one chunk
+LIES: list[tuple[str, m.Message, str]] = [
     (
-        "a chunk of more than was played",
-        m.ChunkMessage(
-            sid=sid("a"),
-            epoch=EPOCH,
-            version=0,
-            offset=0,
-            steps=CHUNK,
-            produced=HUGE,
-            truncations=[],
-            observation_bytes=0,
-            crc=b"",
-        ),
+        "produced beyond credit",
+        m.Heartbeat(sid=sid("a"), epoch=EPOCH, produced=2 * CHUNK + 1, stats={}),
+        MOST,
     ),
-    (
-        "a chunk without end",
-        m.ChunkMessage(
-            sid=sid("a"),
-            epoch=EPOCH,
-            version=0,
-            offset=0,
-            steps=HUGE,
-            produced=0,
-            truncations=[],
-            observation_bytes=0,
-            crc=b"",
-        ),
-    ),
-    (
-        "a chunk without steps",
-        m.ChunkMessage(
-            sid=sid("a"),
-            epoch=EPOCH,
-            version=0,
-            offset=0,
-            steps=0,
-            produced=0,
-            truncations=[],
-            observation_bytes=0,
-            crc=b"",
-        ),
-    ),
-    (
-        "a chunk that goes back",
-        m.ChunkMessage(
-            sid=sid("a"),
-            epoch=EPOCH,
-            version=0,
-            offset=0,
-            steps=-1,
-            produced=0,
-            truncations=[],
-            observation_bytes=0,
-            crc=b"",
-        ),
-    ),
-    (
-        "a chunk from before the beginning",
-        m.ChunkMessage(
-            sid=sid("a"),
-            epoch=EPOCH,
-            version=0,
-            offset=-1,
-            steps=CHUNK,
-            produced=0,
-            truncations=[],
-            observation_bytes=0,
-            crc=b"",
-        ),
-    ),
-    (
-        "a skip without end",
-        m.Skip(sid=sid("a"), epoch=EPOCH, offset=0, steps=HUGE, produced=HUGE, reason="epoch"),
-    ),
-    ("a skip far away", m.Skip(sid=sid("a"), epoch=EPOCH, offset=HUGE, steps=1, produced=0, reason="epoch")),
-    ("a skip of nothing", m.Skip(sid=sid("a"), epoch=EPOCH, offset=0, steps=0, produced=0, reason="epoch")),
-    (
-        "a second session on its connection",
-        m.Hello(sid=sid("b"), epoch=-1, host="host", pid=1, software="0", base=0, produced=0),
-    ),
+    ("produced without end", m.Heartbeat(sid=sid("a"), epoch=EPOCH, produced=HUGE, stats={}), MOST),
+    ("a goodbye of more than was played", m.Bye(sid=sid("a"), produced=HUGE), MOST),
+    ("a chunk of more than was played", chunk(produced=HUGE), MOST),
+    ("a chunk without end", chunk(steps=HUGE), MOST),
+    ("a chunk without steps", chunk(steps=0), "expected steps from 0 on, got 0 from 0"),
+    ("a chunk that goes back", chunk(steps=-1), "expected steps from 0 on, got -1 from 0"),
+    ("a chunk from before the beginning", chunk(offset=-1), "expected steps from 0 on, got 10 from -1"),
+    ("a skip without end", skip(0, HUGE, HUGE), MOST),
+    ("a skip far away", skip(HUGE, 1, 0), MOST),
+    ("a skip of nothing", skip(0, 0, 0), "expected steps from 0 on, got 0 from 0"),
+    ("a second session on its connection", hello("b", -1), "expected one session on a connection"),
     (
         "steps freed that nobody settled",
-        m.Hello(sid=sid("a"), epoch=EPOCH, host="host", pid=1, software="0", base=CHUNK, produced=CHUNK),
+        hello(base=CHUNK, produced=CHUNK),
+        "expected steps from 0 on to be held",
     ),
-    (
-        "more held than produced",
-        m.Hello(sid=sid("a"), epoch=EPOCH, host="host", pid=1, software="0", base=5, produced=4),
-    ),
-    (
-        "a new session with more than a chunk",
-        m.Hello(sid=sid("a"), epoch=-1, host="host", pid=1, software="0", base=0, produced=CHUNK + 1),
-    ),
-    (
-        "a jump after its return",
-        m.Hello(sid=sid("a"), epoch=EPOCH, host="host", pid=1, software="0", base=0, produced=HUGE),
-    ),
-    (
-        "what a learner says",
-        m.Welcome(
-            sid=sid("a"),
-            epoch=EPOCH,
-            slot=0,
-            incarnation=0,
-            received=0,
-            settled=0,
-            credit=HUGE,
-            version=0,
-            target=bytes(32),
-            heartbeat_ms=0,
-            lease_ms=0,
-            body=b"{}",
-        ),
-    ),
+    ("more held than produced", hello(base=5, produced=4), "expected steps held to begin in [0, 4]"),
+    ("a new session with more than a chunk", hello("a", -1, produced=CHUNK + 1), "expected a new session"),
+    ("a jump after its return", hello(produced=2 * CHUNK + 1), MOST),
+    ("more steps than any session makes", hello(produced=HUGE), "steps of a session, got"),
+    ("itself as a former session", hello("a", a=1), "former sessions without the present one"),
+    ("too many former sessions", hello("a", **{f"z{k}": 1 for k in range(17)}), "at most 16 former sessions"),
+    ("what a learner says", WELCOME, "expected what an actor says, got Welcome"),
 ]
 
 
-@pytest.mark.parametrize("lie", [case[1] for case in LIES], ids=[case[0] for case in LIES])
-def test_a_false_claim_is_an_offence_and_changes_no_book(lie: m.Message) -> None:
+@pytest.mark.parametrize(("lie", "reason"), [case[1:] for case in LIES], ids=[case[0] for case in LIES])
+def test_a_false_claim_is_an_offence_and_changes_no_account(lie: m.Message, reason: str) -> None:
     """Credit is 10 steps here; nobody plays further than that, or than a chunk more after a return."""
     fleet = Fleet()
     fleet.join("a")
     fleet.open()
     before = fleet.admission.to_json(set())
     fleet.say("a", lie)
-    assert len(offences(fleet)) == 1
+    (said,) = offences(fleet)
+    assert reason in said
     assert fleet.admission.to_json(set()) == before
+
+
+def test_former_sessions_that_no_run_has_are_not_counted() -> None:
+    """An actor of another run may name them; it joins nevertheless."""
+    fleet = Fleet()
+    (welcome,) = fleet.say("a", hello("a", -1, z=HUGE, y=-1, x=0))
+    assert isinstance(welcome, m.Welcome)
+    assert fleet.admission.ledger.totals().produced == 0
+
+
+@pytest.mark.parametrize("claim", [hello("a"), hello("b", -1, a=CHUNK)], ids=["its own", "a former one"])
+def test_a_session_of_another_key_is_refused_and_nothing_of_the_claim_is_kept(claim: m.Hello) -> None:
+    """Neither the name of the session nor of the key that claimed it; its owner plays as before."""
+    fleet = Fleet()
+    fleet.admission.on(b"a", hello("a", -1), fleet.now, "owner")
+    fleet.open()
+    before = fleet.admission.to_json(set())
+    fleet.admission.on(b"thief", claim, fleet.now, "thief")
+    assert offences(fleet) == ["expected sessions of the key of the connection, got one of another key"]
+    assert fleet.admission.to_json(set()) == before
+    assert fleet.heard("thief") == []
+    fleet.chunk("a")
+    assert fleet.arrived() == [("a", 0)]
 
 
 def test_what_honest_actors_say_is_no_offence() -> None:
@@ -276,6 +256,7 @@ def arbitrary(rng: random.Random, name: bytes) -> m.Message:
                 software="0",
                 base=rng.choice([0, number()]),
                 produced=rng.choice([0, number()]),
+                former={sid(f"former{rng.randrange(50)}"): number() for _ in range(rng.randrange(3))},
             )
         case 1 | 2:
             return m.ChunkMessage(
@@ -285,9 +266,11 @@ def arbitrary(rng: random.Random, name: bytes) -> m.Message:
                 offset=number(),
                 steps=rng.choice([CHUNK, number()]),
                 produced=number(),
-                truncations=[],
-                observation_bytes=rng.choice([0, 1]),
-                crc=b"",
+                fresh=rng.random() < 0.5,
+                truncations=0,
+                observation_bytes=0,
+                crc=rng.choice([0, 1]),
+                body=b"",
             )
         case 3:
             return m.Skip(

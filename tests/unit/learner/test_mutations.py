@@ -124,7 +124,7 @@ MUTANTS = [
         "filter reset at ends",
         Trainer._train,
         "scale(joined.bonus, [delivered.slot for delivered in chunks])",
-        "scale_reward(joined.bonus, joined.done, [(delivered.slot, 0) for delivered in chunks])",
+        "scale_reward(joined.bonus, joined.done, [(delivered.slot, 0, False) for delivered in chunks])",
         test_probes.test_no_end_interrupts_the_discounted_bonuses_of_a_lane,
     ),
     Mutant(

@@ -32,9 +32,9 @@ def lanes(place: int) -> slice:
     return slice(place * B, (place + 1) * B)
 
 
-def whole_lives(*slots: int, life: int = 0) -> tuple[np.ndarray, list[tuple[int, int]]]:
-    """No ends, and each slot in the same incarnation."""
-    return np.zeros((T, len(slots) * B), np.bool_), [(slot, life) for slot in slots]
+def whole_lives(*slots: int, life: int = 0) -> tuple[np.ndarray, list[tuple[int, int, bool]]]:
+    """No ends, each slot in the same incarnation, and no lane reset."""
+    return np.zeros((T, len(slots) * B), np.bool_), [(slot, life, False) for slot in slots]
 
 
 def running_returns(reward: np.ndarray, done: np.ndarray) -> np.ndarray:
@@ -198,13 +198,24 @@ def test_a_new_incarnation_restarts_the_returns_of_its_slot_alone() -> None:
     reward, normaliser = bonuses(0, 2), fresh()
     done, lives = whole_lives(0, 1)
     normaliser.scale_reward(reward, done, lives)
-    found = normaliser.scale_reward(reward, done, [(0, 0), (1, 1)])
+    found = normaliser.scale_reward(reward, done, [(0, 0, False), (1, 1, False)])
     first, twice = (
         running_returns(reward, done),
         running_returns(np.tile(reward, (2, 1)), np.tile(done, (2, 1))),
     )
     second = np.hstack([twice[T:, lanes(0)], first[:, lanes(1)]])
     np.testing.assert_allclose(found, reward / deviation(first, second), rtol=1e-6)
+
+
+def test_lanes_that_are_reset_within_an_incarnation_restart_their_returns() -> None:
+    reward, normaliser = bonuses(0, 2), fresh()
+    done, lives = whole_lives(0, 1)
+    normaliser.scale_reward(reward, done, lives)
+    found = normaliser.scale_reward(reward, done, [(0, 0, False), (1, 0, True)])
+    expected = fresh()
+    expected.scale_reward(reward, done, lives)
+    by_incarnation = expected.scale_reward(reward, done, [(0, 0, False), (1, 1, True)])
+    np.testing.assert_array_equal(found, by_incarnation)
 
 
 def test_all_lanes_share_one_scale_of_rewards_and_no_mean_is_subtracted() -> None:

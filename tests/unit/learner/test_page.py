@@ -57,7 +57,7 @@ def page(progress: Progress = PROGRESS, view: Callable[[], View] = lambda: VIEW)
 
 
 def delivered(chunk: Chunk) -> Delivered:
-    return Delivered(bytes(16), 4, 3, 0, 0, 4, chunk)
+    return Delivered(bytes(16), 4, 3, 0, 0, 4, True, chunk)
 
 
 def test_the_sentence_is_that_of_the_busiest_side() -> None:

@@ -48,7 +48,7 @@ def make_trainer(tmp_path: Path) -> TrainerMaker:
 def chunks_of(make_chunk: Maker, lags: tuple[int, ...] = (0, 0, 0)) -> list[Delivered]:
     """One chunk of noise from each of three slots, so many versions behind version 5."""
     return [
-        Delivered(bytes([slot]) * 16, 5, slot, 0, 0, 5 - lag, make_chunk(T, B, SPACES, slot))
+        Delivered(bytes([slot]) * 16, 5, slot, 0, 0, 5 - lag, True, make_chunk(T, B, SPACES, slot))
         for slot, lag in enumerate(lags)
     ]
 
