@@ -35,7 +35,8 @@ class Sender:
     """The connection that a message came on. Bans apply to it, never to a key that a fleet shares."""
 
     peer: bytes  # its routing id
-    key: str  # the public key that was authorised; empty on a port without keys
+    key: str = ""  # the public key that was authorised; empty on a port without keys
+    name: str | None = None  # of the key
 
     @property
     def payer(self) -> bytes:

@@ -7,26 +7,24 @@ send the replies. So nobody is given up while a message of theirs lies unread.
 from __future__ import annotations
 
 import contextlib
-import math
 import queue
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 import structlog
 
 from common import wire
 from common.keys import KeyDirectory
 from common.lifecycle import EXIT_INTERNAL, Fatal
-from common.messages import ChunkMessage, Hello, Reject, WeightsRequest
 from common.transport import Context, Server, Waker, wait
 from learner.admission import Admission
-from learner.conduct import BAN_SECONDS, STRIKES, VERSION_SECONDS, Conduct, Sender
+from learner.conduct import Sender
 from learner.credit import Arrival
 from learner.door import Door
+from learner.intake import Intake
 from learner.leases import LEASE_SECONDS
 from learner.publisher import PIECE_BYTES, Publisher
 from learner.view import View
@@ -38,11 +36,9 @@ _VIEW_SECONDS = 0.5
 _TURN_SECONDS = 0.25
 _ASK_SECONDS = 30.0
 _WEIGHTS_REQUEST_BYTES = 8_192
-_SMALL_BYTES = 2**16  # what a message that is not looked at counts as, at least;
-_UNHEARD_BYTES = 2**19  # so much of them in a turn,
-_REST_SECONDS = 0.005  # then it rests from reading: a flood costs little, and others are late by little
+_IGNORED_BYTES = 2**19  # of ignored messages that end the reading of a turn
+_REST_SECONDS = 0.005  # the pause that follows: a flood costs little, and delays others by little
 _SHOWN_SLOTS = 256  # of which exporter and page show each
-_KINDS = ("hello", "chunk", "skip", "heartbeat", "bye")  # what actors say
 
 
 class Network:
@@ -61,10 +57,7 @@ class Network:
         self._asked: queue.Queue[tuple[Callable[[], Any], Future[Any]]] = queue.Queue()
         self._waker = Waker()
         self._closing = threading.Event()
-        self.conduct = Conduct()
-        self.wire_errors: Counter[str] = Counter(dict.fromkeys(get_args(wire.WireReason), 0))
-        self._messages: Counter[str] = Counter(dict.fromkeys(_KINDS, 0))
-        self._received_bytes = self._chunk_bytes = self._chunk_steps = 0
+        self.intake = Intake(admission)
         self.view = View()
         self.turned_at = time.monotonic()  # for the watchdog
         self._viewed = 0.0
@@ -133,15 +126,15 @@ class Network:
         now = self.turned_at = time.monotonic()
         if self._door is not None and self._door.tick(now):
             self._admission.revoke(self._door.authorised)
-        unheard = 0
+        ignored = 0
         for peer, key, parts in data.receive():
-            unheard += self._on_data(Sender(peer, key), parts, now)
-            if unheard >= _UNHEARD_BYTES:
+            ignored += self.intake.take(self._sender(peer, key), parts, now)
+            if ignored >= _IGNORED_BYTES:
                 break
         for peer, key, parts in weights.receive():
-            used = self._on_weights(weights, Sender(peer, key), parts, now)
-            unheard += used
-            if not used or unheard >= 2 * _UNHEARD_BYTES:
+            used = self._on_weights(weights, self._sender(peer, key), parts, now)
+            ignored += used
+            if not used or ignored >= 2 * _IGNORED_BYTES:
                 break  # one answer, 2 MiB, in a turn: chunks do not wait behind a whole fleet's weights
         self._waker.clear()
         self._answer_asked()
@@ -153,7 +146,7 @@ class Network:
         for peer, message in self._admission.replies:
             data.send(peer, wire.encode(message))
         self._admission.replies.clear()
-        if unheard >= _UNHEARD_BYTES:
+        if ignored >= _IGNORED_BYTES:
             wait((), self._waker, _REST_SECONDS)
         now = time.monotonic()
         if now - self._viewed > _VIEW_SECONDS:
@@ -176,97 +169,35 @@ class Network:
             fleet=tuple(seat.shown(heard) for seat in seats if seat.slot < _SHOWN_SLOTS),
             chunk_seconds=admission.credit.usual_seconds,
             actor_phases=dict(admission.seats.phase_seconds),
-            messages=dict(self._messages),
+            messages=dict(self.intake.messages),
             events=dict(admission.events),
-            wire_errors=dict(self.wire_errors),
+            wire_errors=dict(self.intake.wire_errors),
             duplicates=admission.duplicates,
-            received_bytes=self._received_bytes,
-            chunk_bytes=self._chunk_bytes,
-            chunk_steps=self._chunk_steps,
+            received_bytes=self.intake.received_bytes,
+            chunk_bytes=self.intake.chunk_bytes,
+            chunk_steps=self.intake.chunk_steps,
             weights_bytes=self._publisher.sent_bytes,
             weights_pulls=self._publisher.pulls,
             would_block=would_block,
             auth_refused=self._auth_refused,
-            bans=self.conduct.bans,
-            unheard=self.conduct.unheard,
+            bans=self.intake.conduct.bans,
+            unheard=self.intake.conduct.unheard,
         )
 
-    def _on_data(self, sender: Sender, parts: list[bytes], now: float) -> int:
-        """Take in a message; returns how much of `_UNHEARD_BYTES` it used up."""
-        size = sum(map(len, parts))
-        self._received_bytes += size
-        if not self._hears(sender, size, now):
-            return max(size, _SMALL_BYTES)
-        try:
-            message = wire.decode(parts)
-        except wire.WireError as error:
-            self._refuse(sender, error, now)
-            if error.reason == "version":
-                self._admission.replies.append((sender.peer, Reject(code="protocol", text=str(error))))
-            return 0
-        self._messages[type(message).__name__.removesuffix("Message").lower()] += 1
-        if isinstance(message, Hello) and not self._greets(sender, message, now):
-            return 0
-        if isinstance(message, ChunkMessage):
-            self._chunk_bytes += size
-            self._chunk_steps += message.steps
-        self._admission.on(sender.peer, message, now, sender.key)
-        for offence in self._admission.offences:
-            self._strike(sender, "offence", offence, now)
-        self._admission.offences.clear()
-        return 0
-
-    def _greets(self, sender: Sender, hello: Hello, now: float) -> bool:
-        """Whether to take in a Hello now; if not, its sender is told when to ask again."""
-        pause_seconds = self.conduct.greets(sender.payer, now)
-        if pause_seconds:
-            text = "expected fewer sessions at once: the learner takes in the others first"
-            retry_after_ms = math.ceil(pause_seconds * 1000)
-            reject = Reject(code="full", text=text, retry_after_ms=retry_after_ms)
-            self._admission.replies.append((sender.peer, reject))
-            return False
-        name = self._door.authorised.get(sender.key) if self._door is not None else None
-        log.info("hello", sid=hello.sid.hex(), host=hello.host, pid=hello.pid, key=name)
-        return True
+    def _sender(self, peer: bytes, key: str) -> Sender:
+        name = self._door.authorised.get(key) if self._door is not None else None
+        return Sender(peer, key, name)
 
     def _on_weights(self, weights: Server, sender: Sender, parts: list[bytes], now: float) -> int:
-        """Answer a request; returns like `_on_data`."""
-        if not self._hears(sender, sum(map(len, parts)), now):
-            return _SMALL_BYTES
-        try:
-            request = wire.decode(parts)
-            if not isinstance(request, WeightsRequest):
-                raise wire.WireError("kind", f"expected WeightsRequest, got {type(request).__name__}")
-        except wire.WireError as error:
-            self._refuse(sender, error, now)
-            return 0
+        """Answer a request; returns like `Intake.take`."""
+        request = self.intake.take_request(sender, parts, now)
+        if isinstance(request, int):
+            return request
         for answer in self._publisher.answer(request):
-            may = self.conduct.serves(sender.peer, PIECE_BYTES, now)
+            may = self.intake.conduct.serves(sender.peer, PIECE_BYTES, now)
             if not may or not weights.send(sender.peer, wire.encode(answer)):
                 break  # it has had its share, or its pipe is full: it asks again
         return 0
-
-    def _hears(self, sender: Sender, size: int, now: float) -> bool:
-        hearing = self.conduct.hears(sender.peer, size, now)
-        if hearing == "excess":
-            self._strike(sender, "quota", "expected fewer or smaller messages, got more than the quota", now)
-        return hearing == "heard"
-
-    def _refuse(self, sender: Sender, error: wire.WireError, now: float) -> None:
-        self.wire_errors[error.reason] += 1
-        if error.reason != "version":
-            self._strike(sender, error.reason, str(error), now)
-            return
-        log.warning("message_refused", reason=error.reason, text=str(error))
-        self.conduct.charge(sender.peer, VERSION_SECONDS, now)  # it may be honest, only older or newer
-
-    def _strike(self, sender: Sender, reason: str, text: str, now: float) -> None:
-        log.warning("message_refused", reason=reason, text=text)
-        if self.conduct.strike(sender.peer, now):
-            self.conduct.charge_hellos(sender.payer, now)  # reconnecting is no way around a ban
-            text = f"ignored for {BAN_SECONDS:.0f} s after {STRIKES} offences, the last: {text}"[:256]
-            log.warning("peer_banned", text=text)
-            self._admission.expel(sender.peer, text)
 
     def _answer_asked(self) -> None:
         while not self._asked.empty():
