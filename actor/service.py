@@ -85,7 +85,7 @@ class Actor:
         if player is None:
             self.player = self._build(welcome)
         elif player.welcome is not welcome:
-            same = player.config.plays_like(_configuration(welcome))
+            same = player.config.plays_like(configuration(welcome))
             if not same or player.welcome.target != welcome.target:
                 raise Fatal(
                     EXIT_TEMPORARY, "expected the run that this actor joined, got another one: start anew"
@@ -95,7 +95,7 @@ class Actor:
 
     def _build(self, welcome: Welcome) -> Player | None:
         """What the run needs; None while its target network is not to be had."""
-        config = _configuration(welcome)
+        config = configuration(welcome)
         target: Blob | None = None
         if config.rnd.enabled:
             target = self._fetch("target", (-1, -1))
@@ -194,7 +194,7 @@ class Actor:
         self.tell(self.session.stats)
 
 
-def _configuration(welcome: Welcome) -> Config:
+def configuration(welcome: Welcome) -> Config:
     """The run's configuration.
 
     Raises:

@@ -16,8 +16,9 @@ from common.chunk import WARMUP_VERSION
 from common.config import Config
 from common.ledger import Ledger, Receipt, Verdict
 from learner import claims, leases
+from learner.conduct import SESSIONS_PER_KEY
 from learner.credit import Arrival, Credit
-from learner.joining import SESSIONS_PER_KEY, Terms, Violation, refusal, welcome
+from learner.joining import Terms, Violation, former_sessions, refusal, welcome
 from learner.leases import Leases
 from learner.seats import Seat, Seats
 
@@ -156,7 +157,11 @@ class Admission:
             self.events["full"] += isinstance(answer, m.Reject) and answer.code == "full"
             self.replies.append((peer, answer))
             return
-        self._close_former(hello, key)
+        for sid, produced in former_sessions(hello, self._terms):
+            former = self.seats.get(sid)
+            if former is not None:
+                self._remove(former, "learner_rollback")
+            self.ledger.extend(sid, key, produced)
         self.ledger.open(hello.sid, key)
         self.ledger.announce(hello.sid, hello.produced)
         self.ledger.rollback(hello.sid, hello.base)
@@ -168,19 +173,6 @@ class Admission:
         seat.credit = max(seat.credit, account.received)
         self._grant(now)
         self.replies.append((peer, welcome(seat, account, self.credit.version, self._terms)))
-
-    def _close_former(self, hello: m.Hello, key: str) -> None:
-        """Count what the actor's former sessions made, as an earlier learner process told it.
-
-        The first process of a run has counted it already. A later one may have restarted from a
-        checkpoint that is older than the end of those sessions.
-        """
-        for sid, produced in hello.former.items():
-            if self.epoch > 0 and 0 < produced <= self._terms.limit_steps:
-                seat = self.seats.get(sid)
-                if seat is not None:
-                    self._remove(seat, "learner_rollback")
-                self.ledger.extend(sid, key, produced)
 
     def _on_chunk(self, seat: Seat, chunk: m.ChunkMessage, now: float) -> None:
         damaged = zlib.crc32(chunk.body) != chunk.crc

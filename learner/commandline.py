@@ -20,6 +20,7 @@ from common.lifecycle import EXIT_CONFIGURATION, EXIT_USAGE, Fatal
 from common.metrics import DEFAULT_HOST
 from common.presets import DEFAULT_PRESET, PRESETS
 from common.transport import is_loopback, parse_address
+from learner.conduct import SESSIONS_PER_KEY
 from learner.runs import read_config, settings
 
 _DEVICES = ("auto", "cpu", "cuda")
@@ -38,6 +39,7 @@ class Options:
     keys: KeyDirectory | None = None
     insecure_plaintext: bool = False  # a port that other machines reach, without keys
     metrics_host: str = DEFAULT_HOST
+    sessions_per_key: int = SESSIONS_PER_KEY
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +64,8 @@ class _Process:
     """Where to train: auto, cpu, cuda."""
     metrics_host: str = DEFAULT_HOST
     """Address of this machine on which Prometheus may ask; 0.0.0.0 for all."""
+    sessions_per_key: int = SESSIONS_PER_KEY
+    """Most sessions that the actors of one key may have at a time; further ones wait."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,8 @@ def _run(preset: str | None, flags: list[str]) -> tuple[Config, Options]:
         path = process.run_dir / f"seed-{config.seed}"
     if process.local_actors < 0:
         raise Fatal(EXIT_USAGE, f"expected --local-actors of at least 0, got {process.local_actors}")
+    if process.sessions_per_key < 1:
+        raise Fatal(EXIT_USAGE, f"expected --sessions-per-key of at least 1, got {process.sessions_per_key}")
     if process.device not in _DEVICES:
         raise Fatal(EXIT_USAGE, f"expected --device {' or '.join(_DEVICES)}, got {process.device!r}")
     if process.resume and (path / "config.json").exists():
@@ -121,6 +127,7 @@ def _run(preset: str | None, flags: list[str]) -> tuple[Config, Options]:
         _keys(process),
         process.insecure_plaintext and not is_loopback(endpoint),
         process.metrics_host,
+        process.sessions_per_key,
     )
 
 

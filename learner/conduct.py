@@ -12,6 +12,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Literal
 
+SESSIONS_PER_KEY = 4_096  # at a time, unless set; each holds two connections and an account
 STRIKES = 10
 STRIKE_SECONDS = 60.0  # how long one is held against somebody
 BAN_SECONDS = 60.0

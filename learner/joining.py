@@ -12,7 +12,6 @@ from common.ledger import Account, Ledger
 from learner import claims, leases
 from learner.seats import Seat, Seats
 
-SESSIONS_PER_KEY = 4_096
 HEARTBEAT_SECONDS = 2.0
 _FULL_SECONDS = 10.0  # until a session that found no room asks again
 
@@ -79,6 +78,17 @@ def refusal(
     steps = terms.config.rollout.chunk_steps
     _require_none(claims.false_hello(hello, terms.epoch, account, seat, seats.heard_on(peer), steps))
     return None
+
+
+def former_sessions(hello: m.Hello, terms: Terms) -> list[tuple[bytes, int]]:
+    """The former sessions of an actor, and the steps to which each is to be counted.
+
+    The first process of a run has counted them. A later one may have restarted from a checkpoint that
+    is older than their end. Numbers that no session of the run reaches are of another run.
+    """
+    if terms.epoch == 0:
+        return []
+    return [(sid, produced) for sid, produced in hello.former.items() if 0 < produced <= terms.limit_steps]
 
 
 def _require_none(violation: str | None) -> None:

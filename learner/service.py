@@ -75,9 +75,8 @@ class Learner:
         """Open the sockets, then start whatever uses them."""
         config, options = self.config, self.options
         target = self.trainer.target()
-        self.admission = Admission(
-            config, self.epoch, target.meta.digest if target is not None else bytes(32)
-        )
+        digest = target.meta.digest if target is not None else bytes(32)
+        self.admission = Admission(config, self.epoch, digest, options.sessions_per_key)
         if books is not None:
             self.admission.restore(books, time.monotonic())
         publisher = Publisher(target)

@@ -20,6 +20,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Self
 
 import structlog
@@ -30,6 +31,8 @@ from actor.rollout import Rollout
 from actor.session import Session
 from common import envs, wire
 from common.config import EnvConfig, RolloutConfig
+from common.gate import ActorKeys
+from common.keys import read_bundle
 from common.messages import Ack
 from common.parent import Parent
 from common.streams import Place
@@ -63,8 +66,10 @@ def record(env: EnvConfig, rollout: RolloutConfig, chunks: int, seed: int = 1) -
 class _Tapped(Client):
     """A connection that shows each acknowledgement to `heard` on its way to the session."""
 
-    def __init__(self, context: Context, endpoint: str, heard: Callable[[Ack], None]) -> None:
-        super().__init__(context, endpoint, _MESSAGE_BYTES)
+    def __init__(
+        self, context: Context, endpoint: str, keys: ActorKeys | None, heard: Callable[[Ack], None]
+    ) -> None:
+        super().__init__(context, endpoint, _MESSAGE_BYTES, keys)
         self._heard = heard
 
     def receive(self, timeout_seconds: float = 0.0, also: int | None = None) -> list[bytes] | None:
@@ -134,8 +139,10 @@ class Report:
 class FakeFleet:
     """Many fake actors in one thread; each plays as soon as it may."""
 
-    def __init__(self, endpoint: str, actors: int, recordings: Sequence[Recording]) -> None:
-        self._context, self._endpoint = Context(), endpoint
+    def __init__(
+        self, endpoint: str, actors: int, recordings: Sequence[Recording], keys: ActorKeys | None = None
+    ) -> None:
+        self._context, self._endpoint, self._keys = Context(), endpoint, keys
         self._poller = zmq.Poller()
         self._speakers: dict[object, FakeActor] = {}  # by socket
         self._ready: deque[FakeActor] = deque()
@@ -154,7 +161,7 @@ class FakeFleet:
         for raw in [raw for raw, other in self._speakers.items() if other is actor]:  # closed by the session
             self._poller.unregister(raw)
             del self._speakers[raw]
-        client = _Tapped(self._context, self._endpoint, actor.heard)
+        client = _Tapped(self._context, self._endpoint, self._keys, actor.heard)
         self._poller.register(client.raw, zmq.POLLIN)
         self._speakers[client.raw] = actor
         return client
@@ -206,8 +213,10 @@ class FakeFleet:
 class FleetProcess:
     """A fake fleet in a process of its own."""
 
-    def __init__(self, endpoint: str, actors: int, game: str) -> None:
+    def __init__(self, endpoint: str, actors: int, game: str, key_file: Path | None = None) -> None:
         argv = [sys.executable, "-m", "tests.fleet", endpoint, str(actors), game]
+        if key_file is not None:
+            argv += ["--keys", str(key_file)]
         self._process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def forget(self) -> None:
@@ -243,8 +252,10 @@ def main() -> int:
     parser.add_argument("endpoint")
     parser.add_argument("actors", type=int)
     parser.add_argument("game")
+    parser.add_argument("--keys", type=Path)
     options = parser.parse_args()
     quiet()
+    keys = read_bundle(options.keys) if options.keys is not None else None
     recordings = record(EnvConfig(id=options.game), RolloutConfig(steps=128, lanes=1, batch_lanes=1), 16)
     stop, forget = threading.Event(), threading.Event()
 
@@ -254,7 +265,7 @@ def main() -> int:
         stop.set()
 
     threading.Thread(target=listen, daemon=True).start()
-    with FakeFleet(options.endpoint, options.actors, recordings) as fleet:
+    with FakeFleet(options.endpoint, options.actors, recordings, keys) as fleet:
         while not stop.is_set():
             fleet.turn()
             if forget.is_set():

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.bench import actor, fleet, growth, learner, report, train, weights, wire
+from tests.bench import actor, fleet, growth, learner, rejoin, report, train, weights, wire
 from tests.bench.machine import Load
 
 _SUITE = {  # file of results -> command
@@ -21,6 +21,7 @@ _SUITE = {  # file of results -> command
     "fleet-2000": ["fleet", "--actors", "2000", "--seconds", "30"],
     "weights": ["weights"],
     "growth": ["growth"],
+    "rejoin": ["rejoin"],
 }
 _TIMEOUT_SECONDS = 900
 
@@ -28,13 +29,15 @@ _TIMEOUT_SECONDS = 900
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     names = parser.add_subparsers(dest="name", required=True)
-    for name in ("actor", "learner", "train", "wire", "fleet", "weights", "growth", "lag"):
+    for name in ("actor", "learner", "train", "wire", "fleet", "weights", "growth", "rejoin", "lag"):
         one = names.add_parser(name)
         one.add_argument("--json", type=Path, help="also write the object to this file")
         if name == "learner":
             one.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
         elif name == "wire":
             one.add_argument("--trained", type=Path, action="append", default=[], metavar="RUN_DIR")
+        elif name == "rejoin":
+            one.add_argument("--actors", type=int, default=2_000)
         elif name == "fleet":
             one.add_argument("--actors", type=int, default=256)
             one.add_argument("--rate", type=float, help="chunks per second, all actors together")
@@ -55,6 +58,7 @@ def _measure(options: argparse.Namespace) -> dict[str, object]:
         "fleet": lambda: fleet.measure(options.actors, options.rate, options.seconds),
         "weights": lambda: weights.measure(options.pullers),
         "growth": growth.measure,
+        "rejoin": lambda: rejoin.measure(options.actors),
         "lag": train.compare_lags,
     }
     load = Load()

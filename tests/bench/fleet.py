@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -19,7 +20,7 @@ from tests.integration.processes import free_port
 _GAME = "gravitar"
 _SESSIONS_PER_PROCESS = 512  # below libzmq's 1,023 sockets per context
 _PROCESSES = 2
-_JOIN_SECONDS = 120.0
+JOIN_SECONDS = 120.0
 _SETTLING_SECONDS = 10.0  # after the first credit, before anything is measured
 _BATCH_LANES = 256
 
@@ -33,9 +34,9 @@ def measure(actors: int = 256, rate: float | None = None, seconds: float = 30.0)
     endpoint = f"tcp://127.0.0.1:{free_port()}"
     with Intake(config, endpoint, rate) as intake:
         empty_bytes = _resident_bytes()
-        fleets = _start(endpoint, actors)
+        fleets = start(endpoint, actors)
         try:
-            intake.wait_for(actors, _JOIN_SECONDS)
+            intake.wait_for(actors, JOIN_SECONDS)
             joined_bytes = _resident_bytes()
             idle = _idle(actors)
             figures = _observe(intake, fleets, seconds, rollout.chunk_steps)
@@ -70,10 +71,11 @@ def measure(actors: int = 256, rate: float | None = None, seconds: float = 30.0)
     }
 
 
-def _start(endpoint: str, actors: int) -> list[FleetProcess]:
+def start(endpoint: str, actors: int, key_file: Path | None = None) -> list[FleetProcess]:
+    """Start a fleet in as many processes as it needs, with one key for all if the learner asks for keys."""
     count = min(actors, max(_PROCESSES, -(-actors // _SESSIONS_PER_PROCESS)))
     shares = [actors // count + (number < actors % count) for number in range(count)]
-    return [FleetProcess(endpoint, share, _GAME) for share in shares]
+    return [FleetProcess(endpoint, share, _GAME, key_file) for share in shares]
 
 
 def _idle(actors: int) -> dict[str, float]:

@@ -1,0 +1,99 @@
+"""How long a fleet that shares one key needs to rejoin a learner that restarts."""
+
+from __future__ import annotations
+
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from common import envs, keys, wire
+from common.config import Config, EnvConfig, RolloutConfig
+from common.keys import KeyDirectory
+from common.transport import weights_endpoint
+from learner.admission import Admission
+from learner.network import Network
+from learner.publisher import Publisher
+from tests.bench.fleet import JOIN_SECONDS, start
+from tests.bench.machine import hardware
+from tests.fleet import Report, quiet
+from tests.integration.processes import free_port
+
+_GAME = "gravitar"
+_DOWN_SECONDS = 5.0
+_STEADY_SECONDS = 30.0  # afterwards, in which no session may be lost
+
+
+def measure(actors: int = 2_000) -> dict[str, object]:
+    """Real sessions on CURVE connections; the learner has no trainer, and hands out no credit."""
+    quiet()
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    config = Config(env=EnvConfig(id=_GAME), rollout=RolloutConfig(steps=128, lanes=1, batch_lanes=32))
+    config = replace(config, rnd=replace(config.rnd, warmup_steps=0))
+    endpoint = f"tcp://127.0.0.1:{free_port()}"
+    with tempfile.TemporaryDirectory() as directory:
+        path, bundle = Path(directory) / "keys", Path(directory) / "fleet.json"
+        keys.initialise(path)
+        keys.add(path, "fleet")
+        keys.bundle(path, "fleet", bundle)
+        admission, network = _serve(config, 0, None, endpoint, path)
+        began = time.monotonic()
+        fleets = start(endpoint, actors, bundle)
+        try:
+            _wait(lambda: _connected(network, admission), actors, JOIN_SECONDS)
+            joined = time.monotonic() - began
+            saved = network.ask(lambda: admission.to_json(set()))
+            network.close()
+            time.sleep(_DOWN_SECONDS)
+            admission, network = _serve(config, 1, saved, endpoint, path)
+            began = time.monotonic()
+            _wait(lambda: _connected(network, admission), actors, JOIN_SECONDS)
+            rejoined = time.monotonic() - began
+            time.sleep(_STEADY_SECONDS)
+            connected, view = _connected(network, admission), network.ask(network.look)
+            network.ask(lambda: admission.drain(True))
+        finally:
+            for fleet in fleets:
+                fleet.leave()
+        report = sum((fleet.report() for fleet in fleets), Report())
+        network.close()
+    return {
+        **hardware(),
+        "benchmark": "rejoin",
+        "actors": actors,
+        "keys": 1,
+        "joined_seconds": round(joined, 1),
+        "down_seconds": _DOWN_SECONDS,
+        "rejoined_seconds": round(rejoined, 1),
+        "connected_after_30_seconds": connected,
+        "sessions_lost": view.events["lost"],
+        "bans": view.bans,
+        "left_cleanly": report.left,
+    }
+
+
+def _serve(
+    config: Config, epoch: int, saved: str | None, endpoint: str, path: Path
+) -> tuple[Admission, Network]:
+    admission = Admission(config, epoch, bytes(32))
+    if saved is not None:
+        admission.restore(saved, time.monotonic())
+    limit = wire.message_limit_bytes(config.rollout, envs.spaces(config.env))
+    network = Network(admission, Publisher(None), limit, KeyDirectory.open(path))
+    network.start([(endpoint, weights_endpoint(endpoint))], lambda arrival: None)
+    return admission, network
+
+
+def _connected(network: Network, admission: Admission) -> int:
+    return network.ask(lambda: sum(seat.peer is not None for seat in admission.seats))
+
+
+def _wait(count: Callable[[], int], least: int, limit_seconds: float) -> None:
+    deadline = time.monotonic() + limit_seconds
+    while (there := count()) < least:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"expected {least} sessions, got {there} in {limit_seconds:.0f} s")
+        time.sleep(0.1)
