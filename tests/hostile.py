@@ -79,7 +79,7 @@ class HostilePeer:
                         self.told_off += 1
             for _ in range(4):
                 self._send(rng.choice([data, weights]), mutant(*whole(rng.choice(CORPUS)), rng))
-                self._send(data, lie(rng, sid, epoch, offset, credit))
+                self._send(data, lie(rng.randrange(len(LIES)), rng, sid, epoch, offset, credit))
             self._send(weights, m.WeightsRequest(name="bundle", epoch=-1, version=-1, piece=0, count=1 << 40))
         until = time.monotonic() + BAN_SECONDS
         while time.monotonic() < until and not self._stop.is_set():
@@ -99,7 +99,8 @@ def whole(message: m.Message) -> tuple[m.Message, list[bytes]]:
     return message, wire.encode(message)
 
 
-LIES = (  # how each lie of `lie` is refused, once its session has credit
+LIES = (  # how the learner refuses each lie of `lie`
+    "expected at most",
     "expected at most",
     "expected one session on a connection, got a second",
     "expected a chunk of this run, got an unreadable one",
@@ -107,11 +108,11 @@ LIES = (  # how each lie of `lie` is refused, once its session has credit
 )
 
 
-def lie(rng: random.Random, sid: bytes, epoch: int, offset: int, credit: int) -> m.Message:
-    """A well-formed message of a session that cannot be true."""
+def lie(number: int, rng: random.Random, sid: bytes, epoch: int, offset: int, credit: int) -> m.Message:
+    """A well-formed message of a session that cannot be true; `number` is an index of `LIES`."""
     steps = max(1, credit - offset)
     body = rng.randbytes(500)
-    match rng.randrange(5):
+    match number:
         case 0:
             return m.Heartbeat(sid=sid, epoch=epoch, produced=1 << 60, stats={"phase_" + "x" * 200: 1e308})
         case 1:
@@ -123,7 +124,7 @@ def lie(rng: random.Random, sid: bytes, epoch: int, offset: int, credit: int) ->
             return m.Hello(
                 sid=os.urandom(16), epoch=-1, host=text, pid=1, software=text, base=0, produced=0, former={}
             )
-        case _ as number:  # with credit an undamaged one is taken for a chunk, until it is unpacked
+        case _:  # with credit an undamaged one is taken for a chunk, until it is unpacked
             return m.ChunkMessage(
                 sid=sid,
                 epoch=epoch,

@@ -6,6 +6,7 @@ import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import UnionType
 
 import torch
 
@@ -69,7 +70,9 @@ class Peer:
             assert time.monotonic() < deadline, "expected a connection within 10 s"
             time.sleep(0.01)
 
-    def hears(self, kind: type[messages.Message], seconds: float = 10.0) -> messages.Message | None:
+    def hears(
+        self, kind: type[messages.Message] | UnionType, seconds: float = 10.0
+    ) -> messages.Message | None:
         """The next message of a kind."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:

@@ -14,18 +14,21 @@ from pathlib import Path
 
 import psutil
 import pytest
+from structlog.testing import capture_logs
 
 from common import messages as m
 from common import wire
 from common.chunk import Spaces
-from common.config import Config
+from common.config import Config, EnvConfig, PPOConfig, RolloutConfig
 from common.transport import Client, Context
 from learner.admission import Admission
 from learner.network import Network
 from learner.publisher import Publisher
 from tests.artefacts import keep
-from tests.hostile import LIES, HostilePeer
+from tests.bench.intake import Intake
+from tests.hostile import LIES, HostilePeer, lie
 from tests.integration.processes import ROOT, Command, Run, free_port, wait_until
+from tests.integration.serving import Peer
 
 pytestmark = pytest.mark.integration
 
@@ -156,6 +159,35 @@ def test_silent_connections_are_closed(endpoint: str) -> None:
             stranger.close()
 
 
+@pytest.mark.parametrize(("number", "reason"), list(enumerate(LIES)))
+def test_each_lie_reaches_the_learner_and_is_refused_with_its_reason(number: int, reason: str) -> None:
+    """By a session that has credit, over a real socket; a lie that dies in the codec would test nothing."""
+    config = Config(
+        env=EnvConfig(id="CartPole-v1"),
+        rollout=RolloutConfig(steps=8, lanes=1, batch_lanes=1),
+        ppo=PPOConfig(minibatches=1),
+    )
+    rng, endpoint = random.Random(number), f"tcp://127.0.0.1:{free_port()}"
+    with capture_logs() as logged, Intake(config, endpoint) as learner, Context() as context:
+        learner.open()
+        peer = Peer(context, endpoint)
+        peer.join()
+        while not isinstance(ack := peer.hears(m.Welcome | m.Ack), m.Ack) or ack.credit == 0:
+            peer.step(0)
+        for _ in range(4):  # a damaged chunk is asked for again three times
+            peer.say(lie(number, rng, peer.sid, ack.epoch, 0, ack.credit))
+
+        def refused() -> bool:
+            peer.step(0)  # a body that cannot be read counts with the next message
+            learner.network.ask(lambda: None)
+            texts = [row["text"] for row in logged if row["event"] == "message_refused"]
+            return any(text.startswith(reason) for text in texts)
+
+        wait_until(refused, reason, 20.0)
+        peer.close()
+        assert learner.network.ask(learner.network.look).totals.imbalance == 0
+
+
 def ports(run: Run) -> tuple[str, str]:
     """Data and weights port of a learner."""
     return f"tcp://127.0.0.1:{run.port}", f"tcp://127.0.0.1:{run.port + 1}"
@@ -177,9 +209,7 @@ def test_a_hostile_peer_is_banned_and_honest_actors_finish(tmp_path: Path) -> No
     assert int(str(summary["produced_steps"])) < 2 * STEPS  # no false claim was booked
     assert peer.told_off >= 1
     assert peer.sent > 100
-    said = learner.err.read_text()
-    assert "Traceback" not in said
-    assert [reason for reason in LIES if reason not in said] == []
+    assert "Traceback" not in learner.err.read_text()
     keep(
         "hostile-peer",
         {"messages": peer.sent, "bans": peer.told_off, "imbalance_steps": summary["imbalance_steps"]},

@@ -11,6 +11,7 @@ import pytest
 
 from common import messages, wire
 from tests.integration.processes import Command, Run, free_port, kill, wait_until
+from tests.mutants import part
 
 pytestmark = pytest.mark.integration
 
@@ -210,15 +211,15 @@ def test_garbage_on_the_port_is_counted_and_ignored(tmp_path: Path) -> None:
         stranger.setsockopt(zmq.LINGER, 0)
         wait_until(lambda: "learner_serving" in learner.err.read_text(), "the sockets")
         stranger.connect(f"tcp://127.0.0.1:{run.port}")
-        for parts in ([b"hello"], [b"OR\x02\x04\x00\x00\x00\x00\xc1"], [b"a", b"b", b"c"], [b""]):
+        for parts in ([b"hello"], [part(4, b"\xc1")], [b"a", b"b", b"c"], [b""]):
             stranger.send_multipart(parts)
         name = 'outrider_wire_errors_total{reason="frames"}'
         wait_until(lambda: run.metric(name, learner) == 3, "three refused messages")
-        stranger.send(b"OR\x03\x01\x00\x00\x00\x00\x80")
+        stranger.send(part(1, {}, major=wire.PROTOCOL_MAJOR + 1))
         assert stranger.poll(10_000)
         answer = wire.decode(stranger.recv_multipart())
         assert isinstance(answer, messages.Reject)
-        assert "expected protocol 2, got 3" in answer.text
+        assert f"expected protocol {wire.PROTOCOL_MAJOR}, got" in answer.text
         assert learner.finish() == 0, learner.err.read_text()[-2000:]
     assert run.summary()["imbalance_steps"] == 0
 

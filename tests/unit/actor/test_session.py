@@ -106,9 +106,8 @@ def test_a_session_says_goodbye_to_a_learner_that_drains(desk: Desk) -> None:
 
 def test_a_configuration_of_another_release_is_refused_in_one_sentence() -> None:
     """It names both releases; the exit code says that no restart helps."""
-    with pytest.raises(
-        Fatal, match=f"release {common.__version__}, got one of 9.9 .* update the older"
-    ) as raised:
+    words = f"release {common.__version__}, got one of 9.9 .* update the older"
+    with pytest.raises(Fatal, match=words) as raised:
         actor.service.configuration(WELCOME)
     assert raised.value.code == EXIT_CONFIGURATION
 
