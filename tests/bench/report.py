@@ -118,6 +118,12 @@ TARGETS = (
         at_most=True,
     ),
     Target(
+        "2,000 sessions of one key rejoin a restarted learner, s",
+        lambda r: (r["rejoin"]["rejoined_seconds"],),
+        (60,),
+        at_most=True,
+    ),
+    Target(
         "32 containers, memory of the largest actor, MiB",
         lambda r: (r["containers"]["largest_actor_mib"],),
         (400,),
