@@ -6,6 +6,12 @@ import sys
 import time
 from dataclasses import dataclass
 
+import structlog
+
+from common.output import discard_if_closed
+
+log = structlog.get_logger()
+
 _TERMINAL_SECONDS = 0.5
 _PLAIN_SECONDS = 10.0
 
@@ -68,5 +74,9 @@ class ProgressLine:
             return
         self._shown_at = now
         end = "\n" if last or not self._terminal else ""
-        sys.stdout.write(("\r\x1b[K" if self._terminal else "") + line.text() + end)
-        sys.stdout.flush()
+        try:
+            sys.stdout.write(("\r\x1b[K" if self._terminal else "") + line.text() + end)
+            sys.stdout.flush()
+        except BrokenPipeError:  # training is worth more than its line
+            discard_if_closed(sys.stdout)
+            log.warning("progress_line_closed", next="training continues without it")
