@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: train test lint bench images
+.PHONY: train test lint bench generate wheel images
 
 train: $(READY)
 	$(BIN)/python -m learner $(ARGS) $(if $(findstring --local-actors,$(ARGS)),,--local-actors 2)
@@ -20,6 +20,12 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m tests.bench $(or $(ARGS),all)
+
+generate: $(READY)
+	$(BIN)/python -m tests.ci.generate
+
+wheel: $(READY)
+	$(BIN)/python -m tests.ci.wheel
 
 images:
 	VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) COMMIT=$$(git rev-parse --short HEAD) docker compose build

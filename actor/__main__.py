@@ -6,14 +6,12 @@ import argparse
 import os
 import sys
 from pathlib import Path
-
-import structlog
+from typing import NoReturn
 
 from common import arguments, log
 from common.keys import KeysError, read_bundle
 from common.lifecycle import (
     EXIT_CONFIGURATION,
-    EXIT_INTERNAL,
     Fatal,
     leave,
     leave_on_signals,
@@ -64,33 +62,28 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     return options
 
 
-def main() -> int:
-    """Run actors until the run is finished or a signal comes; returns the exit code."""
+def main() -> NoReturn:
+    """Run actors until the run is finished or a signal comes, and end the process."""
     log.configure("actor")
-    try:
-        options = _parse(sys.argv[1:])
-        leave_on_signals()
-        os.environ["OMP_NUM_THREADS"] = (
-            "1"  # before torch, which takes seconds to import: one process, one core
-        )
-        from actor import build
+    leave(arguments.exit_code(_play, "actor"))
 
-        stop = stop_on_signals()
-        if options.procs > 1:
-            return build.run_many(
-                options.endpoint, options.keys, options.keys_path, options.procs, options.metrics_host, stop
-            )
-        parent = Parent(options.parent_fd, options.tally_fd)
-        return build.run_one(
-            options.endpoint, options.keys, parent, options.shared_weights, options.metrics_host, stop
+
+def _play() -> int:
+    options = _parse(sys.argv[1:])
+    leave_on_signals()
+    os.environ["OMP_NUM_THREADS"] = "1"  # before torch, which takes seconds to import: one process, one core
+    from actor import build
+
+    stop = stop_on_signals()
+    if options.procs > 1:
+        return build.run_many(
+            options.endpoint, options.keys, options.keys_path, options.procs, options.metrics_host, stop
         )
-    except Fatal as fatal:
-        print(f"actor: {fatal}", file=sys.stderr)
-        return fatal.code
-    except Exception:  # noqa: BLE001  # the top of the main thread: a defect of ours, with its traceback
-        structlog.get_logger().exception("actor_failed")
-        return EXIT_INTERNAL
+    parent = Parent(options.parent_fd, options.tally_fd)
+    return build.run_one(
+        options.endpoint, options.keys, parent, options.shared_weights, options.metrics_host, stop
+    )
 
 
 if __name__ == "__main__":
-    leave(main())
+    main()

@@ -7,7 +7,18 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from common.lifecycle import EXIT_TEMPORARY, EXIT_USAGE, Fatal
+import structlog
+
+from common import log
+from common.lifecycle import (
+    EXIT_CLOSED_PIPE,
+    EXIT_DONE,
+    EXIT_INTERNAL,
+    EXIT_TEMPORARY,
+    EXIT_USAGE,
+    Fatal,
+)
+from common.output import discard_if_closed
 
 
 class Parser(argparse.ArgumentParser):
@@ -33,14 +44,26 @@ def at_least(least: int) -> Callable[[str], int]:
     return whole
 
 
-def exit_code(command: Callable[[], None], name: str) -> int:
-    """Run a command; what the user has to mend becomes one sentence on standard error."""
+def exit_code(command: Callable[[], int | None], name: str) -> int:
+    """Run a command to its end; what the user has to mend becomes one sentence on standard error.
+
+    The command returns an exit code, or None for success. Output into a closed pipe, as in
+    `command | head`, ends it without a word.
+    """
     try:
-        command()
+        try:
+            return command() or EXIT_DONE
+        finally:
+            sys.stdout.flush()  # a closed pipe shows here rather than while the interpreter ends
     except Fatal as fatal:
         sys.stderr.write(f"{name}: {fatal}\n")
         return fatal.code
     except KeyboardInterrupt:
         sys.stderr.write(f"{name}: stopped before the end\n")
         return EXIT_TEMPORARY
-    return 0
+    except Exception as error:  # noqa: BLE001  # the top of the main thread: a defect, with its traceback
+        if isinstance(error, BrokenPipeError) and discard_if_closed(sys.stdout):
+            return EXIT_CLOSED_PIPE
+        log.configure(name)
+        structlog.get_logger().exception(f"{name}_failed")
+        return EXIT_INTERNAL

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
-from common import checkpoint, log
+from common import arguments, checkpoint, log
 from common.checkpoint import Checkpoint, CheckpointError
 from common.config import Config
 from common.lifecycle import EXIT_CONFIGURATION, EXIT_DONE, EXIT_INTERNAL, EXIT_USAGE
@@ -80,6 +80,10 @@ def verify(saved: Checkpoint) -> list[str]:
 def main(argv: list[str]) -> int:
     """Verify the newest intact checkpoint of a run; returns the exit code."""
     log.configure("ledger")
+    return arguments.exit_code(lambda: _verify_run(argv), "ledger")
+
+
+def _verify_run(argv: list[str]) -> int:
     if len(argv) != 2 or argv[0] != "verify":
         print("usage: python -m common.ledger verify RUN_DIR", file=sys.stderr)
         return EXIT_USAGE

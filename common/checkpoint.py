@@ -21,6 +21,8 @@ import safetensors.torch
 import structlog
 import torch
 
+from common.files import write_atomically
+
 log = structlog.get_logger()
 
 _KEPT = 3
@@ -51,27 +53,6 @@ def _digest(tensors: Mapping[str, torch.Tensor], text: str) -> str:
         sha.update(f"{name}{value.dtype}{list(value.shape)}".encode())
         sha.update(value.view(-1).view(torch.uint8).numpy().data if value.numel() else b"")
     return sha.hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace `path` so that a crash leaves the old file or the new one."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        temporary.write_bytes(data)
-        _sync(temporary)
-        temporary.rename(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)  # half a file on a full disk is in the way of the next try
-        raise
-    _sync(path.parent)
 
 
 def save(directory: Path, version: int, checkpoint: Checkpoint) -> Path:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from common import arguments, wire
+from common import addresses, arguments, wire
 from common.gate import ActorKeys
 from common.handshake import greeting
 from common.keys import KeysError, read_bundle
@@ -38,8 +38,8 @@ class Examination:
     def __init__(self, endpoint: str, keys: ActorKeys | None, context: Context) -> None:
         self._endpoints = (endpoint, weights_endpoint(endpoint))
         self._keys, self._context = keys, context
-        host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
-        self._host, self._ports = host.strip("[]"), (int(port), int(port) + 1)
+        self._host, port = addresses.host_and_port(endpoint)
+        self._ports = (port, port + 1)
         self._client: Client | None = None  # to the data port, once a step has got in
 
     def steps(self) -> list[tuple[str, Callable[[], str]]]:
@@ -73,7 +73,7 @@ class Examination:
         for port in self._ports:
             began = time.monotonic()
             try:
-                socket.create_connection((self._host, port), _STEP_SECONDS).close()
+                addresses.connect(self._host, port, _STEP_SECONDS).close()
             except OSError as error:
                 raise Fatal(
                     EXIT_TEMPORARY,

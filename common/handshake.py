@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import secrets
-import socket as sockets
 from collections.abc import Iterator
 from typing import Literal
 
 import zmq
 from zmq.utils.monitor import parse_monitor_message
+
+from common import addresses
 
 _GREETING_SECONDS = 2.0
 _HANGUPS = 3  # in a row, before a learner's hanging up counts as its answer
@@ -119,12 +120,12 @@ def greeting(endpoint: str) -> str | None:
     """
     if not endpoint.startswith("tcp://"):
         return None
-    host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
+    host, port = addresses.host_and_port(endpoint)
     ours = b"\xff" + bytes(8) + b"\x7f\x03"  # no mechanism: a port that disliked it would say less
     theirs = b""
     with (
         contextlib.suppress(OSError),
-        sockets.create_connection((host.strip("[]"), int(port)), _GREETING_SECONDS) as connection,
+        addresses.connect(host, port, _GREETING_SECONDS) as connection,
     ):
         connection.sendall(ours)
         while len(theirs) < 32 and (data := connection.recv(64)):

@@ -2,7 +2,7 @@
 
 A key directory holds the learner's pair (`learner.json`), the pairs of its actors (`secrets/`), and who
 of them is authorised (`authorised/`), one file per actor. A running learner reads the last within a
-second of a change. Writing is atomic, so that it never reads half a file.
+second of a change. Writing is atomic; a file that another program is copying revokes nobody.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 import re
 import stat
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,8 +49,11 @@ class KeyDirectory:
         values = _read(path / "learner.json", ("public", "secret"))
         return KeyDirectory(path, _pair(values, path / "learner.json"))
 
-    def authorised(self) -> tuple[dict[str, str], list[str]]:
+    def authorised(self, before: Mapping[str, str] | None = None) -> tuple[dict[str, str], list[str]]:
         """Who may enter: names by public key; and a sentence for each file that cannot be used.
+
+        Only the absence of a file revokes: one that cannot be used, for example because it is being
+        copied, keeps the key that its name has in `before`, the names by public key of the last reading.
 
         Raises:
             KeysError: the directory cannot be read, or others may write to it.
@@ -67,6 +71,7 @@ class KeyDirectory:
                 f"expected {folder} to be writable by its owner alone, got mode {mode:04o}: "
                 f"chmod 700 {folder}"
             )
+        earlier = {name: key for key, name in (before or {}).items()}
         names: dict[str, str] = {}
         complaints = []
         for file in files:
@@ -74,6 +79,8 @@ class KeyDirectory:
                 names[_read(file, ("public",))["public"]] = file.stem
             except KeysError as error:
                 complaints.append(str(error))
+                if file.stem in earlier:
+                    names.setdefault(earlier[file.stem], file.stem)
         return names, complaints
 
 

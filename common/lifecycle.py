@@ -15,6 +15,7 @@ EXIT_USAGE = 2
 EXIT_INTERNAL = 70
 EXIT_TEMPORARY = 75
 EXIT_CONFIGURATION = 78
+EXIT_CLOSED_PIPE = 141  # 128 + SIGPIPE, as a shell shows a program that this signal ended
 
 
 class Fatal(Exception):

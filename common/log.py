@@ -4,8 +4,26 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import TextIO, cast
 
 import structlog
+
+from common.output import discard_if_closed
+
+
+class _Output:
+    """Standard error; a log that nobody reads ends no process."""
+
+    def write(self, text: str) -> None:
+        """Write a whole line, or discard it if the pipe is closed."""
+        try:
+            sys.stderr.write(text)
+            sys.stderr.flush()
+        except BrokenPipeError:
+            discard_if_closed(sys.stderr)
+
+    def flush(self) -> None:
+        """Nothing waits."""
 
 
 def configure(role: str) -> None:
@@ -21,6 +39,6 @@ def configure(role: str) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, _Output())),
     )
     structlog.contextvars.bind_contextvars(role=role)

@@ -16,6 +16,7 @@ from typing import Self, get_args
 
 import zmq
 
+from common import addresses
 from common.gate import ActorKeys, Gate
 from common.handshake import Entry, Handshakes, Refusal
 
@@ -31,7 +32,7 @@ def is_loopback(endpoint: str) -> bool:
     """Whether only this machine can reach the endpoint."""
     if endpoint.startswith(("ipc://", "inproc://")):
         return True
-    host = endpoint.removeprefix("tcp://").rpartition(":")[0].strip("[]")
+    host, _ = addresses.host_and_port(endpoint)
     if host == "localhost":
         return True
     try:
@@ -167,7 +168,9 @@ class Client:
         self.raw.setsockopt(zmq.RECONNECT_IVL, 250)
         self.raw.setsockopt(zmq.RECONNECT_IVL_MAX, 4_000)
         if endpoint.startswith("tcp://"):
-            self.raw.setsockopt(zmq.IPV6, int("[" in endpoint))
+            with contextlib.suppress(OSError):  # a name without an address yet; silence makes a new client
+                family = addresses.family(addresses.host_and_port(endpoint)[0])
+                self.raw.setsockopt(zmq.IPV6, int(family == sockets.AF_INET6))
         if keys is not None:
             keys.present(self.raw)
         self._entry = Entry(self.raw, endpoint, keys is not None) if watched else None

@@ -5,32 +5,26 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import structlog
-
-from common import log
-from common.lifecycle import EXIT_DONE, EXIT_INTERNAL, Fatal, stop_on_signals
+from common import arguments, log
+from common.lifecycle import stop_on_signals
 from learner.commandline import parse
 
 
 def main() -> int:
     """Run a learner, or one after the other until a signal comes; returns the exit code."""
     log.configure("learner")
-    try:
-        runs = parse(sys.argv[1:])
-        stop = stop_on_signals()  # before torch as well: a learner stopped while it starts leaves with 0
-        from learner.service import run  # torch takes seconds to import; a typo is answered at once
+    return arguments.exit_code(_train, "learner")
 
-        for config, options in runs:
-            _print_summary(run(config, options, stop), options.run_dir)
-            if stop.is_set():
-                break
-    except Fatal as fatal:
-        print(f"learner: {fatal}", file=sys.stderr)
-        return fatal.code
-    except Exception:  # noqa: BLE001  # the top of the main thread: a defect of ours, with its traceback
-        structlog.get_logger().exception("learner_failed")
-        return EXIT_INTERNAL
-    return EXIT_DONE
+
+def _train() -> None:
+    runs = parse(sys.argv[1:])
+    stop = stop_on_signals()  # before torch as well: a learner stopped while it starts leaves with 0
+    from learner.service import run  # torch takes seconds to import; a typo is answered at once
+
+    for config, options in runs:
+        _print_summary(run(config, options, stop), options.run_dir)
+        if stop.is_set():
+            break
 
 
 def _print_summary(summary: dict[str, object], path: Path) -> None:

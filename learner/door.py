@@ -57,7 +57,7 @@ class Door:
         if now - self._read_at > (_ASKED_SECONDS if asked else _READ_SECONDS):
             self._read_at = now
             try:
-                gone = self._admit(*self._keys.authorised())
+                gone = self._admit(*self._keys.authorised(self.gate.admitted))
             except KeysError as error:  # a volume that is away for a moment ends no run
                 self._admit(self.gate.admitted, [str(error)])
         if asked:

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from common import arguments, envs, log
-from common.checkpoint import write_atomically
+from common.files import write_atomically
 from common.lifecycle import EXIT_CONFIGURATION, EXIT_USAGE, Fatal
 from common.precision import configure_torch
 from common.streams import Place, environment_seeds

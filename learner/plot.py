@@ -7,7 +7,6 @@ keep a curve each. Reads config.json, episodes.csv and TensorBoard events; needs
 from __future__ import annotations
 
 import argparse
-import csv
 import io
 import sys
 from collections.abc import Sequence
@@ -23,9 +22,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from common import arguments
-from common.checkpoint import write_atomically
 from common.config import Config
+from common.files import write_atomically
 from common.lifecycle import EXIT_CONFIGURATION, EXIT_USAGE, Fatal
+from learner import episode_file
 from learner.runs import groups, read_config, settings, unusable
 
 WINDOW = 100  # episodes behind each point
@@ -70,17 +70,18 @@ def load_run(path: Path) -> Run:
 
 def _scores(file: Path) -> Curve:
     try:
-        lines = file.read_text().splitlines(keepends=True)
-        whole = [line for line in lines if line.endswith("\n")]  # a learner may be writing the last one
-        rows = [(float(row["env_steps"]), float(row["score"])) for row in csv.DictReader(whole)]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        rows, unreadable = episode_file.read(file)
+    except OSError as error:
         raise unusable("finished episodes", file, error) from None
     if not rows:
         raise Fatal(
             EXIT_CONFIGURATION,
             f"expected finished episodes in {file}, got none: wait until the run has played some",
         )
-    steps, score = np.array(sorted(rows, key=lambda row: row[0])).T
+    if unreadable:  # a learner may be writing the last one
+        sys.stderr.write(f"plot: skipped {unreadable} unreadable rows of {file}\n")
+    points = sorted(((row.env_steps, row.score) for row in rows), key=lambda point: point[0])
+    steps, score = np.array(points, np.float64).T
     last = np.append(steps[1:] != steps[:-1], True)  # an update ends many episodes: one point for all
     return Curve(steps[last], sliding_mean(score, WINDOW)[last])
 

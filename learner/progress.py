@@ -6,8 +6,43 @@ import sys
 import time
 from dataclasses import dataclass
 
+import structlog
+
+from common.output import discard_if_closed
+
+log = structlog.get_logger()
+
 _TERMINAL_SECONDS = 0.5
 _PLAIN_SECONDS = 10.0
+
+
+class RecentRate:
+    """The speed of a count that only grows, over the last seconds of its time. Pure.
+
+    The window holds at least one step of the count, so that a slow one has a speed as well.
+    """
+
+    def __init__(self, window_seconds: float = 60.0) -> None:
+        self._window_seconds = window_seconds
+        self._samples: tuple[tuple[float, int], ...] = ()  # replaced, never mutated: any thread may read it
+
+    def add(self, now: float, count: int) -> None:
+        """Take in the count at time `now`; neither falls."""
+        self._samples = (*self._within(now), (now, count))
+
+    def per_second(self, now: float) -> float:
+        """The speed up to `now`; 0 before the count has grown."""
+        samples = self._within(now)
+        if len(samples) < 2:
+            return 0.0
+        (began, before), (_, count) = samples[0], samples[-1]
+        return (count - before) / (now - began)
+
+    def _within(self, now: float) -> tuple[tuple[float, int], ...]:
+        """The samples of the window, and the one before it if there is one; at least two of them."""
+        samples = self._samples
+        outside = sum(time <= now - self._window_seconds for time, _ in samples[1:-1])
+        return samples[outside:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +52,7 @@ class Line:
     env_steps: int
     total_steps: int
     frames: int
-    steps_per_second: float
+    steps_per_second: float  # of the last minute
     return_mean: float | None
     bonus: float | None
     actors: int
@@ -68,5 +103,9 @@ class ProgressLine:
             return
         self._shown_at = now
         end = "\n" if last or not self._terminal else ""
-        sys.stdout.write(("\r\x1b[K" if self._terminal else "") + line.text() + end)
-        sys.stdout.flush()
+        try:
+            sys.stdout.write(("\r\x1b[K" if self._terminal else "") + line.text() + end)
+            sys.stdout.flush()
+        except BrokenPipeError:  # training is worth more than its line
+            discard_if_closed(sys.stdout)
+            log.warning("progress_line_closed", next="training continues without it")

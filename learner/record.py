@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import csv
+import io
 import json
 import time
 import warnings
@@ -12,8 +12,10 @@ from pathlib import Path
 
 import structlog
 
-from common.checkpoint import write_atomically
+from common.files import write_atomically
+from learner import episode_file
 from learner.curve import Curve, Point
+from learner.episode_file import EpisodeRow
 from learner.episodes import Episode
 
 with warnings.catch_warnings():
@@ -23,55 +25,70 @@ with warnings.catch_warnings():
 log = structlog.get_logger()
 
 _RETRY_SECONDS = 60.0
-_COLUMNS = ("env_steps", "frames", "wall_seconds", "slot", "lane", "steps", "score")
 
 
 class Recorder:
-    """Writes into a run directory. Owned by the trainer's thread."""
+    """Writes into a run directory. Owned by the trainer's thread.
+
+    A file that could not be written is closed and opened again, at most once a minute; what was to be
+    written in between is left out.
+    """
 
     def __init__(self, path: Path, env_steps: int) -> None:
         """Open the files; rows of episodes beyond `env_steps`, lost with a crash, are dropped."""
-        self._path = path
-        self._writer: SummaryWriter | None = SummaryWriter(str(path), purge_step=env_steps or None)
-        self._retry_at = 0.0
-        file = path / "episodes.csv"
-        rows: list[dict[str, str]] = []
+        self._path, self._episodes_path = path, path / "episodes.csv"
+        self._writer: SummaryWriter | None = None
+        self._writer_retry_at = 0.0
+        self._file: io.FileIO | None = None
+        self._file_retry_at = 0.0
+        self._recorded_steps = env_steps  # rows of later steps in the file are not of this run
         self.curve = Curve()  # to look at while the run goes on
-        if file.exists():
-            with file.open(newline="") as old:
-                rows = [row for row in csv.DictReader(old) if int(row["env_steps"]) <= env_steps]
-        self._file = file.open("w", newline="")
-        self._rows = csv.DictWriter(self._file, _COLUMNS)
-        self._rows.writeheader()
-        self._rows.writerows(rows)
-        self.curve.replay((int(row["env_steps"]), float(row["score"])) for row in rows)
+        self.curve.replay((row.env_steps, row.score) for row in self._open_episodes())
+
+    def _open_episodes(self) -> list[EpisodeRow]:
+        """Open episodes.csv for appending, without what does not belong there; returns the rows kept."""
+        rows: list[EpisodeRow] = []
+        self._file_retry_at = time.monotonic() + _RETRY_SECONDS
+        with _whatever_the_disk():
+            if self._episodes_path.exists():
+                rows, unreadable = episode_file.read(self._episodes_path)
+                rows = [row for row in rows if row.env_steps <= self._recorded_steps]
+                if unreadable:
+                    log.warning("episode_rows_skipped", file=str(self._episodes_path), rows=unreadable)
+            episode_file.replace(self._episodes_path, rows)
+            self._file = self._episodes_path.open("ab", buffering=0)
+        return rows
 
     def episodes(self, ended: Iterable[Episode], env_steps: int, frames: int, wall_seconds: float) -> None:
         """Append finished games; `env_steps` and `frames` as of the end of their update."""
+        if self._file is None and time.monotonic() >= self._file_retry_at:
+            self._open_episodes()
+        if self._file is None:
+            return
+        wall = round(wall_seconds, 1)
+        rows = [
+            EpisodeRow(env_steps, frames, wall, one.slot, one.lane, one.steps, one.score) for one in ended
+        ]
         with _whatever_the_disk():
-            for episode in ended:
-                row = (
-                    env_steps,
-                    frames,
-                    round(wall_seconds, 1),
-                    episode.slot,
-                    episode.lane,
-                    episode.steps,
-                    episode.score,
-                )
-                self._rows.writerow(dict(zip(_COLUMNS, row, strict=True)))
-            self._file.flush()
+            try:
+                episode_file.append(self._file, rows)
+                self._recorded_steps = env_steps
+            except OSError:
+                self._file.close()  # it may end in a part of a row, which opening it again drops
+                self._file = None
+                raise
 
     def scalars(self, values: Mapping[str, float], env_steps: int) -> None:
         """Write one point of each curve."""
         mean, bonus = values.get("episodes/return_mean_100"), values.get("train/intrinsic_reward_mean")
         self.curve.add(Point(env_steps, mean, bonus))
-        if self._writer is None and time.monotonic() < self._retry_at:
+        if self._writer is None and time.monotonic() < self._writer_retry_at:
             return
         writer, self._writer = self._writer, None  # one that failed does not write again
-        self._retry_at = time.monotonic() + _RETRY_SECONDS
+        self._writer_retry_at = time.monotonic() + _RETRY_SECONDS
         with _whatever_the_disk():
-            writer = writer or SummaryWriter(str(self._path))
+            # Points from `env_steps` on in earlier files were lost with a crash.
+            writer = writer or SummaryWriter(str(self._path), purge_step=env_steps)
             for name, value in values.items():
                 writer.add_scalar(name, value, env_steps)
             self._writer = writer
@@ -86,7 +103,7 @@ class Recorder:
         with _whatever_the_disk():
             if self._writer is not None:
                 self._writer.close()
-        with _whatever_the_disk():
+        if self._file is not None:
             self._file.close()
 
 

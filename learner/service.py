@@ -28,7 +28,7 @@ from learner.inbox import Inbox
 from learner.metrics import LearnerCollector
 from learner.network import Network
 from learner.page import Page
-from learner.progress import Line, ProgressLine
+from learner.progress import Line, ProgressLine, RecentRate
 from learner.publisher import Publisher
 from learner.record import Recorder
 from learner.summary import Clock, of_finished_run, summarise
@@ -69,7 +69,7 @@ class Learner:
         watched.callback(self._watchdog.close)
         self._export(stack)
         self.started = time.monotonic()
-        self._line = ProgressLine()
+        self._line, self._rate = ProgressLine(), RecentRate()
 
     def _serve(self, spaces: Spaces, books: str | None, stack: contextlib.ExitStack) -> None:
         """Open the sockets, then start whatever uses them."""
@@ -171,10 +171,12 @@ class Learner:
         """Train; returns why it ended: "finished" or "stopped"."""
         self._gather()
         if self.trainer.warm_up():
+            self._rate.add(time.monotonic(), self.env_steps)
             while not self.finished:
                 ended = self.trainer.update()
                 if ended is None:
                     break
+                self._rate.add(time.monotonic(), self.env_steps)
                 wall = time.monotonic() - self.started
                 self.recorder.episodes(ended, self.env_steps, self.frames, wall)
                 self.recorder.scalars(self._curves(), self.env_steps)
@@ -224,7 +226,7 @@ class Learner:
             env_steps=self.env_steps,
             total_steps=self.config.updates * self.config.rollout.batch_steps,
             frames=self.frames,
-            steps_per_second=self.steps_per_second,
+            steps_per_second=self._rate.per_second(time.monotonic()),
             return_mean=trainer.episodes.mean,
             bonus=report.figures["intrinsic_reward_mean"]
             if report is not None and self.config.rnd.enabled

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common import arguments
-from common.checkpoint import write_atomically
 from common.config import Config
+from common.files import write_atomically
 from common.lifecycle import EXIT_CONFIGURATION, EXIT_USAGE, Fatal
 from common.presets import PRESETS
 from learner.progress import duration

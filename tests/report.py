@@ -210,11 +210,16 @@ def render(results: Results, load: Results) -> str:
     )
 
 
-def main() -> None:
-    """Replace docs/reliability.md."""
+def page() -> str:
+    """docs/reliability.md, from the results at hand."""
     results = {path.stem: json.loads(path.read_text()) for path in sorted(ARTEFACTS.glob("*.json"))}
     load = {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("fleet-*.json"))}
-    (DOCS / "reliability.md").write_text(render(results, load))
+    return render(results, load)
+
+
+def main() -> None:
+    """Replace docs/reliability.md."""
+    (DOCS / "reliability.md").write_text(page())
 
 
 if __name__ == "__main__":

@@ -157,11 +157,15 @@ def render(results: Results, template: str, shortfalls: str) -> str:
     )
 
 
+def page() -> str:
+    """docs/benchmarks.md, from the results at hand."""
+    results = {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
+    return render(results, (_HERE / "template.md").read_text(), (_HERE / "shortfalls.md").read_text())
+
+
 def write() -> None:
     """Replace docs/benchmarks.md."""
-    results = {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
-    page = render(results, (_HERE / "template.md").read_text(), (_HERE / "shortfalls.md").read_text())
-    (DOCS / "benchmarks.md").write_text(page)
+    (DOCS / "benchmarks.md").write_text(page())
 
 
 _LEARNER = (

@@ -111,12 +111,16 @@ def test_the_sliding_mean_counts_all_so_far_then_its_window() -> None:
     assert sliding_mean(np.array([2.0, 4.0]), 7) == pytest.approx([2.0, 3.0])
 
 
-def test_a_line_that_is_still_being_written_is_left_out(tmp_path: Path) -> None:
+def test_unreadable_rows_and_one_that_is_still_being_written_are_left_out_with_one_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = write_run(tmp_path / "run", "pong", 1, rnd=False)
     before = plot.load_run(run).score
+    assert capsys.readouterr().err == ""
     with (run / "episodes.csv").open("a") as file:
-        file.write("19840,79360,5.0,0,1,5")
+        file.write("19840,79\n19840,79360,5.0,0,1,50,1")
     assert plot.load_run(run).score.y.tolist() == before.y.tolist()
+    assert capsys.readouterr().err == f"plot: skipped 2 unreadable rows of {run}/episodes.csv\n"
 
 
 def test_damaged_events_cost_the_second_panel_only(tmp_path: Path) -> None:

@@ -124,3 +124,21 @@ def test_lanes_are_seeded_once_for_random_play_and_once_for_training(warmup_chun
     assert len(probe.resets) == 1 + min(warmup_chunks, 1)
     assert len(np.unique(probe.resets)) == B * len(probe.resets)
     assert loop.version > WARMUP_VERSION
+
+
+def test_the_console_script_ends_by_the_same_path_as_the_module() -> None:
+    """Both end without taking torch apart, and with the same exit code."""
+    usage = ["--learner", "nowhere"]
+    script = "import atexit, sys; from actor.__main__ import main; atexit.register(print, 'taken apart')"
+    ended = [
+        subprocess.run([sys.executable, *start, *usage], capture_output=True, text=True, timeout=60)
+        for start in (["-m", "actor"], ["-c", f"{script}; sys.exit(main())"])
+    ]
+    assert [(one.returncode, one.stdout, one.stderr) for one in ended] == [
+        (
+            2,
+            "",
+            "actor: expected HOST:PORT with a port in 1 to 65534, got 'nowhere': give the learner's "
+            "address; see python -m actor --help\n",
+        )
+    ] * 2

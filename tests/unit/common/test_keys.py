@@ -161,6 +161,34 @@ def test_one_damaged_file_keeps_out_its_own_actor_alone(directory: Path) -> None
     assert len(complaints) == 1 and "bob.json" in complaints[0]
 
 
+@pytest.mark.parametrize("shown_bytes", [0, 1, 40, -2])
+def test_a_key_file_that_is_being_copied_keeps_the_key_that_its_name_had(
+    directory: Path, shown_bytes: int
+) -> None:
+    opened, file = KeyDirectory.open(directory), directory / "authorised" / "bob.json"
+    before, _ = opened.authorised()
+    file.write_bytes(file.read_bytes()[:shown_bytes])
+    during, complaints = opened.authorised(before)
+    assert during == before
+    assert len(complaints) == 1 and "bob.json" in complaints[0]
+    file.unlink()
+    assert opened.authorised(during) == ({key: name for key, name in before.items() if name == "alice"}, [])
+
+
+def test_a_key_file_that_was_replaced_gives_its_name_the_new_key_alone(directory: Path) -> None:
+    opened, file = KeyDirectory.open(directory), directory / "authorised" / "bob.json"
+    before, _ = opened.authorised()
+    keys.revoke(directory, "bob")
+    keys.add(directory, "bob")
+    whole = file.read_bytes()
+    file.write_bytes(whole[:40])
+    during, _ = opened.authorised(before)
+    file.write_bytes(whole)
+    after, complaints = opened.authorised(during)
+    assert during == before
+    assert sorted(after.values()) == ["alice", "bob"] and after.keys() != before.keys() and complaints == []
+
+
 def test_half_a_file_under_way_is_not_read(directory: Path) -> None:
     (directory / "authorised" / "carol.json.123.part").write_text("{")
     assert KeyDirectory.open(directory).authorised()[1] == []

@@ -1,0 +1,37 @@
+"""`python -m tests.ci.generate`: writes the files that are generated from other files of the repository.
+
+The tables of docs/results.md are not among them: they are made from run directories, which are not kept
+here (`python -m learner.table RUN_DIR... --into docs/results.md --name NAME`).
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from deploy.grafana.build import DIRECTORY, text
+from deploy.grafana.panels import DASHBOARDS
+from tests import report as reliability
+from tests.bench import report as benchmarks
+
+
+def generated() -> dict[Path, str]:
+    """Every generated file and what it should hold."""
+    return {
+        benchmarks.DOCS / "benchmarks.md": benchmarks.page(),
+        benchmarks.DOCS / "reliability.md": reliability.page(),
+        **{DIRECTORY / f"{dashboard.uid}.json": text(dashboard) for dashboard in DASHBOARDS},
+    }
+
+
+def main() -> int:
+    """Write the files that differ, and name them."""
+    for file, content in generated().items():
+        if not file.exists() or file.read_text() != content:
+            file.write_text(content)
+            print(f"written: {file}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,99 @@
+"""Names and addresses of both families: which one a connection uses, and that both work."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from typing import Any
+
+import pytest
+import zmq
+
+from common import addresses
+from common.handshake import greeting
+from common.transport import BindError, Client, Context, Server, is_loopback, parse_address, weights_endpoint
+
+RECORDS = {
+    "a.invalid": ["192.0.2.1"],
+    "aaaa.invalid": ["2001:db8::1", "2001:db8::2"],
+    "both.invalid": ["::1", "127.0.0.1"],  # localhost, where /etc/hosts names IPv6 first
+}
+
+
+def has_ipv6_loopback() -> bool:
+    """Whether a plain socket can be bound to ::1 on this machine."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6) as plain:
+        plain.bind(("::1", 0))
+        return True
+    return False
+
+
+@pytest.fixture
+def resolver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name service that knows the records above."""
+
+    def resolve(host: str, port: Any, family: int = 0, type: int = 0) -> list[Any]:  # noqa: A002
+        found = [
+            (kind, socket.SOCK_STREAM, 6, "", (address, port))
+            for address in RECORDS.get(host, [])
+            for kind in [socket.AF_INET6 if ":" in address else socket.AF_INET]
+            if family in (0, kind)
+        ]
+        if not found:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return found
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+
+
+@pytest.mark.parametrize(
+    ("host", "ipv6"), [("a.invalid", 0), ("aaaa.invalid", 1), ("both.invalid", 0), ("unknown.invalid", 0)]
+)
+def test_a_connection_uses_ipv6_for_a_name_that_has_no_other_address(
+    host: str, ipv6: int, resolver: None
+) -> None:
+    with Context() as context:
+        client = Client(context, f"tcp://{host}:5555", 1 << 16)
+        assert client.raw.getsockopt(zmq.IPV6) == ipv6
+        client.close()
+
+
+@pytest.mark.usefixtures("resolver")
+def test_a_name_without_an_address_has_no_family() -> None:
+    with pytest.raises(OSError, match="not known"):
+        addresses.family("unknown.invalid")
+
+
+def test_an_ipv6_endpoint_has_a_host_a_weights_port_and_a_scope() -> None:
+    assert parse_address("[::1]:5555") == parse_address("tcp://[::1]:5555") == "tcp://[::1]:5555"
+    assert addresses.host_and_port("tcp://[2001:db8::1]:5555") == ("2001:db8::1", 5555)
+    assert weights_endpoint("tcp://[::]:5555") == "tcp://[::]:5556"
+    assert is_loopback("tcp://[::1]:5555") and not is_loopback("tcp://[::]:5555")
+
+
+@pytest.mark.parametrize(
+    ("bound", "connected"),
+    [
+        ("tcp://127.0.0.1:*", "127.0.0.1"),
+        ("tcp://127.0.0.1:*", "localhost"),
+        ("tcp://0.0.0.0:*", "localhost"),
+        ("tcp://[::1]:*", "[::1]"),
+        ("tcp://[::]:*", "[::1]"),
+        ("tcp://[::]:*", "127.0.0.1"),
+    ],
+)
+def test_what_is_bound_is_reached_if_the_machine_has_the_address(bound: str, connected: str) -> None:
+    with Context() as context:
+        server = Server(context, 1 << 16)
+        try:
+            port = addresses.host_and_port(server.bind(bound))[1]
+        except BindError as error:
+            assert "[" in bound and not has_ipv6_loopback() and bound in str(error)
+            return
+        client = Client(context, f"tcp://{connected}:{port}", 1 << 16)
+        assert client.raw.poll(10_000, zmq.POLLOUT) and client.send([b"over"])
+        server.raw.poll(10_000)
+        assert [parts for _, _, parts in server.receive()] == [[b"over"]]
+        assert greeting(f"tcp://{connected}:{port}") == "NULL"
+        client.close()
+        server.close()

@@ -1,0 +1,29 @@
+"""A running learner and the files of its authorised keys."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from common import keys
+from common.keys import KeyDirectory
+from common.transport import Context
+from learner.door import Door
+
+
+def test_only_the_absence_of_a_key_file_revokes_its_key(tmp_path: Path) -> None:
+    keys.initialise(tmp_path)
+    for name in ("alice", "bob"):
+        keys.add(tmp_path, name)
+    file = tmp_path / "authorised" / "bob.json"
+    whole, now = file.read_bytes(), time.monotonic()
+    with Context() as context:
+        door = Door(context, KeyDirectory.open(tmp_path))
+        for number, content in enumerate((b"", whole[:50], whole), start=1):  # as a copy writes it
+            file.write_bytes(content)
+            assert not door.tick(now + 10 * number)
+            assert sorted(door.gate.admitted.values()) == ["alice", "bob"]
+        file.unlink()
+        door.tick(now + 40)
+        assert list(door.gate.admitted.values()) == ["alice"]
+        door.gate.close()
