@@ -506,7 +506,5 @@ TestOneSession = OneSession.TestCase
 TestOneSession.settings = settings(
     max_examples=60,
     stateful_step_count=30,
-    deadline=None,
-    derandomize=True,
     suppress_health_check=list(HealthCheck),
 )
