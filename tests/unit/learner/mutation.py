@@ -10,17 +10,21 @@ from typing import Any, NamedTuple
 import pytest
 
 Fact = Callable[..., None]  # a test; its fixtures are its parameters
+FAILS = (AssertionError, pytest.fail.Exception)
 
 
 class Mutant(NamedTuple):
-    """A bug, the function that has it, the expression before and after, and the test that must fail."""
+    """A bug, the function that has it, the expression before and after, and the test that must fail.
+
+    The test fails by its own statements; where the bug makes the product raise first, `error` says what.
+    """
 
     bug: str
     place: Callable[..., Any]
     old: str
     new: str
     noticed_by: Fact
-    error: type[Exception] = AssertionError
+    error: type[BaseException] | tuple[type[BaseException], ...] = FAILS
 
 
 def inject(patch: pytest.MonkeyPatch, mutant: Mutant) -> None:
