@@ -1,7 +1,7 @@
-"""A thread of the learner that does not turn any more is noticed, said, and in the end not waited for.
+"""A thread that stops turning is named in the log, and in the end the process is not kept alive for it.
 
 Each thread shows when it turned last; the watchdog looks at it. A process that hangs is worth less
-than one that ends: its supervisor starts it anew, and `--resume` loses nothing that was saved.
+than one that ends: its supervisor starts it again, and `--resume` loses nothing that was saved.
 """
 
 from __future__ import annotations
@@ -37,6 +37,50 @@ PATIENCE = {
 _TICK_SECONDS = 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class Stall:
+    """A thread that has been silent for too long; `ends` if the process should end."""
+
+    thread: str
+    seconds: float
+    ends: bool
+
+
+class StallDetector:
+    """Decides which threads are silent for too long. Pure: time comes in as `now`."""
+
+    def __init__(self, patience: Mapping[str, Patience], tick_seconds: float, now: float) -> None:
+        self._patience, self._tick_seconds = patience, tick_seconds
+        self._looked = self._awake = now
+        self._reported: set[str] = set()
+        self.silence_seconds: dict[str, float] = {}
+
+    def look(self, turned: Mapping[str, float], now: float) -> list[Stall]:
+        """Return the threads whose silence is to be reported: once each, and again when it ends the process.
+
+        Args:
+            turned: time of each thread's last turn.
+            now: time of this look.
+        """
+        if now - self._looked > 5 * self._tick_seconds:  # the whole process was stopped: no thread was stuck
+            self._awake = now
+        self._looked = now
+        self.silence_seconds = {name: now - max(at, self._awake) for name, at in turned.items()}
+        stalls = (self._judge(name, seconds) for name, seconds in self.silence_seconds.items())
+        return [stall for stall in stalls if stall is not None]
+
+    def _judge(self, name: str, seconds: float) -> Stall | None:
+        patience = self._patience[name]
+        if seconds < patience.say_seconds:
+            self._reported.discard(name)
+            return None
+        ends = seconds >= patience.end_seconds
+        if name in self._reported and not ends:
+            return None
+        self._reported.add(name)
+        return Stall(name, seconds, ends)
+
+
 class Watchdog:
     """Reads `turned`, the time.monotonic() of each thread's last turn."""
 
@@ -45,41 +89,33 @@ class Watchdog:
         turned: Callable[[], Mapping[str, float]],
         patience: Mapping[str, Patience] = PATIENCE,
         tick_seconds: float = _TICK_SECONDS,
-        end: Callable[[int], object] = os._exit,
     ) -> None:
-        self._turned, self._patience, self._tick_seconds, self._end = turned, patience, tick_seconds, end
-        self._said: set[str] = set()
-        self.silence_seconds: dict[str, float] = {}
+        self._turned, self._tick_seconds = turned, tick_seconds
+        self._detector = StallDetector(patience, tick_seconds, time.monotonic())
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watchdog")
         self._thread.start()
 
-    def _run(self) -> None:
-        looked = awake = time.monotonic()
-        while not self._closing.wait(self._tick_seconds):
-            now = time.monotonic()
-            if now - looked > 5 * self._tick_seconds:  # the whole process was stopped: nobody was stuck
-                awake = now
-            looked = now
-            self.silence_seconds = {name: now - max(turned, awake) for name, turned in self._turned().items()}
-            for name, silence in self.silence_seconds.items():
-                self._judge(name, silence)
+    @property
+    def silence_seconds(self) -> dict[str, float]:
+        """Seconds since the last turn of each thread, as of the last tick."""
+        return self._detector.silence_seconds
 
-    def _judge(self, name: str, silence: float) -> None:
-        patience = self._patience[name]
-        if silence < patience.say_seconds:
-            self._said.discard(name)
-            return
-        ending = silence >= patience.end_seconds
-        if name not in self._said or ending:
-            self._said.add(name)
-            what = "ending the process: start it again with --resume" if ending else "waiting on"
-            log.error("thread_stuck", thread=name, seconds=round(silence, 1), next=what)
-            faulthandler.dump_traceback(2, all_threads=True)
-        if ending:
-            self._end(EXIT_INTERNAL)
+    def _run(self) -> None:
+        while not self._closing.wait(self._tick_seconds):
+            for stall in self._detector.look(self._turned(), time.monotonic()):
+                _report(stall)
 
     def close(self) -> None:
         """Stop looking."""
         self._closing.set()
         self._thread.join()
+
+
+def _report(stall: Stall) -> None:
+    """Log a stall with the stack of every thread; end the process if it lasts too long."""
+    what = "ending the process: start it again with --resume" if stall.ends else "waiting on"
+    log.error("thread_stuck", thread=stall.thread, seconds=round(stall.seconds, 1), next=what)
+    faulthandler.dump_traceback(2, all_threads=True)
+    if stall.ends:
+        os._exit(EXIT_INTERNAL)

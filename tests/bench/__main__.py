@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.bench import actor, fleet, growth, learner, rejoin, report, train, weights, wire
+from tests.bench import actor, damage, fleet, growth, learner, rejoin, report, train, weights, wire
 from tests.bench.machine import Load
 
 _SUITE = {  # file of results -> command
@@ -17,6 +17,7 @@ _SUITE = {  # file of results -> command
     "learner": ["learner"],
     "train": ["train"],
     "wire": ["wire"],
+    "damage": ["damage"],
     "fleet-256": ["fleet", "--actors", "256", "--seconds", "120"],
     "fleet-2000": ["fleet", "--actors", "2000", "--seconds", "30"],
     "weights": ["weights"],
@@ -29,7 +30,18 @@ _TIMEOUT_SECONDS = 900
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     names = parser.add_subparsers(dest="name", required=True)
-    for name in ("actor", "learner", "train", "wire", "fleet", "weights", "growth", "rejoin", "lag"):
+    for name in (
+        "actor",
+        "learner",
+        "train",
+        "wire",
+        "damage",
+        "fleet",
+        "weights",
+        "growth",
+        "rejoin",
+        "lag",
+    ):
         one = names.add_parser(name)
         one.add_argument("--json", type=Path, help="also write the object to this file")
         if name == "learner":
@@ -55,6 +67,7 @@ def _measure(options: argparse.Namespace) -> dict[str, object]:
         "learner": lambda: learner.measure(options.device),
         "train": train.measure,
         "wire": lambda: wire.measure(options.trained),
+        "damage": damage.measure,
         "fleet": lambda: fleet.measure(options.actors, options.rate, options.seconds),
         "weights": lambda: weights.measure(options.pullers),
         "growth": growth.measure,

@@ -82,6 +82,15 @@ TARGETS = (
         (800,),
         1600,
     ),
+    Target(
+        "`damage`, messages per thousand that took over 5 ms of processor time; slowest to a legal chunk",
+        lambda r: (
+            1000 * r["damage"]["cases_over_5_ms"] / r["damage"]["cases"],
+            r["damage"]["slowest_to_legal_ratio"],
+        ),
+        (1, 2),
+        at_most=True,
+    ),
     Target("`fleet`, 256 peers, chunks/s", lambda r: (r["fleet-256"]["chunks_per_second"],), (500,), 800),
     Target(
         "`fleet`, 256 peers: steps out of balance; memory slope, MB/min",
@@ -148,6 +157,7 @@ def render(results: Results, template: str, shortfalls: str) -> str:
         learner=_columns(results, ("learner", "learner-cuda"), _LEARNER),
         train=_columns(results, ("train",), _TRAIN),
         wire=_wire(results),
+        damage=_columns(results, ("damage",), _DAMAGE),
         fleet=_columns(results, ("fleet-256", "fleet-2000"), _FLEET),
         lag=_ways(results, "lag"),
         weights=_ways(results, "weights"),
@@ -196,6 +206,14 @@ _TRAIN = (
     "learner_phase_seconds",
     "actor_phase_seconds",
     "wire_bytes_per_step",
+    "cores_used_by_others",
+)
+_DAMAGE = (
+    "cases",
+    "cases_over_5_ms",
+    "legal_chunk_ms",
+    "slowest_ms",
+    "slowest_to_legal_ratio",
     "cores_used_by_others",
 )
 _FLEET = (

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import actor.service
+import actor.session
 import common
 from actor.session import Session
 from common import messages as m
 from common import wire
 from common.lifecycle import EXIT_CONFIGURATION, Fatal
 from common.parent import Parent
-from common.transport import Client, Context, Server
+from common.transport import Client, Context
+from tests.session_world import Clock
 
 WELCOME = m.Welcome(
     sid=bytes(16),
@@ -35,73 +35,77 @@ WELCOME = m.Welcome(
 )
 
 
-class Desk:
-    """A session, and a learner's end of its connection that a test speaks for."""
+class Line:
+    """The learner's end of a session's connection, which a test speaks for; time is the test's."""
 
-    def __init__(self, session: Session, server: Server) -> None:
-        self.session, self._server = session, server
-        self._peer = b""
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.heard: list[m.Message] = []
+        self._said: list[m.Message] = []
+        self.session = Session(lambda: self, Parent())  # type: ignore[arg-type, return-value]
 
-    def hears(self, kind: type[m.Message]) -> m.Message:
-        """The next message of a kind."""
-        while True:
-            self.session.poll(0.02)
-            for peer, _, parts in self._server.receive():
-                self._peer = peer
-                message = wire.decode(parts)
-                if isinstance(message, kind):
-                    return message
+    def send(self, parts: list[bytes]) -> bool:
+        self.heard.append(wire.decode(parts))
+        return True
+
+    def receive(self, timeout_seconds: float = 0.0, also: int | None = None) -> list[bytes] | None:
+        return wire.encode(self._said.pop(0)) if self._said else None
+
+    def refusal(self) -> str | None:
+        return None
 
     def says(self, message: m.Message) -> None:
-        """Send to the session, which reads it with its next poll."""
-        self._server.send(self._peer, wire.encode(message))
+        """The session reads the message, and answers it."""
+        self._said.append(message)
+        self.heard.clear()
+        self.session.poll()
+
+    def passes(self, seconds: float) -> None:
+        """Let time pass, with a look at the connection twice a second."""
+        for _ in range(round(2 * seconds)):
+            self._clock.now += 0.5
+            self.session.poll()
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    with Context() as context:
-        server = Server(context, 1 << 16)
-        server.bind(f"ipc://{tmp_path}/data")
-        session = Session(lambda: Client(context, f"ipc://{tmp_path}/data", 1 << 16), Parent())
-        yield Desk(session, server)
-        session.close()
-        server.close()
+def line(monkeypatch: pytest.MonkeyPatch) -> Line:
+    clock = Clock()
+    monkeypatch.setattr(actor.session, "time", clock)
+    line = Line(clock)
+    line.session.poll()
+    return line
 
 
-def test_a_session_that_finds_no_room_asks_again_when_it_is_told_to(desk: Desk) -> None:
+def test_a_session_that_finds_no_room_asks_again_when_it_is_told_to(line: Line) -> None:
     """After the time of the refusal, or up to half as much more, so that a fleet does not return at once."""
-    desk.hears(m.Hello)
-    refused_at = time.monotonic()
-    desk.says(m.Reject(code="full", text="expected fewer", retry_after_ms=700))
-    desk.hears(m.Hello)
-    assert time.monotonic() - refused_at >= 0.7
+    (hello,) = line.heard
+    line.says(m.Reject(code="full", text="expected fewer", retry_after_ms=40_000))
+    line.passes(39.5)
+    assert line.heard == []
+    line.passes(21.0)
+    assert hello in line.heard
 
 
-def test_a_session_tells_which_former_sessions_ended_where(desk: Desk) -> None:
-    first = desk.hears(m.Hello)
+def test_a_session_tells_which_former_sessions_ended_where(line: Line) -> None:
+    (first,) = line.heard
     assert isinstance(first, m.Hello) and first.former == {}
-    desk.session.stepped(7)
-    desk.says(m.Reject(code="lost", text="begin a new one", sid=first.sid, produced=3))
-    while True:
-        second = desk.hears(m.Hello)
-        assert isinstance(second, m.Hello)
-        if second.sid != first.sid:
-            break
+    line.session.stepped(7)
+    line.says(m.Reject(code="lost", text="begin a new one", sid=first.sid, produced=3))
+    (second,) = [message for message in line.heard if isinstance(message, m.Hello)]
     assert second.former == {first.sid: 3}
     assert second.produced == 4  # the steps that the learner does not count in the first session
 
 
-def test_a_session_says_goodbye_to_a_learner_that_drains(desk: Desk) -> None:
-    """It does not join again first: the learner would answer with another Drain until the time is over."""
-    hello = desk.hears(m.Hello)
+def test_a_session_leaves_a_learner_that_drains_without_joining_again(line: Line) -> None:
+    """A Hello would be answered by another Drain, until the time to leave is over."""
+    (hello,) = line.heard
     assert isinstance(hello, m.Hello)
-    desk.says(dataclasses.replace(WELCOME, sid=hello.sid))
-    desk.hears(m.Heartbeat)
-    desk.says(m.Drain(finished=False))
-    desk.hears(m.Heartbeat)
-    assert desk.session.joined
-    desk.says(m.ByeOk())
-    assert desk.session.leave()
+    line.says(dataclasses.replace(WELCOME, sid=hello.sid))
+    line.says(m.Drain(finished=False))
+    assert line.session.joined
+    line._said.append(m.ByeOk())
+    assert line.session.leave()
+    assert [type(message) for message in line.heard if not isinstance(message, m.Heartbeat)] == [m.Bye]
 
 
 def test_a_configuration_of_another_release_is_refused_in_one_sentence() -> None:
@@ -112,12 +116,17 @@ def test_a_configuration_of_another_release_is_refused_in_one_sentence() -> None
     assert raised.value.code == EXIT_CONFIGURATION
 
 
-def test_who_was_never_welcomed_leaves_without_waiting(tmp_path: Path) -> None:
+def wait(timeout_seconds: float = 0.0) -> None:
+    pytest.fail(f"waits {timeout_seconds} s for an answer")
+
+
+def test_who_was_never_welcomed_leaves_without_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Ctrl-C where the learner's address is wrong."""
     with Context() as context:
         session = Session(lambda: Client(context, f"ipc://{tmp_path}/nobody", 1 << 16), Parent())
         assert not session.join(0.2)
-        start = time.monotonic()
+        monkeypatch.setattr(session, "poll", wait)
         assert session.leave()
-        assert time.monotonic() - start < 1.0
         session.close()

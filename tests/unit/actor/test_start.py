@@ -18,6 +18,7 @@ from actor.metrics import Phases
 from actor.service import Actor, Player
 from common.chunk import WARMUP_VERSION, Spaces
 from common.config import Config, EnvConfig, PPOConfig, RNDConfig, RolloutConfig
+from tests.integration.processes import PATIENCE_SECONDS
 from tests.probes import Array, Loop, Probe
 
 T, B = 4, 2
@@ -51,7 +52,7 @@ print(*sys.modules)
 def test_playing_imports_no_compiler_and_nothing_of_the_learner() -> None:
     """Each costs every actor of a fleet processor time and memory."""
     done = subprocess.run(
-        [sys.executable, "-c", PLAYS], capture_output=True, text=True, timeout=120, check=True
+        [sys.executable, "-c", PLAYS], capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=True
     )
     modules = set(done.stdout.split())
     assert "actor.service" in modules

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from common.config import Config, EnvConfig, RNDConfig, RolloutConfig
 from tests.bench.intake import Intake
 from tests.fleet import FakeFleet, Recording, Report, record
-from tests.integration.processes import free_port
+from tests.integration.processes import PATIENCE_SECONDS
 
 ACTORS, LANES = 5, 4
 ROLLOUT = RolloutConfig(steps=8, lanes=1, batch_lanes=LANES)
@@ -24,8 +25,8 @@ def recordings() -> list[Recording]:
 
 
 @pytest.fixture
-def endpoint() -> str:
-    return f"tcp://127.0.0.1:{free_port()}"
+def endpoint(tmp_path: Path) -> str:
+    return f"ipc://{tmp_path}/learner"
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def intake(endpoint: str) -> Iterator[Intake]:
 
 def play(fleet: FakeFleet, intake: Intake, chunks: int, opens: bool = True) -> None:
     """Until so many chunks were settled; the first credit is given once everybody has a seat."""
-    goal, deadline = intake.chunks + chunks, time.monotonic() + 30.0
+    goal, deadline = intake.chunks + chunks, time.monotonic() + PATIENCE_SECONDS
     while not all(actor.session.joined for actor in fleet.actors):
         assert time.monotonic() < deadline
         fleet.turn()
@@ -78,7 +79,7 @@ def test_who_reconnects_sends_again_and_nothing_is_counted_twice(
     assert totals.imbalance == 0
 
 
-def test_a_rate_is_kept(endpoint: str, recordings: list[Recording]) -> None:
+def test_a_rate_is_not_exceeded(endpoint: str, recordings: list[Recording]) -> None:
     rate, chunks = 40.0, 60
     with Intake(CONFIG, endpoint, rate) as intake, FakeFleet(endpoint, ACTORS, recordings) as fleet:
         start = time.monotonic()
@@ -86,7 +87,7 @@ def test_a_rate_is_kept(endpoint: str, recordings: list[Recording]) -> None:
         seconds = time.monotonic() - start
         fleet.leave()
     waited = chunks - 2 * ROLLOUT.batch_chunks  # what a stall left unused counts for one batch
-    assert waited / rate < seconds < 30.0
+    assert seconds > waited / rate
 
 
 def test_reports_of_several_processes_add_up() -> None:

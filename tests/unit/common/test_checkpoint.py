@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +111,52 @@ def test_the_last_three_are_kept(tmp_path: Path) -> None:
         checkpoint.save(tmp_path, version, sample(version))
     found = [checkpoint.load(path).meta["version"] for path in sorted(tmp_path.glob("*.safetensors"))]
     assert found == [10, 11, 100]
+
+
+def test_a_part_has_no_tensors_of_a_longer_name(tmp_path: Path) -> None:
+    """`model.policy` is no part of `model.policy_old`."""
+    tensors = {"policy.weight": torch.ones(1), "policy_old.weight": torch.zeros(1)}
+    assert Checkpoint(tensors, {}).part("policy") == {"weight": torch.ones(1)}
+
+
+def test_a_file_is_on_the_disk_before_it_takes_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crash of the machine leaves the old file or the whole new one, under one name."""
+    path, calls = tmp_path / "file", list[str]()
+    rename = Path.rename
+
+    def record_sync(descriptor: int) -> None:
+        calls.append(f"sync {Path(f'/proc/self/fd/{descriptor}').readlink().name}")
+
+    def record_rename(source: Path, target: Path) -> Path:
+        calls.append(f"rename {source.name} {target.name}")
+        return rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", record_sync)
+    monkeypatch.setattr(Path, "rename", record_rename)
+    checkpoint.write_atomically(path, b"new")
+    assert calls == ["sync file.tmp", "rename file.tmp file", f"sync {tmp_path.name}"]
+    assert path.read_bytes() == b"new"
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is full after half of the data."""
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    write = Path.write_bytes
+
+    def fail(target: Path, data: bytes) -> int:
+        write(target, data[: len(data) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", fail)
+    with pytest.raises(OSError, match="No space"):
+        checkpoint.write_atomically(path, b"new data")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_another_format_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

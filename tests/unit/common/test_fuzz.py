@@ -1,13 +1,12 @@
-"""200,000 damaged messages: a message or a WireError comes out, soon, and nothing stays in memory."""
+"""200,000 damaged messages: each is read or refused with a WireError, and nothing stays in memory."""
 
 from __future__ import annotations
 
 import random
-import time
 import tracemalloc
+from collections import Counter
 from collections.abc import Callable
 
-import psutil
 import pytest
 
 from common import messages as m
@@ -19,9 +18,7 @@ from tests.mutants import CORPUS, mutant, mutant_chunk
 from tests.unit.common.test_wire import IMAGES, TORQUES, VECTORS, chunk_message
 
 ROLLOUT = RolloutConfig(steps=8, lanes=2, batch_lanes=2)
-EVERY = [(t, lane) for t in range(8) for lane in range(2)]
-SEEDS, CASES, WARM = 16, 12_500, 2_500
-SOON_SECONDS = 0.005
+SEEDS, CASES = 16, 12_500
 
 Source = tuple[m.Message, list[bytes], Spaces]
 
@@ -63,50 +60,14 @@ def outcome(parts: list[bytes], spaces: Spaces) -> str:
     return "chunk"
 
 
-def cpu_seconds(parts: list[bytes], spaces: Spaces) -> float:
-    """Time of this thread; it has no part of what other processes do."""
-    start = time.thread_time()
-    outcome(parts, spaces)
-    return time.thread_time() - start
-
-
 @pytest.mark.parametrize("seed", range(SEEDS))
-def test_whatever_comes_is_a_message_or_refused_soon(seed: int, sources: list[Source]) -> None:
-    """Of 12,500 cases a seed: every outcome occurs, 99.9 % take less than 5 ms, memory is flat."""
-    rng, process = random.Random(seed), psutil.Process()
-    outcomes: dict[str, int] = {}
-    slow: list[tuple[float, list[bytes], Spaces]] = []
-    held_bytes = 0
-    for number in range(CASES):
-        if number == WARM:
-            held_bytes = process.memory_info().rss
-        parts, spaces = case(sources, rng)
-        start = time.thread_time()
-        result = outcome(parts, spaces)
-        seconds = time.thread_time() - start
-        outcomes[result] = outcomes.get(result, 0) + 1
-        if seconds > SOON_SECONDS / 10:
-            slow.append((seconds, parts, spaces))
-            slow = sorted(slow, key=lambda entry: -entry[0])[: CASES // 1000 + 1]
-    grown = process.memory_info().rss - held_bytes
-    assert len(slow) <= CASES // 1000 or slow[-1][0] < SOON_SECONDS, slow[-1][0]
-    assert grown < 4 * 2**20, f"{grown} bytes more"  # less than a message of the smallest kind per case
-    known = {"message", "chunk", "frames", "version", "kind", "size", "header", "array"}
-    assert outcomes.keys() == known and min(outcomes.values()) > 50, outcomes
-    legal_seconds = min(cpu_seconds(*most_expensive(sources)) for _ in range(5))
-    # The work is the same each time, its price is not: the least counts.
-    slowest_seconds = max(min(cpu_seconds(parts, spaces) for _ in range(5)) for _, parts, spaces in slow[:3])
-    assert slowest_seconds < 2 * legal_seconds
-    keep(
-        f"mutated-messages-{seed}",
-        {
-            "cases": CASES,
-            "outcomes": outcomes,
-            "cases_over_5_ms": sum(spent >= SOON_SECONDS for spent, *_ in slow),
-            "slowest_to_legal_ratio": slowest_seconds / legal_seconds,
-            "memory_growth_bytes": grown,
-        },
-    )
+def test_a_damaged_message_is_read_or_refused(seed: int, sources: list[Source]) -> None:
+    """Nothing but a WireError is raised in 12,500 cases a seed, and every outcome occurs."""
+    rng = random.Random(seed)
+    outcomes = Counter(outcome(*case(sources, rng)) for _ in range(CASES))
+    assert outcomes.keys() == {"message", "chunk", "frames", "version", "kind", "size", "header", "array"}
+    assert min(outcomes.values()) > 50, outcomes
+    keep(f"mutated-messages-{seed}", {"cases": CASES, "outcomes": outcomes})
 
 
 def most_expensive(sources: list[Source]) -> tuple[list[bytes], Spaces]:

@@ -67,6 +67,17 @@ def test_a_chunk_beyond_a_gap_is_not_taken() -> None:
     assert ledger.accounts[A].received == 5
 
 
+def test_a_chunk_that_reaches_into_booked_steps_is_not_taken() -> None:
+    """It begins where the received steps end, but some of its steps are booked already."""
+    ledger = opened(A)
+    for start in (0, 5):
+        ledger.receive(A, start, start + 5)
+    ledger.settle(A, 5, "stale")
+    restored = Ledger.from_json(ledger.to_json())
+    assert restored.receive(A, 0, 8) is Receipt.GAP
+    assert restored.totals() == Totals(10, 0, {"stale": 5}, 5)
+
+
 def test_settling_out_of_order_frees_only_the_settled_prefix() -> None:
     """`settled` is cumulative: it waits for the chunk before."""
     ledger = opened(A)
@@ -124,6 +135,15 @@ def test_a_rollback_books_only_what_is_missing() -> None:
     assert ledger.totals() == Totals(20, 0, {"learner_rollback": 10}, 10)
 
 
+def test_a_rollback_leaves_what_the_actor_still_holds() -> None:
+    """Steps from `base` on will be sent."""
+    ledger = opened(A)
+    ledger.announce(A, 20)
+    ledger.rollback(A, 15)
+    assert ledger.totals() == Totals(20, 0, {"learner_rollback": 15}, 5)
+    assert ledger.receive(A, 15, 20) is Receipt.NEW
+
+
 def test_a_snapshot_forgets_what_was_pending() -> None:
     """Its data is gone, so its actor sends it again; a chunk settled out of order is skipped over."""
     ledger = opened(A, B)
@@ -163,6 +183,15 @@ def test_the_oldest_dead_are_forgotten_and_still_count(monkeypatch: pytest.Monke
     assert len(ledger.accounts) == 3
     assert ledger.sessions_seen == 7
     assert ledger.totals() == Totals(35, 0, {"actor_lost": 35}, 0)
+
+
+def test_a_snapshot_counts_the_sessions_that_were_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(books, "_KEPT_DEAD", 1)
+    ledger = opened(A, B)
+    ledger.bury(A, "actor_lost")
+    ledger.bury(B, "actor_lost")
+    assert ledger.accounts.keys() == {B}
+    assert Ledger.from_json(ledger.to_json()).sessions_seen == 2
 
 
 # A fleet under faults. Actors and learner talk through a network that loses, repeats and reorders;
@@ -506,7 +535,5 @@ TestOneSession = OneSession.TestCase
 TestOneSession.settings = settings(
     max_examples=60,
     stateful_step_count=30,
-    deadline=None,
-    derandomize=True,
     suppress_health_check=list(HealthCheck),
 )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+from tests.integration.processes import PATIENCE_SECONDS
+
 _CODE = """
 import atexit
 from common.lifecycle import leave
@@ -15,5 +17,7 @@ leave(75)
 
 
 def test_a_process_that_leaves_has_written_its_output_and_takes_nothing_apart() -> None:
-    ended = subprocess.run([sys.executable, "-c", _CODE], capture_output=True, text=True, timeout=30)
+    ended = subprocess.run(
+        [sys.executable, "-c", _CODE], capture_output=True, text=True, timeout=PATIENCE_SECONDS
+    )
     assert (ended.returncode, ended.stdout) == (75, "said")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
+from torch import nn
 
-from common.rnd import prediction_error, whiten
+from common.rnd import bonus, prediction_error, whiten
 
 
 def test_whitening_is_affine_up_to_the_clip() -> None:
@@ -45,3 +47,22 @@ def test_the_error_is_a_mean_over_features() -> None:
     )
     torch.testing.assert_close(prediction_error(a, b), slow)
     assert prediction_error(a.bfloat16(), b).dtype is torch.float32
+
+
+@pytest.mark.parametrize("count", [1, 5, 300])  # one forward pass, and several
+def test_the_bonus_is_the_error_on_each_whitened_observation_alone(count: int) -> None:
+    """It depends on no other observation, so it is not centred, and it is never negative."""
+    generator = torch.Generator().manual_seed(2)
+    observation = 3 + 2 * torch.randn(count, 4, generator=generator)
+    predictor, target = nn.Linear(4, 3), nn.Linear(4, 3)
+    mean, std = torch.full((4,), 3.0), torch.full((4,), 2.0)
+    with torch.no_grad():
+        for network in (predictor, target):
+            network.weight.copy_(torch.randn(3, 4, generator=generator))
+            network.bias.copy_(torch.randn(3, generator=generator))
+        found = bonus(predictor, target, observation, mean, std)
+        white = [((row - mean) / std).clip(-5, 5) for row in observation]
+        slow = torch.stack([(predictor(row) - target(row)).square().mean() for row in white])
+    assert found.dtype is torch.float32
+    torch.testing.assert_close(found, slow)
+    assert found.min() >= 0

@@ -297,6 +297,38 @@ def test_gaps_are_asked_for_and_repeats_are_ignored() -> None:
     assert fleet.dropped() == {}
 
 
+def test_a_gap_is_asked_for_from_what_arrived_on() -> None:
+    """Steps that wait for their update are here: they need not come again."""
+    fleet = Fleet()
+    fleet.join("a")
+    fleet.open()
+    fleet.chunk("a", 0)
+    assert m.Resend(offset=CHUNK) in fleet.chunk("a", 2 * CHUNK)
+    assert fleet.arrived() == [("a", 0)]
+
+
+def test_a_chunk_that_ends_beyond_its_credit_is_invalid() -> None:
+    """An actor stops where its credit ends; the second chunk of two at once has none."""
+    fleet = Fleet(config=ONE_PLACE)
+    fleet.join("a")
+    fleet.open()
+    fleet.chunk("a")
+    fleet.chunk("a", CHUNK)
+    assert fleet.arrived() == [("a", 0)]
+    assert fleet.dropped() == {"invalid": CHUNK}
+
+
+def test_a_batch_is_filled_by_the_chunks_that_were_granted_for_it() -> None:
+    """Not by all of its version: with a lag, one version plays for several batches."""
+    fleet = Fleet(config=replace(ONE_PLACE, max_lag=1))
+    fleet.join("a", "b")
+    fleet.open()
+    fleet.chunk("b")
+    fleet.chunk("a")
+    assert [(arrival.slot, arrival.batch) for arrival in fleet.admission.arrivals] == [(1, 1), (0, 0)]
+    assert fleet.dropped() == {}
+
+
 def test_a_skip_is_booked_and_its_credit_given_back() -> None:
     """The place is still filled with a whole chunk."""
     fleet = Fleet(config=ONE_PLACE)
@@ -469,6 +501,27 @@ def test_goodbye_is_granted_once_everything_is_here() -> None:
     assert len(fleet.admission.seats) == 0
 
 
+def test_a_goodbye_with_missing_steps_asks_for_those_alone() -> None:
+    """What arrived waits for its update and need not come again."""
+    fleet = Fleet()
+    fleet.join("a")
+    fleet.open()
+    fleet.chunk("a")
+    bye = m.Bye(sid=sid("a"), produced=2 * CHUNK)
+    assert [x for x in fleet.say("a", bye) if not isinstance(x, m.Ack)] == [m.Resend(offset=CHUNK)]
+
+
+def test_a_new_version_extends_no_lease() -> None:
+    """Only the end of random play does: then every actor resets its lanes."""
+    fleet = Fleet()
+    fleet.join("a")
+    fleet.open()
+    fleet.chunk("a")
+    fleet.open(version=1)
+    fleet.wait(LEASE_SECONDS + 0.25)
+    assert len(fleet.admission.seats) == 0
+
+
 def restarted(fleet: Fleet, local: set[bytes]) -> Fleet:
     """The next epoch, from a snapshot of this one."""
     successor = Fleet(EPOCH + 1)
@@ -544,6 +597,18 @@ def test_a_drained_run_closes_every_book(finished: bool, reason: str) -> None:
     assert (totals.imbalance, totals.in_flight, totals.produced) == (0, 0, 3 * CHUNK + 3)
     assert totals.dropped == {reason: 3 * CHUNK + 3}
     assert len(fleet.admission.seats) == 0
+
+
+def test_a_drained_learner_grants_nothing() -> None:
+    """The place of a session that leaves is offered to no other."""
+    fleet = Fleet(config=ONE_PLACE)
+    fleet.join("a", "b")
+    fleet.open()
+    assert fleet.granted() == {"a"}
+    fleet.admission.drain(finished=False)
+    fleet.say("a", m.Bye(sid=sid("a"), produced=0))
+    fleet.wait(1)
+    assert fleet.granted() == set()
 
 
 def test_an_arrival_names_the_batch_its_credit_was_for() -> None:

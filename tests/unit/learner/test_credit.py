@@ -167,6 +167,20 @@ def test_an_overdue_place_of_any_batch_is_offered_to_another_session() -> None:
     assert granted(credit, 2.2) == []
 
 
+def test_one_slow_chunk_does_not_delay_the_next_offer_of_a_place() -> None:
+    """The usual time is the median: of 0.5, 0.5 and 60 seconds it is 0.5, so a grant is overdue after 2."""
+    credit = credit_of(0, 0)
+    seats = seat_all(credit, PLACES + 1)
+    credit.grant(0.0)
+    for seat, seconds in zip(seats, (0.5, 0.5, 60.0), strict=False):
+        credit.admit(0, 0)
+        credit.answered(seat, seconds)
+    credit.open(1)
+    assert granted(credit, 60.0) == [(3, 1), (0, 1), (1, 1)]
+    assert granted(credit, 61.9) == []
+    assert granted(credit, 62.1) == [(2, 1)]
+
+
 @pytest.mark.parametrize("max_lag", [1, 3])
 def test_with_as_many_sessions_as_places_each_plays_one_chunk_of_every_batch(max_lag: int) -> None:
     """In whatever order they answer, while nobody is a whole chunk ahead: who plays what is known."""

@@ -6,11 +6,8 @@ beside it to fail. All of these tests run unharmed where they are defined.
 
 from __future__ import annotations
 
-import inspect
-import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
-from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -23,12 +20,11 @@ from common.chunk import Spaces
 from common.config import EnvConfig, NetworkConfig
 from common.policy import Policy
 from common.streams import Place, environment_seeds
-from common.wire import WireError
 from learner import advantages, batch, losses, targets
 from learner.normaliser import Normaliser
 from learner.ppo import PPO
 from learner.trainer import Trainer
-from tests.unit.common import test_moments, test_novelty, test_streams
+from tests.unit.common import test_moments, test_novelty, test_rnd, test_streams
 from tests.unit.learner import (
     test_advantages,
     test_batch,
@@ -38,9 +34,7 @@ from tests.unit.learner import (
     test_ppo,
     test_probes,
 )
-
-Fact = Callable[..., None]  # a test; its fixtures are its parameters
-
+from tests.unit.learner.mutation import Mutant, check_noticed
 
 # Facts that no other module states.
 
@@ -79,17 +73,6 @@ def novelty_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was measured without the bug does not count."""
     monkeypatch.setattr(test_novelty, "bonuses", test_novelty.bonuses.__wrapped__)
     test_novelty.test_whitening_makes_novelty_independent_of_scale()
-
-
-class Mutant(NamedTuple):
-    """A bug and who notices it."""
-
-    bug: str
-    place: Callable[..., Any]
-    old: str
-    new: str
-    noticed_by: Fact
-    error: type[Exception] = AssertionError
 
 
 FRESH_BONUS, STALE_BONUS = (
@@ -269,8 +252,7 @@ MUTANTS = [
         rnd.bonus,
         "torch.cat(parts)",
         "torch.cat(parts) - torch.cat(parts).mean()",
-        FRESH_BONUS,
-        WireError,  # no chunk may carry a negative bonus
+        partial(test_rnd.test_the_bonus_is_the_error_on_each_whitened_observation_alone, 5),
     ),
     # Predictor and target.
     Mutant(
@@ -413,23 +395,6 @@ MUTANTS = [
 ]
 
 
-def inject(monkeypatch: pytest.MonkeyPatch, mutant: Mutant) -> None:
-    """Give the function another body; who imported it by name gets it too."""
-    function = inspect.unwrap(mutant.place)
-    source = textwrap.dedent(inspect.getsource(function))
-    assert source.count(mutant.old) == 1, f"{mutant.old!r} is not what {function.__qualname__} says any more"
-    made: dict[str, Any] = {}
-    exec(source.replace(mutant.old, mutant.new), function.__globals__, made)  # noqa: S102  # our own source
-    monkeypatch.setattr(function, "__code__", inspect.unwrap(made[function.__name__]).__code__)
-
-
 @pytest.mark.parametrize("mutant", MUTANTS, ids=[mutant.bug for mutant in MUTANTS])
-def test_the_bug_is_noticed(
-    mutant: Mutant, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> None:
-    fixtures = {
-        name: request.getfixturevalue(name) for name in inspect.signature(mutant.noticed_by).parameters
-    }
-    inject(monkeypatch, mutant)
-    with pytest.raises(mutant.error):
-        mutant.noticed_by(**fixtures)
+def test_the_bug_is_noticed(mutant: Mutant, request: pytest.FixtureRequest) -> None:
+    check_noticed(mutant, request)
