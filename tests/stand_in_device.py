@@ -140,7 +140,7 @@ def _at(name: str) -> str:
 def stand_in_device() -> Iterator[StandInDevice]:
     """Within the block `DEVICE` is an accelerator; torch is as before afterwards."""
     with (
-        # Both refuse the name of the device: Adam lists those with fused kernels, autocast those it knows.
+        # They refuse the name of the device: Adam lists those with fused kernels, autocast those it knows.
         mock.patch(f"torch.optim.optimizer.{_FUSED}", lambda: ["cpu", DEVICE.type]),
         mock.patch("torch.is_autocast_enabled", lambda *_: False),
         StandInDevice() as device,
