@@ -15,6 +15,8 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+Precision = Literal["auto", "float32", "bfloat16"]
+
 _PREDICTOR_LANES = 32  # the predictor learns as many samples as from this many lanes (RND, appendix A.4)
 
 
@@ -180,8 +182,8 @@ class Config:
     """Steps to train on; warm-up does not count."""
     stop_return: float | None = None
     """End earlier, once the mean raw return of the last 100 episodes reaches this."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Arithmetic of the networks; auto: bfloat16 where the processor has it, else float32."""
+    precision: Precision = "auto"
+    """Arithmetic of the networks; auto: bfloat16 if the learner has it natively as the run begins."""
     max_lag: int = 0
     """Versions a chunk may be behind its update: 0 synchronous, 1 overlapped, more asynchronous."""
     env: EnvConfig = field(default_factory=EnvConfig)
