@@ -11,7 +11,7 @@ from common import rnd
 from common.chunk import Bundle, Spaces
 from common.config import Config
 from common.networks import make_predictor, make_target
-from common.precision import autocast
+from common.precision import acting_precision, autocast
 
 
 class Intrinsic:
@@ -21,7 +21,7 @@ class Intrinsic:
         self._target: nn.Module = make_target(spaces, config.network).eval()
         self._target.load_state_dict(target)
         self._predictor = make_predictor(spaces, config.network).requires_grad_(False).eval()
-        self._precision = config.precision
+        self._precision = acting_precision(config.precision)
         self._mean = torch.zeros(spaces.observation)
         self._std = torch.ones(spaces.observation)
 

@@ -15,6 +15,10 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+Precision = Literal["auto", "float32", "bfloat16"]
+
+_PREDICTOR_LANES = 32  # the predictor learns as many samples as from this many lanes (RND, appendix A.4)
+
 
 def _require(condition: bool, expected: str, came: object) -> None:
     if not condition:
@@ -141,13 +145,13 @@ class RNDConfig:
     """Random-action steps, all lanes together, that fill the observation statistics first."""
     learning_rate: float | None = None
     """Adam step size of the predictor; none: the policy's (RND). Small tasks are known too soon by it."""
-    predictor_keep: float = 0.25
-    """Share of samples the predictor learns from; RND: 32 / lanes (appendix A.4)."""
+    predictor_keep: float | None = None
+    """Share of samples the predictor learns from; none: 32 / batch lanes, at most 1 (RND, appendix A.4)."""
 
     def __post_init__(self) -> None:
         _require(self.warmup_steps >= 0, "rnd.warmup-steps of 0 or more", self.warmup_steps)
-        _require(0.0 < self.predictor_keep <= 1.0, "rnd.predictor-keep in (0, 1]", self.predictor_keep)
-        rate = self.learning_rate
+        keep, rate = self.predictor_keep, self.learning_rate
+        _require(keep is None or 0.0 < keep <= 1.0, "rnd.predictor-keep in (0, 1], or none", keep)
         _require(rate is None or rate > 0.0, "rnd.learning-rate above 0, or none", rate)
 
 
@@ -178,8 +182,8 @@ class Config:
     """Steps to train on; warm-up does not count."""
     stop_return: float | None = None
     """End earlier, once the mean raw return of the last 100 episodes reaches this."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Arithmetic of the networks; auto: bfloat16 where the processor has it, else float32."""
+    precision: Precision = "auto"
+    """Arithmetic of the networks; auto: bfloat16 if the learner has it natively as the run begins."""
     max_lag: int = 0
     """Versions a chunk may be behind its update: 0 synchronous, 1 overlapped, more asynchronous."""
     env: EnvConfig = field(default_factory=EnvConfig)
@@ -210,8 +214,16 @@ class Config:
 
     @property
     def warmup_chunks(self) -> int:
-        """Chunks of random play before version 0."""
+        """Chunks of random play before version 0; none without a bonus, which alone needs the statistics."""
+        if not self.rnd.enabled:
+            return 0
         return -(-self.rnd.warmup_steps // self.rollout.chunk_steps)
+
+    @property
+    def predictor_keep(self) -> float:
+        """Share of samples the predictor learns from."""
+        keep = self.rnd.predictor_keep
+        return min(1.0, _PREDICTOR_LANES / self.rollout.batch_lanes) if keep is None else keep
 
     def plays_like(self, other: Config) -> bool:
         """Whether chunks of both runs are interchangeable: all but the run's length agrees."""

@@ -6,6 +6,7 @@ zero biases. Vector tasks use small tanh networks (Schulman et al. 2017, section
 
 from __future__ import annotations
 
+import contextlib
 import math
 from itertools import pairwise
 from typing import NamedTuple
@@ -55,6 +56,28 @@ def _linear(inputs: int, outputs: int, gain: float, generator: torch.Generator |
     return layer
 
 
+def _head(layer: nn.Module, features: Tensor) -> Tensor:
+    """Apply the last layer in float32, whatever type an enclosing autocast asks for.
+
+    bfloat16 has 8 significant bits: values near 60 would be multiples of 0.25.
+    """
+    kind = features.device.type
+    # Entered only where it changes something: it takes as long as the layer of a small network.
+    cast = torch.is_autocast_enabled(kind)
+    with torch.autocast(kind, enabled=False) if cast else contextlib.nullcontext():
+        output = layer(features.float())
+    assert isinstance(output, Tensor)
+    return output
+
+
+def _tanh_output(net: nn.Sequential, x: Tensor) -> Tensor:
+    """The output of a `_tanh_net`, its last layer in float32."""
+    *hidden, last = net
+    for layer in hidden:
+        x = layer(x)
+    return _head(last, x)
+
+
 class ImagePolicy(nn.Module):
     """Convolutions, two dense layers, and a residual branch each for values and actions.
 
@@ -85,8 +108,8 @@ class ImagePolicy(nn.Module):
         x = F.relu(self.conv3(x))
         x = F.relu(self.dense1(x.flatten(1)))
         x = F.relu(self.dense2(x))
-        values = self.values(x + F.relu(self.value_branch(x))).float()
-        logits = self.logits(x + F.relu(self.action_branch(x))).float()
+        values = _head(self.values, x.float() + F.relu(self.value_branch(x)))
+        logits = _head(self.logits, x.float() + F.relu(self.action_branch(x)))
         return PolicyOutput(logits, values[:, 0], values[:, 1])
 
 
@@ -106,8 +129,8 @@ class VectorPolicy(nn.Module):
     def forward(self, stack: Tensor) -> PolicyOutput:
         """float32 [N, 1, D] -> `PolicyOutput`."""
         x = stack[:, -1]
-        values = self.critic(x).float()
-        parameters = self.actor(x).float()
+        values = _tanh_output(self.critic, x)
+        parameters = _tanh_output(self.actor, x)
         if self.log_std is not None:
             parameters = torch.cat([parameters, self.log_std.expand_as(parameters)], 1)
         return PolicyOutput(parameters, values[:, 0], values[:, 1])

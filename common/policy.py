@@ -11,7 +11,7 @@ from common.chunk import Bundle, Spaces
 from common.config import Config
 from common.distributions import distribution
 from common.networks import PolicyOutput, make_policy
-from common.precision import autocast
+from common.precision import acting_precision, autocast
 
 F32 = npt.NDArray[np.float32]
 
@@ -26,7 +26,7 @@ class Policy:
         self._network = make_policy(spaces, config.network).requires_grad_(False).eval()
         self._distribution = distribution(spaces)
         self._spaces = spaces
-        self._precision = config.precision
+        self._precision = acting_precision(config.precision)
         self._mean = torch.zeros(spaces.observation)
         self._std = torch.ones(spaces.observation)
 

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import torch
 
+from common.config import Precision
+
+_CUDA_BFLOAT16 = (8, 0)  # compute capability of the first GPUs that multiply bfloat16 natively
 _MALLOC_TRIM_THRESHOLD = -1  # mallopt parameters, <malloc.h>
 _MALLOC_MMAP_THRESHOLD = -3
 _MALLOC_ARENA_MAX = -8
@@ -25,11 +28,47 @@ def has_bfloat16() -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
-def autocast(precision: str, device: str = "cpu") -> contextlib.AbstractContextManager[object]:
-    """Matrix products in bfloat16 where `precision` resolves to it; everything else unchanged."""
-    if precision == "bfloat16" or (precision == "auto" and (device != "cpu" or has_bfloat16())):
+def resolve_precision(precision: Precision, device: torch.device) -> Precision:
+    """The precision of a run that trains on `device`; `auto` is bfloat16 where the device has it natively.
+
+    The learner calls this once, when the run begins; the result is part of the run's configuration.
+    """
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":  # torch.cuda.is_bf16_supported() is true for emulation as well
+        native = torch.cuda.get_device_capability(device) >= _CUDA_BFLOAT16
+    else:
+        native = has_bfloat16()
+    return "bfloat16" if native else "float32"
+
+
+def acting_precision(precision: Precision) -> Precision:
+    """What this processor acts in for a run of `precision`: float32 where bfloat16 would be emulated.
+
+    Emulated bfloat16 takes four times as long. The metric train_log_prob_canary shows the difference.
+
+    Raises:
+        ValueError: `precision` is not resolved.
+    """
+    _require_resolved(precision)
+    return precision if has_bfloat16() else "float32"
+
+
+def autocast(precision: Precision, device: str = "cpu") -> contextlib.AbstractContextManager[object]:
+    """Matrix products in `precision`; everything else unchanged.
+
+    Raises:
+        ValueError: `precision` is not resolved.
+    """
+    _require_resolved(precision)
+    if precision == "bfloat16":
         return torch.autocast(device, dtype=torch.bfloat16)
     return contextlib.nullcontext()
+
+
+def _require_resolved(precision: Precision) -> None:
+    if precision == "auto":
+        raise ValueError("expected a resolved precision, got auto: call resolve_precision first")
 
 
 def configure_torch(threads: int | None = None) -> None:

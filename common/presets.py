@@ -30,7 +30,7 @@ def _rnd_paper() -> Config:
         env=EnvConfig(id="montezuma_revenge", time_limit_is_end=True),
         rollout=RolloutConfig(lanes=16, batch_lanes=128),
         ppo=PPOConfig(adam_eps=1e-8, max_grad_norm=0.0, shuffle=False),
-        rnd=RNDConfig(warmup_steps=819_200, predictor_keep=0.25),
+        rnd=RNDConfig(warmup_steps=819_200),
         network=NetworkConfig(conv3_kernel=4),
     )
 
@@ -165,7 +165,7 @@ def _mountain_car_sparse() -> Config:
             value_coef=0.5,
             gamma_extrinsic=0.99,
         ),
-        rnd=RNDConfig(warmup_steps=8_192, learning_rate=1e-4),
+        rnd=RNDConfig(warmup_steps=8_192, learning_rate=1e-4, predictor_keep=0.25),
     )
 
 
@@ -181,7 +181,7 @@ def _ppo_settings(game: str) -> Config:
         env=EnvConfig(id=game, sticky=0.0, max_frames=108_000),
         rollout=RolloutConfig(lanes=4, batch_lanes=8),
         ppo=PPOConfig(epochs=3, learning_rate=2.5e-4, anneal=True, entropy_coef=0.01, gamma_extrinsic=0.99),
-        rnd=RNDConfig(warmup_steps=51_200, predictor_keep=1.0),
+        rnd=RNDConfig(warmup_steps=51_200),
     )
 
 

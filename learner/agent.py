@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from common.chunk import Bundle, Spaces
 from common.config import Config
 from common.lifecycle import EXIT_CONFIGURATION, Fatal
 from common.policy import Policy
+from common.precision import resolve_precision
 from common.streams import draws
 from learner.normaliser import Normaliser
 
@@ -58,6 +59,9 @@ def load_agent(run_dir: Path, greedy: bool = False) -> Agent:
     saved = _newest(run_dir)
     try:
         config = Config.from_json(saved.meta["config"])
+        # Runs of earlier releases kept "auto".
+        precision = resolve_precision(config.precision, torch.device("cpu"))
+        config = replace(config, precision=precision)
         spaces = envs.spaces(config.env)
         normaliser = Normaliser(spaces, config)
         normaliser.load(saved.part("normaliser"))

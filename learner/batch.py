@@ -83,29 +83,29 @@ def make_batch(
     """
     observation = torch.from_numpy(joined.observation).to(device, non_blocking=True)
     final = torch.from_numpy(joined.final_observation).to(device)
-    terminated = torch.from_numpy(joined.terminated).to(device)
-    truncated = torch.from_numpy(joined.truncated).to(device)
     next_observation = observation[spaces.stack :]
     if not spaces.is_image:
         mean, std = (x.to(device) for x in statistics)
         observation, final = (rnd.whiten(x, mean, std, rnd.POLICY_CLIP) for x in (observation, final))
-    stack = restack(observation, terminated | truncated, spaces.stack)
+    stack = restack(observation, joined.done, spaces.stack)
+    # Rows are found on the host: a mask on the device would make the host wait for their number.
+    cut = torch.from_numpy(np.flatnonzero(joined.truncated)).to(device)
     action = torch.from_numpy(joined.action).to(device)
     return Batch(
         stack=stack,
-        final_stack=torch.cat([stack[:-1][truncated][..., 1:], final.unsqueeze(-1)], -1),
+        final_stack=torch.cat([stack[:-1].flatten(0, 1)[cut][..., 1:], final.unsqueeze(-1)], -1),
         next_observation=next_observation,
         action=action if spaces.is_continuous else action.to(torch.int64),
         log_prob=torch.from_numpy(joined.log_prob).to(device),
         lag=torch.from_numpy(lag).to(device),
         reward=torch.from_numpy(reward).to(device),
         intrinsic=torch.from_numpy(intrinsic).to(device),
-        terminated=terminated,
-        truncated=truncated,
+        terminated=torch.from_numpy(joined.terminated).to(device),
+        truncated=torch.from_numpy(joined.truncated).to(device),
     )
 
 
-def restack(observation: Tensor, done: Tensor, size: int) -> Tensor:
+def restack(observation: Tensor, done: npt.NDArray[np.bool_], size: int) -> Tensor:
     """Rebuild what the policy saw from observations that were sent once.
 
     Args:
@@ -118,7 +118,7 @@ def restack(observation: Tensor, done: Tensor, size: int) -> Tensor:
     """
     steps = len(done)
     stack = torch.stack([observation[k : k + steps + 1] for k in range(size)], dim=-1)
-    for t, lane in done.nonzero().tolist():
+    for t, lane in np.argwhere(done).tolist():
         for since in range(size - 1):  # row t + 1 + since knows the newest 1 + since images
             if t + 1 + since <= steps:
                 stack[t + 1 + since, lane, ..., : size - 1 - since] = 0

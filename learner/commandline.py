@@ -117,6 +117,8 @@ def _run(preset: str | None, flags: list[str]) -> tuple[Config, Options]:
         # A preset that was typed counts as typed settings; without one, flags apply to the run's own.
         config, _ = _parse(earlier if preset in (None, earlier.preset) else _preset(preset), flags)
         _require_same(earlier, config, path)
+        if config.precision == "auto":  # the run keeps what it began with
+            config = dataclasses.replace(config, precision=earlier.precision)
     endpoint = _bind(process)
     return config, Options(
         path,
@@ -205,7 +207,9 @@ def _bind(process: _Process) -> str:
 
 
 def _require_same(earlier: Config, now: Config, path: Path) -> None:
-    """Only the length of a run may change when it is resumed."""
+    """Only the length of a run may change when it is resumed; "auto" agrees with what it was resolved to."""
+    if "auto" in (earlier.precision, now.precision):
+        now = dataclasses.replace(now, precision=earlier.precision)
     if not earlier.plays_like(now):
         came = settings(now)
         odd = [

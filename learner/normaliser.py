@@ -16,7 +16,11 @@ _REWARD_CLIP = 10.0  # of a scaled extrinsic reward, in deviations of the return
 
 
 class Normaliser:
-    """Owned by the trainer. All float64."""
+    """Owned by the trainer. All float64.
+
+    Warm-up chunks change the observation statistics. After the warm-up a chunk that is not trained on
+    changes no statistic: dropped chunks never reach the trainer, and a failed update restores a copy.
+    """
 
     def __init__(self, spaces: Spaces, config: Config) -> None:
         self.observation = Moments.prior(spaces.observation)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -80,11 +81,7 @@ class PPO:
             eps=config.ppo.adam_eps,
             fused=True,
         )
-        self._learning: tuple[nn.Module | torch.optim.Adam, ...] = (
-            self.policy,
-            self.predictor,
-            self.optimiser,
-        )
+        self._learning: list[nn.Module | torch.optim.Adam] = [self.policy, self.predictor, self.optimiser]
         self.generator = torch.Generator().manual_seed(network_seed(seed, _DRAWS))
 
     def _policy_parameters(self) -> list[nn.Parameter]:
@@ -116,8 +113,9 @@ class PPO:
         minibatches = self._minibatches(samples.kept, *batch.reward.shape)
         for rows, chosen in minibatches:
             sums += self._step(samples, rows, chosen, statistics, ppo.clip * scale)
-        figures = dict(zip(FIGURES, (sums / len(minibatches)).tolist(), strict=True))
-        figures |= dict(zip(facts, torch.stack(list(facts.values())).tolist(), strict=True))
+        # One copy to the host for all figures: it waits for the device.
+        found = torch.cat([sums / len(minibatches), torch.stack(list(facts.values()))]).tolist()
+        figures = dict(zip([*FIGURES, *facts], found, strict=True))
         if not all(map(math.isfinite, figures.values())):
             for module, state in zip(self._learning, before, strict=True):
                 module.load_state_dict(state)
@@ -174,7 +172,7 @@ class PPO:
     def _features(self, batch: Batch, statistics: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Draw which samples the predictor sees in each pass; the target's features of those."""
         rows = batch.reward.numel()
-        epochs, keep = self._config.ppo.epochs, self._config.rnd.predictor_keep
+        epochs, keep = self._config.ppo.epochs, self._config.predictor_keep
         if not self._config.rnd.enabled:
             return torch.zeros(epochs, rows, dtype=torch.bool), torch.empty(0)
         kept = torch.rand(epochs, rows, generator=self.generator) < keep
@@ -257,14 +255,17 @@ class PPO:
 
     def tensors(self) -> dict[str, Tensor]:
         """Policy and predictor, by bundle name, on the host."""
-        modules = {"policy": self.policy} | (
-            {"predictor": self.predictor} if self._config.rnd.enabled else {}
-        )
-        return {
-            f"{prefix}.{name}": value.detach().to("cpu", torch.float32)
-            for prefix, module in modules.items()
-            for name, value in module.state_dict().items()
-        }
+        tensors = _on_host("policy", self.policy.state_dict())
+        if self._config.rnd.enabled:
+            tensors |= _on_host("predictor", self.predictor.state_dict())
+        return tensors
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that `load` restores, by checkpoint name, on the host."""
+        state = _on_host("model", self.tensors()) | _on_host("target", self.target.state_dict())
+        for number, moments in self.optimiser.state_dict()["state"].items():
+            state |= _on_host(f"optimiser.{number}", moments)
+        return state | {"generator": self.generator.get_state()}
 
     def load(
         self,
@@ -273,7 +274,7 @@ class PPO:
         optimiser: dict[str, Tensor],
         generator: Tensor,
     ) -> None:
-        """Restore what `tensors`, the target, the optimiser and the generator held."""
+        """Restore the four parts of `state`."""
         for prefix, module in (("policy", self.policy), ("predictor", self.predictor)):
             head = prefix + "."
             state = {name[len(head) :]: value for name, value in model.items() if name.startswith(head)}
@@ -291,3 +292,8 @@ class PPO:
         groups = self.optimiser.state_dict()["param_groups"]
         self.optimiser.load_state_dict({"state": moments, "param_groups": groups})
         self.generator.set_state(generator)
+
+
+def _on_host(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors in host memory, as `prefix.NAME`; those that are there already are not copied."""
+    return {f"{prefix}.{name}": value.detach().cpu() for name, value in tensors.items()}

@@ -6,6 +6,7 @@ import contextlib
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
@@ -19,7 +20,7 @@ from common.gate import GateError
 from common.keys import KeysError
 from common.lifecycle import EXIT_CONFIGURATION, Fatal
 from common.metrics import LEARNER_PORT, Exporter
-from common.precision import configure_torch
+from common.precision import configure_torch, resolve_precision
 from common.transport import BindError, weights_endpoint
 from learner.admission import Admission
 from learner.commandline import Options
@@ -50,9 +51,10 @@ class Learner:
     def __init__(
         self, config: Config, options: Options, stop: threading.Event, stack: contextlib.ExitStack
     ) -> None:
-        self.config, self.options, self.stop = config, options, stop
+        self.options, self.stop = options, stop
         watched = stack.enter_context(contextlib.ExitStack())  # to the end: closing can hang as well
         device = _device(options.device)
+        self.config = config = replace(config, precision=resolve_precision(config.precision, device))
         configure_torch()
         spaces = envs.spaces(config.env)
         run = stack.enter_context(RunDirectory(options.run_dir, options.resume))

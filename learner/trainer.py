@@ -86,8 +86,7 @@ class Trainer:
         """The target network on offer; None without a bonus."""
         if not self._config.rnd.enabled:
             return None
-        state = {name: value.cpu() for name, value in self.ppo.target.state_dict().items()}
-        return Offer.of("target", Bundle(0, 0, state))
+        return Offer.of("target", Bundle(0, 0, Checkpoint(self.ppo.state(), {}).part("target")))
 
     def warm_up(self) -> bool:
         """Fill the observation statistics with random play; False if asked to stop."""
@@ -273,21 +272,14 @@ class Trainer:
             self._save_at = now + min(most, max(least, (now - start) / _SAVING_SHARE))
 
     def _snapshot(self, books: str) -> Checkpoint:
-        optimiser = self.ppo.optimiser.state_dict()["state"]
-        tensors = {f"model.{name}": value for name, value in self.ppo.tensors().items()}
-        tensors |= {f"target.{name}": value for name, value in self.ppo.target.state_dict().items()}
-        tensors |= {
-            f"optimiser.{i}.{name}": value for i, state in optimiser.items() for name, value in state.items()
-        }
-        tensors |= {f"normaliser.{name}": value for name, value in self.normaliser.state().items()}
-        tensors["generator"] = self.ppo.generator.get_state()
+        normaliser = {f"normaliser.{name}": value for name, value in self.normaliser.state().items()}
         meta = {
             "config": self._config.to_json(),
             "version": self.progress.version,
             "books": books,
             "episodes": self.episodes.state(),
         }
-        return Checkpoint(tensors, meta)
+        return Checkpoint(self.ppo.state() | normaliser, meta)
 
     def restore(self, saved: Checkpoint) -> None:
         """Continue from a checkpoint; the books are the caller's to restore."""

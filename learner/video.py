@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 from common import envs, rnd
 from common.lifecycle import EXIT_CONFIGURATION, Fatal
 from common.networks import make_predictor, make_target
-from common.precision import autocast
+from common.precision import acting_precision, autocast
 from common.streams import Place, environment_seeds
 from learner.agent import Agent
 
@@ -133,7 +133,7 @@ def rate(agent: Agent, observation: npt.NDArray[np.generic]) -> F64:
     predictor = make_predictor(agent.spaces, agent.config.network).eval()
     predictor.load_state_dict(agent.bundle.part("predictor"))
     mean, std = agent.bundle.tensors["mean"], agent.bundle.tensors["std"]
-    with torch.inference_mode(), autocast(agent.config.precision):
+    with torch.inference_mode(), autocast(acting_precision(agent.config.precision)):
         return rnd.bonus(predictor, target, torch.from_numpy(observation), mean, std).double().numpy()
 
 

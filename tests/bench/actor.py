@@ -26,7 +26,7 @@ from common.config import Config, EnvConfig
 from common.messages import ChunkMessage, Welcome
 from common.parent import Parent
 from common.policy import Policy
-from common.precision import configure_torch
+from common.precision import configure_torch, resolve_precision
 from common.transport import Client, Context, Server
 from learner.ppo import PPO
 from learner.publisher import Offer
@@ -98,7 +98,7 @@ def _measure(game: str) -> dict[str, object]:
     quiet()
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     configure_torch(threads=1)
-    config = Config(env=EnvConfig(id=game))
+    config = Config(env=EnvConfig(id=game), precision=resolve_precision("auto", torch.device("cpu")))
     weights, digest = _blobs(config)
     bare = Emulator(config, config.rollout.lanes)
     with Context() as context, tempfile.TemporaryDirectory() as directory:

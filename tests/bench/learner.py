@@ -14,10 +14,10 @@ import torch
 from common import envs
 from common.chunk import Chunk, Spaces
 from common.config import Config
-from common.precision import autocast, configure_torch
-from common.presets import PRESETS
+from common.precision import configure_torch, resolve_precision
 from learner.batch import Batch, make_batch
 from learner.ppo import PPO
+from tests.bench.job import JOB
 from tests.bench.machine import CORES, flops, hardware, matrix_ceiling, synchronise
 from tests.bench.naive import Naive
 
@@ -29,22 +29,22 @@ def measure(device_name: str = "cpu") -> dict[str, object]:
     """The default job; on a GPU also a batch of a large fleet."""
     device = torch.device(device_name)
     configure_torch(threads=CORES)
-    config = PRESETS["breakout"]
     result: dict[str, object] = {
         **hardware(),
         "benchmark": "learner",
         "device": _name(device),
         "rounds": _ROUNDS,
     }
-    result |= _measure(config, device)
+    result |= _measure(JOB, device)
     if device.type == "cuda":
-        large = replace(config.rollout, batch_lanes=_GPU_LANES)
-        keep = replace(config.rnd, predictor_keep=32 / _GPU_LANES)
-        result["large"] = _measure(replace(config, rollout=large, rnd=keep), device)
+        large = replace(JOB.rollout, batch_lanes=_GPU_LANES)
+        keep = replace(JOB.rnd, predictor_keep=32 / _GPU_LANES)
+        result["large"] = _measure(replace(JOB, rollout=large, rnd=keep), device)
     return result
 
 
 def _measure(config: Config, device: torch.device) -> dict[str, object]:
+    config = replace(config, precision=resolve_precision(config.precision, device))
     spaces = envs.spaces(config.env)
     batch = _batch(config, spaces, device)
     statistics_of = (torch.full((84, 84), 128.0, device=device), torch.full((84, 84), 64.0, device=device))
@@ -66,14 +66,12 @@ def _measure(config: Config, device: torch.device) -> dict[str, object]:
     ours, theirs = (statistics.median(x) for x in zip(*seconds, strict=True))
     samples = config.rollout.batch_steps * config.ppo.epochs
     speed = flops(config, spaces)[1] * config.rollout.batch_steps / ours
-    with autocast(config.precision, device.type):
-        precision = "bfloat16" if torch.is_autocast_enabled(device.type) else "float32"
     return {
         "lanes": config.rollout.batch_lanes,
         "steps": config.rollout.steps,
         "passes": config.ppo.epochs,
-        "predictor_keep": config.rnd.predictor_keep,
-        "precision": precision,
+        "predictor_keep": config.predictor_keep,
+        "precision": config.precision,
         "update_seconds": round(ours, 4),
         "samples_per_second": round(samples / ours),
         "env_steps_per_second": round(config.rollout.batch_steps / ours),

@@ -16,7 +16,7 @@ from common import envs
 from common.chunk import Spaces
 from common.config import Config
 from common.networks import make_policy, make_predictor, make_target
-from common.precision import has_bfloat16
+from common.precision import has_bfloat16, resolve_precision
 
 CORES = os.cpu_count() or 1
 _CPU = torch.device("cpu")
@@ -65,7 +65,7 @@ def synchronise(device: torch.device) -> None:
 def matrix_ceiling(device: torch.device = _CPU) -> float:
     """FLOP/s of a large matrix product, in the default precision; on the CPU by all cores."""
     torch.set_num_threads(CORES)
-    dtype = torch.bfloat16 if device.type == "cuda" or has_bfloat16() else torch.float32
+    dtype = torch.bfloat16 if resolve_precision("auto", device) == "bfloat16" else torch.float32
     size = 8192 if device.type == "cuda" else 1024
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     best = 0.0
@@ -116,9 +116,9 @@ def flops(config: Config, spaces: Spaces) -> tuple[float, float]:
     if rnd.enabled:
         target = _forward_flops(make_target(spaces, network), *spaces.observation)
         predictor = _forward_flops(make_predictor(spaces, network), *spaces.observation)
-        seen = 1 - (1 - rnd.predictor_keep) ** ppo.epochs  # in one pass at least
+        seen = 1 - (1 - config.predictor_keep) ** ppo.epochs  # in one pass at least
         playing += target + predictor
-        learning += target * seen + predictor * 3 * ppo.epochs * rnd.predictor_keep
+        learning += target * seen + predictor * 3 * ppo.epochs * config.predictor_keep
     return playing, learning
 
 

@@ -1,4 +1,4 @@
-"""End to end: env steps/s of `make train`'s job, against the limit of this machine in the same run."""
+"""End to end: env steps/s of the benchmarks' job, against the limit of this machine in the same run."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from common.presets import PRESETS
+from tests.bench.job import JOB, flags
 from tests.bench.machine import hardware, limit
 from tests.integration.processes import free_port
 
 _RUNS = 3
 _ACTORS = 2
-_TRAINED = 6 * PRESETS["breakout"].rollout.batch_steps
+_TRAINED = 6 * JOB.rollout.batch_steps
 _WARMUP_STEPS = 4_096
 _TIMEOUT_SECONDS = 900
 
 
 def measure() -> dict[str, object]:
     """Median of three runs of PPO+RND on Breakout, 32 lanes x 128, with two local actors."""
-    config = PRESETS["breakout"]
     summaries = [_run(0) for _ in range(_RUNS)]
-    best = limit(config)
+    best = limit(JOB)
     figures = _figures(summaries)
     training, playing = figures["learner_busy_share"], figures["actors_busy_share"]
     side = "the learner's training" if training > playing else "the actors' playing"
@@ -83,21 +83,10 @@ def _figures(summaries: list[dict[str, Any]]) -> dict[str, Any]:
 def _run(max_lag: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as directory:
         run = Path(directory) / "run"
-        flags = {
-            "--total-steps": _TRAINED,
-            "--max-lag": max_lag,
-            "--rnd.warmup-steps": _WARMUP_STEPS,
-            "--local-actors": _ACTORS,
-            "--bind": f"tcp://127.0.0.1:{free_port()}",
-            "--run-dir": run,
-        }
-        argv = [
-            sys.executable,
-            "-m",
-            "learner",
-            "breakout",
-            *(str(x) for pair in flags.items() for x in pair),
-        ]
+        rnd = replace(JOB.rnd, warmup_steps=_WARMUP_STEPS)
+        config = replace(JOB, total_steps=_TRAINED, max_lag=max_lag, rnd=rnd)
+        argv = [sys.executable, "-m", "learner", *flags(config), "--local-actors", str(_ACTORS)]
+        argv += ["--bind", f"tcp://127.0.0.1:{free_port()}", "--run-dir", str(run)]
         subprocess.run(argv, check=True, capture_output=True, timeout=_TIMEOUT_SECONDS)
         summary: dict[str, Any] = json.loads((run / "summary.json").read_text())
         return summary

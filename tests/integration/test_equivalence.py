@@ -51,7 +51,7 @@ def run_of(env: EnvConfig, lanes: int, updates: int = UPDATES) -> Config:
         env=env,
         rollout=RolloutConfig(steps=T, lanes=lanes, batch_lanes=E),
         ppo=PPOConfig(epochs=2, minibatches=2),
-        rnd=RNDConfig(warmup_steps=E * T),
+        rnd=RNDConfig(warmup_steps=E * T, predictor_keep=0.25),
     )
 
 
@@ -222,7 +222,7 @@ class MaskFromElsewhere(Reference):
             feature = super()._features(batch, statistics)[1]
             shape = (self._config.ppo.epochs, batch.reward.numel())
             other = torch.Generator().manual_seed(0)
-            return torch.rand(shape, generator=other) < self._config.rnd.predictor_keep, feature
+            return torch.rand(shape, generator=other) < self._config.predictor_keep, feature
 
 
 class BonusOneVersionAhead(Reference):

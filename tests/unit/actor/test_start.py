@@ -37,7 +37,8 @@ from common.networks import make_target
 from common.policy import Policy
 from common.streams import Place
 
-config = Config(env=EnvConfig(id="CartPole-v1"), rollout=RolloutConfig(steps=4, lanes=2, batch_lanes=2))
+rollout = RolloutConfig(steps=4, lanes=2, batch_lanes=2)
+config = Config(precision="bfloat16", env=EnvConfig(id="CartPole-v1"), rollout=rollout)
 env = envs.make(config.env, 2)
 intrinsic = Intrinsic(env.spaces, config, make_target(env.spaces, config.network, 1).state_dict())
 rollout = Rollout(env, env.spaces, config.rollout, Phases())
@@ -77,6 +78,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Player, list[int]]]
     monkeypatch.setattr(ale_py, "AtariVectorEnv", counted)
     monkeypatch.setattr(ale_py, "ALEInterface", Single)
     config = Config(
+        precision="float32",
         env=EnvConfig(id="pong"),
         rollout=RolloutConfig(steps=T, lanes=B, batch_lanes=B),
         ppo=PPOConfig(minibatches=1),

@@ -141,6 +141,22 @@ def test_derived_numbers_follow_from_the_options() -> None:
     assert (replace(config, total_steps=210).updates, replace(config, total_steps=1).updates) == (2, 1)
 
 
+@pytest.mark.parametrize(("lanes", "keep"), [(4, 1.0), (32, 1.0), (64, 0.5), (128, 0.25), (1024, 1 / 32)])
+def test_the_predictor_keeps_32_lanes_worth_of_samples_unless_told_otherwise(lanes: int, keep: float) -> None:
+    """Appendix A.4 of Burda et al. 2018: with more lanes the predictor learns no faster."""
+    config = Config(rollout=RolloutConfig(lanes=4, batch_lanes=lanes))
+    assert config.predictor_keep == keep
+    assert replace(config, rnd=RNDConfig(predictor_keep=0.125)).predictor_keep == 0.125
+
+
+def test_without_a_bonus_nothing_is_played_for_the_statistics() -> None:
+    """The warm-up serves the whitening of the bonus."""
+    for env in (EnvConfig(id="breakout"), EnvConfig(id="CartPole-v1")):
+        config = Config(env=env, rnd=RNDConfig(warmup_steps=31))
+        assert config.warmup_chunks == 1
+        assert replace(config, rnd=replace(config.rnd, enabled=False)).warmup_chunks == 0
+
+
 def test_only_the_length_of_a_run_may_differ_between_like_players() -> None:
     """A longer run plays alike; another seed does not."""
     config = Config()
@@ -157,5 +173,5 @@ def test_rnd_paper_has_the_numbers_of_the_paper() -> None:
     assert (ppo.epochs, ppo.minibatches, ppo.learning_rate, ppo.clip) == (4, 4, 1e-4, 0.1)
     assert (ppo.gamma_extrinsic, ppo.gamma_intrinsic, ppo.gae_lambda) == (0.999, 0.99, 0.95)
     assert (ppo.coef_extrinsic, ppo.coef_intrinsic, ppo.entropy_coef) == (2.0, 1.0, 0.001)
-    assert paper.rnd.predictor_keep == 32 / rollout.batch_lanes
+    assert paper.predictor_keep == 0.25
     assert (paper.env.sticky, paper.env.max_frames, paper.env.time_limit_is_end) == (0.25, 18_000, True)

@@ -148,3 +148,39 @@ def test_continuous_actions_have_means_of_the_state_and_one_deviation_for_all() 
     output.parameters.sum().backward()
     assert policy.log_std.grad.tolist() == [N, N]
     assert "log_std" not in make_policy(VECTORS, NetworkConfig(), 1).state_dict()
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("spaces", [IMAGES, VECTORS, TORQUES], ids=["images", "vectors", "torques"])
+def test_values_and_logits_have_float32_accuracy_at_large_values(
+    spaces: Spaces, precision: torch.dtype
+) -> None:
+    """Near 60, bfloat16 is a multiple of 0.25; the last layers keep to the rounding bound of float32."""
+    policy = make_policy(spaces, NetworkConfig(), 1)
+    last = (
+        (policy.logits, policy.values)
+        if isinstance(policy, ImagePolicy)
+        else (policy.actor[4], policy.critic[4])
+    )
+    features: dict[torch.nn.Module, torch.Tensor] = {}
+    for head in last:
+        head.register_forward_pre_hook(lambda module, inputs: features.update({module: inputs[0]}))
+    stack = images(64, spaces.stack, *spaces.observation)
+    with torch.no_grad(), torch.autocast("cpu", dtype=precision, enabled=precision != torch.float32):
+        last[0].weight.mul_(100.0)
+        last[0].bias.copy_(torch.linspace(-20.0, 20.0, spaces.actions))
+        last[1].bias.fill_(60.0)
+        output = policy(stack if spaces.is_image else stack.float() / 50)
+    found = output.parameters[:, : spaces.actions], torch.stack(output[1:], 1)
+    assert found[1].abs().min() > 50.0
+    for head, result in zip(last, found, strict=True):
+        came = features[head]
+        exact = came.double() @ head.weight.double().t() + head.bias.double()
+        # A sum of n products has at most n roundings, each of 2^-24 of the sum of magnitudes.
+        magnitudes = came.double().abs() @ head.weight.double().abs().t() + head.bias.double().abs()
+        bound = (came.shape[1] + 1) * 2.0**-24 * magnitudes
+        assert ((result.double() - exact).abs() <= bound).all()
+        if head is last[0] and not spaces.is_continuous:
+            log_probs = torch.log_softmax(result, 1), torch.log_softmax(exact, 1)
+            # A log-probability moves by at most twice the largest error of a logit.
+            assert (log_probs[0] - log_probs[1]).abs().max() <= 2 * bound.max() + 2.0**-20 * exact.abs().max()

@@ -56,7 +56,7 @@ def test_stacks_are_those_the_policy_saw(ends: list[tuple[int, int]]) -> None:
     done = np.zeros((T, B), np.bool_)
     for place in ends:
         done[place] = True
-    stack = restack(torch.from_numpy(observation), torch.from_numpy(done), S)
+    stack = restack(torch.from_numpy(observation), done, S)
     np.testing.assert_array_equal(stack.movedim(-1, 1).numpy(), frame_stacks(observation, done))
 
 

@@ -160,3 +160,13 @@ def test_a_port_that_other_machines_reach_asks_for_keys_or_for_the_word_insecure
     assert not options.insecure_plaintext, "nobody else reaches the loopback address"
     assert refusal("pong", *bind, *with_keys, "--insecure-plaintext").code == EXIT_USAGE
     assert refusal("pong", "--keys", str(tmp_path)).code == EXIT_CONFIGURATION
+
+
+def test_a_seed_that_never_ran_may_have_auto_beside_the_resolved_precision_of_another(tmp_path: Path) -> None:
+    earlier = write_config(tmp_path / "seed-1", "smoke", 1)
+    (tmp_path / "seed-1" / "config.json").write_text(
+        dataclasses.replace(earlier, precision="bfloat16").to_json()
+    )
+    for seeds in ("1,2", "2,1"):
+        runs = parse(["smoke", "--resume", "--run-dir", str(tmp_path), "--seeds", seeds])
+        assert sorted((config.seed, config.precision) for config, _ in runs) == [(1, "bfloat16"), (2, "auto")]

@@ -324,15 +324,15 @@ MUTANTS = [
     Mutant(
         "ReLU on the values",
         networks.VectorPolicy.forward,
-        "self.critic(x).float()",
-        "F.relu(self.critic(x).float())",
+        "_tanh_output(self.critic, x)",
+        "F.relu(_tanh_output(self.critic, x))",
         partial(test_probes.test_the_value_of_a_single_step_is_its_reward, -1.0),
     ),
     Mutant(
         "ReLU on the values of images",
         networks.ImagePolicy.forward,
-        "self.values(x + F.relu(self.value_branch(x))).float()",
-        "F.relu(self.values(x + F.relu(self.value_branch(x))).float())",
+        "_head(self.values, x.float() + F.relu(self.value_branch(x)))",
+        "F.relu(_head(self.values, x.float() + F.relu(self.value_branch(x))))",
         partial(test_values_of_both_streams_have_either_sign, Spaces((84, 84), 4, 3)),
     ),
     Mutant(

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from common import rnd
+from common.checkpoint import Checkpoint
 from common.chunk import Bundle, Chunk, Spaces
 from common.config import Config, EnvConfig, PPOConfig, RNDConfig, RolloutConfig
 from common.policy import Policy
@@ -189,13 +190,8 @@ def test_a_restored_learner_updates_like_the_uninterrupted_one(enabled: bool, ma
     config = replace(CONFIG, rnd=RNDConfig(enabled=enabled))
     one, _ = updated(config, make_chunk, 2)
     other = PPO(replace(config, seed=2), SPACES, CPU)
-    state = one.optimiser.state_dict()["state"]
-    optimiser = {
-        f"{i}.{name}": value.clone() for i, values in state.items() for name, value in values.items()
-    }
-    target = {name: value.clone() for name, value in one.target.state_dict().items()}
-    model = {name: value.clone() for name, value in one.tensors().items()}
-    other.load(model, target, optimiser, one.generator.get_state())
+    state = Checkpoint({name: value.clone() for name, value in one.state().items()}, {})
+    other.load(*(state.part(name) for name in ("model", "target", "optimiser")), state.tensors["generator"])
     batch = batch_for(one, config, make_chunk, 7)
     reports = [train(ppo, batch, 0.2) for ppo in (one, other)]
     assert reports[0] == reports[1]

@@ -109,5 +109,10 @@ def test_a_failed_update_leaves_every_kept_statistic_as_it_was(
     after = trainer.normaliser.state()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
+    calm = make_trainer(replace(CONFIG, env=EnvConfig(reward="scaled")))
+    for _ in range(2):
+        assert calm._train(good, joined(good)) is not None
     assert trainer._train(good, joined(good)) is not None
-    assert not torch.equal(before["observation.count"], trainer.normaliser.state()["observation.count"])
+    expected, found = calm.normaliser.state(), trainer.normaliser.state()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)  # of running returns, too
+    assert not torch.equal(before["observation.count"], found["observation.count"])

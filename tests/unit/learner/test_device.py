@@ -1,0 +1,174 @@
+"""The learner on an accelerator: no tensor is on the wrong side, and the host seldom waits for the device."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from common import checkpoint
+from common.checkpoint import RunDirectory
+from common.chunk import Chunk, Spaces
+from common.config import Config, EnvConfig, PPOConfig, RNDConfig, RolloutConfig
+from learner.batch import Batch, make_batch
+from learner.ppo import PPO, Report
+from learner.publisher import Offer
+from learner.trainer import Trainer
+from tests.stand_in_device import DEVICE, StandInDevice, stand_in_device
+
+T, E = 6, 4
+IMAGES, VECTORS = Spaces((84, 84), 4, 3), Spaces((5,), 1, 3)
+TORQUES = Spaces((5,), 1, 2, ((-1.0, 1.0),) * 2)
+SPACES = pytest.mark.parametrize("spaces", [IMAGES, VECTORS, TORQUES], ids=["images", "vectors", "torques"])
+CPU = torch.device("cpu")
+CONFIG = Config(
+    precision="float32",
+    env=EnvConfig(reward="raw"),
+    rollout=RolloutConfig(steps=T, lanes=2, batch_lanes=E),
+    ppo=PPOConfig(epochs=2, minibatches=2, normalise_advantages=True),
+    rnd=RNDConfig(predictor_keep=0.5),
+)
+UPDATE_UPLOADS = 3  # rows of all minibatches, those that the predictor sees, those that the target sees
+BATCH_UPLOADS = 10  # nine arrays of the chunk and the rows that a time limit cut
+Maker = Callable[..., Chunk]
+
+
+@pytest.fixture
+def device() -> Iterator[StandInDevice]:
+    with stand_in_device() as made:
+        yield made
+
+
+def statistics_of(spaces: Spaces, device: torch.device = CPU) -> tuple[torch.Tensor, torch.Tensor]:
+    mean, std = torch.full(spaces.observation, 0.5), torch.full(spaces.observation, 2.0)
+    return mean.to(device), std.to(device)
+
+
+def batch_on(device: torch.device, spaces: Spaces, make_chunk: Maker, lag: int = 0) -> Batch:
+    chunk = make_chunk(T, E, spaces, 3, terminated=[(2, 1), (4, 1)], truncated=[(5, 3), (1, 0)])
+    lags = np.full(E, lag)
+    return make_batch(chunk, lags, chunk.reward, chunk.bonus, spaces, statistics_of(spaces), device)
+
+
+def train(ppo: PPO, batch: Batch, statistics: tuple[torch.Tensor, torch.Tensor]) -> Report:
+    report = ppo.update(batch, statistics, 0.0)
+    assert report is not None
+    return report
+
+
+def test_the_stand_in_refuses_what_cuda_refuses(device: StandInDevice) -> None:
+    there, here = torch.ones(3).to(DEVICE), torch.ones(3)
+    for wrong in (
+        lambda: there + here,
+        lambda: there.numpy(),
+        lambda: torch.rand(3, generator=torch.Generator(), device=DEVICE),
+    ):
+        with pytest.raises((RuntimeError, TypeError), match="expected"):
+            wrong()
+    assert (there * 2).cpu().tolist() == [2.0] * 3
+
+
+def test_the_stand_in_counts_waits_and_uploads(device: StandInDevice) -> None:
+    there = torch.arange(3.0).to(DEVICE)
+    assert (device.waits.total(), device.uploads.total()) == (0, 1)
+    for wait in (
+        lambda: float(there[0]),
+        lambda: there.nonzero(),
+        lambda: there[there > 1],
+        lambda: there.tolist(),
+        lambda: there.cpu(),
+    ):
+        device.reset()
+        wait()
+        assert (device.waits.total(), device.uploads.total()) == (1, 0)
+    device.reset()
+    there[torch.tensor([0, 2])].add_(1)  # an index on the host
+    assert (device.waits.total(), device.uploads.total()) == (0, 1)
+
+
+@SPACES
+def test_a_batch_is_the_same_on_a_device_and_is_made_without_a_wait(
+    spaces: Spaces, make_chunk: Maker, device: StandInDevice
+) -> None:
+    expected = batch_on(CPU, spaces, make_chunk)
+    device.reset()
+    found = batch_on(DEVICE, spaces, make_chunk)
+    assert not device.waits
+    assert device.uploads.total() <= BATCH_UPLOADS + (0 if spaces.is_image else 2)  # the statistics
+    for name in Batch.__slots__:
+        assert torch.equal(getattr(found, name).cpu(), getattr(expected, name)), name
+
+
+@SPACES
+@pytest.mark.parametrize(("epochs", "minibatches"), [(1, 1), (2, 2), (3, 4)])
+def test_an_update_waits_once_and_uploads_three_times_however_many_passes_it_makes(
+    spaces: Spaces, epochs: int, minibatches: int, make_chunk: Maker, device: StandInDevice
+) -> None:
+    config = replace(CONFIG, ppo=replace(CONFIG.ppo, epochs=epochs, minibatches=minibatches))
+    ppo, statistics = PPO(config, spaces, DEVICE), statistics_of(spaces, DEVICE)
+    for lag in (0, 1):
+        batch = batch_on(DEVICE, spaces, make_chunk, lag)
+        device.reset()
+        train(ppo, batch, statistics)
+        assert device.waits.total() == 1, device.waits
+        assert device.uploads.total() == UPDATE_UPLOADS, device.uploads
+
+
+def test_an_update_without_a_bonus_uploads_the_rows_alone(make_chunk: Maker, device: StandInDevice) -> None:
+    ppo = PPO(replace(CONFIG, rnd=RNDConfig(enabled=False)), VECTORS, DEVICE)
+    batch, statistics = batch_on(DEVICE, VECTORS, make_chunk), statistics_of(VECTORS, DEVICE)
+    device.reset()
+    train(ppo, batch, statistics)
+    assert device.waits.total() == 1, device.waits
+    assert device.uploads.total() <= UPDATE_UPLOADS - 1, device.uploads
+
+
+@SPACES
+def test_a_device_trains_and_rates_as_the_host_does(
+    spaces: Spaces, make_chunk: Maker, device: StandInDevice
+) -> None:
+    learners = {where: PPO(CONFIG, spaces, where) for where in (CPU, DEVICE)}
+    figures, bonuses = [], []
+    for where, ppo in learners.items():
+        statistics = statistics_of(spaces, where)
+        batch = batch_on(where, spaces, make_chunk)
+        figures.append([train(ppo, batch, statistics).figures for _ in range(2)])
+        device.reset()
+        bonus = ppo.rate(batch.next_observation, statistics)
+        assert not device.waits + device.uploads
+        bonuses.append(bonus.cpu())
+    assert figures[0] == figures[1]
+    assert torch.equal(*bonuses)
+    states = [ppo.state() for ppo in learners.values()]
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def trainer_on(device: torch.device, path: Path) -> Trainer:
+    run = RunDirectory.__new__(RunDirectory)
+    run.path = run.checkpoints = path
+    return Trainer(CONFIG, IMAGES, device, run, 0, threading.Event())
+
+
+def test_checkpoint_target_and_bundle_leave_the_device(
+    tmp_path: Path, make_chunk: Maker, device: StandInDevice
+) -> None:
+    """A learner on a device saves, offers what actors need, and resumes to the same next update."""
+    statistics, batch = statistics_of(IMAGES, DEVICE), batch_on(DEVICE, IMAGES, make_chunk)
+    trainer = trainer_on(DEVICE, tmp_path)
+    train(trainer.ppo, batch, statistics)
+    trainer.progress.version = 1
+    snapshot = trainer._snapshot("{}")
+    assert {value.device for value in snapshot.tensors.values()} == {CPU}
+    saved = checkpoint.load(checkpoint.save(tmp_path, 1, snapshot))
+    assert isinstance(trainer.target(), Offer)
+    assert {value.device for value in trainer.ppo.tensors().values()} == {CPU}
+    resumed = trainer_on(DEVICE, tmp_path)
+    resumed.restore(saved)
+    assert train(resumed.ppo, batch, statistics) == train(trainer.ppo, batch, statistics)
+    assert all(torch.equal(value, resumed.ppo.state()[name]) for name, value in trainer.ppo.state().items())
