@@ -11,6 +11,8 @@ import pytest
 import structlog
 import torch
 
+from tests.integration.processes import close_commands, commands_pid
+
 _SETTLE_SECONDS = 5.0  # what ended may need a moment to be gone
 
 
@@ -24,7 +26,15 @@ def _held() -> tuple[set[str], int, set[int]]:
     # pyzmq and torch keep threads of their own for the life of the process.
     threads = {t.name for t in threading.enumerate() if not t.daemon}
     process = psutil.Process()
-    return threads, len(process.net_connections()), {child.pid for child in process.children(recursive=True)}
+    children = {child.pid for child in process.children(recursive=True)} - {commands_pid()}
+    return threads, len(process.net_connections()), children
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _commands() -> Iterator[None]:
+    """The fork server of the commands lives as long as the worker."""
+    yield
+    close_commands()
 
 
 @pytest.fixture(autouse=True)

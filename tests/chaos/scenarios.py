@@ -37,9 +37,7 @@ def killed_actors(directory: Path, kills: int, seed: int = 0) -> Figures:
 
     def playing() -> list[int]:
         made = field.run.counted_by_process()
-        return [
-            child.pid for child in learner.descendants() if made.get(child.pid) and child.pid not in killed
-        ]
+        return [child.pid for child in learner.actors() if made.get(child.pid) and child.pid not in killed]
 
     with field.learner("--local-actors", "4") as learner:
         while len(killed) < kills:
@@ -86,7 +84,7 @@ def killed_learners(directory: Path, kills: int, back_seconds: float, seed: int 
                     writing += 1
                 else:
                     time.sleep(chance.uniform(0.0, 8.0))
-                kill(learner.process.pid)
+                kill(learner.pid)
                 learner.process.wait()
     figures = field.figures()
     assert max(downs[1:]) < back_seconds, downs
@@ -171,13 +169,13 @@ def frozen_processes(directory: Path, learner_seconds: float, actor_seconds: flo
             PATIENCE_SECONDS,
             "all to play",
         )
-        with frozen(psutil.Process(learner.process.pid)):
+        with frozen(psutil.Process(learner.pid)):
             time.sleep(learner_seconds)
         learner_back = field.wait_updates(1)
         sessions = field.run.metric('outrider_fleet_sessions_total{event="join"}', learner)
         field.wait_updates(100)
         since = len(field.updates())
-        with frozen(psutil.Process(third.process.pid)):
+        with frozen(psutil.Process(third.pid)):
             time.sleep(actor_seconds)
             gap = _longest_gap(field, since)
         made = field.made_by(third)
@@ -349,7 +347,7 @@ def _no_room(learner: Command, run_dir: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _no_longer_files(learner: Command, run_dir: Path) -> Iterator[None]:
     """No file grows beyond a few kilobytes; where users may not mount a disk of their own."""
-    process, unlimited = psutil.Process(learner.process.pid), resource.RLIM_INFINITY
+    process, unlimited = psutil.Process(learner.pid), resource.RLIM_INFINITY
     process.rlimit(resource.RLIMIT_FSIZE, (8_192, unlimited))
     try:
         yield
@@ -368,7 +366,7 @@ def full_disk(directory: Path, seconds: float) -> Figures:
         return sorted(path.name for path in checkpoints.iterdir()) if checkpoints.exists() else []
 
     with field.learner() as learner, field.actor(procs=2) as actors:
-        root = Path(f"/proc/{learner.process.pid}/root" if real else "/")
+        root = Path(f"/proc/{learner.pid}/root" if real else "/")
         checkpoints = root / field.run.path.relative_to("/") / "checkpoints"
         field.wait_updates(5)
         until(lambda: len(saved()) >= 1, PATIENCE_SECONDS, "a checkpoint")
@@ -471,10 +469,10 @@ def replayed_frames(directory: Path, chunks: int, seed: int = 0) -> Figures:
                 said += len(offsets)
             peer.wait_credit()
             duplicates = field.run.metric("outrider_wire_duplicate_chunks_total", learner)
-            with frozen(psutil.Process(learner.process.pid)):
+            with frozen(psutil.Process(learner.pid)):
                 held = peer.record()
                 peer.send(held)  # the old epoch never reads it
-                kill(learner.process.pid)
+                kill(learner.pid)
             learner.process.wait()
         with field.learner("--resume") as learner:
             peer.joined = False

@@ -60,7 +60,7 @@ def test_a_killed_actor_costs_only_its_unsent_steps(tmp_path: Path) -> None:
     run = start(tmp_path, 3_000, 2)
     with run.learner() as learner:
         wait_until(lambda: run.steps_reached(learner, 768), "768 steps")
-        kill(learner.descendants()[0].pid)
+        kill(learner.actors()[0].pid)
         assert learner.finish() == 0, learner.err.read_text()[-2000:]
     summary = run.summary()
     assert (summary["imbalance_steps"], summary["in_flight_steps"], summary["actors_seen"]) == (0, 0, 3)
@@ -80,7 +80,7 @@ def test_a_killed_learner_resumes_and_remote_actors_rejoin(tmp_path: Path) -> No
             wait_until(lambda: run.steps_reached(learner, 512), "512 steps")
             wait_until(lambda: saved_version(run) >= 1, "a checkpoint beyond the warm-up")
             local = learner.descendants()
-            kill(learner.process.pid)
+            kill(learner.pid)
             learner.process.wait()
             assert psutil.wait_procs(local, timeout=10)[1] == [], "a local actor outlived its learner"
         with run.learner("--resume") as learner:
