@@ -11,7 +11,7 @@ import pytest
 import structlog
 import torch
 
-from tests.integration.processes import close_commands, commands_pid
+from tests.integration.processes import close_servers, server_pids
 
 _SETTLE_SECONDS = 5.0  # what ended may need a moment to be gone
 
@@ -26,15 +26,15 @@ def _held() -> tuple[set[str], int, set[int]]:
     # pyzmq and torch keep threads of their own for the life of the process.
     threads = {t.name for t in threading.enumerate() if not t.daemon}
     process = psutil.Process()
-    children = {child.pid for child in process.children(recursive=True)} - {commands_pid()}
+    children = {child.pid for child in process.children(recursive=True)} - server_pids()
     return threads, len(process.net_connections()), children
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _commands() -> Iterator[None]:
-    """The fork server of the commands lives as long as the worker."""
+def _fork_servers() -> Iterator[None]:
+    """They live as long as the worker."""
     yield
-    close_commands()
+    close_servers()
 
 
 @pytest.fixture(autouse=True)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import psutil
 
+from common.children import ACTOR_SERVER
 from common.fork_server import Forked, ForkServer
 
 ROOT = Path(__file__).parents[2]
@@ -24,17 +25,25 @@ _COUNTING = Path(__file__).parent / "counting"
 PATIENCE_SECONDS = 120.0
 
 
-def free_port() -> int:
-    """A port that nobody serves, nor the next one.
+_reserved: list[socket.socket] = []  # open for the life of this process
 
-    Below 32,768: from there on a system gives ports to connections, and a learner needs seconds to bind.
+
+def free_port() -> int:
+    """A port that is free, as is the next one, and that no other test process is given.
+
+    Below 32,768: from there on a system gives ports to connections, and a learner needs seconds to bind. The
+    reservation is a name of an abstract socket, which the system frees with the process.
     """
     while True:
         port = 10_000 + 2 * secrets.randbelow(11_000)
+        reservation = socket.socket(socket.AF_UNIX)
         with socket.socket() as first, socket.socket() as second, contextlib.suppress(OSError):
+            reservation.bind(f"\0outrider-test-port-{port}")
             first.bind(("127.0.0.1", port))
             second.bind(("127.0.0.1", port + 1))
+            _reserved.append(reservation)
             return port
+        reservation.close()
 
 
 def _environment(directory: Path, count: bool) -> dict[str, str]:
@@ -56,17 +65,20 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float = PATIEN
         time.sleep(0.05)
 
 
-_commands = ForkServer("tests.integration.commands")  # one per test worker
+# Fork servers of this test worker; each starts when it is needed, and ends with the worker.
+_commands = ForkServer("tests.integration.commands")
+local_actors = ForkServer(ACTOR_SERVER)  # of learners that run inside a test
 
 
-def commands_pid() -> int | None:
-    """The process id of that server, if it was needed yet."""
-    return None if _commands.process is None else _commands.process.pid
+def server_pids() -> set[int]:
+    """The process ids of those servers."""
+    return {server.process.pid for server in (_commands, local_actors) if server.process is not None}
 
 
-def close_commands() -> None:
-    """End the fork server of this worker's commands."""
-    _commands.close()
+def close_servers() -> None:
+    """End them."""
+    for server in (_commands, local_actors):
+        server.close()
 
 
 @dataclass
