@@ -1,4 +1,4 @@
-"""The scenarios in their short form, for every change, and in their long one (`pytest -m chaos`)."""
+"""The scenarios in their short form (`make test-slow`), and in their long one (`pytest -m chaos`)."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ NAMES = [case[0] for case in CASES]
 
 
 @pytest.mark.integration
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "scenario", "sizes", "_"), CASES, ids=NAMES)
 def test_short(name: str, scenario: Any, sizes: tuple[Any, ...], _: Any, tmp_path: Path) -> None:
     keep(f"{name}-short", scenario(tmp_path, *sizes))

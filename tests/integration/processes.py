@@ -97,7 +97,7 @@ class Command:
         *argv: str,
         count: bool = False,
         environment: Mapping[str, str] | None = None,
-        constants: Mapping[str, float] | None = None,
+        constants: Mapping[str, object] | None = None,
     ) -> Command:
         """Run the module `argv[0]`, forked from a process that has loaded torch.
 
@@ -166,7 +166,7 @@ class Run:
     starts: int = 0
     module: str = "learner"
     environment: dict[str, str] = field(default_factory=dict)
-    constants: dict[str, float] = field(default_factory=dict)  # see `Command.start`
+    constants: dict[str, object] = field(default_factory=dict)  # see `Command.start`
 
     @property
     def path(self) -> Path:
