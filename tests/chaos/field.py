@@ -18,7 +18,7 @@ import numpy as np
 import psutil
 
 from common import audit, checkpoint
-from tests.integration.processes import Command, Run, free_port
+from tests.integration.processes import PATIENCE_SECONDS, Command, Run, free_port
 
 LANES, STEPS, BATCH_LANES = 2, 16, 4
 CHUNK_STEPS = LANES * STEPS
@@ -203,7 +203,7 @@ class Field:
         return found
 
 
-def stop(command: Command, seconds: float = 40.0) -> None:
+def stop(command: Command, seconds: float = PATIENCE_SECONDS) -> None:
     """SIGTERM, and exit code 0."""
     command.process.send_signal(signal.SIGTERM)
     assert command.finish(seconds) == 0, command.err.read_text()[-3000:]

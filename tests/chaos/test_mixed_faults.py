@@ -95,7 +95,7 @@ def test_every_step_is_accounted_for_over_partition_freeze_learner_kill_and_acto
             kill(victim.pid)
             plays(field, learner)
             for command in (proxied, others, learner):
-                stop(command, PATIENCE_SECONDS)
+                stop(command)
     figures = field.figures(unreported_steps=LANES)  # of the killed local actor, between a step and its note
     epochs = {row["epoch"] for row in field.timeline()}
     assert epochs == {0, 1}
