@@ -4,13 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: train test lint bench generate wheel images
+.PHONY: train test test-slow lint bench generate wheel images
 
 train: $(READY)
 	$(BIN)/python -m learner $(ARGS) $(if $(findstring --local-actors,$(ARGS)),,--local-actors 2)
 
 test: $(READY)
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m slow $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from common import arguments, log
+from common.children import ACTOR_SERVER
+from common.fork_server import ForkServer
 from common.keys import KeysError, read_bundle
 from common.lifecycle import (
     EXIT_CONFIGURATION,
@@ -72,12 +74,21 @@ def _play() -> int:
     options = _parse(sys.argv[1:])
     leave_on_signals()
     os.environ["OMP_NUM_THREADS"] = "1"  # before torch, which takes seconds to import: one process, one core
+    server = ForkServer(ACTOR_SERVER)
+    if options.procs > 1:
+        server.launch()  # it loads torch while this process does
     from actor import build
 
     stop = stop_on_signals()
     if options.procs > 1:
         return build.run_many(
-            options.endpoint, options.keys, options.keys_path, options.procs, options.metrics_host, stop
+            server,
+            options.endpoint,
+            options.keys,
+            options.keys_path,
+            options.procs,
+            options.metrics_host,
+            stop,
         )
     parent = Parent(options.parent_fd, options.tally_fd)
     return build.run_one(

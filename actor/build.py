@@ -16,6 +16,8 @@ from actor.metrics import FleetCollector, Phases
 from actor.service import Actor
 from actor.session import Session
 from actor.weights import PIECE_MESSAGE_BYTES, SharedWeights, WeightsClient
+from common.children import Children
+from common.fork_server import ForkServer
 from common.gate import ActorKeys
 from common.metrics import ACTOR_PORT, Exporter
 from common.parent import Parent
@@ -52,6 +54,7 @@ def run_one(
 
 
 def run_many(
+    server: ForkServer,
     endpoint: str,
     keys: ActorKeys | None,
     keys_path: Path | None,
@@ -66,10 +69,10 @@ def run_many(
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="outrider-")))
         weights = _pull(stack.enter_context(Context()), endpoint, keys)
         stack.callback(weights.close)
-        argv = ["actor", "--learner", endpoint, "--shared-weights"]
+        argv = ["--learner", endpoint, "--shared-weights"]
         if keys_path is not None:
             argv += ["--keys", str(keys_path)]
-        return Fleet(argv, procs, weights, directory, collector).run(stop)
+        return Fleet(Children(server, argv, procs), weights, directory, collector).run(stop)
 
 
 def _tell(parent: Parent, stats: dict[str, float]) -> None:

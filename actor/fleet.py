@@ -27,9 +27,9 @@ class Fleet:
     """Starts the actors, restarts the dead, answers their requests for weights. Single-threaded."""
 
     def __init__(
-        self, argv: list[str], procs: int, weights: Weights, directory: Path, collector: FleetCollector
+        self, children: Children, weights: Weights, directory: Path, collector: FleetCollector
     ) -> None:
-        self._children = Children(argv, procs)
+        self._children = children
         self._weights, self._directory, self._collector = weights, directory, collector
         self._files: dict[str, list[tuple[Blob, Path]]] = {"bundle": [], "target": []}
 

@@ -185,9 +185,7 @@ class Session:
             case Reject(code="lost"):
                 self._on_lost(message)
             case Reject(code="full"):
-                log.warning("learner_full", text=message.text, next="asking again")
-                pause_seconds = message.retry_after_ms / 1000 * random.uniform(1.0, 1.5)  # noqa: S311  # spreads load
-                self._next_beat = time.monotonic() + pause_seconds
+                self._on_full(message)
             case Reject():
                 raise Fatal(EXIT_CONFIGURATION, message.text)
             case Drain():
@@ -206,6 +204,12 @@ class Session:
         self._free(welcome.settled)
         self._resend(welcome.received)
         log.info("joined", slot=welcome.slot, epoch=welcome.epoch, version=welcome.version)
+
+    def _on_full(self, full: Reject) -> None:
+        """Ask again after the time of the refusal; until then the learner need not speak."""
+        log.warning("learner_full", text=full.text, next="asking again")
+        pause_seconds = full.retry_after_ms / 1000 * random.uniform(1.0, 1.5)  # noqa: S311  # spreads load
+        self._heard = self._next_beat = time.monotonic() + pause_seconds
 
     def _on_lost(self, lost: Reject) -> None:
         """Begin a new session; it accounts for the steps that the learner does not count in the old one."""

@@ -2,7 +2,7 @@
 
 Each child gets one end of a socket, whose end-of-file tells it that its parent is gone, and a small
 shared file in which it keeps its step count, readable after a kill. The learner uses this for
-`--local-actors`, the parent of `--procs` for its actors.
+`--local-actors`, the parent of `--procs` for its actors. All are forked from one server that has torch.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ import mmap
 import os
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
 
+from common.fork_server import Forked, ForkServer
 from common.lifecycle import EXIT_CONFIGURATION, EXIT_DONE, Backoff
 from common.parent import TALLY
+
+ACTOR_SERVER = "actor.fork_server"  # the module of the server that forks actors
 
 _STOP_SECONDS = 12.0  # above the time an actor takes to say Bye,
 _STOP_MOST_SECONDS = 60.0  # and as many times that as there are for a core, up to this
@@ -41,8 +43,9 @@ class Child:
 
     number: int
     argv: list[str]
+    server: ForkServer
     backoff: Backoff = field(default_factory=Backoff)
-    process: subprocess.Popen[bytes] | None = None
+    process: Forked | None = None
     socket: socket.socket | None = None
     start_at: float = 0.0
     _tally: mmap.mmap | None = None
@@ -53,10 +56,8 @@ class Child:
         with tempfile.TemporaryFile() as file, theirs:
             file.truncate(TALLY.size)
             self._tally = mmap.mmap(file.fileno(), TALLY.size)
-            fds = (theirs.fileno(), file.fileno())
-            argv = [sys.executable, "-m", *self.argv, "--parent-fd", str(fds[0]), "--tally-fd", str(fds[1])]
-            # Its own process group: Ctrl-C reaches the parent alone, which then stops its children.
-            self.process = subprocess.Popen(argv, pass_fds=fds, stdin=subprocess.DEVNULL, process_group=0)  # noqa: S603
+            descriptors = {"--parent-fd": theirs.fileno(), "--tally-fd": file.fileno()}
+            self.process = self.server.start(self.argv, descriptors)
         self.socket, self.start_at = ours, now
 
     @property
@@ -71,7 +72,7 @@ class Child:
             return None
         assert self._tally is not None and self.socket is not None
         sid, produced = TALLY.unpack_from(self._tally)
-        end = Exit(self.number, self.process.returncode, sid, produced)
+        end = Exit(self.number, self.process.wait(), sid, produced)
         self._tally.close()
         self.socket.close()
         self.process = self.socket = None
@@ -79,10 +80,11 @@ class Child:
 
 
 class Children:
-    """N children that run the same command. Owned by one thread."""
+    """N actors with the same arguments. Owned by one thread."""
 
-    def __init__(self, argv: list[str], count: int) -> None:
-        self.children = [Child(number, argv) for number in range(count)]
+    def __init__(self, server: ForkServer, argv: list[str], count: int) -> None:
+        self._server = server
+        self.children = [Child(number, argv, server) for number in range(count)]
         self._restart = True
 
     def tick(self) -> list[Exit]:
@@ -129,4 +131,6 @@ class Children:
         for child in running:
             assert child.process is not None
             child.process.wait()
-        return self.tick()
+        ends = self.tick()
+        self._server.close()
+        return ends

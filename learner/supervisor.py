@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import structlog
 
-from common.children import Children
+from common.children import ACTOR_SERVER, Children
+from common.fork_server import ForkServer
 from common.lifecycle import EXIT_CONFIGURATION, EXIT_DONE
 
 log = structlog.get_logger()
@@ -20,7 +21,7 @@ class Supervisor:
     """A thread of its own, because the trainer is busy for seconds."""
 
     def __init__(self, endpoint: str, count: int, lost: Callable[[bytes, int], None]) -> None:
-        self._children = Children(["actor", "--learner", endpoint], count)
+        self._children = Children(ForkServer(ACTOR_SERVER), ["--learner", endpoint], count)
         self._lost = lost
         self._closing = threading.Event()
         self.sids: frozenset[bytes] = frozenset()  # sessions of the local actors

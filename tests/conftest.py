@@ -12,6 +12,8 @@ import structlog
 import torch
 from hypothesis import HealthCheck, settings
 
+from tests.integration.processes import close_servers, server_pids
+
 _SETTLE_SECONDS = 60.0  # what ended may need a moment to be gone, on a busy machine more than one
 
 # The same examples on every machine, however slow it is.
@@ -31,7 +33,15 @@ def _held() -> tuple[set[str], int, set[int]]:
     # pyzmq and torch keep threads of their own for the life of the process.
     threads = {t.name for t in threading.enumerate() if not t.daemon}
     process = psutil.Process()
-    return threads, len(process.net_connections()), {child.pid for child in process.children(recursive=True)}
+    children = {child.pid for child in process.children(recursive=True)} - server_pids()
+    return threads, len(process.net_connections()), children
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _fork_servers() -> Iterator[None]:
+    """They live as long as the worker."""
+    yield
+    close_servers()
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ import numpy as np
 import psutil
 
 from common import audit, checkpoint
-from tests.integration.processes import Command, Run, free_port
+from tests.integration.processes import PATIENCE_SECONDS, Command, Run, free_port
 
 LANES, STEPS, BATCH_LANES = 2, 16, 4
 CHUNK_STEPS = LANES * STEPS
@@ -71,7 +71,7 @@ class Sampler:
         self.lives.append(life)
 
         def sample() -> None:
-            process = psutil.Process(learner.process.pid)
+            process = psutil.Process(learner.pid)
             while not over.wait(_SAMPLE_SECONDS):
                 with contextlib.suppress(psutil.Error):
                     row = (process.memory_info().rss, process.num_fds(), process.num_threads())
@@ -136,7 +136,7 @@ class Field:
 
     def made_by(self, command: Command) -> int:
         """Steps that the process and its children have made, by their own count."""
-        pids = {command.process.pid, *(child.pid for child in command.descendants())}
+        pids = {command.pid, *(child.pid for child in command.descendants())}
         return sum(steps for pid, steps in self.run.counted_by_process().items() if pid in pids)
 
     def updates(self) -> list[dict[str, Any]]:
@@ -203,7 +203,7 @@ class Field:
         return found
 
 
-def stop(command: Command, seconds: float = 40.0) -> None:
+def stop(command: Command, seconds: float = PATIENCE_SECONDS) -> None:
     """SIGTERM, and exit code 0."""
     command.process.send_signal(signal.SIGTERM)
     assert command.finish(seconds) == 0, command.err.read_text()[-3000:]

@@ -86,14 +86,14 @@ class FaultProxy:
             self.weather = CLEAR
 
     def half_open(self) -> None:
-        """The learner's ends of all connections are gone; the actors hear nothing of it."""
+        """Abort the learner's ends of all connections; the actors hear nothing of it."""
 
-        def abort() -> None:
+        async def abort() -> None:
             self._half_open |= self._learner_ends
             for writer in list(self._learner_ends):
                 writer.transport.abort()
 
-        self._loop.call_soon_threadsafe(abort)
+        asyncio.run_coroutine_threadsafe(abort(), self._loop).result()
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)

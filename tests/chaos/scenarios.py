@@ -1,6 +1,7 @@
 """The faults, one function each: does it, compares both sets of books, returns the figures.
 
 Each takes how often and how long, so that continuous integration has a short form and a night a long one.
+A figure that depends on the machine has a bound beside it, NAME_bound, which only the long form demands.
 """
 
 from __future__ import annotations
@@ -37,9 +38,7 @@ def killed_actors(directory: Path, kills: int, seed: int = 0) -> Figures:
 
     def playing() -> list[int]:
         made = field.run.counted_by_process()
-        return [
-            child.pid for child in learner.descendants() if made.get(child.pid) and child.pid not in killed
-        ]
+        return [child.pid for child in learner.actors() if made.get(child.pid) and child.pid not in killed]
 
     with field.learner("--local-actors", "4") as learner:
         while len(killed) < kills:
@@ -54,10 +53,10 @@ def killed_actors(directory: Path, kills: int, seed: int = 0) -> Figures:
     return {"kills": kills, "back_seconds": back, **field.figures(unreported_steps=LANES * kills)}
 
 
-def killed_learners(directory: Path, kills: int, back_seconds: float, seed: int = 0) -> Figures:
+def killed_learners(directory: Path, kills: int, seed: int = 0) -> Figures:
     """B2: kill -9 of the learner at random moments, every second one while it writes a checkpoint.
 
-    It trains again after `back_seconds`, the start of Python and torch included.
+    It trains again after `BACK_SECONDS`, the start of Python and torch included.
     """
     field = Field(directory, seed, environment={"CHAOS_FSYNC_SECONDS": "0.1"})
     chance, downs, writing = random.Random(seed), [], 0
@@ -86,31 +85,30 @@ def killed_learners(directory: Path, kills: int, back_seconds: float, seed: int 
                     writing += 1
                 else:
                     time.sleep(chance.uniform(0.0, 8.0))
-                kill(learner.process.pid)
+                kill(learner.pid)
                 learner.process.wait()
     figures = field.figures()
-    assert max(downs[1:]) < back_seconds, downs
     rolled_back = len(field.updates()) - len(field.timeline())
     return {
         "kills": kills,
         "kills_while_writing_a_checkpoint": writing,
         "resumed": len(downs) - 1,
         "back_seconds_max": max(downs[1:]),
+        "back_seconds_max_bound": BACK_SECONDS,
         "back_seconds_median": statistics.median(downs[1:]),
         "updates_rolled_back": rolled_back,
         **figures,
     }
 
 
-def _longest_gap(field: Field, since: int) -> float:
-    """The longest time between two updates after update number `since`, in seconds; within its bound.
+def _longest_gap(field: Field, since: int) -> tuple[float, float]:
+    """The longest time between two updates after update number `since`, and its bound, in seconds.
 
-    A straggler's place is offered anew after its bound; the chunk and the update take time as ever.
+    A straggler's place is offered to another one after that bound; chunk and update take time as ever.
     """
     times = [row["time"] for row in field.updates()[since:]]
     gaps = [after - before for before, after in itertools.pairwise(times)]
-    assert max(gaps) < STRAGGLER_SECONDS + max(1.0, 10 * statistics.median(gaps)), sorted(gaps)[-5:]
-    return max(gaps)
+    return max(gaps), STRAGGLER_SECONDS + max(1.0, 10 * statistics.median(gaps))
 
 
 def partitions(directory: Path, count: int, seconds: tuple[float, float], seed: int = 0) -> Figures:
@@ -143,7 +141,7 @@ def partitions(directory: Path, count: int, seconds: tuple[float, float], seed: 
             backs.append(
                 until(
                     lambda a=actor, m=made: field.made_by(a) > m + 2 * CHUNK_STEPS,
-                    BACK_SECONDS,
+                    PATIENCE_SECONDS,
                     f"an actor back after {fault}",
                 )
             )
@@ -151,13 +149,16 @@ def partitions(directory: Path, count: int, seconds: tuple[float, float], seed: 
         for actor in (*cut, free):
             stop(actor)
         stop(learner)
+    gap, bound = max(gaps, key=lambda gap: gap[0] - gap[1])
     return {
         "partitions": count,
         "seed": seed,
         "partition_seconds": list(seconds),
         "back_seconds_max": max(backs),
+        "back_seconds_max_bound": BACK_SECONDS,
         "back_seconds_median": statistics.median(backs),
-        "update_gap_seconds_max": max(gaps),
+        "update_gap_seconds_max": gap,
+        "update_gap_seconds_max_bound": bound,
         **field.figures(),
     }
 
@@ -171,33 +172,35 @@ def frozen_processes(directory: Path, learner_seconds: float, actor_seconds: flo
             PATIENCE_SECONDS,
             "all to play",
         )
-        with frozen(psutil.Process(learner.process.pid)):
+        with frozen(psutil.Process(learner.pid)):
             time.sleep(learner_seconds)
         learner_back = field.wait_updates(1)
         sessions = field.run.metric('outrider_fleet_sessions_total{event="join"}', learner)
         field.wait_updates(100)
         since = len(field.updates())
-        with frozen(psutil.Process(third.process.pid)):
+        with frozen(psutil.Process(third.pid)):
             time.sleep(actor_seconds)
-            gap = _longest_gap(field, since)
+            gap, bound = _longest_gap(field, since)
         made = field.made_by(third)
         actor_back = until(
-            lambda: field.made_by(third) > made + 2 * CHUNK_STEPS, BACK_SECONDS, "the actor back"
+            lambda: field.made_by(third) > made + 2 * CHUNK_STEPS, PATIENCE_SECONDS, "the actor back"
         )
         stop(third)
         stop(actors)
         stop(learner)
     figures = field.figures()
     assert sessions == 3, "a session was given up while the learner itself stood still"
-    stale = figures["dropped_steps"].get("stale", 0)
-    assert stale <= 10 * CHUNK_STEPS, "actors of one host play with what a sibling fetched before"
     return {
         "learner_stopped_seconds": learner_seconds,
         "sessions_given_up_meanwhile": sessions - 3,
         "actor_stopped_seconds": actor_seconds,
         "learner_back_seconds": learner_back,
         "actor_back_seconds": actor_back,
+        "actor_back_seconds_bound": BACK_SECONDS,
+        "stale_steps": figures["dropped_steps"].get("stale", 0),
+        "stale_steps_bound": 10 * CHUNK_STEPS,  # actors of one host play with what a sibling fetched
         "update_gap_seconds_max": gap,
+        "update_gap_seconds_max_bound": bound,
         **figures,
     }
 
@@ -274,7 +277,7 @@ def slow_actor(directory: Path, seconds: float, bytes_per_second: float = 7_000.
         with proxy.during(Weather(bytes_per_second=bytes_per_second)):
             time.sleep(seconds)
             rate = (len(field.updates()) - since) / (time.monotonic() - start)
-            gap = _longest_gap(field, since)
+            gap, bound = _longest_gap(field, since)
         for actor in (slow, fast):
             stop(actor)
         stop(learner)
@@ -282,6 +285,7 @@ def slow_actor(directory: Path, seconds: float, bytes_per_second: float = 7_000.
         "updates_per_second": usual,
         "updates_per_second_with_a_slow_actor": rate,
         "update_gap_seconds_max": gap,
+        "update_gap_seconds_max_bound": bound,
         **field.figures(),
     }
 
@@ -318,7 +322,6 @@ def wedged_learner(directory: Path, patience_seconds: float) -> Figures:
             ended = time.monotonic() - start
             said = learner.err.read_text()
         assert code == 70
-        assert ended < patience_seconds + 10
         assert '"thread": "network"' in said and "_wedged" in said
         del field.run.environment["CHAOS_WEDGE_SECONDS"]
         with field.learner("--resume") as learner:
@@ -328,6 +331,7 @@ def wedged_learner(directory: Path, patience_seconds: float) -> Figures:
     return {
         "patience_seconds": patience_seconds,
         "ended_seconds": ended,
+        "ended_seconds_bound": patience_seconds + 10,
         "exit_code": code,
         **field.figures(),
     }
@@ -349,7 +353,7 @@ def _no_room(learner: Command, run_dir: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _no_longer_files(learner: Command, run_dir: Path) -> Iterator[None]:
     """No file grows beyond a few kilobytes; where users may not mount a disk of their own."""
-    process, unlimited = psutil.Process(learner.process.pid), resource.RLIM_INFINITY
+    process, unlimited = psutil.Process(learner.pid), resource.RLIM_INFINITY
     process.rlimit(resource.RLIMIT_FSIZE, (8_192, unlimited))
     try:
         yield
@@ -368,7 +372,7 @@ def full_disk(directory: Path, seconds: float) -> Figures:
         return sorted(path.name for path in checkpoints.iterdir()) if checkpoints.exists() else []
 
     with field.learner() as learner, field.actor(procs=2) as actors:
-        root = Path(f"/proc/{learner.process.pid}/root" if real else "/")
+        root = Path(f"/proc/{learner.pid}/root" if real else "/")
         checkpoints = root / field.run.path.relative_to("/") / "checkpoints"
         field.wait_updates(5)
         until(lambda: len(saved()) >= 1, PATIENCE_SECONDS, "a checkpoint")
@@ -454,6 +458,11 @@ def replayed_frames(directory: Path, chunks: int, seed: int = 0) -> Figures:
     """B11: chunks said twice, in the wrong order, again much later, and again to the learner's next life."""
     field, chance = Field(directory, seed), random.Random(seed)
     count_file = directory / "steps" / "1"  # the peer is in this process; no other has that number
+
+    def asked_again() -> bool:
+        peer.hear(0.2)
+        return peer.resends > 0
+
     with Replayer(field.run.port, STEPS, LANES, count_file) as peer:
         with field.learner() as learner:
             peer.join()
@@ -470,11 +479,14 @@ def replayed_frames(directory: Path, chunks: int, seed: int = 0) -> Figures:
                     peer.send(offset)
                 said += len(offsets)
             peer.wait_credit()
-            duplicates = field.run.metric("outrider_wire_duplicate_chunks_total", learner)
-            with frozen(psutil.Process(learner.process.pid)):
+            until(asked_again, PATIENCE_SECONDS, "a resend asked for")
+            name = "outrider_wire_duplicate_chunks_total"
+            until(lambda: field.run.metric(name, learner) > 0, PATIENCE_SECONDS, "duplicates counted")
+            duplicates = field.run.metric(name, learner)
+            with frozen(psutil.Process(learner.pid)):
                 held = peer.record()
                 peer.send(held)  # the old epoch never reads it
-                kill(learner.process.pid)
+                kill(learner.pid)
             learner.process.wait()
         with field.learner("--resume") as learner:
             peer.joined = False
@@ -483,7 +495,9 @@ def replayed_frames(directory: Path, chunks: int, seed: int = 0) -> Figures:
             for offset in [*chance.choices(list(peer.frames), k=20), held]:
                 peer.send(offset)
             until(
-                lambda: peer.hear(0.2) is not None and peer.settled >= peer.produced, 60, "old frames booked"
+                lambda: peer.hear(0.2) is not None and peer.settled >= peer.produced,
+                PATIENCE_SECONDS,
+                "old frames booked",
             )
             for _ in range(20):
                 peer.wait_credit()
@@ -492,7 +506,7 @@ def replayed_frames(directory: Path, chunks: int, seed: int = 0) -> Figures:
             stop(learner)
     figures = field.figures()
     assert figures["dropped_steps"]["epoch"] == CHUNK_STEPS, figures
-    assert duplicates > 0 and peer.resends > 0
+    assert peer.resends > 0
     return {
         "chunks": len(peer.frames),
         "sent_in_all": said + 42,

@@ -100,7 +100,7 @@ class Soak:
         victim = self.chance.choice(self.players())
         self.killed.add(victim.pid)
         kill(victim.pid)
-        if victim.pid == self.plain.process.pid:  # nobody else starts it again
+        if victim.pid == self.plain.pid:  # nobody else starts it again
             self.plain.finish(10)
             self.plain = self.start_actor(self.run.port, 1)
         return f"kill -9 of actor {victim.pid}"
@@ -110,7 +110,7 @@ class Soak:
         time.sleep(self.chance.uniform(0.0, 3.0))
         self.players()
         saved = max(path.stat().st_mtime for path in checkpoints.glob("*.safetensors"))
-        kill(self.learner.process.pid)
+        kill(self.learner.pid)
         self._life.close()
         self.rollbacks.append((saved, time.time()))
         self.start_learner()
@@ -118,7 +118,7 @@ class Soak:
 
     def freeze_learner(self) -> str:
         seconds = self.chance.uniform(2.0, 20.0)
-        with frozen(psutil.Process(self.learner.process.pid)):
+        with frozen(psutil.Process(self.learner.pid)):
             time.sleep(seconds)
         return f"learner stopped for {seconds:.0f} s"
 

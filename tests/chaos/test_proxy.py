@@ -11,8 +11,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.chaos.proxy import PARTITION, FaultProxy, Weather, schedule
-from tests.integration.processes import free_port
+from tests.integration.processes import free_port, wait_until
 
+PATIENCE_SECONDS = 60.0
 TEXT = bytes(range(256)) * 64
 
 
@@ -45,15 +46,14 @@ def proxy() -> Iterator[FaultProxy]:
         yield proxy
 
 
-def said_back(proxy: FaultProxy, text: bytes, seconds: float = 1.0) -> bytes:
-    """What comes back through a new connection within the time."""
+def said_back(proxy: FaultProxy, text: bytes) -> bytes:
+    """What comes back through a new connection, until all is there or the connection ends."""
     with socket.create_connection(("127.0.0.1", proxy.port)) as peer:
-        peer.settimeout(seconds)
+        peer.settimeout(PATIENCE_SECONDS)
         came = b""
-        with contextlib.suppress(OSError):
-            for start in range(0, len(text), 1024):  # small enough to be blocks of their own
+        with contextlib.suppress(ConnectionError):
+            for start in range(0, len(text), 1024):
                 peer.sendall(text[start : start + 1024])
-                time.sleep(0.002)
             while len(came) < len(text) and (block := peer.recv(65_536)):
                 came += block
         return came
@@ -73,7 +73,7 @@ def test_what_is_held_arrives_when_the_hold_ends(proxy: FaultProxy) -> None:
                 peer.sendall(b"during")
                 with pytest.raises(TimeoutError):
                     peer.recv(100)
-            peer.settimeout(5.0)
+            peer.settimeout(PATIENCE_SECONDS)
             assert peer.recv(100) == b"during"
             peer.settimeout(0.3)
 
@@ -95,23 +95,33 @@ def test_half_open_is_silence_and_no_end(proxy: FaultProxy) -> None:
 def test_a_cut_ends_the_connection_after_about_so_many_bytes(proxy: FaultProxy) -> None:
     with proxy.during(Weather(cut_bytes=4_000)):
         assert len(said_back(proxy, TEXT)) < len(TEXT)
-    assert proxy.cuts == 1
+    wait_until(lambda: proxy.cuts >= 1, "a cut that is counted")
 
 
-def test_bits_turn_and_blocks_vanish(proxy: FaultProxy) -> None:
+def test_bits_turn(proxy: FaultProxy) -> None:
     with proxy.during(Weather(flip=1.0)):
         came = said_back(proxy, TEXT)
     assert len(came) == len(TEXT) and came != TEXT
-    with proxy.during(Weather(drop=0.3)):
-        came = said_back(proxy, TEXT)
-    assert 0 < len(came) < len(TEXT) and proxy.drops > 0
+
+
+def test_blocks_vanish(proxy: FaultProxy) -> None:
+    """What is sent before and after arrives; of what is between, nothing does."""
+    with socket.create_connection(("127.0.0.1", proxy.port)) as peer:
+        peer.settimeout(PATIENCE_SECONDS)
+        peer.sendall(b"before")
+        assert peer.recv(100) == b"before"
+        with proxy.during(Weather(drop=1.0)):
+            peer.sendall(b"during")
+            wait_until(lambda: proxy.drops == 1, "a block that is dropped")
+        peer.sendall(b"after")
+        assert peer.recv(100) == b"after"
 
 
 def test_throttle_and_delay_take_their_time(proxy: FaultProxy) -> None:
     for weather in (Weather(bytes_per_second=20_000), Weather(delay_seconds=0.1)):
         with proxy.during(weather):
             start = time.monotonic()
-            assert said_back(proxy, TEXT[:4_096], 5.0) == TEXT[:4_096]
+            assert said_back(proxy, TEXT[:4_096]) == TEXT[:4_096]
             assert time.monotonic() - start > 0.2
 
 
@@ -133,6 +143,7 @@ def test_a_connection_suffers_the_same_from_the_same_seed() -> None:
             proxy.during(Weather(flip=1.0)),
             socket.create_connection(("127.0.0.1", proxy.port)) as peer,
         ):
+            peer.settimeout(PATIENCE_SECONDS)
             blocks = []
             for _ in range(5):
                 peer.sendall(TEXT[:1_024])

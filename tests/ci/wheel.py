@@ -1,4 +1,4 @@
-"""`python -m tests.ci.wheel`: builds a wheel, installs it into a clean environment, runs every console script.
+"""`python -m tests.ci.wheel`: builds and installs a wheel in a clean environment, runs every console script.
 
 The environment lies outside the checkout. The product comes from the wheel; its dependencies are those of
 the environment that runs this check, so that nothing is downloaded twice.

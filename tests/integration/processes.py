@@ -1,4 +1,4 @@
-"""Learners and actors as a user starts them: commands, in processes of their own."""
+"""Learners and actors as a user starts them: commands, in processes of their own, most of them forked."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import signal
 import socket
 import struct
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,22 +17,44 @@ from pathlib import Path
 
 import psutil
 
+from common.children import ACTOR_SERVER
+from common.fork_server import Forked, ForkServer
+
 ROOT = Path(__file__).parents[2]
 _COUNTING = Path(__file__).parent / "counting"
 PATIENCE_SECONDS = 120.0
 
 
-def free_port() -> int:
-    """A port that nobody serves, nor the next one.
+_reserved: list[socket.socket] = []  # open for the life of this process
 
-    Below 32,768: from there on a system gives ports to connections, and a learner needs seconds to bind.
+
+def free_port() -> int:
+    """A port that is free, as is the next one, and that no other test process is given.
+
+    Below 32,768: from there on a system gives ports to connections, and a learner needs seconds to bind. The
+    reservation is a name of an abstract socket, which the system frees with the process.
     """
     while True:
         port = 10_000 + 2 * secrets.randbelow(11_000)
+        reservation = socket.socket(socket.AF_UNIX)
         with socket.socket() as first, socket.socket() as second, contextlib.suppress(OSError):
+            reservation.bind(f"\0outrider-test-port-{port}")
             first.bind(("127.0.0.1", port))
             second.bind(("127.0.0.1", port + 1))
+            _reserved.append(reservation)
             return port
+        reservation.close()
+
+
+def _environment(directory: Path, count: bool) -> dict[str, str]:
+    """The variables of a command, with the step counter on its path if asked for."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    environment |= {"OMP_NUM_THREADS": "1"}  # several processes share few cores here
+    if count:
+        steps = directory / "steps"
+        steps.mkdir(exist_ok=True)
+        environment |= {"PYTHONPATH": f"{_COUNTING}:{ROOT}", "STEP_COUNT_DIR": str(steps)}
+    return environment
 
 
 def wait_until(condition: Callable[[], bool], what: str, seconds: float = PATIENCE_SECONDS) -> None:
@@ -44,11 +65,28 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float = PATIEN
         time.sleep(0.05)
 
 
+# Fork servers of this test worker; each starts when it is needed, and ends with the worker.
+_commands = ForkServer("tests.integration.commands")
+local_actors = ForkServer(ACTOR_SERVER)  # of learners that run inside a test
+
+
+def server_pids() -> set[int]:
+    """The process ids of those servers."""
+    return {server.process.pid for server in (_commands, local_actors) if server.process is not None}
+
+
+def close_servers() -> None:
+    """End them."""
+    for server in (_commands, local_actors):
+        server.close()
+
+
 @dataclass
 class Command:
     """A running command; its output goes to files."""
 
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | Forked
+    pid: int
     out: Path
     err: Path
 
@@ -59,34 +97,59 @@ class Command:
         *argv: str,
         count: bool = False,
         environment: Mapping[str, str] | None = None,
+        constants: Mapping[str, object] | None = None,
     ) -> Command:
-        """Start `python -m ...`, with the step counter on its path if asked for."""
+        """Run the module `argv[0]`, forked from a process that has loaded torch.
+
+        Args:
+            directory: where it runs, and its output files lie.
+            name: of the output files.
+            argv: the module and its arguments.
+            count: whether steps of the emulator are counted, see `Run.counted_steps`.
+            environment: variables to add.
+            constants: values for attributes of modules, by their full names.
+        """
         out, err = directory / f"{name}.out", directory / f"{name}.err"
-        whole = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-        whole |= {"OMP_NUM_THREADS": "1"}  # several processes share few cores here
-        if count:
-            steps = directory / "steps"
-            steps.mkdir(exist_ok=True)
-            whole |= {"PYTHONPATH": f"{_COUNTING}:{ROOT}", "STEP_COUNT_DIR": str(steps)}
-        whole |= environment or {}
+        request = {
+            "argv": argv,
+            "environment": _environment(directory, count) | dict(environment or {}),
+            "directory": str(directory),
+            "out": str(out),
+            "err": str(err),
+            "constants": dict(constants or {}),
+        }
+        for path in (out, err):
+            path.unlink(missing_ok=True)
+        process = _commands.start([json.dumps(request)], {})
+        assert process.pid is not None, "expected a fork server that loads"
+        wait_until(err.exists, "its output files")
+        return Command(process, process.pid, out, err)
+
+    @staticmethod
+    def start_new(directory: Path, name: str, *argv: str, count: bool = False) -> Command:
+        """Run a whole command line as a shell does, in a new process."""
+        out, err = directory / f"{name}.out", directory / f"{name}.err"
+        environment = _environment(directory, count)
         with out.open("wb") as stdout, err.open("wb") as stderr:
-            process = subprocess.Popen(
-                [sys.executable, "-m", *argv], stdout=stdout, stderr=stderr, env=whole, cwd=directory
-            )
-        return Command(process, out, err)
+            process = subprocess.Popen(argv, stdout=stdout, stderr=stderr, env=environment, cwd=directory)
+        return Command(process, process.pid, out, err)
 
     def finish(self, seconds: float = PATIENCE_SECONDS) -> int:
         """Wait for its end; returns the exit code."""
         return self.process.wait(seconds)
 
     def descendants(self) -> list[psutil.Process]:
-        """Its child processes."""
-        return psutil.Process(self.process.pid).children(recursive=True)
+        """Its child processes: a fork server and actors."""
+        return psutil.Process(self.pid).children(recursive=True)
+
+    def actors(self) -> list[psutil.Process]:
+        """Its actors, which are children of its fork server."""
+        return [actor for server in psutil.Process(self.pid).children() for actor in server.children()]
 
     def end(self) -> None:
         """Make sure that nothing of it runs on."""
         with contextlib.suppress(psutil.NoSuchProcess):
-            for process in [*self.descendants(), psutil.Process(self.process.pid)]:
+            for process in [*self.descendants(), psutil.Process(self.pid)]:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
         self.process.wait(10)
@@ -103,6 +166,7 @@ class Run:
     starts: int = 0
     module: str = "learner"
     environment: dict[str, str] = field(default_factory=dict)
+    constants: dict[str, object] = field(default_factory=dict)  # see `Command.start`
 
     @property
     def path(self) -> Path:
@@ -116,7 +180,14 @@ class Run:
         bind = f"tcp://127.0.0.1:{self.port}"
         argv = (self.module, *self.arguments, "--run-dir", str(self.path), "--bind", bind, *more)
         name = f"learner{self.starts}"
-        command = Command.start(self.directory, name, *argv, count=self.count, environment=self.environment)
+        command = Command.start(
+            self.directory,
+            name,
+            *argv,
+            count=self.count,
+            environment=self.environment,
+            constants=self.constants,
+        )
         try:
             yield command
         finally:

@@ -19,7 +19,7 @@ from common.transport import Client, Context, weights_endpoint
 from learner.admission import Admission
 from learner.network import Network
 from learner.publisher import Offer, Publisher
-from tests.integration.processes import free_port
+from tests.integration.processes import PATIENCE_SECONDS, free_port
 
 MESSAGE_BYTES = 1 << 20
 
@@ -65,13 +65,13 @@ class Peer:
 
     def say(self, message: messages.Message) -> None:
         """Send, once there is a connection."""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while not self.client.send(wire.encode(message)):
-            assert time.monotonic() < deadline, "expected a connection within 10 s"
+            assert time.monotonic() < deadline, "expected a connection"
             time.sleep(0.01)
 
     def hears(
-        self, kind: type[messages.Message] | UnionType, seconds: float = 10.0
+        self, kind: type[messages.Message] | UnionType, seconds: float = PATIENCE_SECONDS
     ) -> messages.Message | None:
         """The next message of a kind."""
         deadline = time.monotonic() + seconds
@@ -108,7 +108,7 @@ class Peer:
         self.produced += steps
         self.say(messages.Heartbeat(sid=self.sid, epoch=3, produced=self.produced, stats={}))
 
-    def refusal(self, seconds: float = 10.0) -> str | None:
+    def refusal(self, seconds: float = PATIENCE_SECONDS) -> str | None:
         """Why it is not let in, if that comes out in time."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:

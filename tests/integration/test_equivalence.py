@@ -21,6 +21,7 @@ import learner.credit
 import learner.leases
 import learner.ppo
 import learner.service
+import learner.supervisor
 from common import checkpoint, envs
 from common.chunk import Bundle
 from common.config import Config, EnvConfig, PPOConfig, RNDConfig, RolloutConfig
@@ -30,7 +31,7 @@ from learner.commandline import Options
 from learner.normaliser import Normaliser
 from learner.ppo import PPO
 from learner.targets import Targets
-from tests.integration.processes import ROOT, free_port
+from tests.integration.processes import ROOT, free_port, local_actors
 from tests.reference import Array, Facts, Play, Reference, differing
 
 pytestmark = pytest.mark.integration
@@ -39,7 +40,8 @@ E, T, UPDATES = 8, 16, 3
 # A game cut after 25 steps: within the 48 of a run every lane sees a time limit, and some see a reward.
 GAME = EnvConfig(id="asterix", max_frames=100)
 POLE = EnvConfig(id="CartPole-v1", reward="scaled")  # many ends
-SPLITS = [(1, 8), (2, 4), (4, 2), (8, 1)]
+# Each game takes half a second of a core to load, three times.
+SPLITS = [pytest.param(n, E // n, marks=[] if n == 2 else pytest.mark.slow) for n in (1, 2, 4, 8)]
 
 
 def run_of(env: EnvConfig, lanes: int, updates: int = UPDATES) -> Config:
@@ -78,7 +80,8 @@ class Service:
         self._slots: list[int] = []
         self._watch(monkeypatch)
         monkeypatch.setenv("PYTHONPATH", str(ROOT))
-        monkeypatch.setenv("OMP_NUM_THREADS", "1")
+        monkeypatch.setattr(learner.supervisor, "ForkServer", lambda module: local_actors)
+        monkeypatch.setattr(local_actors, "close", lambda: None)  # its next learner needs it again
         # However slow the machine is: every actor keeps its seat, and gets its place of each batch.
         monkeypatch.setattr(learner.service, "_GATHER_SECONDS", 300.0)
         monkeypatch.setattr(learner.leases, "LEASE_SECONDS", 300.0)
@@ -155,14 +158,17 @@ def test_actors_and_one_process_balance_the_same_pole_with_scaled_rewards(
     assert any(served[f"update {v}: terminated"].any() for v in range(UPDATES))
 
 
+@pytest.mark.parametrize(
+    "env", [POLE, pytest.param(GAME, marks=pytest.mark.slow)], ids=lambda env: str(env.id)
+)
 def test_a_resumed_run_is_the_run_whose_lanes_start_anew_and_whose_filters_go_on(
-    service: Service, lanes_of: Lanes
+    env: EnvConfig, service: Service, lanes_of: Lanes
 ) -> None:
     """Two updates, the end of every process, one more update."""
-    service.run(run_of(GAME, lanes=4, updates=2))
-    config = run_of(GAME, lanes=4)
+    service.run(run_of(env, lanes=4, updates=2))
+    config = run_of(env, lanes=4)
     served = service.run(config)
-    assert differing(served, Reference(config, lanes_of(GAME), reset_after=2).run()) == []
+    assert differing(served, Reference(config, lanes_of(env), reset_after=2).run()) == []
 
 
 def test_an_overlapped_run_follows_from_who_played_what_under_which_version(

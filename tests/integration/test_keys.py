@@ -23,7 +23,7 @@ from common.presets import PRESETS
 from common.transport import Context
 from learner import service
 from learner.commandline import Options
-from tests.integration.processes import Command, Run, free_port, wait_until
+from tests.integration.processes import PATIENCE_SECONDS, Command, Run, free_port, wait_until
 from tests.integration.serving import Peer, Served, within
 
 pytestmark = pytest.mark.integration
@@ -58,7 +58,7 @@ def test_an_authorised_key_gets_in_and_local_sockets_need_none(served: Served, m
     served.start()
     for peer in (meet(served.endpoint, alice), meet(served.local)):
         peer.join()
-    assert within(5, lambda: served.network.view.actors == 2)
+    assert within(PATIENCE_SECONDS, lambda: served.network.view.actors == 2)
 
 
 def test_a_key_that_is_added_while_the_learner_runs_gets_in_at_once(served: Served, meet: Meet) -> None:
@@ -84,9 +84,9 @@ def test_each_kind_of_stranger_is_refused_and_told_why(served: Served, meet: Mee
 
     # The learner's own tries at both ports, and ours. A client without keys may notice the difference
     # first, and hang up.
-    assert within(5, lambda: counted("unknown_key"))
-    assert within(5, lambda: counted("mechanism", "hangup"))
-    assert within(5, lambda: counted("garbled"))
+    assert within(PATIENCE_SECONDS, lambda: counted("unknown_key"))
+    assert within(PATIENCE_SECONDS, lambda: counted("mechanism", "hangup"))
+    assert within(PATIENCE_SECONDS, lambda: counted("garbled"))
     assert served.admission.ledger.sessions_seen == 0
 
 
@@ -120,27 +120,24 @@ def test_an_absent_learner_and_a_proxy_without_one_are_no_refusal(meet: Meet, ke
         try:
             away = meet(f"tcp://127.0.0.1:{forwarder.getsockname()[1]}", alice)
             absent = meet(f"tcp://127.0.0.1:{free_port()}", alice)
-            assert away.refusal(2.5) is None and absent.refusal(0.5) is None
+            wait_until(lambda: away.refusal(0.1) is not None or len(accepted) >= 3, "three connections")
+            assert away.refusal(0.5) is None and absent.refusal(0.5) is None
         finally:
             done.set()
             thread.join()
-    assert len(accepted) >= 3
 
 
-def test_a_revocation_cuts_its_session_within_3_seconds_and_books_what_it_had_begun(
-    served: Served, meet: Meet
-) -> None:
+def test_a_revocation_cuts_its_session_and_books_what_it_had_begun(served: Served, meet: Meet) -> None:
     """The others lose a connection, not a step."""
     alice, bob = (meet(served.endpoint, served.keys_of(name)) for name in ("alice", "bob"))
     served.start()
     for peer in (alice, bob):
         peer.join()
         peer.step(100)
-    assert within(5, lambda: served.network.view.totals.produced == 200)
-    began = time.monotonic()
+    assert within(PATIENCE_SECONDS, lambda: served.network.view.totals.produced == 200)
     keys.revoke(served.path, "bob")
-    assert within(3, lambda: served.network.view.totals.dropped.get("revoked") == 100)
-    sentence = bob.refusal(3.0 - (time.monotonic() - began))
+    assert within(PATIENCE_SECONDS, lambda: served.network.view.totals.dropped.get("revoked") == 100)
+    sentence = bob.refusal()
     assert sentence is not None and "revoked" in sentence
     assert bob.client.receive() is None or not bob.client.send([b"more"])
     alice.step(28)  # on whatever connection
@@ -148,7 +145,7 @@ def test_a_revocation_cuts_its_session_within_3_seconds_and_books_what_it_had_be
         alice.step(0)
         alice.hears(messages.Rehello, 5.0)
         alice.join()
-    assert within(5, lambda: served.network.view.totals.produced == 228)
+    assert within(PATIENCE_SECONDS, lambda: served.network.view.totals.produced == 228)
     totals = served.network.view.totals
     assert (totals.in_flight, totals.imbalance) == (128, 0)
     assert served.network.view.events["revoked"] == 1
@@ -160,7 +157,7 @@ def test_an_exchanged_key_cuts_the_session_of_the_old_one(served: Served, meet: 
     bob.join()
     keys.revoke(served.path, "bob")
     fresh = served.keys_of("bob")
-    assert bob.refusal(3.0) is not None
+    assert bob.refusal() is not None
     meet(served.endpoint, fresh).join()
 
 
@@ -173,9 +170,9 @@ def test_a_message_of_a_revoked_key_is_refused_even_on_an_open_connection(
     served.start()
     bob.join()
     keys.revoke(served.path, "bob")
-    assert within(3, lambda: served.network.view.events["revoked"] == 1)
+    assert within(PATIENCE_SECONDS, lambda: served.network.view.events["revoked"] == 1)
     bob.step(100)
-    assert within(3, lambda: served.network.view.auth_refused["revoked"] >= 1)
+    assert within(PATIENCE_SECONDS, lambda: served.network.view.auth_refused["revoked"] >= 1)
     assert served.network.view.totals.produced == 0
 
 
@@ -292,19 +289,19 @@ def test_authorised_actors_train_strangers_exit_with_the_reason_and_a_revoked_on
         }
         for command in actors.values():
             stack.callback(command.end)
-        assert actors["eve"].finish(60) == 78
+        assert actors["eve"].finish() == 78
         said = [line for line in actors["eve"].err.read_text().splitlines() if not line.startswith("{")]
         assert len(said) == 1 and "another learner" in said[0]
         wait_until(lambda: run.metric("outrider_fleet_actors", learner) == 3, "three sessions")
         keys.revoke(tmp_path / "keys", "bob")
         revoked = 'outrider_fleet_sessions_total{event="revoked"}'
-        wait_until(lambda: run.metric(revoked, learner) == 1, "bob's end", 3.0)
-        assert actors["bob"].finish(20) == 78
+        wait_until(lambda: run.metric(revoked, learner) == 1, "bob's end")
+        assert actors["bob"].finish() == 78
         assert "the key of --keys was revoked" in actors["bob"].err.read_text()
         steps = int(run.metric("outrider_run_env_steps", learner))
         wait_until(lambda: run.steps_reached(learner, steps + 512), "training without bob")
         learner.process.send_signal(signal.SIGTERM)
-        assert learner.finish(30) == 0, learner.err.read_text()[-2000:]
+        assert learner.finish() == 0, learner.err.read_text()[-2000:]
     summary = run.summary()
     assert (summary["imbalance_steps"], summary["in_flight_steps"], summary["actors_seen"]) == (0, 0, 3)
     greeted = [json.loads(line) for line in learner.err.read_text().splitlines() if '"hello"' in line]

@@ -2,66 +2,40 @@
 
 from __future__ import annotations
 
-import csv
 import signal
+import sys
 from pathlib import Path
 
 import psutil
 import pytest
 
-from common import messages, wire
-from tests.integration.processes import Command, Run, free_port, kill, wait_until
+from common import checkpoint, messages, wire
+from tests.integration.processes import PATIENCE_SECONDS, Command, Run, free_port, kill, wait_until
 from tests.mutants import part
 
 pytestmark = pytest.mark.integration
 
-SMALL = (
-    "--rollout.steps",
-    "64",
-    "--rollout.lanes",
-    "2",
-    "--rollout.batch-lanes",
-    "4",
-    "--rnd.warmup-steps",
-    "512",
-)
-SMOKE = ("smoke", *SMALL)  # 256 steps a batch, and lanes are slow to make
+SMALL = ("--rollout.steps", "64", "--rollout.lanes", "2", "--rollout.batch-lanes", "4")  # 256 steps a batch
+SMOKE = ("smoke", *SMALL, "--rnd.warmup-steps", "512")
+POLE = ("cartpole", *SMALL)
 
 
-def start(directory: Path, total_steps: int, local_actors: int) -> Run:
-    arguments = (*SMOKE, "--total-steps", str(total_steps), "--local-actors", str(local_actors))
-    return Run(directory, free_port(), arguments, count=True)
+def start(directory: Path, preset: tuple[str, ...], total_steps: int, local_actors: int) -> Run:
+    arguments = (*preset, "--total-steps", str(total_steps), "--local-actors", str(local_actors))
+    return Run(directory, free_port(), arguments, count=preset is SMOKE)
 
 
 def saved_version(run: Run) -> int:
     return max((int(path.stem) for path in (run.path / "checkpoints").glob("*.safetensors")), default=-1)
 
 
-def test_a_run_trains_what_it_promised_and_accounts_for_every_step(tmp_path: Path) -> None:
-    """Exit 0, the summary's books balance, and they agree with a count kept at the emulator."""
-    run = start(tmp_path, 2_000, 2)
-    with run.learner() as learner:
-        assert learner.finish() == 0, learner.err.read_text()[-2000:]
-    summary = run.summary()
-    assert summary["exit_reason"] == "finished"
-    assert summary["trained_steps"] == summary["env_steps"] == 2_048
-    assert summary["frames"] == 4 * 2_048
-    assert (summary["imbalance_steps"], summary["in_flight_steps"], summary["actors_seen"]) == (0, 0, 2)
-    assert summary["dropped_steps"]["warmup"] == 512
-    assert summary["produced_steps"] == run.counted_steps()
-    assert float(str(summary["intrinsic_reward_mean"])) > 0.0
-    with (run.path / "episodes.csv").open() as file:
-        assert len(list(csv.DictReader(file))) == summary["episodes"]
-    assert list(run.path.glob("events.out.tfevents.*"))
-    assert list((run.path / "checkpoints").glob("*.safetensors"))
-
-
+@pytest.mark.slow
 def test_a_killed_actor_costs_only_its_unsent_steps(tmp_path: Path) -> None:
     """kill -9 of one actor: a new one takes its slot, the run completes, the books balance."""
-    run = start(tmp_path, 3_000, 2)
+    run = start(tmp_path, SMOKE, 3_000, 2)
     with run.learner() as learner:
         wait_until(lambda: run.steps_reached(learner, 768), "768 steps")
-        kill(learner.descendants()[0].pid)
+        kill(learner.actors()[0].pid)
         assert learner.finish() == 0, learner.err.read_text()[-2000:]
     summary = run.summary()
     assert (summary["imbalance_steps"], summary["in_flight_steps"], summary["actors_seen"]) == (0, 0, 3)
@@ -70,9 +44,10 @@ def test_a_killed_actor_costs_only_its_unsent_steps(tmp_path: Path) -> None:
     assert 0 <= run.counted_steps() - int(str(summary["produced_steps"])) <= 2
 
 
+@pytest.mark.slow
 def test_a_killed_learner_resumes_and_remote_actors_rejoin(tmp_path: Path) -> None:
     """kill -9 of the learner and --resume: counters go on, no local actor is left, a remote one rejoins."""
-    run = start(tmp_path, 100_000, 1)
+    run = start(tmp_path, SMOKE, 100_000, 1)
     address = f"127.0.0.1:{run.port}"
     remote = Command.start(tmp_path, "actor", "actor", "--learner", address, count=True)  # before its learner
     try:
@@ -81,9 +56,9 @@ def test_a_killed_learner_resumes_and_remote_actors_rejoin(tmp_path: Path) -> No
             wait_until(lambda: run.steps_reached(learner, 512), "512 steps")
             wait_until(lambda: saved_version(run) >= 1, "a checkpoint beyond the warm-up")
             local = learner.descendants()
-            kill(learner.process.pid)
+            kill(learner.pid)
             learner.process.wait()
-            assert psutil.wait_procs(local, timeout=10)[1] == [], "a local actor outlived its learner"
+            assert psutil.wait_procs(local, PATIENCE_SECONDS)[1] == [], "a local actor outlived its learner"
         with run.learner("--resume") as learner:
             wait_until(lambda: run.metric("outrider_fleet_actors", learner) == 2, "both actors again")
             resumed_at = run.metric("outrider_run_env_steps", learner)
@@ -97,21 +72,20 @@ def test_a_killed_learner_resumes_and_remote_actors_rejoin(tmp_path: Path) -> No
         assert int(str(summary["trained_steps"])) >= resumed_at + 512
         assert remote.process.poll() is None, "a remote actor waits for its learner to come back"
         remote.process.send_signal(signal.SIGTERM)
-        assert remote.finish(20) == 0
+        assert remote.finish() == 0
     finally:
         remote.end()
 
 
-def test_a_remote_actor_is_trained_on_and_leaves_with_the_run(tmp_path: Path) -> None:
-    """An actor started by hand joins by address alone; when the run is complete it exits 0."""
-    run = start(tmp_path, 1_500, 0)
+def test_remote_actors_are_trained_on_and_leave_with_the_run(tmp_path: Path) -> None:
+    """Actors started by hand, from nothing, join by address alone; when the run is complete they exit 0."""
+    run = start(tmp_path, POLE, 1_500, 0)
     with run.learner() as learner:
-        remote = Command.start(
-            tmp_path, "actor", "actor", "--learner", f"127.0.0.1:{run.port}", "--procs", "2"
-        )
+        argv = (sys.executable, "-m", "actor", "--learner", f"127.0.0.1:{run.port}", "--procs", "2")
+        remote = Command.start_new(tmp_path, "actor", *argv)
         try:
             assert learner.finish() == 0, learner.err.read_text()[-2000:]
-            assert remote.finish(30) == 0, remote.err.read_text()[-2000:]
+            assert remote.finish() == 0, remote.err.read_text()[-2000:]
         finally:
             remote.end()
     summary = run.summary()
@@ -121,19 +95,20 @@ def test_a_remote_actor_is_trained_on_and_leaves_with_the_run(tmp_path: Path) ->
 
 def test_ctrl_c_ends_a_run_with_its_checkpoint_and_its_actors(tmp_path: Path) -> None:
     """SIGINT while training: exit 0, a valid checkpoint, closed books, no process left."""
-    run = start(tmp_path, 100_000, 2)
+    run = start(tmp_path, POLE, 10_000_000, 2)
     with run.learner() as learner:
         wait_until(lambda: run.steps_reached(learner, 256), "256 steps")
         local = learner.descendants()
         learner.process.send_signal(signal.SIGINT)
-        assert learner.finish(30) == 0, learner.err.read_text()[-2000:]
-        assert psutil.wait_procs(local, timeout=5)[1] == []
+        assert learner.finish() == 0, learner.err.read_text()[-2000:]
+        assert psutil.wait_procs(local, PATIENCE_SECONDS)[1] == []
     summary = run.summary()
     assert (summary["exit_reason"], summary["imbalance_steps"], summary["in_flight_steps"]) == (
         "stopped",
         0,
         0,
     )
+    assert checkpoint.newest(run.path / "checkpoints") is not None
 
 
 Case = tuple[str, tuple[str, ...], int, str]
@@ -160,7 +135,7 @@ def test_bad_input_gets_one_sentence(tmp_path: Path, argv: tuple[str, ...], code
 def assert_refused(directory: Path, argv: tuple[str, ...], code: int, words: str) -> None:
     command = Command.start(directory, "bad", *argv)
     try:
-        assert command.finish(60) == code
+        assert command.finish() == code
     finally:
         command.end()
     said = [line for line in command.err.read_text().splitlines() if not line.startswith("{")]
@@ -170,43 +145,35 @@ def assert_refused(directory: Path, argv: tuple[str, ...], code: int, words: str
 
 def test_a_port_in_use_and_a_used_directory_are_refused(tmp_path: Path) -> None:
     """A second learner on the same port, or on the same directory, says so and touches nothing."""
-    run = start(tmp_path, 100_000, 0)
+    run = start(tmp_path, POLE, 100_000, 0)
     with run.learner() as learner:
         wait_until(lambda: "learner_serving" in learner.err.read_text(), "the sockets")
         bind = f"tcp://127.0.0.1:{run.port}"
-        other = ("learner", "smoke", "--bind", bind, "--run-dir", str(tmp_path / "other"))
+        other = ("learner", "cartpole", "--bind", bind, "--run-dir", str(tmp_path / "other"))
         assert_refused(tmp_path, other, 78, "--bind")
         same = ("learner", *run.arguments, "--run-dir", str(run.path), "--resume")
         assert_refused(tmp_path, same, 78, "another learner")
         assert_refused(tmp_path, same[:-1], 78, "--resume")
 
 
-@pytest.fixture
-def finished(tmp_path: Path) -> Run:
-    run = start(tmp_path, 256, 1)
-    with run.learner() as learner:
-        assert learner.finish() == 0, learner.err.read_text()[-2000:]
-    return run
-
-
 def test_resume_refuses_other_settings_and_survives_a_damaged_checkpoint(
-    finished: Run, tmp_path: Path
+    copied_run: Run, tmp_path: Path
 ) -> None:
     """Another setting is named; one damaged checkpoint is skipped; all damaged is one sentence."""
-    argv = ("learner", *finished.arguments, "--run-dir", str(finished.path), "--resume")
+    argv = ("learner", *copied_run.arguments, "--run-dir", str(copied_run.path), "--resume")
     assert_refused(tmp_path, (*argv, "--ppo.epochs", "7"), 78, "ppo.epochs was 2, now 7")
-    for path in (finished.path / "checkpoints").iterdir():
+    for path in (copied_run.path / "checkpoints").iterdir():
         data = bytearray(path.read_bytes())
         data[len(data) // 2] ^= 1
         path.write_bytes(data)
-    assert_refused(tmp_path, (*argv, "--total-steps", "512"), 78, "damaged")
+    assert_refused(tmp_path, (*argv, "--total-steps", "2000"), 78, "damaged")
 
 
 def test_garbage_on_the_port_is_counted_and_ignored(tmp_path: Path) -> None:
-    """Undecodable bytes: counted under a reason, dropped; the run goes on to its end."""
+    """Undecodable bytes are counted under a reason and dropped; the run trains as before."""
     import zmq
 
-    run = start(tmp_path, 1_500, 1)
+    run = start(tmp_path, POLE, 10_000_000, 1)
     with run.learner() as learner, zmq.Context() as context, context.socket(zmq.DEALER) as stranger:
         stranger.setsockopt(zmq.LINGER, 0)
         wait_until(lambda: "learner_serving" in learner.err.read_text(), "the sockets")
@@ -216,10 +183,13 @@ def test_garbage_on_the_port_is_counted_and_ignored(tmp_path: Path) -> None:
         name = 'outrider_wire_errors_total{reason="frames"}'
         wait_until(lambda: run.metric(name, learner) == 3, "three refused messages")
         stranger.send(part(1, {}, major=wire.PROTOCOL_MAJOR + 1))
-        assert stranger.poll(10_000)
+        assert stranger.poll(1000 * PATIENCE_SECONDS)
         answer = wire.decode(stranger.recv_multipart())
         assert isinstance(answer, messages.Reject)
         assert f"expected protocol {wire.PROTOCOL_MAJOR}, got" in answer.text
+        steps = int(run.metric("outrider_run_env_steps", learner))
+        wait_until(lambda: run.steps_reached(learner, steps + 512), "training after the garbage")
+        learner.process.send_signal(signal.SIGTERM)
         assert learner.finish() == 0, learner.err.read_text()[-2000:]
     assert run.summary()["imbalance_steps"] == 0
 

@@ -1,27 +1,34 @@
 """Counts emulator steps where they happen, apart from Outrider's own books.
 
-On the path of a child process, Python imports this module first. Each process keeps its count in a
-mapped file, which outlives a kill.
+On the path of a child process, Python imports this module first. Each process, forked or started, keeps
+its count in a mapped file, which outlives a kill.
 """
 
 import mmap
 import os
 import struct
+from functools import cache
 from pathlib import Path
 
 import ale_py.vector_env
 
-_directory = os.environ.get("STEP_COUNT_DIR")
-if _directory:
-    _path = Path(_directory) / str(os.getpid())
-    _path.write_bytes(bytes(8))
-    with _path.open("r+b") as _file:
-        _count = mmap.mmap(_file.fileno(), 8)
-    _step = ale_py.vector_env.AtariVectorEnv.step
+_step = ale_py.vector_env.AtariVectorEnv.step
 
-    def _counted(self, actions):
-        result = _step(self, actions)
-        struct.pack_into("=Q", _count, 0, struct.unpack_from("=Q", _count)[0] + len(actions))
-        return result
 
+@cache
+def _counter(pid):
+    path = Path(os.environ["STEP_COUNT_DIR"]) / str(pid)
+    path.write_bytes(bytes(8))
+    with path.open("r+b") as file:
+        return mmap.mmap(file.fileno(), 8)
+
+
+def _counted(self, actions):
+    result = _step(self, actions)
+    count = _counter(os.getpid())
+    struct.pack_into("=Q", count, 0, struct.unpack_from("=Q", count)[0] + len(actions))
+    return result
+
+
+if "STEP_COUNT_DIR" in os.environ:
     ale_py.vector_env.AtariVectorEnv.step = _counted

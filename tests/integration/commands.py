@@ -1,0 +1,110 @@
+"""`python -m tests.integration.commands FD`: the fork server that starts the commands of a test worker.
+
+A command behaves as one from a shell: its own arguments, environment, directory and output files, a process
+group, an exit code. Its own fork server, which would load torch again, is a fork as well.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import runpy
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+from common import fork_server
+
+ROOT = Path(__file__).parents[2]
+_COUNTING = ROOT / "tests" / "integration" / "counting" / "sitecustomize.py"
+_LOADED = (
+    *("actor.build", "learner.service", "tests.chaos.counted"),
+    *("gymnasium.envs.classic_control", "torch._dynamo"),  # what the first lane and the first optimiser load
+)
+
+
+class PreparedServer:
+    """A fork server that was forked before the command starts threads; its owner sees a process."""
+
+    def __init__(self) -> None:
+        self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.pid = os.fork()
+        if self.pid == 0:
+            self.control.close()
+            os.setpgid(0, 0)
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            sys.argv = ["actor", *fork_server.serve(theirs.detach())]
+            from actor.__main__ import main
+            from common.lifecycle import leave
+
+            leave(main())
+        theirs.close()
+        self._ended = False
+
+    def poll(self) -> int | None:
+        """0 once it has ended."""
+        self._ended = self._ended or os.waitpid(self.pid, os.WNOHANG)[0] != 0
+        return 0 if self._ended else None
+
+    def terminate(self) -> None:
+        """SIGTERM."""
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGTERM)
+
+    def wait(self) -> int:
+        """Until it has ended."""
+        if not self._ended:
+            os.waitpid(self.pid, 0)
+        self._ended = True
+        return 0
+
+
+def prepare_server() -> None:
+    """Fork the server of the command's actors now; a second one is started as in a real command."""
+    prepared, launch = [PreparedServer()], fork_server.ForkServer.launch
+
+    def adopt(self: fork_server.ForkServer) -> None:
+        if self.process is None and prepared:
+            server = prepared.pop()
+            self._control, self.process = server.control, server  # type: ignore[assignment]
+        launch(self)
+
+    fork_server.ForkServer.launch = adopt  # type: ignore[method-assign]
+
+
+def set_up(request: dict[str, Any]) -> None:
+    """Make this process what the request describes."""
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    os.chdir(request["directory"])
+    for number, path in ((1, request["out"]), (2, request["err"])):
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(file, number)
+        os.close(file)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a killed process has written
+    for name, value in request["constants"].items():
+        module, _, attribute = name.rpartition(".")
+        assert hasattr(importlib.import_module(module), attribute), name
+        setattr(importlib.import_module(module), attribute, value)
+    if "STEP_COUNT_DIR" in os.environ:
+        runpy.run_path(str(_COUNTING))
+    prepare_server()
+
+
+def main() -> None:
+    """Serve; in each child run a module as `python -m` does."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    sys.path.insert(0, str(ROOT))
+    for name in _LOADED:
+        importlib.import_module(name)
+    request = json.loads(fork_server.serve(int(sys.argv[1]))[0])
+    set_up(request)
+    sys.argv = request["argv"]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()

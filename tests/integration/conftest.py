@@ -1,0 +1,50 @@
+"""One finished run of the real command line, shared by every test that reads one."""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.integration.processes import Command, Run, free_port
+
+FINISHED_STEPS = 1_000  # 4 batches of 256
+_ARGUMENTS = (
+    *("smoke", "--total-steps", str(FINISHED_STEPS), "--local-actors", "2", "--rnd.warmup-steps", "256"),
+    *("--env.max-frames", "400"),  # games of 100 steps, so that some end
+    *("--rollout.steps", "64", "--rollout.lanes", "2", "--rollout.batch-lanes", "4"),
+)
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Run:
+    """A run of `python -m learner smoke`, made by the first worker that asks: read it, or change a copy."""
+    base = tmp_path_factory.getbasetemp()
+    directory = (base if worker_id == "master" else base.parent) / "finished"
+    directory.mkdir(exist_ok=True)
+    run = Run(directory, free_port(), _ARGUMENTS, count=True)
+    with (directory / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (run.path / "summary.json").exists():
+            _train(run)
+    return run
+
+
+def _train(run: Run) -> None:
+    options = ("--run-dir", str(run.path), "--bind", f"tcp://127.0.0.1:{run.port}")
+    argv = (sys.executable, "-m", "learner", *run.arguments, *options)
+    learner = Command.start_new(run.directory, "learner", *argv, count=True)
+    try:
+        assert learner.finish() == 0, learner.err.read_text()[-2000:]
+    finally:
+        learner.end()
+
+
+@pytest.fixture
+def copied_run(finished_run: Run, tmp_path: Path) -> Run:
+    """A copy of the finished run that a test may change."""
+    shutil.copytree(finished_run.path, tmp_path / "run")
+    return Run(tmp_path, free_port(), finished_run.arguments)

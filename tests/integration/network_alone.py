@@ -1,0 +1,27 @@
+"""`python -m tests.integration.network_alone PORT`: a network thread in a process of its own."""
+
+from __future__ import annotations
+
+import sys
+
+from common import wire
+from common.chunk import Spaces
+from common.config import Config
+from common.lifecycle import stop_on_signals
+from learner.admission import Admission
+from learner.network import Network
+from learner.publisher import Publisher
+
+
+def main() -> None:
+    """Serve until SIGTERM."""
+    stop, config, port = stop_on_signals(), Config(), int(sys.argv[1])
+    limit = wire.message_limit_bytes(config.rollout, Spaces((84, 84), 4, 7))
+    network = Network(Admission(config, 0, bytes(32)), Publisher(None), limit)
+    network.start([(f"tcp://127.0.0.1:{port}", f"tcp://127.0.0.1:{port + 1}")], lambda arrival: None)
+    stop.wait()
+    network.close()
+
+
+if __name__ == "__main__":
+    main()

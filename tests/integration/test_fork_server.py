@@ -1,0 +1,146 @@
+"""Forked processes behave as started ones: exit codes, signals, descriptors, and no process left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from common.children import ACTOR_SERVER
+from common.fork_server import Forked, ForkServer
+from tests.integration.processes import ROOT, wait_until
+
+pytestmark = pytest.mark.integration
+
+PATIENCE_SECONDS = 60.0
+
+
+@pytest.fixture
+def server() -> Iterator[ForkServer]:
+    with contextlib.closing(ForkServer("tests.integration.forks")) as server:
+        yield server
+
+
+def pid_of(child: Forked) -> int:
+    assert child.pid is not None
+    return child.pid
+
+
+def parent_of(child: Forked) -> int:
+    return psutil.Process(pid_of(child)).ppid()
+
+
+@pytest.mark.parametrize("code", [0, 70, 75, 78])
+def test_the_exit_code_of_a_child_is_reported(server: ForkServer, code: int) -> None:
+    child = server.start(["exit", str(code)], {})
+    assert child.wait(PATIENCE_SECONDS) == child.poll() == child.returncode == code
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_child_that_a_signal_ends_has_minus_the_signal_as_its_code(server: ForkServer, number: int) -> None:
+    child, other = server.start(["sleep"], {}), server.start(["sleep"], {})
+    with pytest.raises(subprocess.TimeoutExpired):
+        child.wait(0.0)
+    child.send_signal(number)
+    assert child.wait(PATIENCE_SECONDS) == -number
+    assert other.poll() is None
+    other.kill()
+    assert other.wait(PATIENCE_SECONDS) == -signal.SIGKILL
+    other.terminate()  # an ended one ignores what comes
+
+
+def test_a_child_is_set_up_as_a_new_process(server: ForkServer, tmp_path: Path) -> None:
+    """Its own group, no input, default signals; of all descriptors the standard three and those passed."""
+    sibling = server.start(["sleep"], {})
+    child = server.start(["facts", str(tmp_path / "facts")], {})
+    assert child.wait(PATIENCE_SECONDS) == 0
+    facts = json.loads((tmp_path / "facts").read_text())
+    assert facts["server"] == parent_of(sibling)
+    assert facts["server_threads"] == 1
+    assert facts["own_group"] and facts["server_group"] and facts["terminated"]
+    assert facts["stdin"] == os.devnull
+    held = {name for fd, name in facts["descriptors"].items() if int(fd) > 2}
+    assert not [name for name in held if name.startswith(("pipe", "socket"))], held
+    sibling.kill()
+    sibling.wait(PATIENCE_SECONDS)
+
+
+def test_a_passed_socket_ends_with_its_owner_and_a_child_notices(server: ForkServer) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        child = server.start(["wait"], {"--parent-fd": theirs.fileno()})
+    assert pid_of(child) and child.poll() is None
+    ours.close()
+    assert child.wait(PATIENCE_SECONDS) == 0
+
+
+def test_the_death_of_the_server_ends_its_children_and_the_next_start_makes_a_new_one(
+    server: ForkServer,
+) -> None:
+    child = server.start(["sleep"], {})
+    first = parent_of(child)
+    os.kill(first, signal.SIGKILL)
+    assert child.wait(PATIENCE_SECONDS) == -signal.SIGKILL
+    wait_until(lambda: not psutil.pid_exists(pid_of(child)), "the end of the child")
+    again = server.start(["sleep"], {})
+    assert parent_of(again) != first
+    again.kill()
+    again.wait(PATIENCE_SECONDS)
+
+
+def test_a_server_that_cannot_start_is_an_internal_error_of_each_child() -> None:
+    with contextlib.closing(ForkServer("tests.integration.no_such_module")) as server:
+        child = server.start([], {})
+        assert child.wait(PATIENCE_SECONDS) == 70
+        child.terminate()
+
+
+def test_a_server_is_closed_while_it_loads(server: ForkServer) -> None:
+    child = server.start(["sleep"], {})
+    server.close()
+    if child.pid is not None:  # it had loaded already
+        child.kill()
+    child.wait(PATIENCE_SECONDS)
+
+
+OWNER = """
+import time
+from common.fork_server import ForkServer
+import socket
+ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+child = ForkServer("tests.integration.forks").start(["wait"], {"--parent-fd": theirs.fileno()})
+theirs.close()
+print(child.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_nothing_is_left_when_the_owner_is_killed() -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, "-c", OWNER], stdout=subprocess.PIPE, env=environment) as owner:
+        assert owner.stdout is not None
+        child = psutil.Process(int(owner.stdout.readline()))
+        server = child.parent()
+        assert server is not None
+        owner.kill()
+        assert psutil.wait_procs([child, server], PATIENCE_SECONDS)[1] == []
+
+
+def test_the_server_of_actors_has_loaded_torch_and_has_one_thread() -> None:
+    """A lock that another thread holds at a fork would be held for ever in the child."""
+    with contextlib.closing(ForkServer(ACTOR_SERVER)) as server:
+        child = server.start(["--learner", "nonsense"], {})
+        assert child.wait(PATIENCE_SECONDS) == 2
+        assert server.process is not None
+        process = psutil.Process(server.process.pid)
+        assert process.num_threads() == 1
+        assert any("libtorch" in mapped.path for mapped in process.memory_maps())
