@@ -54,6 +54,9 @@ class Line:
     def refusal(self) -> str | None:
         return None
 
+    def close(self, linger_seconds: float = 0.0) -> None:
+        pass
+
     def says(self, message: m.Message) -> None:
         """The session reads the message, and answers it."""
         self._said.append(message)
