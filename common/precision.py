@@ -74,7 +74,7 @@ def _require_resolved(precision: Precision) -> None:
 def configure_torch(threads: int | None = None) -> None:
     """Set the thread count, and let the allocator keep large blocks instead of returning them.
 
-    Without a count torch decides: OMP_NUM_THREADS, else one thread per core.
+    Without a count it stays as torch decided: OMP_NUM_THREADS, else one thread per core.
 
     Activations of tens of MiB come and go thousands of times; mapping them anew each time costs a
     page fault per 4 KiB (measured: 35 % of training speed). One arena for all threads, because those

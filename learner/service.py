@@ -26,6 +26,7 @@ from learner.admission import Admission
 from learner.commandline import Options
 from learner.credit import Arrival
 from learner.inbox import Inbox
+from learner.limits import apply_limits
 from learner.metrics import LearnerCollector
 from learner.network import Network
 from learner.page import Page
@@ -57,6 +58,7 @@ class Learner:
         self.config = config = replace(config, precision=resolve_precision(config.precision, device))
         configure_torch()
         spaces = envs.spaces(config.env)
+        apply_limits(spaces, config.network)
         run = stack.enter_context(RunDirectory(options.run_dir, options.resume))
         saved = checkpoint.newest(run.checkpoints) if options.resume else None
         self.epoch = run.begin(None if saved is not None else config.to_json() + "\n")

@@ -17,8 +17,9 @@ from common.chunk import Spaces
 from common.config import Config
 from common.networks import make_policy, make_predictor, make_target
 from common.precision import has_bfloat16, resolve_precision
+from learner.limits import usable_cores
 
-CORES = os.cpu_count() or 1
+CORES = usable_cores()
 _CPU = torch.device("cpu")
 
 
