@@ -73,9 +73,7 @@ def check_content(wheel: Path, packages: Sequence[str]) -> None:
     held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     wanted = set(tracked(*packages))
     if held != wanted:
-        raise Failed(
-            f"expected the files of {', '.join(packages)}, got others: {sorted(held ^ wanted)}"
-        )
+        raise Failed(f"expected the files of {', '.join(packages)}, got others: {sorted(held ^ wanted)}")
 
 
 def install(wheel: Path, directory: Path) -> Path:
