@@ -7,7 +7,6 @@ import functools
 import importlib
 import importlib.util
 import io
-import os
 import re
 import shlex
 import sys
@@ -40,7 +39,9 @@ COMMANDS = {
 }
 FOREIGN_FLAGS = {"--scale"}  # of Compose
 FOLDERS = ("actor", "common", "deploy", "docs", "learner", "tests")
-NAMES = {path.name for top in FOLDERS for path in (ROOT / top).rglob("*.*")} | set(os.listdir(ROOT))
+NAMES = {path.name for top in FOLDERS for path in (ROOT / top).rglob("*.*")} | {
+    path.name for path in ROOT.iterdir()
+}
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
