@@ -1,4 +1,4 @@
-"""`python -m tests.ci.wheel`: builds and installs a wheel in a clean environment, runs every console script.
+"""`python -m tests.ci.wheel`: builds a wheel, installs it elsewhere, runs every console script from there.
 
 The environment lies outside the checkout. The product comes from the wheel; its dependencies are those of
 the environment that runs this check, so that nothing is downloaded twice.
@@ -73,9 +73,7 @@ def check_content(wheel: Path, packages: Sequence[str]) -> None:
     held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     wanted = set(tracked(*packages))
     if held != wanted:
-        raise Failed(
-            f"expected the files of {', '.join(packages)}, got a difference: {sorted(held ^ wanted)}"
-        )
+        raise Failed(f"expected the files of {', '.join(packages)}, got others: {sorted(held ^ wanted)}")
 
 
 def install(wheel: Path, directory: Path) -> Path:
