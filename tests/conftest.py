@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -23,10 +24,9 @@ settings.register_profile(
 settings.load_profile("same")
 
 
-@pytest.fixture(autouse=True, scope="session")
-def _one_thread() -> None:
-    """Tests run beside other processes on few cores."""
-    torch.set_num_threads(1)
+# One thread for each process: tests run beside others on few cores, and learners in this process obey as well.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 
 
 def _held() -> tuple[set[str], int, set[int]]:

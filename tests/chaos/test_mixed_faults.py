@@ -48,7 +48,7 @@ def test_every_step_is_accounted_for_over_partition_freeze_learner_kill_and_acto
     field.run.constants |= {
         "learner.leases.LEASE_SECONDS": LEASE_SECONDS,
         "learner.network.LEASE_SECONDS": LEASE_SECONDS,
-        "learner.admission.HEARTBEAT_SECONDS": HEARTBEAT_SECONDS,
+        "learner.joining.HEARTBEAT_SECONDS": HEARTBEAT_SECONDS,
         "learner.trainer._SAVE_SECONDS": (0.5, 60.0),  # least and most between two checkpoints
     }
     with (
