@@ -3,8 +3,11 @@
 E = N x k lanes of N slots are stepped one after the other, each in an environment of its own. There is no
 wire, no credit and no joining of chunks: stacks are kept as the policy saw them, and every filter belongs
 to a lane. Only what rounds differently by shape keeps the shapes of the service: a slot's k lanes are one
-forward pass of the policy, and its T x k next observations are rated together. Networks, moments and the
-update itself are the product's own, for the claim is about who plays and who counts, not about gradients.
+forward pass of the policy, and its T x k next observations are rated together.
+
+Networks, moments, targets, the update (`learner.ppo`) and `Policy` are the product's own. So the comparison
+proves the path of the data: who plays, what is counted and in which order. It does not prove the algorithm;
+tests/plain_update.py does, whose updates use no code of the product.
 
 The statistics are filled by random play first, one chunk per slot: `rnd.warmup_steps` is E x T.
 """

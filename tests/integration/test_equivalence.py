@@ -1,7 +1,8 @@
 """N actors of k lanes compute what one process with N x k lanes computes, to the last bit.
 
 The service runs whole: the learner in this process, actors in theirs, sockets between them. What its updates
-learn from and what its last checkpoint holds is compared with `tests.reference`.
+learn from and what its last checkpoint holds is compared with `tests.reference`, which trains with the
+product's own PPO: this proves the path of the data, and `tests.plain_update` the algorithm.
 """
 
 from __future__ import annotations

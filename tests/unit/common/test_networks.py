@@ -150,6 +150,15 @@ def test_continuous_actions_have_means_of_the_state_and_one_deviation_for_all() 
     assert "log_std" not in make_policy(VECTORS, NetworkConfig(), 1).state_dict()
 
 
+def heads(policy: torch.nn.Module) -> tuple[torch.nn.Linear, torch.nn.Linear]:
+    """The last layers: of the actions, of the values."""
+    names = ("logits", "values") if isinstance(policy, ImagePolicy) else ("actor.4", "critic.4")
+    first, second = (policy.get_submodule(name) for name in names)
+    assert isinstance(first, torch.nn.Linear)
+    assert isinstance(second, torch.nn.Linear)
+    return first, second
+
+
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("spaces", [IMAGES, VECTORS, TORQUES], ids=["images", "vectors", "torques"])
 def test_values_and_logits_have_float32_accuracy_at_large_values(
@@ -157,11 +166,7 @@ def test_values_and_logits_have_float32_accuracy_at_large_values(
 ) -> None:
     """Near 60, bfloat16 is a multiple of 0.25; the last layers keep to the rounding bound of float32."""
     policy = make_policy(spaces, NetworkConfig(), 1)
-    last = (
-        (policy.logits, policy.values)
-        if isinstance(policy, ImagePolicy)
-        else (policy.actor[4], policy.critic[4])
-    )
+    last = heads(policy)
     features: dict[torch.nn.Module, torch.Tensor] = {}
     for head in last:
         head.register_forward_pre_hook(lambda module, inputs: features.update({module: inputs[0]}))
