@@ -11,6 +11,10 @@ import pytest
 import structlog
 import torch
 
+from tests.ci.skips import pytest_make_collect_report, pytest_runtest_makereport
+
+__all__ = ["pytest_make_collect_report", "pytest_runtest_makereport"]  # hooks, for every test
+
 _SETTLE_SECONDS = 5.0  # what ended may need a moment to be gone
 
 
