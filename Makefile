@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: train test test-slow lint bench generate wheel images
+.PHONY: train test test-slow lint bench generate wheel tiers images
 
 train: $(READY)
 	$(BIN)/python -m learner $(ARGS) $(if $(findstring --local-actors,$(ARGS)),,--local-actors 2)
@@ -29,6 +29,9 @@ generate: $(READY)
 
 wheel: $(READY)
 	$(BIN)/python -m tests.ci.wheel
+
+tiers: $(READY)
+	$(BIN)/python -m tests.ci.tiers
 
 images:
 	VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) COMMIT=$$(git rev-parse --short HEAD) docker compose build

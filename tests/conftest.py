@@ -13,7 +13,10 @@ import structlog
 import torch
 from hypothesis import HealthCheck, settings
 
+from tests.ci.skips import pytest_make_collect_report, pytest_runtest_makereport
 from tests.integration.processes import close_servers, server_pids
+
+__all__ = ["pytest_make_collect_report", "pytest_runtest_makereport"]  # hooks, for every test
 
 _SETTLE_SECONDS = 60.0  # what ended may need a moment to be gone, on a busy machine more than one
 

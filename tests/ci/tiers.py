@@ -1,0 +1,102 @@
+"""`python -m tests.ci.tiers`: the tier, or the successor with its tier, of every test of commit b6c1e4c.
+
+Ends with 1 if one of them is neither collected today nor has a successor that is. The former ids are those
+of `pytest --collect-only -q -o addopts=''` at that commit, sorted; renames stand in successors.txt.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import pytest
+
+_HERE = Path(__file__).parent
+_TIERS = {  # by marker; the first that fits counts
+    "learning": "learning",
+    "chaos": "chaos",
+    "compose": "compose",
+    "compose_short": "compose",
+    "slow": "slow",
+}
+_DEFAULT_TIER = "fast"
+
+
+def tier(markers: Iterable[str]) -> str:
+    """The tier of a test with these markers."""
+    held = set(markers)
+    return next((name for marker, name in _TIERS.items() if marker in held), _DEFAULT_TIER)
+
+
+def parse(text: str) -> dict[str, str]:
+    """The successors by the pattern of their former ids.
+
+    Raises:
+        ValueError: a line is not OLD -> NEW.
+    """
+    found = {}
+    for line in text.splitlines():
+        if line.strip() and not line.startswith("#"):
+            old, arrow, new = map(str.strip, line.partition(" -> "))
+            if not (old and arrow and new):
+                raise ValueError(f"expected OLD -> NEW, got {line!r}: write both ids on one line")
+            found[old] = new
+    return found
+
+
+def trace(former: str, successors: Mapping[str, str], today: Mapping[str, str]) -> tuple[str, str] | None:
+    """The present id of a former test and its tier; None if it has neither itself nor a successor today."""
+    if former in today:
+        return former, today[former]
+    for pattern, new in successors.items():
+        if re.fullmatch(re.escape(pattern).replace(r"\*", ".*"), former):
+            tiers = {name for one, name in today.items() if one == new or one.startswith(f"{new}[")}
+            if tiers:
+                return new, "+".join(sorted(tiers))
+    return None
+
+
+def collect() -> dict[str, str]:
+    """Every test of today and its tier."""
+    found: dict[str, str] = {}
+
+    class Collector:
+        def pytest_collection_finish(self, session: pytest.Session) -> None:
+            for item in session.items:
+                found[item.nodeid] = tier(marker.name for marker in item.iter_markers())
+
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        code = pytest.main(["--collect-only", "-q", "-o", "addopts="], [Collector()])
+    if code:
+        raise SystemExit(f"tiers: expected to collect the tests, got an error:\n{output.getvalue()}")
+    return found
+
+
+def main() -> int:
+    """Print a line for each former test, then the number of tests in each tier; returns the exit code."""
+    today, successors = collect(), parse((_HERE / "successors.txt").read_text())
+    missing = []
+    for former in (_HERE / "former-tests.txt").read_text().splitlines():
+        traced = trace(former, successors, today)
+        if traced is None:
+            missing.append(former)
+        else:
+            print(f"{traced[1]:9} {former}" + (f" -> {traced[0]}" if traced[0] != former else ""))
+    for name, count in sorted(Counter(today.values()).items()):
+        print(f"tier {name}: {count} tests today")
+    for former in missing:
+        print(
+            f"tiers: expected {former} or a successor, got neither: name one in successors.txt",
+            file=sys.stderr,
+        )
+    return int(bool(missing))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
