@@ -116,6 +116,8 @@ class Children:
         """End every child: ask, wait, then kill; returns their exits."""
         self._restart = False
         running = [child for child in self.children if child.process is not None]
+        if not any(child.process is not None and child.process.forked for child in running):
+            self._server.close()  # it still loads: nobody waits for that
         for child in running:
             assert child.process is not None
             child.process.terminate()

@@ -43,6 +43,12 @@ class Forked:
                 self._end(EXIT_INTERNAL)
         return self._pid
 
+    @property
+    def forked(self) -> bool:
+        """Whether the process began; it has not while the server loads."""
+        self.poll()
+        return self._pid is not None
+
     def poll(self) -> int | None:
         """The exit code, or None while the process runs."""
         with contextlib.suppress(subprocess.TimeoutExpired):

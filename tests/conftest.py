@@ -27,7 +27,7 @@ settings.register_profile(
 settings.load_profile("same")
 
 
-# One thread for each process: tests run beside others on few cores, and learners in this process obey as well.
+# One thread for each process: tests run beside others on few cores. Learners in this process obey it too.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import random
 import threading
 from collections.abc import Iterator, Sequence
@@ -100,7 +101,7 @@ class FaultProxy:
         servers = [
             self._loop.run_until_complete(
                 asyncio.start_server(
-                    lambda r, w, port=self._target + number: self._connect(r, w, port),
+                    functools.partial(self._connect, port=self._target + number),
                     "127.0.0.1",
                     self.port + number,
                 )

@@ -15,7 +15,7 @@ from common.fork_server import serve
 
 def main() -> None:
     match serve(int(sys.argv[1])):
-        case ["exit", code]:
+        case ["exit", code, *_]:
             sys.exit(int(code))
         case ["wait", _, parent]:  # until the parent's end is closed
             socket.socket(fileno=int(parent)).recv(1)

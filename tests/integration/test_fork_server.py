@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from common.children import ACTOR_SERVER
+from common.children import ACTOR_SERVER, Children, Exit
 from common.fork_server import Forked, ForkServer
 from tests.integration.processes import ROOT, wait_until
 
@@ -104,12 +104,29 @@ def test_a_server_that_cannot_start_is_an_internal_error_of_each_child() -> None
         child.terminate()
 
 
-def test_a_server_is_closed_while_it_loads(server: ForkServer) -> None:
-    child = server.start(["sleep"], {})
-    server.close()
-    if child.pid is not None:  # it had loaded already
-        child.kill()
-    child.wait(PATIENCE_SECONDS)
+def test_children_are_stopped_while_their_server_loads() -> None:
+    """Nobody waits for the loading, which here never ends."""
+    children = Children(ForkServer("tests.integration.never_loads"), [], 3)
+    assert children.tick() == []
+    assert children.alive == 3
+    assert [(end.number, end.code, end.produced) for end in children.stop()] == [
+        (number, 70, 0) for number in range(3)
+    ]
+    assert children.alive == 0
+
+
+@pytest.mark.parametrize(("code", "starts"), [(70, 3), (75, 3), (0, 1), (78, 1)])
+def test_a_child_starts_again_unless_it_ended_for_good(server: ForkServer, code: int, starts: int) -> None:
+    children, ends = Children(server, ["exit", str(code)], 1), list[Exit]()
+
+    def ended() -> bool:
+        ends.extend(children.tick())
+        return len(ends) >= starts
+
+    wait_until(ended, f"{starts} ends")
+    assert {(end.number, end.code) for end in ends} == {(0, code)}
+    assert (children.children[0].start_at == float("inf")) == (starts == 1)
+    children.stop()
 
 
 OWNER = """

@@ -183,7 +183,7 @@ def test_garbage_on_the_port_is_counted_and_ignored(tmp_path: Path) -> None:
         name = 'outrider_wire_errors_total{reason="frames"}'
         wait_until(lambda: run.metric(name, learner) == 3, "three refused messages")
         stranger.send(part(1, {}, major=wire.PROTOCOL_MAJOR + 1))
-        assert stranger.poll(1000 * PATIENCE_SECONDS)
+        assert stranger.poll(int(1000 * PATIENCE_SECONDS))
         answer = wire.decode(stranger.recv_multipart())
         assert isinstance(answer, messages.Reject)
         assert f"expected protocol {wire.PROTOCOL_MAJOR}, got" in answer.text
