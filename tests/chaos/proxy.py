@@ -100,7 +100,7 @@ class FaultProxy:
         servers = [
             self._loop.run_until_complete(
                 asyncio.start_server(
-                    lambda r, w, port=self._target + number: self._connect(r, w, port),
+                    lambda r, w, port=self._target + number: self._connect(r, w, port),  # type: ignore[misc]
                     "127.0.0.1",
                     self.port + number,
                 )

@@ -67,7 +67,7 @@ def killed_learners(directory: Path, kills: int, back_seconds: float, seed: int 
             with field.learner("--resume") as learner:
                 epochs = len({row["epoch"] for row in field.updates()})
                 until(
-                    lambda e=epochs: len({row["epoch"] for row in field.updates()}) > e,
+                    lambda e=epochs: len({row["epoch"] for row in field.updates()}) > e,  # type: ignore[misc]
                     PATIENCE_SECONDS,
                     "updates",
                 )
@@ -79,7 +79,7 @@ def killed_learners(directory: Path, kills: int, back_seconds: float, seed: int 
                 if number % 2:
                     partial = field.run.path / "checkpoints"
                     until(
-                        lambda at=partial: any(at.glob("*.tmp")),
+                        lambda at=partial: any(at.glob("*.tmp")),  # type: ignore[misc]
                         PATIENCE_SECONDS,
                         "a checkpoint being written",
                     )
@@ -142,7 +142,7 @@ def partitions(directory: Path, count: int, seconds: tuple[float, float], seed: 
             # It plays again, beyond what it had leave for.
             backs.append(
                 until(
-                    lambda a=actor, m=made: field.made_by(a) > m + 2 * CHUNK_STEPS,
+                    lambda a=actor, m=made: field.made_by(a) > m + 2 * CHUNK_STEPS,  # type: ignore[misc]
                     BACK_SECONDS,
                     f"an actor back after {fault}",
                 )

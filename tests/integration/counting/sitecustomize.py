@@ -8,6 +8,7 @@ import mmap
 import os
 import struct
 from pathlib import Path
+from typing import Any
 
 import ale_py.vector_env
 
@@ -19,9 +20,9 @@ if _directory:
         _count = mmap.mmap(_file.fileno(), 8)
     _step = ale_py.vector_env.AtariVectorEnv.step
 
-    def _counted(self, actions):
+    def _counted(self: Any, actions: Any) -> Any:
         result = _step(self, actions)
         struct.pack_into("=Q", _count, 0, struct.unpack_from("=Q", _count)[0] + len(actions))
         return result
 
-    ale_py.vector_env.AtariVectorEnv.step = _counted
+    ale_py.vector_env.AtariVectorEnv.step = _counted  # type: ignore[method-assign]

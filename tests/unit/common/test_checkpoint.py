@@ -17,7 +17,7 @@ from common.checkpoint import Checkpoint, CheckpointError, RunDirectory
 def sample(version: int = 0) -> Checkpoint:
     """Tensors of several types and layouts, and nested JSON."""
     generator = torch.Generator().manual_seed(version)
-    conv = torch.randn(5, 3, 2, 2, generator=generator).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    conv = torch.randn(5, 3, 2, 2, generator=generator).to(memory_format=torch.channels_last)
     tensors = {
         "model.policy.conv": conv,
         "model.policy.transposed": torch.randn(5, 3, generator=generator).t(),
