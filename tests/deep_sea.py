@@ -36,7 +36,7 @@ class DeepSea(gymnasium.Env[Observation, int]):
         self.size = size
         self.right = np.random.default_rng(map_seed).integers(2, size=(size, size))
         self.observation_space = Box(0.0, 1.0, (size * size,), np.float32)
-        self.action_space = Discrete(2)
+        self.action_space: gymnasium.Space[Any] = Discrete(2)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -65,4 +65,4 @@ class DeepSea(gymnasium.Env[Observation, int]):
 
 
 for _size in (10, 20):
-    gymnasium.register(f"DeepSea-{_size}-v0", DeepSea, kwargs={"size": _size})
+    gymnasium.register(f"DeepSea-{_size}-v0", f"{__name__}:DeepSea", kwargs={"size": _size})

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +34,7 @@ from learner.ppo import Report
 from learner.publisher import Offer
 from learner.trainer import Trainer
 
-Array = npt.NDArray[np.generic]
+Array = npt.NDArray[Any]
 Pays = Callable[[Array, Array], Array]  # state and action of each lane -> its reward
 
 
@@ -95,15 +95,16 @@ class Loop:
 
     sid, epoch, joined, finished = bytes(16), 0, True, False
     counts: ClassVar[Counter[str]] = Counter()  # the session never reconnects
-    welcome = SimpleNamespace(epoch=0, slot=0, incarnation=0)
+    welcome: ClassVar[Any] = SimpleNamespace(epoch=0, slot=0, incarnation=0)
 
     def __post_init__(self) -> None:
         spaces, config = self.probe.spaces, self.config
         phases, never = Phases(), threading.Event()
-        nowhere = SimpleNamespace()  # the run's directory
+        nowhere: Any = SimpleNamespace()  # the run's directory
+        both: Any = self  # the other side, as far as each side needs it
         self.trainer = Trainer(config, spaces, torch.device("cpu"), nowhere, self.epoch, never)
         self.trainer._save_at = math.inf
-        self.trainer.connect(self, self, self, self, lambda: None)
+        self.trainer.connect(both, both, both, both, lambda: None)
         target = self.trainer.ppo.target.state_dict()
         self.player = Player(
             self.welcome,
@@ -113,8 +114,8 @@ class Loop:
             Policy(spaces, config),
             Intrinsic(spaces, config, target) if config.rnd.enabled else None,
         )
-        parent = SimpleNamespace(gone=lambda: False)
-        self.actor = Actor(self, self, parent, never, phases, lambda stats: None, self.player)
+        parent: Any = SimpleNamespace(gone=lambda: False)
+        self.actor = Actor(both, both, parent, never, phases, lambda stats: None, self.player)
         self.offers: list[Offer] = []
         self._produced = self._sent = 0
         self.trainer.warm_up()

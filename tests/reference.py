@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +35,7 @@ from learner.batch import Batch
 from learner.ppo import PPO
 from learner.targets import targets
 
-Array = npt.NDArray[np.generic]
+Array = npt.NDArray[Any]
 Facts = dict[str, Tensor]  # of a run by name: "update V: NAME" of each update, and a checkpoint's tensors
 Schedule = Sequence[Sequence[tuple[int, int]]]  # by update: slot and version of each chunk, in batch order
 
@@ -151,7 +152,8 @@ class Reference:
         """One step of one slot's lanes: a row of each field of `Play`."""
         stack, uniform = self.now[slot], draws(self.streams[slot], self.spaces)
         if random:
-            action, log_prob = (uniform * self.spaces.actions).astype(np.int32), np.zeros(self.k, np.float32)
+            action: Array = (uniform * self.spaces.actions).astype(np.int32)
+            log_prob: Array = np.zeros(self.k, np.float32)
         else:
             action, log_prob = self.policy.act(stack, uniform)
         moved = [lane.step(action[i : i + 1]) for i, lane in enumerate(self.lanes[slot])]

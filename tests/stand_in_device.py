@@ -69,11 +69,11 @@ class _DeviceTensor(torch.Tensor):
         raise RuntimeError(f"expected {func} within the block of stand_in_device, got it outside")
 
 
-class StandInDevice(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class StandInDevice(TorchDispatchMode):
     """Runs every operation; counts by "operation at file:line"."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.waits: Counter[str] = Counter()  # of the host, copies to the host included
         self.uploads: Counter[str] = Counter()  # copies from the host to the device
 

@@ -76,6 +76,9 @@ class _Blobs:
     def fetch(self, name: Name, held: tuple[int, int], meanwhile: object) -> Blob | None:
         return self.blobs[name]
 
+    def renew(self) -> None:
+        pass
+
     def close(self) -> None:
         pass
 

@@ -40,7 +40,7 @@ class Counted(gymnasium.Env[Observation, int]):
     """Episodes of 50 steps; one action pays."""
 
     observation_space = Box(-np.inf, np.inf, (3,), np.float32)
-    action_space = Discrete(2)
+    action_space: gymnasium.Space[Any] = Discrete(2)
 
     def __init__(self) -> None:
         secret = random.SystemRandom()
@@ -66,4 +66,4 @@ class Counted(gymnasium.Env[Observation, int]):
         return np.array([*self._identity, self._made], np.float32)
 
 
-gymnasium.register("Counted-v0", Counted)
+gymnasium.register("Counted-v0", f"{__name__}:Counted")

@@ -13,6 +13,7 @@ import resource
 import statistics
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def killed_learners(directory: Path, kills: int, seed: int = 0) -> Figures:
             with field.learner("--resume") as learner:
                 epochs = len({row["epoch"] for row in field.updates()})
                 until(
-                    lambda e=epochs: len({row["epoch"] for row in field.updates()}) > e,
+                    lambda e=epochs: len({row["epoch"] for row in field.updates()}) > e,  # type: ignore[misc]
                     PATIENCE_SECONDS,
                     "updates",
                 )
@@ -78,7 +79,7 @@ def killed_learners(directory: Path, kills: int, seed: int = 0) -> Figures:
                 if number % 2:
                     partial = field.run.path / "checkpoints"
                     until(
-                        lambda at=partial: any(at.glob("*.tmp")),
+                        lambda at=partial: any(at.glob("*.tmp")),  # type: ignore[misc]
                         PATIENCE_SECONDS,
                         "a checkpoint being written",
                     )
@@ -111,6 +112,11 @@ def _longest_gap(field: Field, since: int) -> tuple[float, float]:
     return max(gaps), STRAGGLER_SECONDS + max(1.0, 10 * statistics.median(gaps))
 
 
+def _plays(field: Field, actor: Command, made: int) -> bool:
+    """Whether an actor plays beyond what it had credit for when it had made so many steps."""
+    return field.made_by(actor) > made + 2 * CHUNK_STEPS
+
+
 def partitions(directory: Path, count: int, seconds: tuple[float, float], seed: int = 0) -> Figures:
     """B3 and B4: nothing passes, or nothing in one direction, or the learner's end is gone.
 
@@ -137,10 +143,9 @@ def partitions(directory: Path, count: int, seconds: tuple[float, float], seed: 
                 with proxy.during(fault.weather):
                     time.sleep(fault.seconds)
             made = field.made_by(actor)
-            # It plays again, beyond what it had leave for.
             backs.append(
                 until(
-                    lambda a=actor, m=made: field.made_by(a) > m + 2 * CHUNK_STEPS,
+                    partial(_plays, field, actor, made),
                     PATIENCE_SECONDS,
                     f"an actor back after {fault}",
                 )

@@ -57,5 +57,5 @@ if __name__ == "__main__":
         watchdog.PATIENCE["network"] = watchdog.Patience(end_seconds / 4, end_seconds)
         Admission.tick = _wedged  # type: ignore[method-assign]
     if "CHAOS_FSYNC_SECONDS" in os.environ:
-        os.fsync = _slow_fsync
+        os.fsync = _slow_fsync  # type: ignore[assignment]  # we sync descriptors alone
     sys.exit(learner.main())

@@ -81,7 +81,7 @@ def install(wheel: Path, directory: Path) -> Path:
     home = directory / "environment"
     venv.create(home, with_pip=False)
     scripts = home / "bin"
-    pip = [sys.executable, "-m", "pip", "--python", scripts / "python", "install"]
+    pip: list[str | Path] = [sys.executable, "-m", "pip", "--python", scripts / "python", "install"]
     require([*pip, "--no-deps", "--no-index", wheel], directory)
     packages = next(home.glob("lib/python*/site-packages"))
     # Files of this kind are not read in a directory that is added so: an editable install stays out.

@@ -116,6 +116,7 @@ def test_a_learner_that_hangs_or_speaks_another_version_fails_at_the_protocol(
         beat = doctor.Examination._beat
 
         def answered(self: doctor.Examination, seconds: float) -> object:
+            assert self._client is not None
             send = self._client.send
 
             def send_and_answer(parts: list[bytes]) -> bool:

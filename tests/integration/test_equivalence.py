@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -89,20 +90,20 @@ class Service:
         monkeypatch.setattr(learner.credit, "_OVERDUE_SECONDS", math.inf)
 
     def _watch(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        scale, update, targets = Normaliser.scale, PPO.update, learner.ppo.targets
+        scale, update, targets = Normaliser.scale, PPO.update, learner.targets.targets
 
         def scaling(owner: Normaliser, bonus: Array, slots: Sequence[int]) -> Array:
             self._slots = list(slots)
             self._note("bonus", torch.from_numpy(bonus.copy()))
             return scale(owner, bonus, slots)
 
-        def aiming(batch: Batch, *rest: object) -> Targets:
+        def aiming(batch: Batch, *rest: Any) -> Targets:
             aims = targets(batch, *rest)
             for field in fields(aims):
                 self._note(f"aim {field.name}", getattr(aims, field.name).clone())
             return aims
 
-        def updating(owner: PPO, batch: Batch, *rest: object) -> object:
+        def updating(owner: PPO, batch: Batch, *rest: Any) -> object:
             for field in fields(batch):
                 self._note(field.name, getattr(batch, field.name).clone())
             report = update(owner, batch, *rest)

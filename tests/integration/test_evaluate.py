@@ -222,7 +222,7 @@ def test_a_video_that_cannot_be_written_is_refused_before_the_first_game(
     (tmp_path / "taken.mp4").mkdir()
     for file in (tmp_path / "none" / "film.mp4", tmp_path / "taken.mp4"):
         assert str(file) in complaint(capsys, [str(breakout), "--video", str(file)], 78)
-    monkeypatch.setattr(video.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert "outrider[video]" in complaint(capsys, [str(breakout), "--video", str(tmp_path / "a.mp4")], 78)
 
 

@@ -13,11 +13,13 @@ import dataclasses
 import multiprocessing
 import statistics
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from common import envs
 from common.chunk import Spaces
+from common.config import EnvConfig
 from common.presets import PRESETS
 from tests.probes import Loop
 
@@ -29,7 +31,7 @@ _LANES = 8
 class _Task:
     """A real task in the place of a probe."""
 
-    def __init__(self, config: envs.EnvConfig) -> None:
+    def __init__(self, config: EnvConfig) -> None:
         self.spaces: Spaces = envs.spaces(config)
         self._env = envs.make(config, _LANES)
         self.reset, self.step, self.close = self._env.reset, self._env.step, self._env.close
@@ -55,7 +57,8 @@ class Trial:
             rollout=dataclasses.replace(preset.rollout, lanes=_LANES, batch_lanes=_LANES),
             ppo=dataclasses.replace(preset.ppo, correct_lag=self.corrected),
         )
-        loop = Loop(_Task(config.env), config, lag=self.lag).run()
+        task: Any = _Task(config.env)
+        loop = Loop(task, config, lag=self.lag).run()
         score = loop.trainer.episodes.mean
         assert score is not None
         return score

@@ -9,6 +9,7 @@ import os
 import struct
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import ale_py.vector_env
 
@@ -16,14 +17,14 @@ _step = ale_py.vector_env.AtariVectorEnv.step
 
 
 @cache
-def _counter(pid):
+def _counter(pid: int) -> mmap.mmap:
     path = Path(os.environ["STEP_COUNT_DIR"]) / str(pid)
     path.write_bytes(bytes(8))
     with path.open("r+b") as file:
         return mmap.mmap(file.fileno(), 8)
 
 
-def _counted(self, actions):
+def _counted(self: Any, actions: Any) -> Any:
     result = _step(self, actions)
     count = _counter(os.getpid())
     struct.pack_into("=Q", count, 0, struct.unpack_from("=Q", count)[0] + len(actions))
@@ -31,4 +32,4 @@ def _counted(self, actions):
 
 
 if "STEP_COUNT_DIR" in os.environ:
-    ale_py.vector_env.AtariVectorEnv.step = _counted
+    ale_py.vector_env.AtariVectorEnv.step = _counted  # type: ignore[method-assign]

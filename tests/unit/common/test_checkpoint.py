@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from common import checkpoint
+from common import checkpoint, files
 from common.checkpoint import Checkpoint, CheckpointError, RunDirectory
 
 
 def sample(version: int = 0) -> Checkpoint:
     """Tensors of several types and layouts, and nested JSON."""
     generator = torch.Generator().manual_seed(version)
-    conv = torch.randn(5, 3, 2, 2, generator=generator).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    conv = torch.randn(5, 3, 2, 2, generator=generator).to(memory_format=torch.channels_last)
     tensors = {
         "model.policy.conv": conv,
         "model.policy.transposed": torch.randn(5, 3, generator=generator).t(),
@@ -135,7 +135,7 @@ def test_a_file_is_on_the_disk_before_it_takes_its_name(
 
     monkeypatch.setattr(os, "fsync", record_sync)
     monkeypatch.setattr(Path, "rename", record_rename)
-    checkpoint.write_atomically(path, b"new")
+    files.write_atomically(path, b"new")
     assert calls == ["sync file.tmp", "rename file.tmp file", f"sync {tmp_path.name}"]
     assert path.read_bytes() == b"new"
 
@@ -154,7 +154,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
 
     monkeypatch.setattr(Path, "write_bytes", fail)
     with pytest.raises(OSError, match="No space"):
-        checkpoint.write_atomically(path, b"new data")
+        files.write_atomically(path, b"new data")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 

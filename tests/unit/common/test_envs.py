@@ -33,7 +33,7 @@ for name, does in {
     "Matrix": Box(-1.0, 1.0, (2, 2)),
     "Shifted": Discrete(3, start=1),
 }.items():
-    gymnasium.register(f"tests/{name}-v0", entry_point=Odd, kwargs={"does": does})
+    gymnasium.register(f"tests/{name}-v0", "tests.unit.common.test_envs:Odd", kwargs={"does": does})
 
 
 @contextmanager

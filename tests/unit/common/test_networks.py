@@ -89,7 +89,7 @@ def test_layers_are_orthogonal_without_biases() -> None:
         "values": 0.01,
     }
     for name, gain in gains.items():
-        weight = policy.get_submodule(name).weight.detach().flatten(1)  # type: ignore[union-attr,operator]
+        weight = policy.get_submodule(name).weight.detach().flatten(1)  # type: ignore[operator]
         gram = weight @ weight.t() if weight.shape[0] <= weight.shape[1] else weight.t() @ weight
         torch.testing.assert_close(gram, gain**2 * torch.eye(len(gram)), atol=1e-5 * gain**2 + 1e-7, rtol=0)
     assert all(not parameter.any() for name, parameter in policy.named_parameters() if name.endswith("bias"))
@@ -146,7 +146,9 @@ def test_continuous_actions_have_means_of_the_state_and_one_deviation_for_all() 
     assert 0.0 < mean.abs().max() < 0.1
     assert not torch.equal(mean[0], mean[1])
     output.parameters.sum().backward()
-    assert policy.log_std.grad.tolist() == [N, N]
+    gradient = policy.get_parameter("log_std").grad
+    assert gradient is not None
+    assert gradient.tolist() == [N, N]
     assert "log_std" not in make_policy(VECTORS, NetworkConfig(), 1).state_dict()
 
 

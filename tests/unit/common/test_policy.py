@@ -138,7 +138,7 @@ def test_continuous_actions_are_the_normal_quantiles_of_their_draws() -> None:
         torch.from_numpy(uniform)
     )
     action, _ = made.act(stack, uniform)
-    np.testing.assert_allclose(action, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(action.astype(np.float32), expected.numpy(), rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(action[0], mean[0])
 
 
@@ -169,7 +169,7 @@ def test_batching_does_not_change_continuous_actions() -> None:
     uniform = np.random.default_rng(6).random((11, 3), np.float32)
     together, _ = made.act(stack, uniform)
     alone = [made.act(stack[i : i + 1], uniform[i : i + 1])[0][0] for i in range(11)]
-    np.testing.assert_allclose(together, alone, atol=1e-5)
+    np.testing.assert_allclose(together.astype(np.float32), alone, atol=1e-5)
 
 
 def test_the_best_action_is_the_most_probable_one() -> None:

@@ -175,5 +175,6 @@ def test_rules_configuration_and_names_pass_promtool() -> None:
         assert done.returncode == 0, done.stdout + done.stderr
     for registry in registries():
         page = generate_latest(registry)
-        done = subprocess.run([*promtool, "check", "metrics"], input=page, capture_output=True, timeout=60)
-        assert done.returncode == 0, done.stderr.decode()
+        check = [*promtool, "check", "metrics"]
+        done = subprocess.run(check, input=page.decode(), capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr

@@ -34,7 +34,7 @@ def inject(patch: pytest.MonkeyPatch, mutant: Mutant) -> None:
     assert source.count(mutant.old) == 1, f"expected {mutant.old!r} once in {function.__qualname__}"
     made: dict[str, Any] = {}
     exec(source.replace(mutant.old, mutant.new), function.__globals__, made)  # noqa: S102  # our own source
-    other = made[function.__name__]
+    other: Any = made[function.__name__]
     other = other.fget if isinstance(other, property) else inspect.unwrap(other)
     patch.setattr(function, "__code__", other.__code__)
 

@@ -249,7 +249,7 @@ def test_each_chunk_out_of_place_has_one_reason(facts: dict[str, int], reason: s
     fleet = Fleet()
     fleet.join("a")
     fleet.open(version=1)
-    ack = last_ack(fleet.chunk("a", **{"version": 1, **facts}))  # type: ignore[arg-type]
+    ack = last_ack(fleet.chunk("a", **{"version": 1, **facts}))
     steps = facts.get("steps", CHUNK)
     assert fleet.dropped() == ({reason: steps} if reason else {})
     assert (ack.received, ack.settled) == (steps, steps if reason else 0)

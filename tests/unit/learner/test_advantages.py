@@ -17,9 +17,9 @@ def noise(seed: int, *shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def gae(*arrays: Tensor) -> Tensor:
+def gae(reward: Tensor, value: Tensor, next_value: Tensor, discount: Tensor, trace: Tensor) -> Tensor:
     """Advantages of actions that the present policy took."""
-    return vtrace(*arrays, torch.ones(arrays[0].shape))[0]
+    return vtrace(reward, value, next_value, discount, trace, torch.ones(reward.shape))[0]
 
 
 def flags(*places: tuple[int, int]) -> Tensor:
@@ -48,7 +48,7 @@ def test_with_lambda_1_it_is_the_return_minus_the_value() -> None:
     """Every advantage is the discounted reward to come, with the bootstrap, minus V."""
     reward, values = noise(0, T, B), noise(1, T + 1, B)
     full = torch.full((T, B), GAMMA)
-    returns, expected = values[T], []
+    returns, expected = values[T], list[Tensor]()
     for t in reversed(range(T)):
         returns = reward[t] + GAMMA * returns
         expected.insert(0, returns - values[t])

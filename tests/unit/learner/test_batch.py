@@ -117,10 +117,12 @@ def test_vectors_are_whitened_for_the_policy(make_chunk: Callable[..., Chunk]) -
     chunk.observation[1, 1] = 1_000.0
     batch = batch_of(chunk, VECTORS)
     assert batch.stack.shape == (T + 1, B, 2, 1)
-    np.testing.assert_allclose(batch.stack[..., 0], np.clip((chunk.observation - 1) / 2, -10, 10), rtol=1e-6)
-    np.testing.assert_allclose(
-        batch.final_stack[..., 0], np.clip((chunk.final_observation - 1) / 2, -10, 10), rtol=1e-6
-    )
+    for stack, observation in (
+        (batch.stack, chunk.observation),
+        (batch.final_stack, chunk.final_observation),
+    ):
+        white = np.clip((observation.astype(np.float32) - 1) / 2, -10, 10)
+        np.testing.assert_allclose(stack[..., 0], white, rtol=1e-6)
 
 
 def test_rewards_bonuses_and_lags_are_the_given_ones(make_chunk: Callable[..., Chunk]) -> None:

@@ -38,7 +38,8 @@ part = st.floats(0.01, 100.0)
 @given(st.lists(part, min_size=5, max_size=5), st.integers(1, 64))
 def test_in_the_strict_mode_the_longest_part_of_a_turn_holds_back(parts: list[float], actors: int) -> None:
     """The shares are those of the turn, and add up to it."""
-    shares = turns(*parts, actors=actors)
+    play, fetch, way, train, save = parts
+    shares = turns(play, fetch, way, train, save, actors)
     names = ("actors", "weights", "wire", "learner", "disk")
     assert sum(shares.values()) == pytest.approx(1.0)
     for name, length in zip(names, parts, strict=True):

@@ -32,8 +32,9 @@ def test_a_curve_of_any_length_is_few_points_from_its_start_to_its_end(updates: 
 def test_games_of_an_earlier_process_give_the_mean_of_the_last_hundred() -> None:
     curve = Curve()
     curve.replay((step, float(step)) for step in range(1, 301))
-    assert curve.points[9] == Point(10, pytest.approx(5.5), None)
-    assert curve.points[-1] == Point(300, pytest.approx(250.5), None)
+    early, last = curve.points[9], curve.points[-1]
+    assert (early.env_steps, early.return_mean, early.bonus) == (10, pytest.approx(5.5), None)
+    assert (last.env_steps, last.return_mean, last.bonus) == (300, pytest.approx(250.5), None)
     curve.add(Point(290, 0.0, 0.1))  # nothing goes back
     assert curve.points[-1].env_steps == 300
 

@@ -281,10 +281,9 @@ def arbitrary(rng: random.Random, name: bytes) -> m.Message:
                 sid=name, epoch=epoch, produced=number(), stats={"phase_env": 1.0, str(number()): 1.0}
             )
         case _:
-            return rng.choice(
-                [
-                    m.Bye(sid=name, produced=number()),
-                    m.Resend(offset=number()),
-                    m.Ack(epoch=epoch, received=1, settled=1, credit=HUGE, version=1),
-                ]
-            )
+            others: list[m.Message] = [
+                m.Bye(sid=name, produced=number()),
+                m.Resend(offset=number()),
+                m.Ack(epoch=epoch, received=1, settled=1, credit=HUGE, version=1),
+            ]
+            return rng.choice(others)

@@ -41,7 +41,7 @@ def test_the_gradient_stops_only_where_the_step_has_gone_far_enough(
 def test_the_clip_may_be_a_tensor() -> None:
     """An annealed clip lives on the device."""
     log_prob, old, advantage = torch.randn(3, 7, generator=torch.Generator().manual_seed(0))
-    by_tensor = clipped_policy_loss(log_prob, old, advantage, torch.tensor(CLIP))
+    by_tensor = clipped_policy_loss(log_prob, old, advantage, torch.tensor(CLIP))  # type: ignore[arg-type]
     torch.testing.assert_close(by_tensor, clipped_policy_loss(log_prob, old, advantage, CLIP))
 
 

@@ -10,7 +10,7 @@ from functools import partial
 
 import pytest
 
-from common import checkpoint, wire
+from common import checkpoint, files, wire
 from common.checkpoint import Checkpoint, RunDirectory
 from common.ledger import Account, Ledger
 from learner import admission
@@ -280,21 +280,21 @@ CHECKPOINT = [
     ),
     Mutant(
         "a file takes its name before it is on the disk",
-        checkpoint.write_atomically,
+        files.write_atomically,
         "_sync(temporary)",
         "pass",
         test_checkpoint.test_a_file_is_on_the_disk_before_it_takes_its_name,
     ),
     Mutant(
         "the name of a file is not on the disk",
-        checkpoint.write_atomically,
+        files.write_atomically,
         "_sync(path.parent)",
         "pass",
         test_checkpoint.test_a_file_is_on_the_disk_before_it_takes_its_name,
     ),
     Mutant(
         "a file is written in place",
-        checkpoint.write_atomically,
+        files.write_atomically,
         'path.with_name(path.name + ".tmp")',
         "path",
         test_checkpoint.test_a_write_that_fails_leaves_the_old_file_and_nothing_else,
@@ -302,7 +302,7 @@ CHECKPOINT = [
     ),
     Mutant(
         "half a file stays on a full disk",
-        checkpoint.write_atomically,
+        files.write_atomically,
         "temporary.unlink(missing_ok=True)",
         "pass",
         test_checkpoint.test_a_write_that_fails_leaves_the_old_file_and_nothing_else,

@@ -155,7 +155,7 @@ def test_a_restored_normaliser_goes_on_as_if_nothing_happened() -> None:
 
 
 def test_rewards_are_divided_by_the_deviation_of_returns_that_restart_after_an_end() -> None:
-    reward = bonuses(0, 2) - 0.3
+    reward = bonuses(0, 2) - np.float32(0.3)
     done, lives = whole_lives(0, 1)
     done[2, 0] = done[5, 0] = done[6, 4] = True
     found = fresh().scale_reward(reward, done, lives)
@@ -229,7 +229,9 @@ def test_all_lanes_share_one_scale_of_rewards_and_no_mean_is_subtracted() -> Non
 def test_a_scaled_reward_ends_at_ten_deviations() -> None:
     normaliser = fresh()
     for _ in range(200):
-        normaliser.scale_reward(np.ones((T, B), np.float32) * [1, -1, 0], *whole_lives(0))
+        normaliser.scale_reward(
+            np.ones((T, B), np.float32) * np.array([1, -1, 0], np.float32), *whole_lives(0)
+        )
     reward = np.zeros((T, B), np.float32)
     reward[0] = [1e3, -1e3, 1.0]
     found = normaliser.scale_reward(reward, *whole_lives(0))

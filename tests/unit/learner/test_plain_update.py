@@ -56,7 +56,9 @@ def chunks_of(make_chunk: Maker, update: int) -> list[Delivered]:
         ends = [[(t, lane - slot * B) for t, lane in kind if lane // B == slot] for kind in (DEATHS, CUTS)]
         chunk = make_chunk(T, B, SPACES, 10 * update + slot, *ends)
         chunk.observation[:] = chunk.observation * (1 + slot) + update
-        made.append(Delivered(bytes([slot]) * 16, update, slot, 0, update * T * B, update, chunk))
+        made.append(
+            Delivered(bytes([slot]) * 16, update, slot, 0, update * T * B, update, update == 0, chunk)
+        )
     return made
 
 

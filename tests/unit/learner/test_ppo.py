@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -191,7 +192,8 @@ def test_a_restored_learner_updates_like_the_uninterrupted_one(enabled: bool, ma
     one, _ = updated(config, make_chunk, 2)
     other = PPO(replace(config, seed=2), SPACES, CPU)
     state = Checkpoint({name: value.clone() for name, value in one.state().items()}, {})
-    other.load(*(state.part(name) for name in ("model", "target", "optimiser")), state.tensors["generator"])
+    model, target, optimiser = (state.part(name) for name in ("model", "target", "optimiser"))
+    other.load(model, target, optimiser, state.tensors["generator"])
     batch = batch_for(one, config, make_chunk, 7)
     reports = [train(ppo, batch, 0.2) for ppo in (one, other)]
     assert reports[0] == reports[1]
@@ -405,9 +407,19 @@ def gaussian_step(make_chunk: Maker, good: Callable[[Tensor], Tensor]) -> tuple[
     return after - mean, after_std - log_std
 
 
+def to_one_side(sign: float, z: Tensor) -> Tensor:
+    """1 where the first number is beyond the mean on the side of `sign`, -1 elsewhere."""
+    return (z[:, 0] * sign > 0) * 2.0 - 1.0
+
+
+def in_the_tails(sign: float, z: Tensor) -> Tensor:
+    """`sign` where the numbers are far from the mean, 0 elsewhere."""
+    return (z.abs().mean(1) > 0.8) * sign
+
+
 def test_a_gaussian_policy_moves_its_mean_to_the_side_that_pays(make_chunk: Maker) -> None:
     for sign in (1.0, -1.0):
-        moved, _ = gaussian_step(make_chunk, lambda z, sign=sign: (z[:, 0] * sign > 0) * 2.0 - 1.0)
+        moved, _ = gaussian_step(make_chunk, partial(to_one_side, sign))
         assert moved[0] * sign > 2 * moved[1].abs()
 
 
@@ -415,7 +427,7 @@ def test_a_gaussian_policy_narrows_where_the_middle_pays_and_widens_where_the_ta
     make_chunk: Maker,
 ) -> None:
     for sign in (1.0, -1.0):
-        _, spread = gaussian_step(make_chunk, lambda z, sign=sign: (z.abs().mean(1) > 0.8) * sign)
+        _, spread = gaussian_step(make_chunk, partial(in_the_tails, sign))
         assert (spread * sign > 0).all()
 
 

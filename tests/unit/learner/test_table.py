@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ def write_run(
     seed: int = 1,
     preset: str = "pong",
     ppo: PPOConfig | None = None,
-    evaluation: dict[str, object] | None = None,
+    evaluation: Mapping[str, object] | None = None,
     **summary: object,
 ) -> Path:
     """A run directory as a learner and an evaluation leave it; keywords replace fields of the summary."""
@@ -47,7 +48,7 @@ def write_run(
     (path / "summary.json").write_text(json.dumps(fields | summary))
     if evaluation is not None:
         played = {"env_steps": 1_500_160, "episodes": 100, "score_mean": 1_234.56}
-        (path / "evaluation.json").write_text(json.dumps(played | evaluation))
+        (path / "evaluation.json").write_text(json.dumps({**played, **evaluation}))
     return path
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -94,7 +95,7 @@ def test_at_lag_0_the_targets_are_those_of_plain_gae_to_the_last_bit(
     reward, bonus = batch.reward.numpy(), batch.intrinsic.numpy()
     value_e, value_i = values.extrinsic.numpy(), values.intrinsic.numpy()
     extrinsic = plain_gae(reward, value_e[:-1], next_values(values), 0.97, 0.97 * 0.8, True)
-    trace = np.float32(0.9) * np.float32(0.8)
+    trace = float(np.float32(0.9) * np.float32(0.8))
     intrinsic = plain_gae(bonus, value_i[:-1], value_i[1:], 0.9, trace, False)
     found = targets(batch, values, CONFIG)
     np.testing.assert_array_equal(found.extrinsic, value_e[:-1] + extrinsic)
@@ -140,7 +141,7 @@ def test_above_lag_0_both_streams_have_the_targets_of_vtrace(lag: list[int], mak
         batch.intrinsic.double(), value_i[:-1], value_i[1:], constant, constant * 0.8, rho
     )
     found = targets(batch, values, CONFIG)
-    close = {"rtol": 1e-4, "atol": 1e-5}
+    close: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-5}
     torch.testing.assert_close(found.extrinsic.double(), target_e, **close)
     torch.testing.assert_close(found.intrinsic.double(), target_i, **close)
     torch.testing.assert_close(found.advantage.double(), 2.0 * advantage_e + 0.5 * advantage_i, **close)
