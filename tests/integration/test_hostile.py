@@ -21,6 +21,7 @@ from structlog.testing import capture_logs
 from common import messages as m
 from common import wire
 from common.config import Config, EnvConfig, PPOConfig, RolloutConfig
+from common.presets import PRESETS
 from common.transport import Client, Context
 from tests.artefacts import keep
 from tests.bench.intake import Intake
@@ -223,7 +224,9 @@ def test_a_hostile_peer_is_banned_and_honest_actors_finish(tmp_path: Path) -> No
     summary = run.summary()
     assert int(str(summary["trained_steps"])) >= STEPS
     assert (summary["imbalance_steps"], summary["in_flight_steps"]) == (0, 0)
-    assert summary["produced_steps"] == run.counted_steps()  # no false claim is in the ledger
+    # Of what it claims, the ledger has at most the chunk that each of its sessions had credit for.
+    claimed = int(str(summary["produced_steps"])) - run.counted_steps()
+    assert 0 <= claimed <= (peer.told_off + 1) * PRESETS["cartpole"].rollout.chunk_steps
     assert peer.told_off >= 1
     assert peer.sent > 100
     assert "Traceback" not in learner.err.read_text()
