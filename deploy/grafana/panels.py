@@ -217,7 +217,7 @@ TRAINING = Dashboard(
                 Panel(
                     "Learner against actor",
                     "Most that both differ about the log-probability of a fresh action: rounding, below 1e-4"
-                    " in float32, up to 4e-3 between bfloat16 and float32. A leap means that they do not run"
+                    " in float32, up to 8e-3 between bfloat16 and float32. A leap means that they do not run"
                     " the same policy.",
                     _one("outrider_train_log_prob_canary"),
                     logarithmic=True,
