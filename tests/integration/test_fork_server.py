@@ -134,7 +134,8 @@ import time
 from common.fork_server import ForkServer
 import socket
 ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-child = ForkServer("tests.integration.forks").start(["wait"], {"--parent-fd": theirs.fileno()})
+server = ForkServer("tests.integration.forks")  # it ends with this object
+child = server.start(["wait"], {"--parent-fd": theirs.fileno()})
 theirs.close()
 print(child.pid, flush=True)
 time.sleep(600)
