@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: train test test-slow lint bench generate wheel tiers images
+.PHONY: train test test-slow test-versions lint bench generate wheel tiers images
 
 train: $(READY)
 	$(BIN)/python -m learner $(ARGS) $(if $(findstring --local-actors,$(ARGS)),,--local-actors 2)
@@ -32,6 +32,9 @@ wheel: $(READY)
 
 tiers: $(READY)
 	$(BIN)/python -m tests.ci.tiers
+
+test-versions: $(READY)
+	$(BIN)/python -m tests.ci.versions $(ARGS)
 
 images:
 	VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) COMMIT=$$(git rev-parse --short HEAD) docker compose build

@@ -1,0 +1,74 @@
+"""`python -m tests.ci.versions [NAME...]`: the unit tests with versions that constraints.txt does not name.
+
+`lowest` has the lowest version of each dependency that pyproject.toml allows; `python3.13` has that
+interpreter. Each keeps its environment in .versions/NAME. pip's own settings say where packages come from:
+without an index of CPU builds, torch brings several gigabytes of CUDA libraries.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENTS = ROOT / ".versions"
+_OTHER_PYTHON = "python3.13"
+
+
+def lowest(requirements: list[str]) -> str:
+    """Constraints that pin each requirement to its lower bound.
+
+    Raises:
+        ValueError: a requirement without a lower bound.
+    """
+    lines = []
+    for requirement in requirements:
+        found = re.fullmatch(r"([\w.-]+)(?:\[[\w,-]*\])?>=([\w.]+)", requirement)
+        if found is None:
+            raise ValueError(f"expected NAME>=VERSION, got {requirement!r}: give it a lower bound")
+        lines.append(f"{found[1]}=={found[2]}\n")
+    return "".join(lines)
+
+
+def prepare(name: str) -> Path:
+    """The interpreter of an environment, with everything installed."""
+    home = ENVIRONMENTS / name
+    home.mkdir(parents=True, exist_ok=True)
+    (ENVIRONMENTS / ".gitignore").write_text("*\n")
+    constraints, interpreter = ROOT / "constraints.txt", sys.executable
+    if name == "lowest":
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+        constraints = home / "constraints.txt"
+        constraints.write_text(lowest(project["dependencies"]))
+    else:
+        found = shutil.which(name)
+        if found is None:
+            raise SystemExit(f"versions: expected {name} on PATH, got none: install it")
+        interpreter = found
+    subprocess.run([interpreter, "-m", "venv", home], check=True)
+    python = home / "bin" / "python"
+    install = [python, "-m", "pip", "install", "--quiet", "--constraint", constraints, "--editable", ".[dev]"]
+    subprocess.run(install, cwd=ROOT, check=True)
+    return python
+
+
+def main() -> int:
+    """Run the unit tests in each environment; returns the exit code of the first that fails."""
+    parser = argparse.ArgumentParser(prog="python -m tests.ci.versions", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"lowest or {_OTHER_PYTHON}; default both")
+    for name in parser.parse_args().names or ["lowest", _OTHER_PYTHON]:
+        python = prepare(name)
+        print(f"versions: {name}", flush=True)
+        ended = subprocess.run([python, "-m", "pytest", "tests/unit", "--numprocesses", "2"], cwd=ROOT)
+        if ended.returncode:
+            return ended.returncode
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
