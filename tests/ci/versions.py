@@ -52,7 +52,17 @@ def prepare(name: str) -> Path:
         interpreter = found
     subprocess.run([interpreter, "-m", "venv", home], check=True)
     python = home / "bin" / "python"
-    install = [python, "-m", "pip", "install", "--quiet", "--constraint", constraints, "--editable", ".[dev]"]
+    install: list[str | Path] = [
+        python,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--constraint",
+        constraints,
+        "--editable",
+        ".[dev]",
+    ]
     subprocess.run(install, cwd=ROOT, check=True)
     return python
 
