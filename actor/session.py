@@ -43,7 +43,7 @@ _HELLO_SECONDS = 1.0  # how long an answer to Hello may take before it is said a
 _BYE_SECONDS = 8.0
 _PAUSE_SECONDS = 1.0  # a gap in our own loop that does not count as the learner's silence
 _FIRST_LEASE_SECONDS = 10.0  # silence before the connection is made anew, until a Welcome says
-_FORMER_SESSIONS = 16  # a learner that restarts needs those that ended since its checkpoint, minutes ago
+_FORMER_SECONDS = 3_600.0  # a learner that restarts needs the sessions that ended since its checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,9 @@ class Session:
         self._client = connect()
         self._backoff = Backoff()
         self.counts: Counter[str] = Counter()
-        self._former: dict[bytes, int] = {}  # steps of the latest sessions that the learner gave up
+        self._former: deque[tuple[float, bytes, int]] = deque(
+            maxlen=messages.FORMER_SESSIONS
+        )  # end, sid, steps
         self.welcome: Welcome | None = None
         self.finished = False
         self._heard = self._polled = time.monotonic()
@@ -154,7 +156,7 @@ class Session:
             software=common.__version__,
             base=base,
             produced=self.produced,
-            former=self._former,
+            former={sid: steps for end, sid, steps in self._former if now - end < _FORMER_SECONDS},
         )
         self._client.send(wire.encode(hello))
 
@@ -189,7 +191,7 @@ class Session:
             case Reject():
                 raise Fatal(EXIT_CONFIGURATION, message.text)
             case Drain():
-                # A learner that will return keeps its sessions: they wait for it, or say Bye.
+                # The session stays joined and can still say Bye. The next learner answers with Rehello.
                 self.finished = self.finished or message.finished
             case ByeOk():
                 self._gone = True
@@ -206,7 +208,9 @@ class Session:
         log.info("joined", slot=welcome.slot, epoch=welcome.epoch, version=welcome.version)
 
     def _on_full(self, full: Reject) -> None:
-        """Ask again after the time of the refusal; until then the learner need not speak."""
+        """Ask again after the time of the refusal; silence until then does not count."""
+        if self.joined:  # the answer to a Hello that was repeated
+            return
         log.warning("learner_full", text=full.text, next="asking again")
         pause_seconds = full.retry_after_ms / 1000 * random.uniform(1.0, 1.5)  # noqa: S311  # spreads load
         self._heard = self._next_beat = time.monotonic() + pause_seconds
@@ -217,9 +221,7 @@ class Session:
             return
         untold = self.produced - lost.produced
         log.warning("session_lost", steps_untold=untold, next="beginning a new one")
-        self._former[self.sid] = lost.produced
-        if len(self._former) > _FORMER_SESSIONS:
-            del self._former[next(iter(self._former))]
+        self._former.append((time.monotonic(), self.sid, lost.produced))
         self._begin()
         self.stepped(max(0, untold))
         self.skip("actor_lost")

@@ -41,9 +41,7 @@ class Receipt(Enum):
 class Account:
     """One session's books. `booked` is sorted, disjoint, and merged where verdicts agree."""
 
-    key: str | None = (
-        None  # public key that owns the session; "" without keys, None: written before keys were
-    )
+    key: str = ""  # public key that owns the session; empty without keys
     produced: int = 0
     received: int = 0  # first offset that is neither booked nor pending
     settled: int = 0  # first offset that is not booked
@@ -132,6 +130,7 @@ class Ledger:
         self._verdicts: Counter[str] = Counter()
         self._produced = 0
         self._seen = 0
+        self._ended: dict[bytes, None] = {}  # closed accounts, in the order of their ends
 
     @property
     def sessions_seen(self) -> int:
@@ -144,14 +143,12 @@ class Ledger:
         if account is None:
             account = self.accounts[sid] = Account(key)
             self._seen += 1
-        elif account.key is None:
-            account.key = key
         return account
 
-    def belongs(self, sid: bytes, key: str) -> bool:
-        """Whether the session is new, or one of `key`."""
+    def may_use(self, sid: bytes, key: str) -> bool:
+        """Whether `key` may name the session: it is new, or belongs to the key."""
         account = self.accounts.get(sid)
-        return account is None or account.key in (None, key)
+        return account is None or account.key == key
 
     def announce(self, sid: bytes, produced: int) -> None:
         """The session has stepped this far in all. Ignored for closed accounts; see `extend`."""
@@ -195,6 +192,7 @@ class Ledger:
             return
         self._close(account, verdict)
         account.dead = True
+        self._ended[sid] = None
         self._forget()
 
     def extend(self, sid: bytes, key: str, produced: int) -> None:
@@ -204,15 +202,20 @@ class Ledger:
         process: `learner_rollback`. A second call with the same count changes nothing.
         """
         account = self.open(sid, key)
+        if account.dead and produced <= account.produced:
+            return
         account.dead = False
+        self._ended.pop(sid, None)
         self.announce(sid, produced)
         self.bury(sid, "learner_rollback")
 
     def _forget(self) -> None:
         """Drop the ranges of the sessions that ended first; their steps stay in the sums."""
-        dead = [key for key, other in self.accounts.items() if other.dead and not other.pending]
-        for key in dead[: max(0, len(dead) - _KEPT_DEAD)]:
-            del self.accounts[key]
+        while len(self._ended) > _KEPT_DEAD:
+            first = next(iter(self._ended))
+            if self.accounts[first].pending:  # it settles with its batch, and is dropped then
+                return
+            del self._ended[first], self.accounts[first]
 
     def _close(self, account: Account, verdict: Verdict) -> None:
         """Book whatever is neither booked nor pending."""
@@ -234,7 +237,9 @@ class Ledger:
 
     def to_json(self) -> str:
         """The books as text for a checkpoint. Pending steps are left out: their data is not kept."""
-        accounts = {sid.hex(): [a.produced, a.dead, a.booked, a.key] for sid, a in self.accounts.items()}
+        order = [*self._ended, *(sid for sid in self.accounts if sid not in self._ended)]
+        listed = ((sid, self.accounts[sid]) for sid in order)
+        accounts = {sid.hex(): [a.produced, a.dead, a.booked, a.key] for sid, a in listed}
         return json.dumps(
             {"produced": self._produced, "seen": self._seen, "verdicts": self._verdicts, "accounts": accounts}
         )
@@ -248,11 +253,12 @@ class Ledger:
         ledger._verdicts = Counter(data["verdicts"])
         for sid, (produced, dead, booked, *key) in data["accounts"].items():
             ranges = [(start, stop, verdict) for start, stop, verdict in booked]
-            account = Account(key[0] if key else None, produced, 0, 0, dead, ranges)
+            account = Account(key[0] if key else "", produced, 0, 0, dead, ranges)
             account.advance()
             ledger.accounts[bytes.fromhex(sid)] = account
             if dead:  # what it had pending will not be sent again
                 ledger._close(account, "learner_rollback")
+                ledger._ended[bytes.fromhex(sid)] = None
         return ledger
 
 

@@ -12,6 +12,7 @@ from typing import Annotated, ClassVar, Literal
 
 Sid = Annotated[bytes, 16]
 Digest = Annotated[bytes, 32]
+FORMER_SESSIONS = 16  # that one Hello may name
 
 Reason = Literal[
     "warmup",

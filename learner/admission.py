@@ -158,16 +158,17 @@ class Admission:
             self.replies.append((peer, answer))
             return
         for sid, produced in former_sessions(hello, self._terms):
-            former = self.seats.get(sid)
+            former = self.seats.get(sid)  # none, unless a delayed Hello of it came after a restart
             if former is not None:
-                self._remove(former, "learner_rollback")
-            self.ledger.extend(sid, key, produced)
+                self._remove(former, "actor_lost")
+            if produced:
+                self.ledger.extend(sid, key, produced)
         self.ledger.open(hello.sid, key)
         self.ledger.announce(hello.sid, hello.produced)
         self.ledger.rollback(hello.sid, hello.base)
-        seat, anew = self.seats.join(hello.sid, key, peer, now + leases.SETUP_SECONDS)
-        self.events["join"] += anew
-        seat.returned, seat.host = hello.produced if anew else seat.returned, hello.host
+        seat, lanes_reset = self.seats.join(hello.sid, key, peer, now + leases.SETUP_SECONDS)
+        self.events["join"] += lanes_reset
+        seat.returned, seat.host = hello.produced if lanes_reset else seat.returned, hello.host
         self.credit.seated(seat)
         account = self.ledger.accounts[hello.sid]
         seat.credit = max(seat.credit, account.received)
@@ -288,7 +289,7 @@ class Admission:
         """Take over the books of an earlier epoch."""
         data = json.loads(text)
         self.ledger = Ledger.from_json(data["ledger"])
-        owners = {sid: account.key or "" for sid, account in self.ledger.accounts.items()}
+        owners = {sid: account.key for sid, account in self.ledger.accounts.items()}
         for seat in self.seats.restore(data["seats"], owners, now + leases.RESTORED_SECONDS):
             self._remove(seat, "actor_lost")
 

@@ -12,11 +12,10 @@ from typing import get_args
 from common.chunk import WARMUP_VERSION
 from common.config import Config
 from common.ledger import Account
-from common.messages import Bye, ChunkMessage, Heartbeat, Hello, Message, Phase, Skip
+from common.messages import FORMER_SESSIONS, Bye, ChunkMessage, Heartbeat, Hello, Message, Phase, Skip
 from learner.seats import Seat
 
 _SECONDS = 1e12  # no phase lasts longer; sums of what is less stay finite
-_FORMER_SESSIONS = 16  # that one Hello may name
 _FIGURES = tuple(f"phase_{phase}" for phase in get_args(Phase))
 
 
@@ -30,22 +29,23 @@ def session_steps_limit(config: Config) -> int:
     return 2 * (config.warmup_chunks * config.rollout.chunk_steps + batches * config.rollout.batch_steps)
 
 
-def false_history(hello: Hello, account: Account | None, limit_steps: int) -> str | None:
+def history_violation(hello: Hello) -> str | None:
     """Why the step counts of a Hello cannot be true in any state of the learner, or None."""
-    if hello.sid in hello.former or len(hello.former) > _FORMER_SESSIONS:
-        return f"expected at most {_FORMER_SESSIONS} former sessions without the present one, got others"
+    if hello.sid in hello.former or len(hello.former) > FORMER_SESSIONS:
+        return f"expected at most {FORMER_SESSIONS} former sessions without the present one, got others"
     if hello.base > hello.produced or hello.base < 0:
         return f"expected steps held to begin in [0, {hello.produced}], got {hello.base}"
-    if account is not None and hello.produced > limit_steps:
-        return f"expected at most {limit_steps} steps of a session, got {hello.produced}"
     return None
 
 
-def is_over(hello: Hello, epoch: int, account: Account | None, limit_steps: int) -> bool:
-    """Whether a Hello is of a session that was given up, or of another run."""
-    if account is None:
-        return hello.epoch >= epoch or hello.produced > limit_steps
-    return account.dead or hello.epoch > epoch
+def session_ended(hello: Hello, epoch: int, account: Account | None, limit_steps: int) -> bool:
+    """Whether a Hello is of a session that was given up, or of another run.
+
+    A session that returns to another learner process with more steps than the run has cannot continue.
+    """
+    if hello.epoch != epoch and hello.produced > limit_steps and hello.epoch >= 0:
+        return True
+    return hello.epoch >= epoch if account is None else account.dead or hello.epoch > epoch
 
 
 def false_hello(

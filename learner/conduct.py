@@ -24,7 +24,6 @@ VERSION_SECONDS = 0.01  # of quota, for a message of another release: it costs a
 _HELLO_SECONDS = (
     0.002  # of the quota of new sessions: each costs an account, a log line and an answer of 2 KB
 )
-_BAN_HELLO_SECONDS = 1.0  # of that quota: a banned peer cannot return faster than this
 _RETRY_SECONDS = 1.0  # the least time until a Hello beyond the quota is repeated
 _KEPT = 32_768  # identities remembered; a peer without a key has as many as it makes connections
 
@@ -40,7 +39,7 @@ class Sender:
     name: str | None = None  # of the key
 
     @property
-    def payer(self) -> bytes:
+    def hello_identity(self) -> bytes:
         """The identity whose Hellos are counted: the key, or the connection where there is none."""
         return self.key.encode() or self.peer
 
@@ -49,14 +48,16 @@ class Sender:
 class _Record:
     paid_until: float = 0.0  # quota is time: messages move it on, and it may run this far ahead of `now`
     pulled_until: float = 0.0
-    greeted_until: float = 0.0  # of a key, for its Hellos
+    hellos_paid_until: float = 0.0  # of a key, for its Hellos
     strikes: deque[float] = field(default_factory=lambda: deque(maxlen=STRIKES))
     banned_until: float = 0.0
 
     def rests(self, now: float) -> bool:
         """Whether nothing in it matters any more."""
         struck = self.strikes[-1] + STRIKE_SECONDS if self.strikes else 0.0
-        return now > max(self.paid_until, self.pulled_until, self.greeted_until, struck, self.banned_until)
+        return now > max(
+            self.paid_until, self.pulled_until, self.hellos_paid_until, struck, self.banned_until
+        )
 
 
 class Conduct:
@@ -76,19 +77,14 @@ class Conduct:
         self.charge(who, 1 / _MESSAGES_PER_SECOND + size_bytes / _BYTES_PER_SECOND, now)
         return "heard"
 
-    def greets(self, payer: bytes, now: float) -> float:
+    def allow_hello(self, hello_identity: bytes, now: float) -> float:
         """Take in one more Hello of a key: 0, or the seconds after which to repeat it."""
-        record = self._record(payer, now)
-        excess_seconds = record.greeted_until - now - _SAVED_SECONDS
+        record = self._record(hello_identity, now)
+        excess_seconds = record.hellos_paid_until - now - _SAVED_SECONDS
         if excess_seconds > 0:
             return max(_RETRY_SECONDS, excess_seconds)
-        record.greeted_until = max(record.greeted_until, now) + _HELLO_SECONDS
+        record.hellos_paid_until = max(record.hellos_paid_until, now) + _HELLO_SECONDS
         return 0.0
-
-    def charge_hellos(self, payer: bytes, now: float) -> None:
-        """Take what a ban costs from the quota of new sessions."""
-        record = self._record(payer, now)
-        record.greeted_until = max(record.greeted_until, now) + _BAN_HELLO_SECONDS
 
     def charge(self, who: bytes, seconds: float, now: float) -> None:
         """Take from the quota."""

@@ -18,8 +18,8 @@ from learner.conduct import BAN_SECONDS, STRIKES, VERSION_SECONDS, Conduct, Send
 
 log = structlog.get_logger()
 
-_IGNORED_BYTES = 2**16  # what an ignored message counts as, at least
-_KINDS = ("hello", "chunk", "skip", "heartbeat", "bye")  # what actors say
+_LEAST_IGNORED_BYTES = 2**16  # what an ignored message counts as, at least
+_KINDS = ("hello", "chunk", "skip", "heartbeat", "bye")  # of messages that actors send
 
 
 class Intake:
@@ -41,7 +41,7 @@ class Intake:
         size = sum(map(len, parts))
         self.received_bytes += size
         if not self._allows(sender, size, now):
-            return max(size, _IGNORED_BYTES)
+            return max(size, _LEAST_IGNORED_BYTES)
         try:
             message = wire.decode(parts)
         except wire.WireError as error:
@@ -50,7 +50,7 @@ class Intake:
                 self._admission.replies.append((sender.peer, Reject(code="protocol", text=str(error))))
             return 0
         self.messages[type(message).__name__.removesuffix("Message").lower()] += 1
-        if isinstance(message, Hello) and not self._greets(sender, message, now):
+        if isinstance(message, Hello) and not self._allow_hello(sender, message, now):
             return 0
         if isinstance(message, ChunkMessage):
             self.chunk_bytes += size
@@ -62,9 +62,9 @@ class Intake:
         return 0
 
     def take_request(self, sender: Sender, parts: list[bytes], now: float) -> WeightsRequest | int:
-        """Take in a message of the weights port: a request to answer, or a number as from `take`."""
+        """Take in a message of the weights port: the request to answer, or a number as from `take`."""
         if not self._allows(sender, sum(map(len, parts)), now):
-            return _IGNORED_BYTES
+            return _LEAST_IGNORED_BYTES
         try:
             request = wire.decode(parts)
             if not isinstance(request, WeightsRequest):
@@ -80,10 +80,11 @@ class Intake:
             self._strike(sender, "quota", "expected fewer or smaller messages, got more than the quota", now)
         return hearing == "heard"
 
-    def _greets(self, sender: Sender, hello: Hello, now: float) -> bool:
+    def _allow_hello(self, sender: Sender, hello: Hello, now: float) -> bool:
         """Whether to take in a Hello now; if not, its sender is told when to ask again."""
-        pause_seconds = self.conduct.greets(sender.payer, now)
+        pause_seconds = self.conduct.allow_hello(sender.hello_identity, now)
         if pause_seconds:
+            self._admission.events["full"] += 1
             text = "expected fewer new sessions at once: the learner takes in the others first"
             retry_after_ms = math.ceil(pause_seconds * 1000)
             reject = Reject(code="full", text=text, retry_after_ms=retry_after_ms)
@@ -103,7 +104,6 @@ class Intake:
     def _strike(self, sender: Sender, reason: str, text: str, now: float) -> None:
         log.warning("message_refused", reason=reason, text=text)
         if self.conduct.strike(sender.peer, now):
-            self.conduct.charge_hellos(sender.payer, now)  # a new connection does not evade the ban
             text = f"ignored for {BAN_SECONDS:.0f} s after {STRIKES} offences, the last: {text}"[:256]
             log.warning("peer_banned", text=text)
             self._admission.expel(sender.peer, text)

@@ -60,14 +60,15 @@ def refusal(
     Raises:
         Violation: it cannot be true; there is no answer.
     """
-    if not all(ledger.belongs(sid, key) for sid in (hello.sid, *hello.former)):
+    if not all(ledger.may_use(sid, key) for sid in (hello.sid, *hello.former)):
         raise Violation("expected sessions of the key of the connection, got one of another key")
     account, seat = ledger.accounts.get(hello.sid), seats.get(hello.sid)
-    _require_none(claims.false_history(hello, account, terms.limit_steps))
-    if claims.is_over(hello, terms.epoch, account, terms.limit_steps):
-        if account is not None and 0 <= hello.epoch < terms.epoch:
+    _require_none(claims.history_violation(hello))
+    if claims.session_ended(hello, terms.epoch, account, terms.limit_steps):
+        countable = account is not None and hello.produced <= terms.limit_steps
+        if countable and 0 <= hello.epoch < terms.epoch:
             ledger.extend(hello.sid, key, hello.produced)
-        produced = account.produced if account is not None else hello.produced
+        produced = ledger.accounts[hello.sid].produced if countable else hello.produced
         text = "the session was given up: begin a new one"
         return m.Reject(code="lost", text=text, sid=hello.sid, produced=produced)
     if seat is None and draining is not None:
@@ -83,12 +84,11 @@ def refusal(
 def former_sessions(hello: m.Hello, terms: Terms) -> list[tuple[bytes, int]]:
     """The former sessions of an actor, and the steps to which each is to be counted.
 
-    The first process of a run has counted them. A later one may have restarted from a checkpoint that
-    is older than their end. Numbers that no session of the run reaches are of another run.
+    The first process of a run has counted them: 0. A later one may have restarted from a checkpoint
+    that is older than their end. Numbers that no session of the run reaches are of another run: 0.
     """
-    if terms.epoch == 0:
-        return []
-    return [(sid, produced) for sid, produced in hello.former.items() if 0 < produced <= terms.limit_steps]
+    limit_steps = terms.limit_steps if terms.epoch > 0 else 0
+    return [(sid, produced if 0 < produced <= limit_steps else 0) for sid, produced in hello.former.items()]
 
 
 def _require_none(violation: str | None) -> None:

@@ -36,7 +36,7 @@ _VIEW_SECONDS = 0.5
 _TURN_SECONDS = 0.25
 _ASK_SECONDS = 30.0
 _WEIGHTS_REQUEST_BYTES = 8_192
-_IGNORED_BYTES = 2**19  # of ignored messages that end the reading of a turn
+_REST_AFTER_BYTES = 2**19  # of ignored messages that end the reading of a turn
 _REST_SECONDS = 0.005  # the pause that follows: a flood costs little, and delays others by little
 _SHOWN_SLOTS = 256  # of which exporter and page show each
 
@@ -129,12 +129,12 @@ class Network:
         ignored = 0
         for peer, key, parts in data.receive():
             ignored += self.intake.take(self._sender(peer, key), parts, now)
-            if ignored >= _IGNORED_BYTES:
+            if ignored >= _REST_AFTER_BYTES:
                 break
         for peer, key, parts in weights.receive():
             used = self._on_weights(weights, self._sender(peer, key), parts, now)
             ignored += used
-            if not used or ignored >= 2 * _IGNORED_BYTES:
+            if not used or ignored >= 2 * _REST_AFTER_BYTES:
                 break  # one answer, 2 MiB, in a turn: chunks do not wait behind a whole fleet's weights
         self._waker.clear()
         self._answer_asked()
@@ -146,7 +146,7 @@ class Network:
         for peer, message in self._admission.replies:
             data.send(peer, wire.encode(message))
         self._admission.replies.clear()
-        if ignored >= _IGNORED_BYTES:
+        if ignored >= _REST_AFTER_BYTES:
             wait((), self._waker, _REST_SECONDS)
         now = time.monotonic()
         if now - self._viewed > _VIEW_SECONDS:

@@ -77,17 +77,14 @@ class Seats:
         if seat is None:
             seat = self._seats[sid] = Seat(sid, key, self._take_slot(), 0, 0.0)
             self._by_key[key] += 1
-        elif seat.key != key:  # an earlier release saved it without its key
-            self._by_key.update({seat.key: -1, key: 1})
-            seat.key = key
-        anew = seat.peer is None
-        if anew:
+        lanes_reset = seat.peer is None
+        if lanes_reset:
             self._incarnations[seat.slot] = seat.incarnation = self._incarnations.get(seat.slot, -1) + 1
         else:
             self._by_peer.pop(seat.peer or b"", None)
         seat.peer, seat.expires = peer, expires
         self._by_peer[peer] = seat
-        return seat, anew
+        return seat, lanes_reset
 
     def note(self, seat: Seat, stats: dict[str, float]) -> None:
         """Add what the actor's sums grew by. At first they may be of earlier sessions: a mark, no more."""

@@ -126,13 +126,14 @@ class Trainer:
             return None
         version = self.progress.version
         with self.progress.phase("assemble"):
-            ended = [episode for delivered in chunks for episode in self.episodes.advance(delivered)]
             joined = join([delivered.chunk for delivered in chunks])
         report = self._train(chunks, joined)
         if report is None:
             self._give_up(chunks, joined)
-            return ended
+            return []
         self._failures = 0
+        with self.progress.phase("assemble"):
+            ended = [episode for delivered in chunks for episode in self.episodes.advance(delivered)]
         self._settle(chunks, "trained")
         lags = [version - delivered.version for delivered in chunks]
         self.progress.lags = self.progress.lags + Counter(lags)

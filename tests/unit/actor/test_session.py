@@ -89,6 +89,26 @@ def test_a_session_that_finds_no_room_asks_again_when_it_is_told_to(line: Line) 
     assert hello in line.heard
 
 
+def test_a_session_that_has_joined_ignores_a_refusal_of_its_repeated_hello(line: Line) -> None:
+    """It sends heartbeats as before, or its lease would end."""
+    (hello,) = line.heard
+    assert isinstance(hello, m.Hello)
+    line.says(dataclasses.replace(WELCOME, sid=hello.sid))
+    line.says(m.Reject(code="full", text="expected fewer", retry_after_ms=40_000))
+    line.passes(2.0)
+    assert any(isinstance(message, m.Heartbeat) for message in line.heard)
+
+
+def test_a_session_names_former_sessions_of_the_last_hour(line: Line) -> None:
+    (first,) = line.heard
+    assert isinstance(first, m.Hello)
+    line.says(m.Reject(code="lost", text="begin a new one", sid=first.sid, produced=3))
+    line.passes(3_700.0)
+    hellos = [message for message in line.heard if isinstance(message, m.Hello)]
+    assert hellos[0].former == {first.sid: 3}
+    assert hellos[-1].former == {}
+
+
 def test_a_session_tells_which_former_sessions_ended_where(line: Line) -> None:
     (first,) = line.heard
     assert isinstance(first, m.Hello) and first.former == {}

@@ -49,6 +49,36 @@ def test_steps_go_from_announced_to_pending_to_booked() -> None:
     assert ledger.totals() == Totals(12, 7, {"stale": 5}, 0)
 
 
+def test_a_session_of_an_earlier_process_is_counted_to_its_end_once() -> None:
+    """Known to a checkpoint or not; what the checkpoint lacks was dropped with that process."""
+    ledger = opened(A)
+    ledger.announce(A, 5)
+    for _ in range(2):
+        ledger.extend(A, "", 9)
+        ledger.extend(B, "", 4)
+    assert ledger.totals() == Totals(13, 0, {"learner_rollback": 13}, 0)
+    assert tiles(ledger.accounts[A], 9) and tiles(ledger.accounts[B], 4)
+    ledger.extend(A, "", 7)  # less than is known
+    assert ledger.accounts[A].produced == 9
+    assert ledger.sessions_seen == 2
+
+
+def test_the_ranges_of_the_sessions_that_ended_first_are_dropped_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not those of the sessions that began first; a checkpoint keeps the order."""
+    monkeypatch.setattr(books, "_KEPT_DEAD", 2)
+    names = [bytes([number]) * 16 for number in range(4)]
+    ledger = opened(*names)
+    for name in (names[3], names[0]):
+        ledger.bury(name, "actor_lost")
+    ledger = Ledger.from_json(ledger.to_json())
+    ledger.bury(names[1], "actor_lost")
+    assert sorted(ledger.accounts) == names[:3]
+    ledger.bury(names[2], "actor_lost")
+    assert sorted(ledger.accounts) == names[1:3]
+
+
 def test_a_repeated_chunk_changes_nothing() -> None:
     """Pending or booked, the second copy is a duplicate."""
     ledger = opened(A)

@@ -60,24 +60,13 @@ def test_hellos_of_a_key_beyond_its_quota_wait_without_offence() -> None:
     conduct, now, waiting, joined = Conduct(), 0.0, [0.0] * 20_000, 0
     while waiting:
         now = min(waiting)
-        pauses = [conduct.greets(A, now) for due in waiting if due <= now]
+        pauses = [conduct.allow_hello(A, now) for due in waiting if due <= now]
         joined += pauses.count(0.0)
         waiting = [due for due in waiting if due > now] + [now + pause for pause in pauses if pause]
     assert joined == 20_000
     assert now < 40.0  # 500 each second, and 5,000 at once
     assert conduct.bans == 0
     assert conduct.hears(A, 10, now) == "heard"  # messages are not paid from the quota of Hellos
-
-
-def test_a_banned_peer_cannot_return_at_once_however_often_it_connects() -> None:
-    """Each ban costs its key as much as 500 Hellos; other keys are as before."""
-    conduct, returned = Conduct(), 0
-    for number in range(1_000):
-        if conduct.greets(A, number / 100) == 0.0:
-            returned += 1
-            conduct.charge_hellos(A, number / 100)
-    assert returned <= 21  # in ten seconds
-    assert conduct.greets(B, 10.0) == 0.0
 
 
 def test_memory_is_bounded_and_bans_outlive_strangers_that_rest() -> None:

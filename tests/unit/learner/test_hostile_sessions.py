@@ -91,7 +91,7 @@ LIES: list[tuple[str, m.Message, str]] = [
     ("more held than produced", hello(base=5, produced=4), "expected steps held to begin in [0, 4]"),
     ("a new session with more than a chunk", hello("a", -1, produced=CHUNK + 1), "expected a new session"),
     ("a jump after its return", hello(produced=2 * CHUNK + 1), MOST),
-    ("more steps than any session makes", hello(produced=HUGE), "steps of a session, got"),
+    ("more steps than any session makes", hello(produced=HUGE), MOST),
     ("itself as a former session", hello("a", a=1), "former sessions without the present one"),
     ("too many former sessions", hello("a", **{f"z{k}": 1 for k in range(17)}), "at most 16 former sessions"),
     ("what a learner says", WELCOME, "expected what an actor says, got Welcome"),
@@ -109,6 +109,29 @@ def test_a_false_claim_is_an_offence_and_changes_no_account(lie: m.Message, reas
     (said,) = offences(fleet)
     assert reason in said
     assert fleet.admission.to_json(set()) == before
+
+
+def test_a_session_with_more_steps_than_the_run_ends_without_an_offence() -> None:
+    """A learner that restarts again and again from one checkpoint lets an honest actor exceed it."""
+    fleet = Fleet()
+    fleet.join("a")
+    successor = Fleet(EPOCH + 1)
+    successor.admission.restore(fleet.admission.to_json(set()), successor.now)
+    (reply,) = successor.say("a", hello(produced=HUGE))
+    assert isinstance(reply, m.Reject)
+    assert (reply.code, reply.sid, reply.produced) == ("lost", sid("a"), HUGE)
+    assert offences(successor) == []
+    assert successor.admission.ledger.totals().produced == 0
+
+
+def test_a_connection_has_one_session_at_a_time_also_if_it_names_former_ones() -> None:
+    fleet = Fleet()
+    fleet.open()
+    fleet.say("a", hello("s0", -1))
+    for number in range(1, 6):
+        fleet.say("a", hello(f"s{number}", -1, **{f"s{number - 1}": 1}))
+    assert offences(fleet) == []
+    assert [seat.sid for seat in fleet.admission.seats] == [sid("s5")]
 
 
 def test_former_sessions_that_no_run_has_are_not_counted() -> None:

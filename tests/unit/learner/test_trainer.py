@@ -96,6 +96,20 @@ def test_a_stale_chunk_is_rated_anew_by_the_predictor_and_a_fresh_one_keeps_its_
     assert trainer._rate_stale(whole, np.array([0, 0, 0]), (mean, std)) == 0.0
 
 
+def test_games_of_a_failed_update_are_not_reported(
+    make_trainer: TrainerMaker, make_chunk: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their chunks are not trained on."""
+    trainer, chunks = make_trainer(CONFIG), chunks_of(make_chunk)
+    for delivered in chunks:
+        delivered.chunk.terminated[T - 1] = True
+    monkeypatch.setattr(trainer, "_gather", lambda: chunks)
+    monkeypatch.setattr(trainer, "_give_up", lambda *batch: None)
+    chunks[0].chunk.bonus[3, 1] = np.nan
+    assert trainer.update() == []
+    assert trainer.episodes.count == 0
+
+
 def test_a_failed_update_leaves_every_kept_statistic_as_it_was(
     make_trainer: TrainerMaker, make_chunk: Maker
 ) -> None:
