@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: train test test-slow test-processors test-versions lint bench generate wheel tiers images
+.PHONY: train test test-slow test-processor test-versions lint bench generate wheel tiers images
 
 train: $(READY)
 	$(BIN)/python -m learner $(ARGS) $(if $(findstring --local-actors,$(ARGS)),,--local-actors 2)
@@ -33,10 +33,9 @@ wheel: $(READY)
 tiers: $(READY)
 	$(BIN)/python -m tests.ci.tiers
 
-# The unit tests as on a processor without AVX-512, with each answer to whether it has native bfloat16.
-test-processors: $(READY)
-	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest --numprocesses 2 tests/unit --bfloat16 emulated
-	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest --numprocesses 2 tests/unit/learner tests/unit/common --bfloat16 native
+# As on a processor without AVX-512; commands that tests start inherit the settings.
+test-processor: $(READY)
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)
 
 test-versions: $(READY)
 	$(BIN)/python -m tests.ci.versions $(ARGS)

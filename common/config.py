@@ -142,7 +142,7 @@ class RNDConfig:
     enabled: bool = True
     """Off: no bonus, no predictor, one reward stream."""
     warmup_steps: int = 204_800
-    """Random-action steps, all lanes together, that fill the observation statistics first."""
+    """Random-action steps, all lanes together, that fill the observation statistics first; none without a bonus."""
     learning_rate: float | None = None
     """Adam step size of the predictor; none: the policy's (RND). Small tasks are known too soon by it."""
     predictor_keep: float | None = None
@@ -214,13 +214,16 @@ class Config:
 
     @property
     def warmup_chunks(self) -> int:
-        """Chunks of random play before version 0; none without a bonus, which alone needs the statistics."""
+        """Chunks of random play before version 0; none without a bonus.
+
+        Statistics of images serve the bonus alone. A policy on vectors begins with their prior then.
+        """
         if not self.rnd.enabled:
             return 0
         return -(-self.rnd.warmup_steps // self.rollout.chunk_steps)
 
     @property
-    def predictor_keep(self) -> float:
+    def predictor_share(self) -> float:
         """Share of samples the predictor learns from."""
         keep = self.rnd.predictor_keep
         return min(1.0, _PREDICTOR_LANES / self.rollout.batch_lanes) if keep is None else keep

@@ -172,7 +172,7 @@ class PPO:
     def _features(self, batch: Batch, statistics: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Draw which samples the predictor sees in each pass; the target's features of those."""
         rows = batch.reward.numel()
-        epochs, keep = self._config.ppo.epochs, self._config.predictor_keep
+        epochs, keep = self._config.ppo.epochs, self._config.predictor_share
         if not self._config.rnd.enabled:
             return torch.zeros(epochs, rows, dtype=torch.bool), torch.empty(0)
         kept = torch.rand(epochs, rows, generator=self.generator) < keep

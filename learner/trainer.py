@@ -86,7 +86,8 @@ class Trainer:
         """The target network on offer; None without a bonus."""
         if not self._config.rnd.enabled:
             return None
-        return Offer.of("target", Bundle(0, 0, Checkpoint(self.ppo.state(), {}).part("target")))
+        state = {name: value.detach().cpu() for name, value in self.ppo.target.state_dict().items()}
+        return Offer.of("target", Bundle(0, 0, state))
 
     def warm_up(self) -> bool:
         """Fill the observation statistics with random play; False if asked to stop."""

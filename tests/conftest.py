@@ -13,7 +13,6 @@ import structlog
 import torch
 from hypothesis import HealthCheck, settings
 
-from common import precision
 from tests.ci.skips import pytest_make_collect_report, pytest_runtest_makereport
 from tests.integration.processes import close_servers, server_pids
 
@@ -31,23 +30,6 @@ settings.load_profile("same")
 # One thread for each process: tests run beside others on few cores. Learners in this process obey it too.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--bfloat16",
-        choices=("native", "emulated"),
-        help="make this process believe that its processor has, or lacks, native bfloat16",
-    )
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _bfloat16(request: pytest.FixtureRequest) -> Iterator[None]:
-    answer = request.config.getoption("--bfloat16")
-    with pytest.MonkeyPatch.context() as patch:
-        if answer is not None:
-            patch.setattr(precision, "has_bfloat16", lambda: answer == "native")
-        yield
 
 
 def _held() -> tuple[set[str], int, set[int]]:

@@ -70,7 +70,7 @@ def _measure(config: Config, device: torch.device) -> dict[str, object]:
         "lanes": config.rollout.batch_lanes,
         "steps": config.rollout.steps,
         "passes": config.ppo.epochs,
-        "predictor_keep": config.predictor_keep,
+        "predictor_keep": config.predictor_share,
         "precision": config.precision,
         "update_seconds": round(ours, 4),
         "samples_per_second": round(samples / ours),

@@ -117,9 +117,9 @@ def flops(config: Config, spaces: Spaces) -> tuple[float, float]:
     if rnd.enabled:
         target = _forward_flops(make_target(spaces, network), *spaces.observation)
         predictor = _forward_flops(make_predictor(spaces, network), *spaces.observation)
-        seen = 1 - (1 - config.predictor_keep) ** ppo.epochs  # in one pass at least
+        seen = 1 - (1 - config.predictor_share) ** ppo.epochs  # in one pass at least
         playing += target + predictor
-        learning += target * seen + predictor * 3 * ppo.epochs * config.predictor_keep
+        learning += target * seen + predictor * 3 * ppo.epochs * config.predictor_share
     return playing, learning
 
 

@@ -24,7 +24,7 @@ class Naive:
 
     def __init__(self, ppo: PPO, config: Config, device: torch.device) -> None:
         self._ppo, self._device = config.ppo, device
-        self._config, self._keep = config, config.predictor_keep
+        self._config, self._keep = config, config.predictor_share
         self.policy, self.predictor, self.target = (
             {
                 name: value.detach().clone(memory_format=torch.contiguous_format)

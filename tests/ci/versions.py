@@ -44,7 +44,9 @@ def prepare(name: str) -> Path:
     if name == "lowest":
         project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
         constraints = home / "constraints.txt"
-        constraints.write_text(lowest(project["dependencies"]))
+        extras = [one for group in project["optional-dependencies"].values() for one in group]
+        bounded = [one for one in extras if ">=" in one]  # the others name extras and packages bounded above
+        constraints.write_text(lowest(project["dependencies"] + bounded))
     else:
         found = shutil.which(name)
         if found is None:

@@ -230,7 +230,7 @@ class MaskFromElsewhere(Reference):
             feature = super()._features(batch, statistics)[1]
             shape = (self._config.ppo.epochs, batch.reward.numel())
             other = torch.Generator().manual_seed(0)
-            return torch.rand(shape, generator=other) < self._config.predictor_keep, feature
+            return torch.rand(shape, generator=other) < self._config.predictor_share, feature
 
 
 class BonusOneVersionAhead(Reference):

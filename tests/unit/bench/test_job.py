@@ -17,7 +17,7 @@ SOURCES = Path(job.__file__).parent
 
 def test_the_job_is_the_one_of_earlier_figures() -> None:
     assert (JOB.env.id, JOB.rollout.batch_lanes, JOB.rollout.steps) == ("breakout", 32, 128)
-    assert (JOB.ppo.epochs, JOB.predictor_keep, JOB.rnd.enabled) == (4, 0.25, True)
+    assert (JOB.ppo.epochs, JOB.predictor_share, JOB.rnd.enabled) == (4, 0.25, True)
 
 
 def test_the_job_takes_no_default() -> None:

@@ -145,8 +145,8 @@ def test_derived_numbers_follow_from_the_options() -> None:
 def test_the_predictor_keeps_32_lanes_worth_of_samples_unless_told_otherwise(lanes: int, keep: float) -> None:
     """Appendix A.4 of Burda et al. 2018: with more lanes the predictor learns no faster."""
     config = Config(rollout=RolloutConfig(lanes=4, batch_lanes=lanes))
-    assert config.predictor_keep == keep
-    assert replace(config, rnd=RNDConfig(predictor_keep=0.125)).predictor_keep == 0.125
+    assert config.predictor_share == keep
+    assert replace(config, rnd=RNDConfig(predictor_keep=0.125)).predictor_share == 0.125
 
 
 def test_without_a_bonus_nothing_is_played_for_the_statistics() -> None:
@@ -173,5 +173,5 @@ def test_rnd_paper_has_the_numbers_of_the_paper() -> None:
     assert (ppo.epochs, ppo.minibatches, ppo.learning_rate, ppo.clip) == (4, 4, 1e-4, 0.1)
     assert (ppo.gamma_extrinsic, ppo.gamma_intrinsic, ppo.gae_lambda) == (0.999, 0.99, 0.95)
     assert (ppo.coef_extrinsic, ppo.coef_intrinsic, ppo.entropy_coef) == (2.0, 1.0, 0.001)
-    assert paper.predictor_keep == 0.25
+    assert paper.predictor_share == 0.25
     assert (paper.env.sticky, paper.env.max_frames, paper.env.time_limit_is_end) == (0.25, 18_000, True)

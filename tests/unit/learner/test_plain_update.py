@@ -80,7 +80,7 @@ def draws_of(trainer: Trainer, config: Config) -> tuple[torch.Tensor, list[torch
     """What the learner will draw next: the kept rows of all passes, then their orders."""
     generator = torch.Generator()
     generator.set_state(trainer.ppo.generator.get_state())
-    kept = torch.rand(config.ppo.epochs, T * E, generator=generator) < config.predictor_keep
+    kept = torch.rand(config.ppo.epochs, T * E, generator=generator) < config.predictor_share
     return kept, [torch.randperm(T * E, generator=generator) for _ in range(config.ppo.epochs)]
 
 
