@@ -1,6 +1,6 @@
-"""The configuration that the learner and whole runs are measured with. Its values never change; `auto` is resolved
-on each machine, and the results name what it became.
+"""The configuration that the learner and whole runs are measured with. Its values never change.
 
+The precision `auto` is resolved on each machine, and the results name what it became.
 It is written out here and uses no preset and no default, so that a figure of today can be compared with
 an earlier one: Breakout, 32 lanes x 128 steps, 4 passes, the predictor learns from a quarter of the samples.
 """
