@@ -142,7 +142,7 @@ class RNDConfig:
     enabled: bool = True
     """Off: no bonus, no predictor, one reward stream."""
     warmup_steps: int = 204_800
-    """Random-action steps, all lanes together, that fill the observation statistics first; none without a bonus."""
+    """Random-action steps, all lanes together, that fill the statistics first; not played without a bonus."""
     learning_rate: float | None = None
     """Adam step size of the predictor; none: the policy's (RND). Small tasks are known too soon by it."""
     predictor_keep: float | None = None
