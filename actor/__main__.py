@@ -74,13 +74,13 @@ def _play() -> int:
     options = _parse(sys.argv[1:])
     leave_on_signals()
     os.environ["OMP_NUM_THREADS"] = "1"  # before torch, which takes seconds to import: one process, one core
-    server = ForkServer(ACTOR_SERVER)
-    if options.procs > 1:
+    server = ForkServer(ACTOR_SERVER) if options.procs > 1 else None
+    if server is not None:
         server.launch()  # it loads torch while this process does
     from actor import build
 
     stop = stop_on_signals()
-    if options.procs > 1:
+    if server is not None:
         return build.run_many(
             server,
             options.endpoint,

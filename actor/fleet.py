@@ -61,14 +61,20 @@ class Fleet:
     def _serve(self, stop: threading.Event) -> None:
         """Answer the notes that wait, for at most a tick."""
         sockets = {
-            child.socket: child.number for child in self._children.children if child.socket is not None
+            child.socket.fileno(): (child.number, child.socket)
+            for child in self._children.children
+            if child.socket is not None
         }
-        for ready in select.select(list(sockets), [], [], _TICK_SECONDS)[0]:
+        poller = select.poll()
+        for descriptor in sockets:
+            poller.register(descriptor, select.POLLIN)
+        for descriptor, _ in poller.poll(_TICK_SECONDS * 1000):
+            number, ready = sockets[descriptor]
             note = _read(ready)
             if note is None:
                 continue
             if "stats" in note:
-                self._collector.update(sockets[ready], note["stats"])
+                self._collector.update(number, note["stats"])
             elif "want" in note:
                 answer = self._answer(note["want"], (note["held"][0], note["held"][1]), stop)
                 _write(ready, {"have": note["want"], **answer})

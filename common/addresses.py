@@ -6,6 +6,9 @@ both (localhost on many machines) may belong to a learner that binds to IPv4 alo
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import ipaddress
 import socket
 
 
@@ -15,12 +18,15 @@ def host_and_port(endpoint: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
+@functools.cache  # successes only; a lookup in an outage of DNS blocks for 10 s and more
 def family(host: str) -> socket.AddressFamily:
-    """IPv4 if the host has such an address, else IPv6.
+    """IPv4 if the host has such an address, else IPv6. A process resolves each host once.
 
     Raises:
         OSError: the name has no address.
     """
+    with contextlib.suppress(ValueError):  # not a literal address
+        return socket.AF_INET if ipaddress.ip_address(host).version == 4 else socket.AF_INET6
     found = {entry[0] for entry in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
     return socket.AF_INET if socket.AF_INET in found else socket.AF_INET6
 

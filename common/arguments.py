@@ -48,7 +48,7 @@ def exit_code(command: Callable[[], int | None], name: str) -> int:
     """Run a command to its end; what the user has to mend becomes one sentence on standard error.
 
     The command returns an exit code, or None for success. Output into a closed pipe, as in
-    `command | head`, ends it without a word.
+    `command | head`, ends it without a message.
     """
     try:
         try:

@@ -16,9 +16,13 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 
+import structlog
+
 from common.fork_server import Forked, ForkServer
 from common.lifecycle import EXIT_CONFIGURATION, EXIT_DONE, Backoff
 from common.parent import TALLY
+
+log = structlog.get_logger()
 
 ACTOR_SERVER = "actor.fork_server"  # the module of the server that forks actors
 
@@ -43,21 +47,27 @@ class Child:
 
     number: int
     argv: list[str]
-    server: ForkServer
     backoff: Backoff = field(default_factory=Backoff)
     process: Forked | None = None
     socket: socket.socket | None = None
     start_at: float = 0.0
     _tally: mmap.mmap | None = None
 
-    def start(self, now: float) -> None:
-        """Start the process."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with tempfile.TemporaryFile() as file, theirs:
-            file.truncate(TALLY.size)
-            self._tally = mmap.mmap(file.fileno(), TALLY.size)
-            descriptors = {"--parent-fd": theirs.fileno(), "--tally-fd": file.fileno()}
-            self.process = self.server.start(self.argv, descriptors)
+    def start(self, now: float, server: ForkServer) -> None:
+        """Start the process.
+
+        Raises:
+            OSError: this process lacks descriptors, memory or space on its disk.
+        """
+        with contextlib.ExitStack() as stack:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            stack.callback(ours.close)
+            with theirs, tempfile.TemporaryFile() as file:
+                file.truncate(TALLY.size)
+                self._tally = mmap.mmap(file.fileno(), TALLY.size)
+                descriptors = {"--parent-fd": theirs.fileno(), "--tally-fd": file.fileno()}
+                self.process = server.start(self.argv, descriptors)
+            stack.pop_all()
         self.socket, self.start_at = ours, now
 
     @property
@@ -84,7 +94,7 @@ class Children:
 
     def __init__(self, server: ForkServer, argv: list[str], count: int) -> None:
         self._server = server
-        self.children = [Child(number, argv, server) for number in range(count)]
+        self.children = [Child(number, argv) for number in range(count)]
         self._restart = True
 
     def tick(self) -> list[Exit]:
@@ -100,8 +110,15 @@ class Children:
                 hopeless = end.code in (EXIT_DONE, EXIT_CONFIGURATION)
                 child.start_at = float("inf") if hopeless else now + child.backoff.next_seconds()
             if child.process is None and self._restart and now >= child.start_at:
-                child.start(now)
+                self._start(child, now)
         return ends
+
+    def _start(self, child: Child, now: float) -> None:
+        try:
+            child.start(now, self._server)
+        except OSError as error:
+            log.warning("actor_not_started", actor=child.number, reason=str(error), next="trying again")
+            child.start_at = now + child.backoff.next_seconds()
 
     @property
     def alive(self) -> int:
@@ -113,26 +130,22 @@ class Children:
         return {child.sid for child in self.children if child.process is not None}
 
     def stop(self) -> list[Exit]:
-        """End every child: ask, wait, then kill; returns their exits."""
+        """End every child: ask, wait, then kill; returns the exits of those that were forked."""
         self._restart = False
-        running = [child for child in self.children if child.process is not None]
-        if not any(child.process is not None and child.process.forked for child in running):
-            self._server.close()  # it still loads: nobody waits for that
-        for child in running:
-            assert child.process is not None
-            child.process.terminate()
+        running = {child.number: child.process for child in self.children if child.process is not None}
+        if not any(process.forked for process in running.values()):
+            self._server.close()  # it may still load its modules, which takes seconds
+        for process in running.values():
+            process.terminate()
         share = max(1.0, len(running) / (os.cpu_count() or 1))
         deadline = time.monotonic() + min(_STOP_SECONDS * share, _STOP_MOST_SECONDS)
-        for child in running:
-            assert child.process is not None
+        for process in running.values():
             with contextlib.suppress(subprocess.TimeoutExpired):
-                child.process.wait(max(0.0, deadline - time.monotonic()))
-        for child in running:  # all at once: those that are left take the time of each other
-            assert child.process is not None
-            child.process.kill()
-        for child in running:
-            assert child.process is not None
-            child.process.wait()
-        ends = self.tick()
+                process.wait(max(0.0, deadline - time.monotonic()))
+        for process in running.values():  # all at once: those that are left take the time of each other
+            process.kill()
+        for process in running.values():
+            process.wait()
+        ends = [end for end in self.tick() if running[end.number].forked]
         self._server.close()
         return ends

@@ -64,8 +64,8 @@ class Examination:
                 f"expected an address for {self._host}, got {error.strerror}: check the name, or give "
                 "an address",
             ) from None
-        addresses = sorted({str(entry[4][0]) for entry in found})
-        return f"{', '.join(addresses)} ({_milliseconds(began)})"
+        texts = sorted({str(entry[4][0]) for entry in found})
+        return f"{', '.join(texts)} ({_milliseconds(began)})"
 
     def tcp(self) -> str:
         """Both ports accept connections."""

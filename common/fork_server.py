@@ -8,6 +8,7 @@ in a process group of its own and ends when its owner is gone.
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import json
 import os
@@ -19,11 +20,16 @@ import subprocess
 import sys
 from collections.abc import Mapping
 
+import structlog
+
 from common.lifecycle import EXIT_INTERNAL
+
+log = structlog.get_logger()
 
 _REQUEST_BYTES = 65_536
 _DESCRIPTORS = 16  # at most so many in one request
 _STATUS = struct.Struct("=i")  # the process id, and after the end the exit code; minus the signal if killed
+_FORK_SECONDS = 60.0  # for the server to load its modules and to fork; seconds on a machine that is not busy
 
 
 class Forked:
@@ -36,11 +42,9 @@ class Forked:
 
     @property
     def pid(self) -> int | None:
-        """The process id; waits for the fork. None if the server ended before it."""
-        if self._pid is None and self.returncode is None:
-            self._pid = self._read()
-            if self._pid is None:
-                self._end(EXIT_INTERNAL)
+        """The process id; waits a bounded time for the fork. None if there is no process by then."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._read_pid(_FORK_SECONDS)
         return self._pid
 
     @property
@@ -62,12 +66,10 @@ class Forked:
             subprocess.TimeoutExpired: the process runs on.
         """
         while self.returncode is None:
-            if not select.select([self._status], [], [], timeout)[0]:
-                raise subprocess.TimeoutExpired("forked process", timeout or 0.0)
             if self._pid is None:
-                _ = self.pid
+                self._read_pid(timeout)
             else:
-                self._end(self._read())
+                self._end(self._read(timeout))
         return self.returncode
 
     def send_signal(self, number: int) -> None:
@@ -84,7 +86,19 @@ class Forked:
         """End the process."""
         self.send_signal(signal.SIGKILL)
 
-    def _read(self) -> int | None:
+    def _read_pid(self, timeout: float | None) -> None:
+        """Read the process id if it is not known; a server that ended before the fork ends this child."""
+        if self._pid is None and self.returncode is None:
+            self._pid = self._read(timeout)
+            if self._pid is None:
+                self._end(EXIT_INTERNAL)
+
+    def _read(self, timeout: float | None) -> int | None:
+        """The next number from the server; None if the server is gone."""
+        poller = select.poll()
+        poller.register(self._status, select.POLLIN)
+        if not poller.poll(None if timeout is None else timeout * 1000):
+            raise subprocess.TimeoutExpired("forked process", timeout or 0.0)
         data = os.read(self._status, _STATUS.size)
         return _STATUS.unpack(data)[0] if data else None
 
@@ -107,17 +121,20 @@ class ForkServer:
         self._control: socket.socket | None = None
 
     def start(self, argv: list[str], descriptors: Mapping[str, int]) -> Forked:
-        """Start a child.
+        """Start a child; one that cannot be started ends with `EXIT_INTERNAL`.
 
         Args:
             argv: its arguments.
             descriptors: options to add to `argv`, each with the child's number of that descriptor.
+
+        Raises:
+            OSError: this process cannot start a server or make a pipe.
         """
         self.launch()
         assert self._control is not None
         ours, theirs = os.pipe()
         request = json.dumps({"argv": argv, "options": list(descriptors)}).encode()
-        with contextlib.suppress(ConnectionError):  # then the pipe says that nothing was started
+        with contextlib.suppress(OSError):  # then the pipe ends without a process id
             socket.send_fds(self._control, [request], [theirs, *descriptors.values()])
         os.close(theirs)
         return Forked(ours)
@@ -136,8 +153,9 @@ class ForkServer:
 
     def close(self) -> None:
         """End the server; its children run on."""
-        if self._control is not None and self.process is not None:
+        if self._control is not None:
             self._control.close()
+        if self.process is not None:
             self.process.terminate()  # it blocks this once it serves, and ends with the connection
             self.process.wait()
         self._control = self.process = None
@@ -159,8 +177,11 @@ def serve(control_fd: int) -> list[str]:
     gc.collect()
     gc.freeze()  # a collection in a child would otherwise write to, and so copy, every shared page
     statuses: dict[int, int] = {}  # process id -> pipe
+    poller = select.poll()
+    poller.register(control, select.POLLIN)
+    poller.register(woken, select.POLLIN)
     while True:
-        ready = select.select([control.fileno(), woken], [], [])[0]
+        ready = {descriptor for descriptor, _ in poller.poll()}
         if woken in ready:
             os.read(woken, 4096)
             _report_ended(statuses)
@@ -169,19 +190,31 @@ def serve(control_fd: int) -> list[str]:
         data, descriptors, _, _ = socket.recv_fds(control, _REQUEST_BYTES, _DESCRIPTORS)
         if not data:
             os._exit(0)
-        request, (status, *passed) = json.loads(data), descriptors
-        pid = os.fork()
+        request = json.loads(data)
+        pid = _fork(1 + len(request["options"]), len(descriptors))
         if pid == 0:
-            for descriptor in (woken, wake, status, *statuses.values()):
+            for descriptor in (woken, wake, descriptors[0], *statuses.values()):
                 os.close(descriptor)
             control.close()
             _become_child()
-            options = zip(request["options"], map(str, passed), strict=True)
+            options = zip(request["options"], map(str, descriptors[1:]), strict=True)
             return [*request["argv"], *(word for option in options for word in option)]
-        statuses[pid] = status
-        _write(status, pid)
-        for descriptor in passed:
+        if pid is not None:
+            statuses[pid] = descriptors.pop(0)
+            _write(statuses[pid], pid)
+        for descriptor in descriptors:  # without a child its pipe too, which tells the owner
             os.close(descriptor)
+
+
+def _fork(expected_descriptors: int, descriptors: int) -> int | None:
+    """Fork, if all descriptors of the request came; None if there is no child."""
+    try:
+        if descriptors != expected_descriptors:
+            raise OSError(errno.EMFILE, f"expected {expected_descriptors} descriptors, got {descriptors}")
+        return os.fork()
+    except OSError as error:
+        log.error("fork_failed", reason=str(error), next="the owner of the server may try again")
+        return None
 
 
 def _report_ended(statuses: dict[int, int]) -> None:

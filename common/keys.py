@@ -15,7 +15,7 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,23 +122,24 @@ def add(path: Path, name: str) -> bool:
 
 
 def revoke(path: Path, name: str) -> None:
-    """Authorise an actor no longer, and forget its pair."""
-    _require_authorised(path, name)
-    (path / "authorised" / f"{name}.json").unlink()
+    """Authorise an actor no longer, and delete its pair; its file may be damaged."""
+    folder = path / "authorised"
+    _require_one_of([file.stem for file in folder.glob("*.json")], name)
+    (folder / f"{name}.json").unlink()
     (path / "secrets" / f"{name}.json").unlink(missing_ok=True)
 
 
 def bundle(path: Path, name: str, out: Path) -> None:
     """Write the one file that an actor's machine needs."""
-    learner = KeyDirectory.open(path).pair.public
-    _require_authorised(path, name)
+    directory = KeyDirectory.open(path)
+    _require_one_of(directory.authorised()[0].values(), name)
     source = path / "secrets" / f"{name}.json"
     pair = _pair(_read(source, ("public", "secret")), source)
-    _write(out, {"learner": learner, "name": name, **dataclasses.asdict(pair)})
+    _write(out, {"learner": directory.pair.public, "name": name, **dataclasses.asdict(pair)})
 
 
-def _require_authorised(path: Path, name: str) -> None:
-    names = sorted(KeyDirectory.open(path).authorised()[0].values())
+def _require_one_of(authorised: Iterable[str], name: str) -> None:
+    names = sorted(authorised)
     if name not in names:
         raise KeysError(f"expected an authorised actor ({', '.join(names) or 'there is none'}), got {name!r}")
 

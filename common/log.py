@@ -12,10 +12,13 @@ from common.output import discard_if_closed
 
 
 class _Output:
-    """Standard error; a log that nobody reads ends no process."""
+    """Writes to standard error as it is at that time; a closed pipe does not end the process."""
 
     def write(self, text: str) -> None:
-        """Write a whole line, or discard it if the pipe is closed."""
+        """Write a whole line at once, or discard it if the pipe is closed.
+
+        Lines of processes that share standard error would mix if a line took two writes.
+        """
         try:
             sys.stderr.write(text)
             sys.stderr.flush()
@@ -23,7 +26,7 @@ class _Output:
             discard_if_closed(sys.stderr)
 
     def flush(self) -> None:
-        """Nothing waits."""
+        """Do nothing: `write` flushes."""
 
 
 def configure(role: str) -> None:
@@ -39,6 +42,6 @@ def configure(role: str) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, _Output())),
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _Output())),
     )
     structlog.contextvars.bind_contextvars(role=role)

@@ -1,4 +1,4 @@
-"""Output that nobody reads: a closed pipe, as in `command | head`."""
+"""Handles output into a closed pipe, as in `command | head`."""
 
 from __future__ import annotations
 

@@ -56,7 +56,9 @@ class Parent:
     def receive(self, timeout_seconds: float) -> dict[str, Any] | None:
         """The next note, or None."""
         assert self._socket is not None
-        select.select([self._socket], [], [], timeout_seconds)
+        poller = select.poll()
+        poller.register(self._socket, select.POLLIN)
+        poller.poll(timeout_seconds * 1000)
         try:
             note = self._socket.recv(_NOTE_BYTES, socket.MSG_DONTWAIT)
         except (BlockingIOError, ConnectionError):

@@ -21,7 +21,7 @@ from common.metrics import DEFAULT_HOST
 from common.presets import DEFAULT_PRESET, PRESETS
 from common.transport import is_loopback, parse_address
 from learner.conduct import SESSIONS_PER_KEY
-from learner.runs import read_config, settings
+from learner.runs import match_precision, read_config, settings
 
 _DEVICES = ("auto", "cpu", "cuda")
 _DEFAULT_BIND = "tcp://127.0.0.1:5555"
@@ -208,8 +208,7 @@ def _bind(process: _Process) -> str:
 
 def _require_same(earlier: Config, now: Config, path: Path) -> None:
     """Only the length of a run may change when it is resumed; "auto" agrees with what it was resolved to."""
-    if "auto" in (earlier.precision, now.precision):
-        now = dataclasses.replace(now, precision=earlier.precision)
+    now = match_precision(now, earlier)
     if not earlier.plays_like(now):
         came = settings(now)
         odd = [

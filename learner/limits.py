@@ -1,4 +1,4 @@
-"""What a learner takes of its machine: threads for training, and descriptors for connections."""
+"""Sets the number of training threads and the limit of open file descriptors."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class RecentRate:
     def _within(self, now: float) -> tuple[tuple[float, int], ...]:
         """The samples of the window, and the one before it if there is one; at least two of them."""
         samples = self._samples
-        outside = sum(time <= now - self._window_seconds for time, _ in samples[1:-1])
+        outside = sum(added_at <= now - self._window_seconds for added_at, _ in samples[1:-1])
         return samples[outside:]
 
 

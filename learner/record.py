@@ -74,8 +74,9 @@ class Recorder:
                 episode_file.append(self._file, rows)
                 self._recorded_steps = env_steps
             except OSError:
-                self._file.close()  # it may end in a part of a row, which opening it again drops
-                self._file = None
+                file, self._file = self._file, None
+                with contextlib.suppress(OSError):  # the failed write is logged
+                    file.close()  # it may end in a part of a row, which opening it again drops
                 raise
 
     def scalars(self, values: Mapping[str, float], env_steps: int) -> None:
@@ -103,8 +104,9 @@ class Recorder:
         with _whatever_the_disk():
             if self._writer is not None:
                 self._writer.close()
-        if self._file is not None:
-            self._file.close()
+        with _whatever_the_disk():
+            if self._file is not None:
+                self._file.close()
 
 
 @contextlib.contextmanager

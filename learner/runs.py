@@ -56,8 +56,18 @@ def _flat(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
     return flat
 
 
+def match_precision(config: Config, other: Config) -> Config:
+    """`config` with the precision of `other` if either is "auto", which agrees with each resolved value."""
+    if "auto" in (config.precision, other.precision):
+        return dataclasses.replace(config, precision=other.precision)
+    return config
+
+
 def groups(runs: Sequence[R]) -> list[list[R]]:
-    """Runs of the same settings: equal but for seed and length, and no seed twice in a group."""
+    """Runs of the same settings: equal but for seed and length, and no seed twice in a group.
+
+    Runs with different resolved precisions are separate: a directory does not tell whether it was asked for.
+    """
     found: list[list[R]] = []
     for run in runs:
         for group in found:

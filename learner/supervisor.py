@@ -48,11 +48,6 @@ class Supervisor:
             self.sids = frozenset(self._children.sids())
         self._children.stop()
 
-    @property
-    def alive(self) -> int:
-        """Local actors that run."""
-        return self._children.alive
-
     def close(self) -> None:
         """End every local actor and the thread."""
         self._closing.set()

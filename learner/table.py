@@ -22,7 +22,7 @@ from common.files import write_atomically
 from common.lifecycle import EXIT_CONFIGURATION, EXIT_USAGE, Fatal
 from common.presets import PRESETS
 from learner.progress import duration
-from learner.runs import groups, read_config, settings, unusable
+from learner.runs import groups, match_precision, read_config, settings, unusable
 
 _COLUMNS = (
     "game",
@@ -121,8 +121,8 @@ def _row(group: Sequence[Run]) -> tuple[str, ...]:
 
 
 def _preset(config: Config) -> str:
-    """The preset's name, and every setting that is not the preset's."""
-    usual = settings(PRESETS.get(config.preset, config))
+    """The preset's name, and every setting that is not the preset's; a resolved "auto" is the preset's."""
+    usual = settings(match_precision(PRESETS.get(config.preset, config), config))
     odd = [
         f"{name} = {value}"
         for name, value in settings(config).items()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +16,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from tests.ci.skips import pytest_make_collect_report, pytest_runtest_makereport
-from tests.integration.processes import close_servers, server_pids
+from tests.integration.processes import SELECT_DESCRIPTORS, close_servers, server_pids
 
 __all__ = ["pytest_make_collect_report", "pytest_runtest_makereport"]  # hooks, for every test
 
@@ -45,6 +47,20 @@ def _fork_servers() -> Iterator[None]:
     """They live as long as the worker."""
     yield
     close_servers()
+
+
+@pytest.fixture
+def many_descriptors() -> Iterator[None]:
+    """Every descriptor below 1024 is in use."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    with contextlib.ExitStack() as stack:
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        descriptor = -1
+        while descriptor < SELECT_DESCRIPTORS:
+            descriptor = os.open(os.devnull, os.O_RDONLY)
+            stack.callback(os.close, descriptor)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -22,6 +22,7 @@ from common.fork_server import Forked, ForkServer
 
 ROOT = Path(__file__).parents[2]
 _COUNTING = Path(__file__).parent / "counting"
+SELECT_DESCRIPTORS = 1024  # `select.select` accepts no descriptor from here on
 PATIENCE_SECONDS = 120.0
 
 

@@ -11,13 +11,18 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
+from typing import cast
 
 import psutil
 import pytest
 
+from actor.fleet import Fleet
+from actor.metrics import FleetCollector
+from actor.weights import Weights
 from common.children import ACTOR_SERVER, Children, Exit
 from common.fork_server import Forked, ForkServer
-from tests.integration.processes import ROOT, wait_until
+from tests.integration.processes import ROOT, SELECT_DESCRIPTORS, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -105,14 +110,54 @@ def test_a_server_that_cannot_start_is_an_internal_error_of_each_child() -> None
 
 
 def test_children_are_stopped_while_their_server_loads() -> None:
-    """Nobody waits for the loading, which here never ends."""
+    """Nothing waits for the loading, which here never ends; a child that never was has no end."""
     children = Children(ForkServer("tests.integration.never_loads"), [], 3)
     assert children.tick() == []
     assert children.alive == 3
-    assert [(end.number, end.code, end.produced) for end in children.stop()] == [
-        (number, 70, 0) for number in range(3)
-    ]
+    assert children.stop() == []
     assert children.alive == 0
+
+
+def test_a_fleet_that_is_stopped_while_its_server_loads_ends_with_success(tmp_path: Path) -> None:
+    children, stop = Children(ForkServer("tests.integration.never_loads"), [], 3), Event()
+    children.tick()
+    stop.set()
+    assert Fleet(children, cast(Weights, None), tmp_path, FleetCollector()).run(stop) == 0
+
+
+def test_a_fork_that_fails_ends_that_child_alone() -> None:
+    with contextlib.closing(ForkServer("tests.integration.fork_fails")) as server:
+        healthy = server.start(["sleep"], {})
+        process = pid_of(healthy)
+        assert server.start(["exit", "0"], {}).wait(PATIENCE_SECONDS) == 70
+        later = server.start(["exit", "75"], {})
+        assert later.wait(PATIENCE_SECONDS) == 75
+        assert healthy.poll() is None and psutil.pid_exists(process)
+        healthy.kill()
+        assert healthy.wait(PATIENCE_SECONDS) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("count", [-1, 20])
+def test_a_request_whose_descriptors_do_not_arrive_ends_that_child_alone(
+    server: ForkServer, count: int
+) -> None:
+    """A descriptor that does not exist cannot be sent; of more than 16 in one request the last are lost."""
+    healthy = server.start(["sleep"], {})
+    first, before = parent_of(healthy), psutil.Process().num_fds()
+    options = {f"--{number}": 0 for number in range(count)} if count > 0 else {"--none": -1}
+    assert server.start(["exit", "0"], options).wait(PATIENCE_SECONDS) == 70
+    assert psutil.Process().num_fds() == before
+    assert healthy.poll() is None and parent_of(healthy) == first
+    healthy.kill()
+    healthy.wait(PATIENCE_SECONDS)
+
+
+@pytest.mark.usefixtures("many_descriptors")
+def test_children_are_forked_over_descriptors_that_select_refuses() -> None:
+    with contextlib.closing(ForkServer("tests.integration.forks")) as server:
+        child = server.start(["exit", "75"], {})
+        assert child._status >= SELECT_DESCRIPTORS
+        assert child.wait(PATIENCE_SECONDS) == 75
 
 
 @pytest.mark.parametrize(("code", "starts"), [(70, 3), (75, 3), (0, 1), (78, 1)])

@@ -64,6 +64,29 @@ def test_a_name_without_an_address_has_no_family() -> None:
         addresses.family("unknown.invalid")
 
 
+def test_a_process_resolves_each_host_once_and_a_literal_address_never(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A lookup blocks the actor while its lease runs."""
+    asked: list[str] = []
+
+    def resolve(host: str, *_: Any, **__: Any) -> list[Any]:
+        asked.append(host)
+        if len(asked) == 1:
+            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+        return [(socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("2001:db8::1", 0))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    with Context() as context:
+        for port in range(5555, 5559):
+            Client(context, f"tcp://later.invalid:{port}", 1 << 16).close()
+        for literal in ("127.0.0.1", "[::1]", "[fe80::1%lo]"):
+            Client(context, f"tcp://{literal}:5555", 1 << 16).close()
+    assert asked == ["later.invalid"] * 2  # the failure is not kept
+    assert addresses.family("127.0.0.1") == socket.AF_INET
+    assert addresses.family("::1") == addresses.family("fe80::1%lo") == socket.AF_INET6
+
+
 def test_an_ipv6_endpoint_has_a_host_a_weights_port_and_a_scope() -> None:
     assert parse_address("[::1]:5555") == parse_address("tcp://[::1]:5555") == "tcp://[::1]:5555"
     assert addresses.host_and_port("tcp://[2001:db8::1]:5555") == ("2001:db8::1", 5555)

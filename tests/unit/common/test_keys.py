@@ -84,6 +84,14 @@ def test_a_revoked_actor_is_forgotten_and_the_others_are_not(directory: Path) ->
     assert "got 'bob'" in sentence(lambda: keys.bundle(directory, "bob", directory / "b.json"))
 
 
+def test_an_actor_whose_file_is_damaged_can_be_revoked_and_added_again(directory: Path) -> None:
+    file = directory / "authorised" / "bob.json"
+    file.write_bytes(file.read_bytes()[:40])
+    keys.revoke(directory, "bob")
+    assert not file.exists() and names(directory) == {"alice"}
+    assert keys.add(directory, "bob") and names(directory) == {"alice", "bob"}
+
+
 def test_a_name_that_was_revoked_comes_back_with_another_key(directory: Path) -> None:
     before = KeyDirectory.open(directory).authorised()[0]
     keys.revoke(directory, "bob")

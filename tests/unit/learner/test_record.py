@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import resource
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,6 +97,46 @@ def test_a_row_that_was_written_in_part_is_not_joined_with_the_next(
     record_updates(recorder, UPDATES + 2, UPDATES + 2)
     recorder.close()
     assert updates(file) == expected(UPDATES) + [UPDATES + 2] * LANES
+
+
+class FailsAtClose(io.FileIO):
+    """A file of a server over a network, which reports at the end that a write failed."""
+
+    def close(self) -> None:
+        if not self.closed:
+            super().close()
+            raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+
+class FailsAtWriteAndClose(FailsAtClose):
+    def write(self, data: bytes) -> int:  # type: ignore[override]
+        if self.closed:
+            return super().write(data)
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+
+def test_a_close_that_fails_does_not_end_a_finished_run(file: Path) -> None:
+    recorder = Recorder(file.parent, UPDATES * BATCH_STEPS)
+    assert recorder._file is not None
+    recorder._file.close()
+    recorder._file = FailsAtClose(file, "ab")
+    with capture_logs() as logged:
+        recorder.close()
+    assert [entry["event"] for entry in logged] == ["record_not_written"]
+
+
+def test_rows_are_appended_after_a_write_and_a_close_that_fail(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = Recorder(file.parent, UPDATES * BATCH_STEPS)
+    assert recorder._file is not None
+    recorder._file.close()
+    recorder._file = FailsAtWriteAndClose(file, "ab")
+    record_updates(recorder, UPDATES + 1, UPDATES + 2)
+    monkeypatch.setattr(recorder, "_file_retry_at", 0.0)
+    record_updates(recorder, UPDATES + 3, UPDATES + 3)
+    recorder.close()
+    assert updates(file) == expected(UPDATES) + [UPDATES + 3] * LANES
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from common.config import PPOConfig
+from common.config import PPOConfig, Precision
 from common.presets import PRESETS
 from learner import table
 
@@ -106,6 +106,24 @@ def test_settings_that_are_not_the_presets_have_a_row_of_their_own_that_names_th
     paths = [write_run(tmp_path / "usual"), write_run(tmp_path / "other", ppo=other)]
     told = [row["preset"] for row in rows(capsys, *paths)]
     assert told == ["pong", "pong, ppo.epochs = 2, ppo.clip = 0.2"]
+
+
+def test_a_resolved_precision_has_a_row_of_its_own_and_is_no_setting_that_differs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The directory does not tell whether a user asked for it; a preset that names one is different."""
+    paths = []
+    precisions: list[Precision] = ["float32", "float32", "bfloat16"]
+    for seed, precision in enumerate(precisions):
+        paths.append(write_run(tmp_path / str(seed), seed=seed))
+        config = dataclasses.replace(PRESETS["pong"], seed=seed, precision=precision)
+        (paths[-1] / "config.json").write_text(config.to_json())
+    told = rows(capsys, *paths)
+    assert [(row["preset"], row["seeds"]) for row in told] == [("pong", "0, 1"), ("pong", "2")]
+    fixed = write_run(tmp_path / "fixed", preset="cartpole")
+    config = dataclasses.replace(PRESETS["cartpole"], precision="bfloat16")
+    (fixed / "config.json").write_text(config.to_json())
+    assert [row["preset"] for row in rows(capsys, fixed)] == ["cartpole, precision = bfloat16"]
 
 
 def test_the_same_seed_twice_is_two_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

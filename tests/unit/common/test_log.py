@@ -1,0 +1,41 @@
+"""How log lines reach standard error."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from typing import cast
+
+import pytest
+import structlog
+
+from common import log
+
+
+class Pipe(io.RawIOBase):
+    """Keeps each write apart, as the processes that share a pipe see them."""
+
+    def __init__(self) -> None:
+        self.writes: list[bytes] = []
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: bytes) -> int:  # type: ignore[override]
+        self.writes.append(bytes(data))
+        return len(data)
+
+
+@pytest.mark.parametrize("unbuffered", [False, True])
+@pytest.mark.parametrize("length", [1, 20_000])
+def test_a_log_line_is_one_write(length: int, unbuffered: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = Pipe()
+    binary = pipe if unbuffered else io.BufferedWriter(cast(io.FileIO, pipe))
+    stream = io.TextIOWrapper(binary, line_buffering=True, write_through=unbuffered)  # type: ignore[type-var]
+    monkeypatch.setattr(sys, "stderr", stream)
+    log.configure("actor")
+    for number in range(2):
+        structlog.get_logger().info("event", number=number, text="x" * length)
+    assert all(data.endswith(b"\n") for data in pipe.writes)
+    assert [json.loads(data)["number"] for data in pipe.writes] == [0, 1]
