@@ -17,11 +17,9 @@ import pytest
 
 from common.children import ACTOR_SERVER, Children, Exit
 from common.fork_server import Forked, ForkServer
-from tests.integration.processes import ROOT, wait_until
+from tests.integration.processes import PATIENCE_SECONDS, ROOT, wait_until
 
 pytestmark = pytest.mark.integration
-
-PATIENCE_SECONDS = 60.0
 
 
 @pytest.fixture
