@@ -5,20 +5,22 @@ One connection, because a ban is meant to hit whoever is behind it: with keys a 
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import random
 import threading
 import time
 import zlib
+from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 import zmq
 
 from common import messages as m
 from common import wire
 from learner.conduct import BAN_SECONDS
-from tests.mutants import CORPUS, mutant
+from tests.mutants import CORPUS, hello, mutant
 
 _ANSWER_SECONDS = 0.1
 
@@ -31,6 +33,7 @@ class HostilePeer:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self.sent = self.told_off = 0
+        self.chunks = 0  # sent or tried; none of them can be read
         self.error: BaseException | None = None
 
     def __enter__(self) -> Self:
@@ -64,9 +67,7 @@ class HostilePeer:
         """Join honestly, then say anything until banned, then flood until heard again."""
         rng, sid = self._rng, os.urandom(16)
         epoch, offset, credit, banned = 0, 0, 0, False
-        self._send(
-            data, m.Hello(sid=sid, epoch=-1, host="host", pid=1, software="0", base=0, produced=0, former={})
-        )
+        self._send(data, hello(sid))
         while not banned and not self._stop.is_set():
             while data.poll(int(_ANSWER_SECONDS * 1000)):
                 match wire.decode(data.recv_multipart()):
@@ -78,8 +79,11 @@ class HostilePeer:
                         banned = True
                         self.told_off += 1
             for _ in range(4):
-                self._send(rng.choice([data, weights]), mutant(*whole(rng.choice(CORPUS)), rng))
-                self._send(data, lie(rng.randrange(len(LIES)), rng, sid, epoch, offset, credit))
+                message = rng.choice(CORPUS)
+                self._send(rng.choice([data, weights]), mutant(message, wire.encode(message), rng))
+                lie = rng.choice(LIES).message(rng, sid, epoch, offset, credit)
+                self._send(data, lie)
+                self.chunks += sum(isinstance(one, m.ChunkMessage) for one in (message, lie))
             self._send(weights, m.WeightsRequest(name="bundle", epoch=-1, version=-1, piece=0, count=1 << 40))
         until = time.monotonic() + BAN_SECONDS
         while time.monotonic() < until and not self._stop.is_set():
@@ -94,47 +98,55 @@ class HostilePeer:
             pass  # nobody reads as fast as we talk
 
 
-def whole(message: m.Message) -> tuple[m.Message, list[bytes]]:
-    """A message and its parts."""
-    return message, wire.encode(message)
+def false_heartbeat(rng: random.Random, sid: bytes, epoch: int, offset: int, credit: int) -> m.Message:
+    """More steps than any credit allows."""
+    return m.Heartbeat(sid=sid, epoch=epoch, produced=1 << 60, stats={"phase_" + "x" * 200: 1e308})
 
 
-LIES = (  # how the learner refuses each lie of `lie`
-    "expected at most",
-    "expected at most",
-    "expected one session on a connection, got a second",
-    "expected a chunk of this run, got an unreadable one",
-    "expected a whole, undamaged chunk within credit, got another",
+def false_skip(rng: random.Random, sid: bytes, epoch: int, offset: int, credit: int) -> m.Message:
+    """A gap of more steps than any credit allows."""
+    return m.Skip(sid=sid, epoch=epoch, offset=offset, steps=1 << 60, produced=1 << 60, reason="epoch")
+
+
+def second_hello(rng: random.Random, sid: bytes, epoch: int, offset: int, credit: int) -> m.Message:
+    """The first Hello of another session on the same connection."""
+    return dataclasses.replace(hello(os.urandom(16)), host="x" * 256, software="x" * 256)
+
+
+def unreadable_chunk(rng: random.Random, sid: bytes, epoch: int, offset: int, credit: int) -> m.ChunkMessage:
+    """An undamaged body of noise: within credit it takes a place until it is unpacked."""
+    body, steps = rng.randbytes(500), max(1, credit - offset)
+    return m.ChunkMessage(
+        sid=sid,
+        epoch=epoch,
+        version=0,
+        offset=offset,
+        steps=steps,
+        produced=offset + steps,
+        fresh=True,
+        truncations=0,
+        observation_bytes=100,
+        crc=zlib.crc32(body),
+        body=body,
+    )
+
+
+def damaged_chunk(rng: random.Random, sid: bytes, epoch: int, offset: int, credit: int) -> m.Message:
+    """A body that does not match its checksum."""
+    return dataclasses.replace(unreadable_chunk(rng, sid, epoch, offset, credit), crc=1)
+
+
+class Lie(NamedTuple):
+    """A well-formed message that cannot be true, and how the learner begins to refuse it."""
+
+    message: Callable[[random.Random, bytes, int, int, int], m.Message]  # rng, sid, epoch, offset, credit
+    reason: str
+
+
+LIES = (
+    Lie(false_heartbeat, "expected at most"),
+    Lie(false_skip, "expected at most"),
+    Lie(second_hello, "expected one session on a connection, got a second"),
+    Lie(unreadable_chunk, "expected a chunk of this run, got an unreadable one"),
+    Lie(damaged_chunk, "expected a whole, undamaged chunk within credit, got another"),
 )
-
-
-def lie(number: int, rng: random.Random, sid: bytes, epoch: int, offset: int, credit: int) -> m.Message:
-    """A well-formed message of a session that cannot be true; `number` is an index of `LIES`."""
-    steps = max(1, credit - offset)
-    body = rng.randbytes(500)
-    match number:
-        case 0:
-            return m.Heartbeat(sid=sid, epoch=epoch, produced=1 << 60, stats={"phase_" + "x" * 200: 1e308})
-        case 1:
-            return m.Skip(
-                sid=sid, epoch=epoch, offset=offset, steps=1 << 60, produced=1 << 60, reason="epoch"
-            )
-        case 2:
-            text = "x" * 256
-            return m.Hello(
-                sid=os.urandom(16), epoch=-1, host=text, pid=1, software=text, base=0, produced=0, former={}
-            )
-        case _:  # with credit an undamaged one is taken for a chunk, until it is unpacked
-            return m.ChunkMessage(
-                sid=sid,
-                epoch=epoch,
-                version=0,
-                offset=offset,
-                steps=steps,
-                produced=offset + steps,
-                fresh=True,
-                truncations=0,
-                observation_bytes=100,
-                crc=zlib.crc32(body) if number == 3 else 1,
-                body=body,
-            )

@@ -1,4 +1,4 @@
-"""Messages as nobody honest sends them: one of each kind, and seeded damage to it."""
+"""Messages for tests: a first Hello, one of each kind, and seeded damage to those."""
 
 from __future__ import annotations
 
@@ -67,6 +67,13 @@ CORPUS: list[m.Message] = [
     m.WeightsPiece(name="bundle", epoch=2, version=5, piece=3, body=b"\0" * 9),
     m.WeightsSame(name="target"),
 ]
+
+
+def hello(sid: bytes, epoch: int = -1, base: int = 0, produced: int = 0) -> m.Hello:
+    """The first Hello of a session; `epoch`, `base` and `produced` are those of one that comes back."""
+    return m.Hello(
+        sid=sid, epoch=epoch, host="host", pid=1, software="0", base=base, produced=produced, former={}
+    )
 
 
 def header_of(message: m.Message) -> dict[str, object]:

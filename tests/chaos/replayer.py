@@ -13,7 +13,8 @@ import zmq
 
 from common import messages, wire
 from common.chunk import Chunk
-from common.messages import Ack, Bye, ByeOk, Hello, Rehello, Reject, Resend, Welcome
+from common.messages import Ack, Bye, ByeOk, Rehello, Reject, Resend, Welcome
+from tests.mutants import hello
 
 _IDENTITY = (123_456, 654_321)
 
@@ -107,17 +108,8 @@ class Replayer:
         end = time.monotonic() + seconds
         while not self.joined:
             assert time.monotonic() < end, "expected a Welcome"
-            hello = Hello(
-                sid=self.sid,
-                epoch=self.epoch,
-                host="replayer",
-                pid=os.getpid(),
-                software="0",
-                base=self.settled,
-                produced=self.produced,
-                former={},
-            )
-            self._socket.send_multipart(wire.encode(hello))
+            message = hello(self.sid, self.epoch, self.settled, self.produced)
+            self._socket.send_multipart(wire.encode(message))
             self.hear(1.0)
 
     def wait_credit(self, seconds: float = 60.0) -> None:

@@ -10,32 +10,56 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.artefacts import keep
-from tests.chaos.field import CHUNK_STEPS, LANES, Field, frozen, stop, until
+from tests.chaos.field import CHUNK_STEPS, LANES, Field, frozen, stop
 from tests.chaos.proxy import PARTITION, FaultProxy
-from tests.integration.processes import Command, free_port, kill
+from tests.integration.processes import Command, free_port, kill, wait_until
 
 pytestmark = pytest.mark.integration
 
 SEED = 1
 LEASE_SECONDS = 5.0  # more than two heartbeats
-PATIENCE_SECONDS = 120.0
+LOST = 'outrider_fleet_sessions_total{event="lost"}'
 
 
 def plays(field: Field, actor: Command) -> None:
-    """Wait until the actor has made more steps than it had leave for."""
+    """Wait until the actors of a command have made more steps than their credit allowed."""
     made = field.made_by(actor)
-    until(lambda: field.made_by(actor) > made + 2 * CHUNK_STEPS, PATIENCE_SECONDS, "an actor that plays")
+    wait_until(lambda: field.made_by(actor) > made + 2 * CHUNK_STEPS, "an actor that plays")
+
+
+def each_plays(field: Field, processes: list[psutil.Process]) -> None:
+    """Wait until each process has made more steps than its credit allowed."""
+    made = field.run.counted_by_process()
+
+    def all_played() -> bool:
+        now = field.run.counted_by_process()
+        return all(now.get(one.pid, 0) > made.get(one.pid, 0) + 2 * CHUNK_STEPS for one in processes)
+
+    wait_until(all_played, "every process to play")
+
+
+def lost_sessions(field: Field, learner: Command) -> float:
+    """Read how many leases have ended, as soon as the exporter answers."""
+    samples: list[float] = []
+
+    def answers() -> bool:
+        sample = field.run.sample(LOST, learner)
+        samples.extend([] if sample is None else [sample])
+        return bool(samples)
+
+    wait_until(answers, "an answer of the exporter")
+    return samples[0]
 
 
 def saved(field: Field) -> None:
-    """Wait for a checkpoint that knows of everything so far."""
+    """Wait for a checkpoint that includes every update so far."""
     checkpoints, version = field.run.path / "checkpoints", field.updates()[-1]["version"]
-    until(
+    wait_until(
         lambda: any(int(path.stem) > version + 1 for path in checkpoints.glob("*.safetensors")),
-        PATIENCE_SECONDS,
         "a checkpoint",
     )
 
@@ -57,28 +81,25 @@ def test_every_step_is_accounted_for_over_partition_freeze_learner_kill_and_acto
     ):
 
         def partition() -> None:
+            before = lost_sessions(field, learner)
             with proxy.during(PARTITION):
-                ended = 'outrider_fleet_sessions_total{event="lost"}'
-                before = field.run.metric(ended, learner)
-                until(
-                    lambda: field.run.metric(ended, learner) > before, PATIENCE_SECONDS, "a lease that ends"
-                )
+                wait_until(lambda: field.run.metric(LOST, learner) > before, "a lease that ends")
             plays(field, proxied)
 
         def freeze() -> None:
-            with frozen(chance.choice(others.actors())):
+            process = chance.choice(pair)
+            with frozen(process):
                 time.sleep(chance.uniform(0.5, 1.5) * LEASE_SECONDS)
                 field.wait_updates(5)
-            plays(field, others)
+            each_plays(field, [process])
 
         faults: list[Callable[[], None]] = [partition, freeze]
         chance.shuffle(faults)
         with field.learner() as learner:
-            until(
-                lambda: min(map(field.made_by, (proxied, others))) > CHUNK_STEPS,
-                PATIENCE_SECONDS,
-                "all to play",
-            )
+            plays(field, proxied)
+            wait_until(lambda: len(others.actors()) == 2, "both actors")
+            pair = others.actors()
+            each_plays(field, pair)
             for fault in faults:
                 fault()
                 field.wait_updates(5)
@@ -88,14 +109,14 @@ def test_every_step_is_accounted_for_over_partition_freeze_learner_kill_and_acto
             learner.process.wait()
         with field.learner("--resume", "--local-actors", "1") as learner:
             plays(field, proxied)
-            plays(field, others)
+            each_plays(field, pair)
             plays(field, learner)
             (victim,) = learner.actors()
             kill(victim.pid)
             plays(field, learner)
             for command in (proxied, others, learner):
                 stop(command)
-    figures = field.figures(unreported_steps=LANES)  # of the killed local actor, between a step and its note
+    figures = field.figures(unreported_steps=LANES)  # of the killed local actor: not counted yet
     epochs = {row["epoch"] for row in field.timeline()}
     assert epochs == {0, 1}
     assert figures["dropped_steps"].get("actor_lost", 0) > 0, figures

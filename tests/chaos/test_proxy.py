@@ -11,9 +11,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.chaos.proxy import PARTITION, FaultProxy, Weather, schedule
-from tests.integration.processes import free_port, wait_until
+from tests.integration.processes import PATIENCE_SECONDS, free_port, wait_until
 
-PATIENCE_SECONDS = 60.0
 TEXT = bytes(range(256)) * 64
 
 

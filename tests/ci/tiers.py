@@ -21,7 +21,6 @@ _TIERS = {  # by marker; the first that fits counts
     "learning": "learning",
     "chaos": "chaos",
     "compose": "compose",
-    "compose_short": "compose",
     "slow": "slow",
 }
 _DEFAULT_TIER = "fast"

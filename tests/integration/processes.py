@@ -205,7 +205,11 @@ class Run:
         return self.metric("outrider_run_env_steps", command) >= steps
 
     def metric(self, name: str, command: Command) -> float:
-        """One sample of the learner's exporter, 0 before there is one."""
+        """One sample of the learner's exporter, 0 while it does not answer."""
+        return self.sample(name, command) or 0.0
+
+    def sample(self, name: str, command: Command) -> float | None:
+        """One sample of the learner's exporter; None if it does not answer, or has none of that name."""
         import urllib.request
 
         port = next(
@@ -217,13 +221,13 @@ class Run:
             None,
         )
         if port is None:
-            return 0.0
+            return None
         with contextlib.suppress(OSError):
             page = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode()
             for row in page.splitlines():
                 if row.split(" ")[0] == name:
                     return float(row.split(" ")[1])
-        return 0.0
+        return None
 
     def counted_steps(self) -> int:
         """Emulator steps of all processes so far, by the independent counter."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import UnionType
 
@@ -20,6 +19,7 @@ from learner.admission import Admission
 from learner.network import Network
 from learner.publisher import Offer, Publisher
 from tests.integration.processes import PATIENCE_SECONDS, free_port
+from tests.mutants import hello
 
 MESSAGE_BYTES = 1 << 20
 
@@ -83,21 +83,13 @@ class Peer:
         return None
 
     def join(self) -> None:
-        """Hello, until welcome."""
-        self.say(
-            messages.Hello(
-                sid=self.sid,
-                epoch=-1,
-                host="host",
-                pid=1,
-                software="0",
-                base=0,
-                produced=self.produced,
-                former={},
-            )
-        )
-        if self.hears(messages.Welcome, 2.0) is None:  # what was said may be lost with a connection
-            self.join()
+        """Repeat the Hello until the learner answers it: a Hello may be lost with its connection."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < deadline:
+            self.say(hello(self.sid, produced=self.produced))
+            if self.hears(messages.Welcome, 2.0) is not None:
+                return
+        raise AssertionError(f"expected a Welcome within {PATIENCE_SECONDS:.0f} s")
 
     def close(self) -> None:
         """End the connection."""
@@ -117,13 +109,3 @@ class Peer:
                 return sentence
             self.client.receive(0.05)
         return None
-
-
-def within(seconds: float, condition: Callable[[], bool]) -> bool:
-    """Whether it becomes true in time."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.02)
-    return False

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.integration
 
 
 def test_a_run_trains_what_it_promised_and_accounts_for_every_step(finished_run: Run) -> None:
-    """Exit 0, the summary's books balance, and they agree with a count kept at the emulator."""
+    """Exit 0; the summary accounts for every step and agrees with the count at the emulator."""
     summary = finished_run.summary()
     assert summary["exit_reason"] == "finished"
     assert summary["trained_steps"] == summary["env_steps"] == 1_024 >= FINISHED_STEPS
@@ -37,7 +37,7 @@ def test_its_ledger_adds_up(finished_run: Run, capsys: pytest.CaptureFixture[str
 
 
 def test_it_resumes_to_a_later_end(copied_run: Run) -> None:
-    """The counters go on where they were."""
+    """The counters continue from their values."""
     before = copied_run.summary()
     with copied_run.learner("--resume", "--total-steps", str(FINISHED_STEPS + 256)) as learner:
         assert learner.finish() == 0, learner.err.read_text()[-2000:]

@@ -22,11 +22,9 @@ from actor.metrics import FleetCollector
 from actor.weights import Weights
 from common.children import ACTOR_SERVER, Children, Exit
 from common.fork_server import Forked, ForkServer
-from tests.integration.processes import ROOT, SELECT_DESCRIPTORS, wait_until
+from tests.integration.processes import PATIENCE_SECONDS, ROOT, SELECT_DESCRIPTORS, wait_until
 
 pytestmark = pytest.mark.integration
-
-PATIENCE_SECONDS = 60.0
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from deploy.grafana.panels import DASHBOARDS
-from tests.integration.processes import Command, Run, free_port, wait_until
+from tests.integration.processes import PATIENCE_SECONDS, Command, Run, free_port, wait_until
 from tests.prometheus import DEPLOY, command, selectors
 
 pytestmark = pytest.mark.integration
@@ -103,7 +103,7 @@ def test_every_panel_rule_and_alert_has_data_on_a_real_run(tmp_path: Path) -> No
         wanted = [rule for file in files for group in file["groups"] for rule in group["rules"]]
         assert len(recorded) + len(alerts) == len(wanted)
         left = [*exprs, *recorded, *parts]
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while left and time.monotonic() < deadline:
             time.sleep(1.0)
             left = [expr for expr in left if not has_data(server, expr)]

@@ -41,7 +41,7 @@ def disturb(world: World, breaks: tuple[int, ...], turns: int) -> None:
 
 
 def heal(world: World, turns: int) -> None:
-    """Mend everything, and let all go on."""
+    """Repair every link and process, and let all of them continue."""
     if world.learner is None:
         world.start()
     for actor in world.actors:

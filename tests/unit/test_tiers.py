@@ -16,7 +16,8 @@ TODAY = {"a.py::test_x": "fast", "a.py::test_new[1]": "slow", "a.py::test_new[2]
         (("integration", "parametrize"), "fast"),
         (("integration", "slow"), "slow"),
         (("slow", "chaos"), "chaos"),
-        (("compose_short",), "compose"),
+        (("compose", "compose_short"), "compose"),
+        (("compose_short",), "fast"),
     ],
 )
 def test_a_marker_decides_the_tier(markers: tuple[str, ...], name: str) -> None:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -15,13 +16,16 @@ from common import checkpoint
 from common.checkpoint import RunDirectory
 from common.chunk import Chunk, Spaces
 from common.config import Config, EnvConfig, PPOConfig, RNDConfig, RolloutConfig
-from learner.batch import Batch, make_batch
+from common.messages import Message, WeightsRequest
+from learner.admission import Admission
+from learner.batch import Batch, join, make_batch
+from learner.inbox import Delivered
 from learner.ppo import PPO, Report
-from learner.publisher import Offer
+from learner.publisher import Offer, Publisher
 from learner.trainer import Trainer
 from tests.stand_in_device import DEVICE, StandInDevice, stand_in_device
 
-T, E = 6, 4
+T, LANES, E = 6, 2, 4
 IMAGES, VECTORS = Spaces((84, 84), 4, 3), Spaces((5,), 1, 3)
 TORQUES = Spaces((5,), 1, 2, ((-1.0, 1.0),) * 2)
 SPACES = pytest.mark.parametrize("spaces", [IMAGES, VECTORS, TORQUES], ids=["images", "vectors", "torques"])
@@ -29,11 +33,13 @@ CPU = torch.device("cpu")
 CONFIG = Config(
     precision="float32",
     env=EnvConfig(reward="raw"),
-    rollout=RolloutConfig(steps=T, lanes=2, batch_lanes=E),
+    rollout=RolloutConfig(steps=T, lanes=LANES, batch_lanes=E),
     ppo=PPOConfig(epochs=2, minibatches=2, normalise_advantages=True),
     rnd=RNDConfig(predictor_keep=0.5),
 )
 UPDATE_UPLOADS = 3  # rows of all minibatches, those that the predictor sees, those that the target sees
+STATISTICS_UPLOADS = 2  # mean and standard deviation
+RATE_UPLOADS = 1 + STATISTICS_UPLOADS  # the observations of stale lanes
 BATCH_UPLOADS = 10  # nine arrays of the chunk and the rows that a time limit cut
 Maker = Callable[..., Chunk]
 
@@ -149,10 +155,58 @@ def test_a_device_trains_and_rates_as_the_host_does(
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
-def trainer_on(device: torch.device, path: Path) -> Trainer:
+def trainer_on(device: torch.device, path: Path, spaces: Spaces = IMAGES) -> Trainer:
     run = RunDirectory.__new__(RunDirectory)
     run.path = run.checkpoints = path
-    return Trainer(CONFIG, IMAGES, device, run, 0, threading.Event())
+    return Trainer(CONFIG, spaces, device, run, 0, threading.Event())
+
+
+def published(trainer: Trainer) -> Message:
+    """Run `_publish` with the calls to the network thread made in this one; returns size and digest."""
+    admission, publisher = Admission(CONFIG, 0, bytes(32)), Publisher(None)
+    network, inbox = mock.Mock(ask=lambda function: function()), mock.Mock()
+    trainer.connect(admission, publisher, network, inbox, lambda: None)
+    trainer._publish()
+    request = WeightsRequest(name="bundle", epoch=-1, version=-1, piece=0, count=1)
+    return next(publisher.answer(request))
+
+
+@SPACES
+def test_a_batch_with_a_stale_chunk_is_trained_on_and_published_with_few_copies(
+    spaces: Spaces, tmp_path: Path, make_chunk: Maker, device: StandInDevice
+) -> None:
+    """Bonus of the stale chunk, batch, update and bundle are those of the host."""
+    chunks = [
+        make_chunk(T, LANES, spaces, seed, terminated=[(2, 1)], truncated=[(4, 0)])
+        for seed in range(CONFIG.rollout.batch_chunks)
+    ]
+    reports, bundles = [], []
+    for where in (CPU, DEVICE):
+        trainer, joined = trainer_on(where, tmp_path, spaces), join(chunks)
+        trainer.progress.version = 1
+        device.reset()
+        reports.append(
+            trainer._train(
+                [
+                    Delivered(b"", 1, slot, 0, 0, version=min(slot, 1), fresh=True, chunk=chunk)
+                    for slot, chunk in enumerate(chunks)  # the first is a version behind
+                ],
+                joined,
+            )
+        )
+        waits, uploads = device.waits.copy(), device.uploads.copy()
+        assert not np.array_equal(joined.bonus[:, :LANES], chunks[0].bonus)
+        assert np.array_equal(joined.bonus[:, LANES:], join(chunks[1:]).bonus)
+        device.reset()
+        bundles.append(published(trainer))
+    whitening = 0 if spaces.is_image else STATISTICS_UPLOADS
+    most = RATE_UPLOADS + BATCH_UPLOADS + whitening + STATISTICS_UPLOADS + UPDATE_UPLOADS
+    assert waits.total() == 2, waits  # the new bonus, the figures
+    assert uploads.total() <= most, uploads
+    assert reports[0] is not None and reports[0] == reports[1]
+    assert bundles[0] == bundles[1]
+    assert device.waits.total() <= len(trainer.ppo.tensors()), device.waits
+    assert not device.uploads
 
 
 def test_checkpoint_target_and_bundle_leave_the_device(

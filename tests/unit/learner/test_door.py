@@ -27,3 +27,18 @@ def test_only_the_absence_of_a_key_file_revokes_its_key(tmp_path: Path) -> None:
         door.tick(now + 40)
         assert list(door.gate.admitted.values()) == ["alice"]
         door.gate.close()
+
+
+def test_a_revoked_key_is_not_authorised_a_second_later_and_its_sessions_end(tmp_path: Path) -> None:
+    """The network thread ends the sessions of a revoked key when `tick` returns True."""
+    keys.initialise(tmp_path)
+    for name in ("alice", "bob"):
+        keys.add(tmp_path, name)
+    with Context() as context:
+        door = Door(context, KeyDirectory.open(tmp_path))
+        now = time.monotonic()
+        keys.revoke(tmp_path, "bob")
+        assert door.tick(now + 1.01)
+        assert list(door.authorised.values()) == ["alice"]
+        assert not door.tick(now + 2.02)
+        door.gate.close()

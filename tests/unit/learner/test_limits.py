@@ -105,7 +105,7 @@ def test_a_connection_takes_one_descriptor_of_the_learner() -> None:
         server.close()
 
 
-def test_a_learner_starts_with_its_threads_and_says_what_it_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_learner_starts_with_its_threads_and_logs_its_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", chosen.append)
     monkeypatch.setattr(limits, "usable_cores", lambda: 7)

@@ -112,14 +112,14 @@ LEDGER = [
         test_ledger.test_steps_go_from_announced_to_pending_to_booked,
     ),
     Mutant(
-        "a rollback books what the actor still holds",
+        "a rollback counts what the actor still holds",
         Ledger.rollback,
         "account.gaps(base)",
         "account.gaps(account.produced)",
         test_ledger.test_a_rollback_leaves_what_the_actor_still_holds,
     ),
     Mutant(
-        "a death books only up to what was received",
+        "a death counts only up to what was received",
         Ledger._close,
         "account.gaps(account.produced)",
         "account.gaps(account.received)",

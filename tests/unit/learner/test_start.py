@@ -21,7 +21,7 @@ from learner.service import Learner
 
 @contextlib.contextmanager
 def learner(config: Config, run: Path, resume: bool) -> Iterator[Learner]:
-    """One that serves nobody."""
+    """Start a learner without actors."""
     options = Options(run, f"ipc://{run.parent}/data", 0, resume, "cpu")
     with contextlib.ExitStack() as stack:
         yield Learner(config, options, threading.Event(), stack)

@@ -57,9 +57,10 @@ def test_a_thread_that_hangs_is_named_and_ends_the_process() -> None:
     )
     assert done.returncode == 70
     lines = [json.loads(line) for line in done.stderr.decode().splitlines() if line.startswith("{")]
-    assert [line["thread"] for line in lines] == ["network", "network"]
-    assert 0.5 <= lines[0]["seconds"] <= lines[1]["seconds"]
-    assert "--resume" in lines[1]["next"]
+    # More than two if the machine stops the watchdog for over five ticks: the silence then counts from 0.
+    assert len(lines) >= 2 and {line["thread"] for line in lines} == {"network"}
+    assert lines[0]["seconds"] >= 0.5 and lines[-1]["seconds"] >= 1.5
+    assert ["--resume" in line["next"] for line in lines] == [False] * (len(lines) - 1) + [True]
     assert b"hang_here" in done.stderr
 
 
