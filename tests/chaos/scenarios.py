@@ -488,6 +488,7 @@ def replayed_frames(directory: Path, chunks: int, seed: int = 0) -> Figures:
             name = "outrider_wire_duplicate_chunks_total"
             until(lambda: field.run.metric(name, learner) > 0, PATIENCE_SECONDS, "duplicates counted")
             duplicates = field.run.metric(name, learner)
+            until(lambda: bool(field.sampler.imbalances), PATIENCE_SECONDS, "a sample of the imbalance")
             with frozen(psutil.Process(learner.pid)):
                 held = peer.record()
                 peer.send(held)  # the old epoch never reads it
