@@ -33,9 +33,13 @@ wheel: $(READY)
 tiers: $(READY)
 	$(BIN)/python -m tests.ci.tiers
 
-# As on a processor without AVX-512; commands that tests start inherit the settings.
+# As on a processor without AVX-512, and in one precision; commands that tests start inherit the settings.
+PRECISION ?= float32
+test-processor: export ATEN_CPU_CAPABILITY := avx2
+test-processor: export ONEDNN_MAX_CPU_ISA := AVX2
+test-processor: export TEST_PRECISION := $(PRECISION)
 test-processor: $(READY)
-	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)
 
 test-versions: $(READY)
 	$(BIN)/python -m tests.ci.versions $(ARGS)

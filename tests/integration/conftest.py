@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.processes import Command, Run, free_port
+from tests.integration.processes import Command, Run, forced_precision, free_port
 
 FINISHED_STEPS = 1_000  # 4 batches of 256
 _ARGUMENTS = (
@@ -35,7 +35,8 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Ru
 
 def _train(run: Run) -> None:
     options = ("--run-dir", str(run.path), "--bind", f"tcp://127.0.0.1:{run.port}")
-    argv = (sys.executable, "-m", "learner", *run.arguments, *options)
+    precision = forced_precision(run.arguments[0])
+    argv = (sys.executable, "-m", "learner", *run.arguments, *precision, *options)
     learner = Command.start_new(run.directory, "learner", *argv, count=True)
     try:
         assert learner.finish() == 0, learner.err.read_text()[-2000:]

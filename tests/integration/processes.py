@@ -19,6 +19,7 @@ import psutil
 
 from common.children import ACTOR_SERVER
 from common.fork_server import Forked, ForkServer
+from common.presets import PRESETS
 
 ROOT = Path(__file__).parents[2]
 _COUNTING = Path(__file__).parent / "counting"
@@ -56,6 +57,12 @@ def _environment(directory: Path, count: bool) -> dict[str, str]:
         steps.mkdir(exist_ok=True)
         environment |= {"PYTHONPATH": f"{_COUNTING}:{ROOT}", "STEP_COUNT_DIR": str(steps)}
     return environment
+
+
+def forced_precision(preset: str) -> tuple[str, ...]:
+    """Options for a run whose preset leaves the precision to the machine, if TEST_PRECISION names one."""
+    forced = os.environ.get("TEST_PRECISION")
+    return ("--precision", forced) if forced and PRESETS[preset].precision == "auto" else ()
 
 
 def wait_until(condition: Callable[[], bool], what: str, seconds: float = PATIENCE_SECONDS) -> None:
@@ -179,7 +186,8 @@ class Run:
         """A learner that is ended with the block."""
         self.starts += 1
         bind = f"tcp://127.0.0.1:{self.port}"
-        argv = (self.module, *self.arguments, "--run-dir", str(self.path), "--bind", bind, *more)
+        options = (*self.arguments, *forced_precision(self.arguments[0]), "--run-dir", str(self.path))
+        argv = (self.module, *options, "--bind", bind, *more)
         name = f"learner{self.starts}"
         command = Command.start(
             self.directory,
