@@ -20,17 +20,17 @@ _FIGURES = tuple(f"phase_{phase}" for phase in get_args(Phase))
 
 
 def session_steps_limit(config: Config) -> int:
-    """A number of steps that no honest session exceeds, in any run.
+    """The most steps that are counted for one session when it returns to another learner process.
 
     A session that plays alone makes every step of the run, and again those that a restart of the
-    learner rolls back. Twice the run allows for a restart each time that it has made progress.
+    learner rolls back. Twice the run allows for that. A session with more ends without an offence.
     """
     batches = config.updates + config.max_lag + 3  # with those under way, and batches whose update failed
     return 2 * (config.warmup_chunks * config.rollout.chunk_steps + batches * config.rollout.batch_steps)
 
 
 def history_violation(hello: Hello) -> str | None:
-    """Why the step counts of a Hello cannot be true in any state of the learner, or None."""
+    """Why the step counts of a Hello contradict themselves, or None."""
     if hello.sid in hello.former or len(hello.former) > FORMER_SESSIONS:
         return f"expected at most {FORMER_SESSIONS} former sessions without the present one, got others"
     if hello.base > hello.produced or hello.base < 0:

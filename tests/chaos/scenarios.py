@@ -28,6 +28,7 @@ from tests.chaos.replayer import Replayer
 from tests.integration.processes import Command, free_port, kill
 
 Figures = dict[str, Any]
+_DUPLICATES = "outrider_wire_duplicate_chunks_total"
 PATIENCE_SECONDS = 180.0  # for what has to start first, on a busy machine
 BACK_SECONDS = 15.0
 STRAGGLER_SECONDS = 2.0  # the least of the bound; three medians of these chunks are far below it
@@ -226,7 +227,7 @@ def broken_connections(directory: Path, cut_bytes: int, seconds: float, seed: in
             until(lambda: proxy.cuts >= 3, PATIENCE_SECONDS, "three cuts")
             field.wait_updates(5)
         field.wait_updates(20)
-        duplicates = field.run.metric("outrider_wire_duplicate_chunks_total", learner)
+        duplicates = field.run.metric(_DUPLICATES, learner)
         for actor in (first, second):
             stop(actor)
         stop(learner)
@@ -485,9 +486,8 @@ def replayed_frames(directory: Path, chunks: int, seed: int = 0) -> Figures:
                 said += len(offsets)
             peer.wait_credit()
             until(asked_again, PATIENCE_SECONDS, "a resend asked for")
-            name = "outrider_wire_duplicate_chunks_total"
-            until(lambda: field.run.metric(name, learner) > 0, PATIENCE_SECONDS, "duplicates counted")
-            duplicates = field.run.metric(name, learner)
+            until(lambda: field.run.metric(_DUPLICATES, learner) > 0, PATIENCE_SECONDS, "duplicates counted")
+            duplicates = field.run.metric(_DUPLICATES, learner)
             until(lambda: bool(field.sampler.imbalances), PATIENCE_SECONDS, "a sample of the imbalance")
             with frozen(psutil.Process(learner.pid)):
                 held = peer.record()
