@@ -21,9 +21,7 @@ _BYTES_PER_SECOND = 32.0 * 2**20  # twice the compressed chunks that it decodes
 _WEIGHTS_BYTES_PER_SECOND = 256.0 * 2**20
 _SAVED_SECONDS = 10.0  # of quota: a fleet that comes back after a pause has much to say at once
 VERSION_SECONDS = 0.01  # of quota, for a message of another release: it costs a log line and an answer
-_HELLO_SECONDS = (
-    0.002  # of the quota of new sessions: each costs an account, a log line and an answer of 2 KB
-)
+_HELLO_SECONDS = 0.002  # of the quota of Hellos: each costs an account, a log line and an answer of 2 KB
 _RETRY_SECONDS = 1.0  # the least time until a Hello beyond the quota is repeated
 _KEPT = 32_768  # identities remembered; a peer without a key has as many as it makes connections
 
@@ -78,7 +76,7 @@ class Conduct:
         return "heard"
 
     def allow_hello(self, hello_identity: bytes, now: float) -> float:
-        """Take in one more Hello of a key: 0, or the seconds after which to repeat it."""
+        """Count one more Hello of a key; returns 0, or the seconds after which to repeat it."""
         record = self._record(hello_identity, now)
         excess_seconds = record.hellos_paid_until - now - _SAVED_SECONDS
         if excess_seconds > 0:
