@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import NoReturn
 
 from common import arguments, log
-from common.children import ACTOR_SERVER
-from common.fork_server import ForkServer
-from common.keys import KeysError, read_bundle
-from common.lifecycle import (
+from common.keys.files import KeysError, read_bundle
+from common.metrics import DEFAULT_HOST
+from common.process.children import ACTOR_SERVER
+from common.process.fork_server import ForkServer
+from common.process.lifecycle import (
     EXIT_CONFIGURATION,
     Fatal,
     leave,
     leave_on_signals,
     stop_on_signals,
 )
-from common.metrics import DEFAULT_HOST
-from common.parent import Parent
-from common.transport import parse_address
+from common.process.parent_link import Parent
+from common.protocol.sockets import parse_address
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:

@@ -16,13 +16,13 @@ from actor.metrics import FleetCollector, Phases
 from actor.service import Actor
 from actor.session import Session
 from actor.weights import PIECE_MESSAGE_BYTES, SharedWeights, WeightsClient
-from common.children import Children
-from common.fork_server import ForkServer
-from common.gate import ActorKeys
+from common.keys.curve import ActorKeys
 from common.metrics import ACTOR_PORT, Exporter
-from common.parent import Parent
-from common.precision import configure_torch
-from common.transport import Client, Context, weights_endpoint
+from common.model.precision import configure_torch
+from common.process.children import Children
+from common.process.fork_server import ForkServer
+from common.process.parent_link import Parent
+from common.protocol.sockets import Client, Context, weights_endpoint
 
 _DATA_MESSAGE_BYTES = 1 << 20  # what a learner sends an actor is small
 

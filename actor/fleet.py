@@ -13,8 +13,8 @@ import structlog
 
 from actor.metrics import FleetCollector
 from actor.weights import Blob, Name, Weights
-from common.children import Children, Exit
-from common.lifecycle import EXIT_CONFIGURATION, EXIT_DONE, EXIT_TEMPORARY
+from common.process.children import Children, Exit
+from common.process.lifecycle import EXIT_CONFIGURATION, EXIT_DONE, EXIT_TEMPORARY
 
 log = structlog.get_logger()
 

@@ -7,7 +7,7 @@ import sys
 from typing import NoReturn
 
 from common import log
-from common.fork_server import serve
+from common.process.fork_server import serve
 
 
 def main() -> NoReturn:

@@ -11,7 +11,7 @@ from typing import get_args
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from common.messages import Phase
+from common.protocol.messages import Phase
 
 PHASES = get_args(Phase)
 

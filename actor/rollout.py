@@ -9,12 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from actor.metrics import Phases
-from common.chunk import Chunk, Spaces
 from common.config import RolloutConfig
 from common.envs import VectorEnv
-from common.lifecycle import EXIT_CONFIGURATION, Fatal
-from common.policy import Policy
-from common.streams import Place, environment_seeds
+from common.model.policy import Policy
+from common.process.lifecycle import EXIT_CONFIGURATION, Fatal
+from common.protocol.chunk import Chunk
+from common.rng import Place, environment_seeds
+from common.spaces import Spaces
 
 _STUCK_SECONDS = 120  # an environment that takes longer for one step never comes back
 

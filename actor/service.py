@@ -10,19 +10,22 @@ from dataclasses import dataclass
 import structlog
 
 import common
-from actor.intrinsic import Intrinsic
 from actor.metrics import Phases
 from actor.rollout import Rollout
 from actor.session import Session
 from actor.weights import Blob, Name, Weights
-from common import envs, wire
-from common.chunk import WARMUP_VERSION, Bundle, Chunk, Spaces
+from common import envs
 from common.config import Config
-from common.lifecycle import EXIT_CONFIGURATION, EXIT_DONE, EXIT_TEMPORARY, Fatal
-from common.messages import Welcome
-from common.parent import Parent
-from common.policy import Policy
-from common.streams import Place
+from common.model.bonus import Intrinsic
+from common.model.bundle import Bundle
+from common.model.policy import Policy
+from common.process.lifecycle import EXIT_CONFIGURATION, EXIT_DONE, EXIT_TEMPORARY, Fatal
+from common.process.parent_link import Parent
+from common.protocol import codec
+from common.protocol.chunk import WARMUP_VERSION, Chunk
+from common.protocol.messages import Welcome
+from common.rng import Place
+from common.spaces import Spaces
 
 log = structlog.get_logger()
 
@@ -166,8 +169,8 @@ class Actor:
             self._send(player, chunk, epoch, version, fresh)
 
     def _send(self, player: Player, chunk: Chunk, epoch: int, version: int, fresh: bool) -> None:
-        packed = wire.pack(chunk)
-        if len(packed.body) > wire.message_limit_bytes(player.config.rollout, player.spaces):
+        packed = codec.pack(chunk)
+        if len(packed.body) > codec.message_limit_bytes(player.config.rollout, player.spaces):
             self.session.skip("oversize")
         else:
             self.session.send_chunk(epoch, version, fresh, packed)

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 import structlog
 
 import common
-from common import messages, wire
-from common.lifecycle import EXIT_CONFIGURATION, Backoff, Fatal
-from common.messages import (
+from common.process.lifecycle import EXIT_CONFIGURATION, Backoff, Fatal
+from common.process.parent_link import Parent
+from common.protocol import codec, messages
+from common.protocol.messages import (
     Ack,
     Bye,
     ByeOk,
@@ -34,8 +35,7 @@ from common.messages import (
     Skip,
     Welcome,
 )
-from common.parent import Parent
-from common.transport import Client
+from common.protocol.sockets import Client
 
 log = structlog.get_logger()
 
@@ -114,8 +114,8 @@ class Session:
         while parts is not None:
             self._heard = time.monotonic()
             try:
-                self._on(wire.decode(parts))
-            except wire.WireError as error:
+                self._on(codec.decode(parts))
+            except codec.WireError as error:
                 if error.reason == "version":
                     raise Fatal(EXIT_CONFIGURATION, str(error)) from None
                 self.counts["wire_errors"] += 1
@@ -140,7 +140,7 @@ class Session:
         if self.joined:
             self._next_beat = now + self._heartbeat_seconds
             self._client.send(
-                wire.encode(
+                codec.encode(
                     Heartbeat(sid=self.sid, epoch=self.epoch, produced=self.produced, stats=self.stats)
                 )
             )
@@ -158,7 +158,7 @@ class Session:
             produced=self.produced,
             former={sid: steps for end, sid, steps in self._former if now - end < _FORMER_SECONDS},
         )
-        self._client.send(wire.encode(hello))
+        self._client.send(codec.encode(hello))
 
     def _reconnect(self) -> None:
         self.counts["reconnects"] += 1
@@ -237,7 +237,7 @@ class Session:
                 self._client.send(held.parts)
                 self.counts["chunks_retransmitted"] += 1
 
-    def send_chunk(self, epoch: int, version: int, fresh: bool, packed: wire.Packed) -> None:
+    def send_chunk(self, epoch: int, version: int, fresh: bool, packed: codec.Packed) -> None:
         """Send the steps produced since the last sealed chunk, as one chunk; see `ChunkMessage`."""
         steps = self.produced - self._sealed
         message = packed.message(
@@ -269,7 +269,7 @@ class Session:
             )
 
     def _seal(self, message: ChunkMessage | Skip, steps: int) -> None:
-        held = _Held(self._sealed, steps, wire.encode(message))
+        held = _Held(self._sealed, steps, codec.encode(message))
         self._held.append(held)
         self._sealed += steps
         self._client.send(held.parts)
@@ -284,7 +284,7 @@ class Session:
         deadline = time.monotonic() + _BYE_SECONDS
         while not self._gone and time.monotonic() < deadline and not self._parent.gone():
             if self.joined or self.join(deadline - time.monotonic()):
-                self._client.send(wire.encode(Bye(sid=self.sid, produced=self.produced)))
+                self._client.send(codec.encode(Bye(sid=self.sid, produced=self.produced)))
                 self.poll(0.5)
         return self._gone
 

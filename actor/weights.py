@@ -13,10 +13,10 @@ import safetensors.torch
 import structlog
 import torch
 
-from common import wire
-from common.messages import Message, WeightsMeta, WeightsPiece, WeightsRequest, WeightsSame
-from common.parent import Parent
-from common.transport import Client
+from common.process.parent_link import Parent
+from common.protocol import codec
+from common.protocol.messages import Message, WeightsMeta, WeightsPiece, WeightsRequest, WeightsSame
+from common.protocol.sockets import Client
 
 log = structlog.get_logger()
 
@@ -109,8 +109,8 @@ class WeightsClient:
         """The next message; one that is damaged is like one that was lost."""
         parts = self._client.receive(0.25)
         try:
-            return wire.decode(parts) if parts is not None else None
-        except wire.WireError as error:
+            return codec.decode(parts) if parts is not None else None
+        except codec.WireError as error:
             log.warning("message_refused", reason=error.reason, text=str(error))
             return None
 
@@ -123,7 +123,7 @@ class WeightsClient:
             piece=piece if meta is not None else 0,
             count=_WINDOW_PIECES,
         )
-        self._client.send(wire.encode(request))
+        self._client.send(codec.encode(request))
 
     def close(self) -> None:
         """See `Weights.close`."""

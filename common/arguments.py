@@ -10,7 +10,7 @@ from typing import NoReturn
 import structlog
 
 from common import log
-from common.lifecycle import (
+from common.process.lifecycle import (
     EXIT_CLOSED_PIPE,
     EXIT_DONE,
     EXIT_INTERNAL,
@@ -18,7 +18,7 @@ from common.lifecycle import (
     EXIT_USAGE,
     Fatal,
 )
-from common.output import discard_if_closed
+from common.process.output import discard_if_closed
 
 
 class Parser(argparse.ArgumentParser):

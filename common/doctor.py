@@ -15,13 +15,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from common import addresses, arguments, wire
-from common.gate import ActorKeys
-from common.handshake import greeting
-from common.keys import KeysError, read_bundle
-from common.lifecycle import EXIT_CONFIGURATION, EXIT_TEMPORARY, EXIT_USAGE, Fatal
-from common.messages import Heartbeat, Message, Rehello, Reject, WeightsMeta, WeightsPiece, WeightsRequest
-from common.transport import Client, Context, parse_address, weights_endpoint
+from common import addresses, arguments
+from common.keys.curve import ActorKeys
+from common.keys.files import KeysError, read_bundle
+from common.keys.handshake import greeting
+from common.process.lifecycle import EXIT_CONFIGURATION, EXIT_TEMPORARY, EXIT_USAGE, Fatal
+from common.protocol import codec
+from common.protocol.messages import (
+    Heartbeat,
+    Message,
+    Rehello,
+    Reject,
+    WeightsMeta,
+    WeightsPiece,
+    WeightsRequest,
+)
+from common.protocol.sockets import Client, Context, parse_address, weights_endpoint
 
 _STEP_SECONDS = 10.0
 _SILENCE_SECONDS = 2.0
@@ -119,7 +128,7 @@ class Examination:
         """A learner of our version answers a session that it does not know."""
         answer = self._beat(_STEP_SECONDS)
         if isinstance(answer, Rehello):
-            return f"version {wire.PROTOCOL_MAJOR}, learner epoch {answer.epoch}"
+            return f"version {codec.PROTOCOL_MAJOR}, learner epoch {answer.epoch}"
         if isinstance(answer, Reject):
             raise Fatal(EXIT_CONFIGURATION, answer.text)
         if answer is None:
@@ -133,7 +142,7 @@ class Examination:
     def _beat(self, seconds: float) -> Message | None:
         assert self._client is not None
         deadline = time.monotonic() + seconds
-        beat = wire.encode(Heartbeat(sid=secrets.token_bytes(16), epoch=0, produced=0, stats={}))
+        beat = codec.encode(Heartbeat(sid=secrets.token_bytes(16), epoch=0, produced=0, stats={}))
         while not self._client.send(beat) and time.monotonic() < deadline:
             self._client.receive(0.01)  # not connected yet
         return _receive(self._client, deadline - time.monotonic())
@@ -170,15 +179,15 @@ class Examination:
 def _receive(client: Client, seconds: float) -> Message | None:
     parts = client.receive(seconds)
     try:
-        return None if parts is None else wire.decode(parts)
-    except wire.WireError as error:
+        return None if parts is None else codec.decode(parts)
+    except codec.WireError as error:
         raise Fatal(EXIT_CONFIGURATION, str(error)) from None
 
 
 def _pull(client: Client, request: WeightsRequest) -> str | None:
     """Ask for the pieces of a blob for some seconds; None if there is none."""
     began = time.monotonic()
-    while not client.send(wire.encode(request)):
+    while not client.send(codec.encode(request)):
         if time.monotonic() - began > _SILENCE_SECONDS:
             return None
         client.receive(0.01)
@@ -202,7 +211,7 @@ def _pull(client: Client, request: WeightsRequest) -> str | None:
                         piece=pieces,
                         count=_WINDOW_PIECES,
                     )
-                    client.send(wire.encode(more))
+                    client.send(codec.encode(more))
     seconds = time.monotonic() - began
     if meta is None:
         return None

@@ -18,8 +18,8 @@ import numpy.typing as npt
 from gymnasium.spaces import Box, Discrete, Space
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from common.chunk import IMAGE_SHAPE, Spaces
 from common.config import EnvConfig
+from common.spaces import IMAGE_SHAPE, Spaces
 
 FRAMES_PER_STEP = 4
 _STACK = 4

@@ -8,7 +8,7 @@ from typing import TextIO, cast
 
 import structlog
 
-from common.output import discard_if_closed
+from common.process.output import discard_if_closed
 
 
 class _Output:

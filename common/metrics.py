@@ -7,7 +7,7 @@ import threading
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from common.web import Answer, Answers, WebServer
+from common.http_server import Answer, Answers, WebServer
 
 LEARNER_PORT = 9101
 ACTOR_PORT = 9100

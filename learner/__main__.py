@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from common import arguments, log
-from common.lifecycle import stop_on_signals
+from common.process.lifecycle import stop_on_signals
 from learner.commandline import parse
 
 

@@ -9,15 +9,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from common import checkpoint, envs
-from common.checkpoint import Checkpoint, CheckpointError
-from common.chunk import Bundle, Spaces
+from common import envs
 from common.config import Config
-from common.lifecycle import EXIT_CONFIGURATION, Fatal
-from common.policy import Policy
-from common.precision import resolve_precision
-from common.streams import draws
-from learner.normaliser import Normaliser
+from common.model.bundle import Bundle
+from common.model.policy import Policy
+from common.model.precision import resolve_precision
+from common.process.lifecycle import EXIT_CONFIGURATION, Fatal
+from common.rng import draws
+from common.spaces import Spaces
+from learner.training import checkpoint
+from learner.training.checkpoint import Checkpoint, CheckpointError
+from learner.training.normaliser import Normaliser
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -15,13 +15,13 @@ from typing import Annotated
 import tyro
 
 from common.config import Config
-from common.keys import KeyDirectory, KeysError
-from common.lifecycle import EXIT_CONFIGURATION, EXIT_USAGE, Fatal
+from common.keys.files import KeyDirectory, KeysError
 from common.metrics import DEFAULT_HOST
-from common.presets import DEFAULT_PRESET, PRESETS
-from common.transport import is_loopback, parse_address
-from learner.conduct import SESSIONS_PER_KEY
+from common.process.lifecycle import EXIT_CONFIGURATION, EXIT_USAGE, Fatal
+from common.protocol.sockets import is_loopback, parse_address
+from learner.presets import DEFAULT_PRESET, PRESETS
 from learner.runs import match_precision, read_config, settings
+from learner.server.rate_limit import SESSIONS_PER_KEY
 
 _DEVICES = ("auto", "cpu", "cuda")
 _DEFAULT_BIND = "tcp://127.0.0.1:5555"

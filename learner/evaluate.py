@@ -19,9 +19,9 @@ import numpy as np
 
 from common import arguments, envs, log
 from common.files import write_atomically
-from common.lifecycle import EXIT_CONFIGURATION, EXIT_USAGE, Fatal
-from common.precision import configure_torch
-from common.streams import Place, environment_seeds
+from common.model.precision import configure_torch
+from common.process.lifecycle import EXIT_CONFIGURATION, EXIT_USAGE, Fatal
+from common.rng import Place, environment_seeds
 from learner import video
 from learner.agent import Agent, load_agent
 

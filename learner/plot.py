@@ -24,8 +24,8 @@ from matplotlib.ticker import EngFormatter
 from common import arguments
 from common.config import Config
 from common.files import write_atomically
-from common.lifecycle import EXIT_CONFIGURATION, EXIT_USAGE, Fatal
-from learner import episode_file
+from common.process.lifecycle import EXIT_CONFIGURATION, EXIT_USAGE, Fatal
+from learner.monitoring import episode_file
 from learner.runs import groups, read_config, settings, unusable
 
 WINDOW = 100  # episodes behind each point

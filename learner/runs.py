@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from common.config import Config
-from common.lifecycle import EXIT_CONFIGURATION, Fatal
+from common.process.lifecycle import EXIT_CONFIGURATION, Fatal
 
 
 class Configured(Protocol):

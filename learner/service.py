@@ -12,30 +12,32 @@ from pathlib import Path
 import structlog
 import torch
 
-from common import checkpoint, envs, wire
-from common.checkpoint import CheckpointError, RunDirectory
-from common.chunk import Spaces
+from common import envs
 from common.config import Config
-from common.gate import GateError
-from common.keys import KeysError
-from common.lifecycle import EXIT_CONFIGURATION, Fatal
+from common.keys.curve import GateError
+from common.keys.files import KeysError
 from common.metrics import LEARNER_PORT, Exporter
-from common.precision import configure_torch, resolve_precision
-from common.transport import BindError, weights_endpoint
-from learner.admission import Admission
+from common.model.precision import configure_torch, resolve_precision
+from common.process.lifecycle import EXIT_CONFIGURATION, Fatal
+from common.protocol import codec
+from common.protocol.sockets import BindError, weights_endpoint
+from common.spaces import Spaces
 from learner.commandline import Options
-from learner.credit import Arrival
-from learner.inbox import Inbox
-from learner.limits import apply_limits
-from learner.metrics import LearnerCollector
-from learner.network import Network
-from learner.page import Page
-from learner.progress import Line, ProgressLine, RecentRate
-from learner.publisher import Publisher
-from learner.record import Recorder
-from learner.summary import Clock, of_finished_run, summarise
+from learner.monitoring.metrics import LearnerCollector
+from learner.monitoring.page import Page
+from learner.monitoring.progress_line import Line, ProgressLine, RecentRate
+from learner.monitoring.run_logger import Recorder
+from learner.monitoring.summary import Clock, of_finished_run, summarise
+from learner.resource_limits import apply_limits
+from learner.server.admission import Admission
+from learner.server.decoder import Inbox
+from learner.server.network import Network
+from learner.server.publisher import Publisher
+from learner.server.scheduler import Arrival
 from learner.supervisor import Supervisor
-from learner.trainer import Trainer
+from learner.training import checkpoint
+from learner.training.checkpoint import CheckpointError, RunDirectory
+from learner.training.trainer import Trainer
 from learner.watchdog import Watchdog
 
 log = structlog.get_logger()
@@ -85,7 +87,7 @@ class Learner:
             self.admission.restore(books, time.monotonic())
         publisher = Publisher(target)
         self.network = Network(
-            self.admission, publisher, wire.message_limit_bytes(config.rollout, spaces), options.keys
+            self.admission, publisher, codec.message_limit_bytes(config.rollout, spaces), options.keys
         )
 
         def refuse(arrival: Arrival, text: str) -> None:

@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import structlog
 
-from common.children import ACTOR_SERVER, Children
-from common.fork_server import ForkServer
-from common.lifecycle import EXIT_CONFIGURATION, EXIT_DONE
+from common.process.children import ACTOR_SERVER, Children
+from common.process.fork_server import ForkServer
+from common.process.lifecycle import EXIT_CONFIGURATION, EXIT_DONE
 
 log = structlog.get_logger()
 

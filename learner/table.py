@@ -19,9 +19,9 @@ from pathlib import Path
 from common import arguments
 from common.config import Config
 from common.files import write_atomically
-from common.lifecycle import EXIT_CONFIGURATION, EXIT_USAGE, Fatal
-from common.presets import PRESETS
-from learner.progress import duration
+from common.process.lifecycle import EXIT_CONFIGURATION, EXIT_USAGE, Fatal
+from learner.monitoring.progress_line import duration
+from learner.presets import PRESETS
 from learner.runs import groups, match_precision, read_config, settings, unusable
 
 _COLUMNS = (

@@ -18,11 +18,12 @@ import numpy.typing as npt
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from common import envs, rnd
-from common.lifecycle import EXIT_CONFIGURATION, Fatal
-from common.networks import make_predictor, make_target
-from common.precision import acting_precision, autocast
-from common.streams import Place, environment_seeds
+from common import envs
+from common.model import rnd
+from common.model.networks import make_predictor, make_target
+from common.model.precision import acting_precision, autocast
+from common.process.lifecycle import EXIT_CONFIGURATION, Fatal
+from common.rng import Place, environment_seeds
 from learner.agent import Agent
 
 MAX_STEPS = 4_500  # an Atari game of 18,000 frames

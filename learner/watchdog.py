@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from common.lifecycle import EXIT_INTERNAL
+from common.process.lifecycle import EXIT_INTERNAL
 
 log = structlog.get_logger()
 

@@ -29,14 +29,15 @@ import zmq
 from actor.metrics import Phases
 from actor.rollout import Rollout
 from actor.session import Session
-from common import envs, wire
+from common import envs
 from common.config import EnvConfig, RolloutConfig
-from common.gate import ActorKeys
-from common.keys import read_bundle
-from common.messages import Ack
-from common.parent import Parent
-from common.streams import Place
-from common.transport import Client, Context
+from common.keys.curve import ActorKeys
+from common.keys.files import read_bundle
+from common.process.parent_link import Parent
+from common.protocol import codec
+from common.protocol.messages import Ack
+from common.protocol.sockets import Client, Context
+from common.rng import Place
 
 _MESSAGE_BYTES = 1 << 20
 _SWEEP_SECONDS = 0.25  # between two looks at every session: heartbeats fall due, silence is noticed
@@ -48,7 +49,7 @@ class Recording:
     """One chunk, ready to be sent."""
 
     steps: int
-    packed: wire.Packed
+    packed: codec.Packed
 
 
 def record(env: EnvConfig, rollout: RolloutConfig, chunks: int, seed: int = 1) -> list[Recording]:
@@ -59,7 +60,7 @@ def record(env: EnvConfig, rollout: RolloutConfig, chunks: int, seed: int = 1) -
     for _ in range(chunks):
         chunk = play.collect(None, lambda: True)
         assert chunk is not None
-        recordings.append(Recording(rollout.chunk_steps, wire.pack(chunk)))
+        recordings.append(Recording(rollout.chunk_steps, codec.pack(chunk)))
     return recordings
 
 
@@ -74,7 +75,7 @@ class _Tapped(Client):
 
     def receive(self, timeout_seconds: float = 0.0, also: int | None = None) -> list[bytes] | None:
         parts = super().receive(timeout_seconds, also)
-        message = wire.decode(parts) if parts is not None else None
+        message = codec.decode(parts) if parts is not None else None
         if isinstance(message, Ack):
             self._heard(message)
         return parts

@@ -17,9 +17,9 @@ from typing import NamedTuple, Self
 
 import zmq
 
-from common import messages as m
-from common import wire
-from learner.conduct import BAN_SECONDS
+from common.protocol import codec
+from common.protocol import messages as m
+from learner.server.rate_limit import BAN_SECONDS
 from tests.mutants import CORPUS, hello, mutant
 
 _ANSWER_SECONDS = 0.1
@@ -70,7 +70,7 @@ class HostilePeer:
         self._send(data, hello(sid))
         while not banned and not self._stop.is_set():
             while data.poll(int(_ANSWER_SECONDS * 1000)):
-                match wire.decode(data.recv_multipart()):
+                match codec.decode(data.recv_multipart()):
                     case m.Welcome() as welcome:
                         epoch, credit = welcome.epoch, welcome.credit
                     case m.Ack() as ack:
@@ -80,7 +80,7 @@ class HostilePeer:
                         self.told_off += 1
             for _ in range(4):
                 message = rng.choice(CORPUS)
-                self._send(rng.choice([data, weights]), mutant(message, wire.encode(message), rng))
+                self._send(rng.choice([data, weights]), mutant(message, codec.encode(message), rng))
                 lie = rng.choice(LIES).message(rng, sid, epoch, offset, credit)
                 self._send(data, lie)
                 self.chunks += sum(isinstance(one, m.ChunkMessage) for one in (message, lie))
@@ -90,7 +90,7 @@ class HostilePeer:
             self._send(data, m.Heartbeat(sid=sid, epoch=epoch, produced=offset, stats={}))
 
     def _send(self, socket: zmq.Socket[bytes], message: m.Message | list[bytes]) -> None:
-        parts = message if isinstance(message, list) else wire.encode(message)
+        parts = message if isinstance(message, list) else codec.encode(message)
         try:
             socket.send_multipart(parts)
             self.sent += 1

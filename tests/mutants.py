@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import msgpack
 
-from common import messages as m
-from common import wire
+from common.protocol import codec
+from common.protocol import messages as m
 
 SID, DIGEST = bytes(range(16)), bytes(range(32))
 CORPUS: list[m.Message] = [
@@ -86,7 +86,7 @@ def part(
     header: object,
     body_bytes: int = 0,
     magic: bytes = b"OR",
-    major: int = wire.PROTOCOL_MAJOR,
+    major: int = codec.PROTOCOL_MAJOR,
 ) -> bytes:
     """A first part, honest or not; `header` is bytes or packed here."""
     packed = header if isinstance(header, bytes) else msgpack.packb(header)
@@ -162,7 +162,7 @@ def mutant(message: m.Message, parts: Sequence[bytes], rng: random.Random) -> li
             fields[rng.choice([*fields, "later"])] = rng.choice(_NASTY)
             out[0] = part(message.KIND, fields, len(b"".join(out[1:])))
         case 5:  # parts of different messages
-            out = [out[0], *wire.encode(rng.choice(CORPUS))][: rng.randrange(1, 4)]
+            out = [out[0], *codec.encode(rng.choice(CORPUS))][: rng.randrange(1, 4)]
     return out
 
 

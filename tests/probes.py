@@ -18,21 +18,23 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from actor.intrinsic import Intrinsic
 from actor.metrics import Phases
 from actor.rollout import Rollout
 from actor.service import Actor, Player
 from actor.weights import Blob
-from common import rnd, wire
-from common.chunk import WARMUP_VERSION, Spaces
 from common.config import Config
 from common.envs import Transition
-from common.networks import PolicyOutput
-from common.policy import Policy
-from learner.inbox import Delivered
-from learner.ppo import Report
-from learner.publisher import Offer
-from learner.trainer import Trainer
+from common.model import rnd
+from common.model.bonus import Intrinsic
+from common.model.networks import PolicyOutput
+from common.model.policy import Policy
+from common.protocol import codec
+from common.protocol.chunk import WARMUP_VERSION
+from common.spaces import Spaces
+from learner.server.decoder import Delivered
+from learner.server.publisher import Offer
+from learner.training.ppo import Report
+from learner.training.trainer import Trainer
 
 Array = npt.NDArray[Any]
 Pays = Callable[[Array, Array], Array]  # state and action of each lane -> its reward
@@ -176,7 +178,7 @@ class Loop:
     def stepped(self, steps: int) -> None:
         self._produced += steps
 
-    def send_chunk(self, epoch: int, version: int, fresh: bool, packed: wire.Packed) -> None:
+    def send_chunk(self, epoch: int, version: int, fresh: bool, packed: codec.Packed) -> None:
         offset, steps = self._sent, self._produced - self._sent
         self._sent = self._produced
         message = packed.message(
@@ -188,5 +190,5 @@ class Loop:
             produced=self._produced,
             fresh=fresh,
         )
-        chunk = wire.unpack(message, self.config.rollout, self.probe.spaces)
+        chunk = codec.unpack(message, self.config.rollout, self.probe.spaces)
         self.delivered = Delivered(self.sid, self.batch, 0, 0, offset, version, fresh, chunk)

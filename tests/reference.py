@@ -5,9 +5,9 @@ wire, no credit and no joining of chunks: stacks are kept as the policy saw them
 to a lane. Only what rounds differently by shape keeps the shapes of the service: a slot's k lanes are one
 forward pass of the policy, and its T x k next observations are rated together.
 
-Networks, moments, targets, the update (`learner.ppo`) and `Policy` are the product's own. So the comparison
-proves the path of the data: who plays, what is counted and in which order. It does not prove the algorithm;
-tests/plain_update.py does, whose updates use no code of the product.
+Networks, moments, targets, the update (`learner.training.ppo`) and `Policy` are the product's own. The
+comparison proves the path of the data: which sessions play, what is counted and in which order. It does not
+prove the algorithm; tests/plain_update.py does, whose updates use no code of the product.
 
 The statistics are filled by random play first, one chunk per slot: `rnd.warmup_steps` is E x T.
 """
@@ -24,16 +24,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from actor.intrinsic import Intrinsic
-from common import envs, rnd
-from common.chunk import Bundle
+from common import envs
 from common.config import Config
-from common.moments import Moments
-from common.policy import Policy
-from common.streams import Place, draws, environment_seeds
-from learner.batch import Batch
-from learner.ppo import PPO
-from learner.targets import targets
+from common.model import rnd
+from common.model.bonus import Intrinsic
+from common.model.bundle import Bundle
+from common.model.policy import Policy
+from common.rng import Place, draws, environment_seeds
+from learner.training.batch import Batch
+from learner.training.ppo import PPO
+from learner.training.running_stats import Moments
+from learner.training.targets import targets
 
 Array = npt.NDArray[Any]
 Facts = dict[str, Tensor]  # of a run by name: "update V: NAME" of each update, and a checkpoint's tensors

@@ -15,18 +15,19 @@ import pytest
 
 import actor.session
 from actor.session import Session
-from common import lifecycle, messages, wire
-from common.audit import problems
 from common.config import Config
-from common.parent import Parent
-from learner.admission import Admission
-from learner.conduct import Sender
-from learner.intake import Intake
+from common.process import lifecycle
+from common.process.parent_link import Parent
+from common.protocol import codec, messages
+from learner.server.admission import Admission
+from learner.server.message_handler import Intake
+from learner.server.rate_limit import Sender
+from learner.verify_ledger import problems
 
 TURN_SECONDS = 0.25
 _LANES_STEPS = 64  # steps between two looks at the session
 _CHECKPOINTS = 3
-_EMPTY = wire.Packed(0, 0, 0, b"")
+_EMPTY = codec.Packed(0, 0, 0, b"")
 
 
 @dataclass(slots=True)
@@ -51,7 +52,7 @@ class Play:
 
 
 class Wire:
-    """The connection of one actor; stands for `common.transport.Client`."""
+    """The connection of one actor; stands for `common.protocol.sockets.Client`."""
 
     def __init__(self, owner: SimulatedActor) -> None:
         self.owner = owner
@@ -223,7 +224,7 @@ class World:
         for peer, message in admission.replies:
             connection = self._wires[peer]
             if connection.peer == peer and connection.owner.linked and not connection.owner.frozen:
-                connection.inbox.append(wire.encode(message))
+                connection.inbox.append(codec.encode(message))
                 connection.owner.gone = isinstance(message, messages.ByeOk)
         admission.replies.clear()
 
@@ -241,7 +242,7 @@ class World:
                 if simulated.play is None and simulated.session.joined:
                     session = simulated.session
                     bye = messages.Bye(sid=session.sid, produced=session.produced)
-                    simulated.wire.send(wire.encode(bye))
+                    simulated.wire.send(codec.encode(bye))
             self.turn()
         assert self.learner is not None
         admission = self.learner.admission

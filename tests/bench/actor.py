@@ -14,22 +14,23 @@ from dataclasses import dataclass
 
 import torch
 
-from actor.intrinsic import Intrinsic
 from actor.metrics import Phases
 from actor.rollout import Rollout
 from actor.service import Actor, Player
 from actor.session import Session
 from actor.weights import Blob, Name
-from common import envs, wire
-from common.chunk import Bundle
+from common import envs
 from common.config import Config, EnvConfig
-from common.messages import ChunkMessage, Welcome
-from common.parent import Parent
-from common.policy import Policy
-from common.precision import configure_torch, resolve_precision
-from common.transport import Client, Context, Server
-from learner.ppo import PPO
-from learner.publisher import Offer
+from common.model.bonus import Intrinsic
+from common.model.bundle import Bundle
+from common.model.policy import Policy
+from common.model.precision import configure_torch, resolve_precision
+from common.process.parent_link import Parent
+from common.protocol import codec
+from common.protocol.messages import ChunkMessage, Welcome
+from common.protocol.sockets import Client, Context, Server
+from learner.server.publisher import Offer
+from learner.training.ppo import PPO
 from tests.bench.machine import Emulator, hardware
 from tests.fleet import quiet
 
@@ -166,7 +167,7 @@ def _welcome(server: Server, session: Session, config: Config, digest: bytes) ->
     while not session.joined and time.monotonic() < deadline:
         session.poll(0.05)
         for peer, *_ in server.receive():
-            server.send(peer, wire.encode(welcome))
+            server.send(peer, codec.encode(welcome))
     assert session.joined
 
 
@@ -183,7 +184,7 @@ def _taken(server: Server) -> int:
     deadline = time.monotonic() + 10.0
     while time.monotonic() < deadline:
         for *_, parts in server.receive():
-            if isinstance(wire.decode(parts), ChunkMessage):
+            if isinstance(codec.decode(parts), ChunkMessage):
                 return sum(map(len, parts))
         time.sleep(0.001)
     raise TimeoutError("expected the chunk that the actor sent, got none")

@@ -7,11 +7,12 @@ import dataclasses
 import random
 import time
 
-from common import envs, wire
-from common.chunk import Spaces
+from common import envs
 from common.config import EnvConfig, RolloutConfig
-from common.messages import ChunkMessage
-from common.precision import configure_torch
+from common.model.precision import configure_torch
+from common.protocol import codec
+from common.protocol.messages import ChunkMessage
+from common.spaces import Spaces
 from tests.bench.machine import hardware
 from tests.fleet import record
 from tests.mutants import CORPUS, mutant, mutant_chunk
@@ -31,7 +32,7 @@ def measure() -> dict[str, object]:
     spaces = envs.spaces(_ENV)
     template = next(message for message in CORPUS if isinstance(message, ChunkMessage))
     chunks = [_message(template, recording.packed) for recording in record(_ENV, _ROLLOUT, _CHUNKS)]
-    legal_seconds = max(_least_seconds(wire.encode(chunk), spaces) for chunk in chunks)
+    legal_seconds = max(_least_seconds(codec.encode(chunk), spaces) for chunk in chunks)
     rng = random.Random(0)
     cases = [_damaged(chunks, rng) for _ in range(_CASES)]
     seconds = [_seconds(parts, spaces) for parts in cases]
@@ -48,7 +49,7 @@ def measure() -> dict[str, object]:
     }
 
 
-def _message(template: ChunkMessage, packed: wire.Packed) -> ChunkMessage:
+def _message(template: ChunkMessage, packed: codec.Packed) -> ChunkMessage:
     """The message of a chunk; the session and its offsets do not matter here."""
     return dataclasses.replace(
         template,
@@ -63,9 +64,9 @@ def _damaged(chunks: list[ChunkMessage], rng: random.Random) -> list[bytes]:
     """Half of the cases are chunks, most of them with an intact header."""
     chunk = rng.choice(chunks)
     if rng.random() < 0.4:
-        return wire.encode(mutant_chunk(chunk, rng))
+        return codec.encode(mutant_chunk(chunk, rng))
     message = rng.choice([*CORPUS, chunk, chunk, chunk])
-    return mutant(message, wire.encode(message), rng)
+    return mutant(message, codec.encode(message), rng)
 
 
 def _least_seconds(parts: list[bytes], spaces: Spaces) -> float:
@@ -76,8 +77,8 @@ def _least_seconds(parts: list[bytes], spaces: Spaces) -> float:
 def _seconds(parts: list[bytes], spaces: Spaces) -> float:
     """Processor time of this thread to read or refuse one message."""
     start = time.thread_time()
-    with contextlib.suppress(wire.WireError):
-        message = wire.decode(parts)
+    with contextlib.suppress(codec.WireError):
+        message = codec.decode(parts)
         if isinstance(message, ChunkMessage):
-            wire.unpack(message, _ROLLOUT, spaces)
+            codec.unpack(message, _ROLLOUT, spaces)
     return time.thread_time() - start

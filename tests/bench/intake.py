@@ -7,16 +7,17 @@ import time
 from collections import defaultdict
 from typing import Self
 
-from common import envs, wire
+from common import envs
 from common.config import Config
-from common.ledger import Totals
-from common.precision import configure_torch
-from common.transport import weights_endpoint
-from learner.admission import Admission
-from learner.credit import Arrival
-from learner.inbox import Delivered, Inbox
-from learner.network import Network
-from learner.publisher import Publisher
+from common.model.precision import configure_torch
+from common.protocol import codec
+from common.protocol.sockets import weights_endpoint
+from learner.server.admission import Admission
+from learner.server.decoder import Delivered, Inbox
+from learner.server.ledger import Totals
+from learner.server.network import Network
+from learner.server.publisher import Publisher
+from learner.server.scheduler import Arrival
 
 _POLL_SECONDS = 0.25
 
@@ -36,7 +37,7 @@ class Intake:
         self.admission = Admission(config, 1, bytes(32))
         self.publisher = Publisher(None)
         self.network = Network(
-            self.admission, self.publisher, wire.message_limit_bytes(config.rollout, spaces)
+            self.admission, self.publisher, codec.message_limit_bytes(config.rollout, spaces)
         )
         self._inbox = Inbox(config.rollout, spaces, self._refuse)
         self.chunks = 0  # settled

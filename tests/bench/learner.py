@@ -12,11 +12,12 @@ import numpy as np
 import torch
 
 from common import envs
-from common.chunk import Chunk, Spaces
 from common.config import Config
-from common.precision import configure_torch, resolve_precision
-from learner.batch import Batch, make_batch
-from learner.ppo import PPO
+from common.model.precision import configure_torch, resolve_precision
+from common.protocol.chunk import Chunk
+from common.spaces import Spaces
+from learner.training.batch import Batch, make_batch
+from learner.training.ppo import PPO
 from tests.bench.job import JOB
 from tests.bench.machine import CORES, flops, hardware, matrix_ceiling, synchronise
 from tests.bench.naive import Naive

@@ -13,11 +13,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from common import envs
-from common.chunk import Spaces
 from common.config import Config
-from common.networks import make_policy, make_predictor, make_target
-from common.precision import has_bfloat16, resolve_precision
-from learner.limits import usable_cores
+from common.model.networks import make_policy, make_predictor, make_target
+from common.model.precision import has_bfloat16, resolve_precision
+from common.spaces import Spaces
+from learner.resource_limits import usable_cores
 
 CORES = usable_cores()
 _CPU = torch.device("cpu")

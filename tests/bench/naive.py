@@ -1,6 +1,6 @@
 """PPO+RND written plainly in float32: the reference that the learner's speed is compared with.
 
-The same losses on the same networks as `learner.ppo`, as a short program would have them: images in
+The same losses on the same networks as `learner.training.ppo`, as a short program would have them: images in
 NCHW, converted to floats for each minibatch; the predictor on every row and a mask afterwards; the
 target again in each pass; one loss, one Adam that is not fused.
 """
@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.config import Config
-from learner.batch import Batch
-from learner.ppo import PPO
-from learner.targets import Values, targets
+from learner.training.batch import Batch
+from learner.training.ppo import PPO
+from learner.training.targets import Values, targets
 
 _SLICE = 512
 

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from actor.weights import PIECE_MESSAGE_BYTES, WeightsClient
-from common.transport import Client, Context, weights_endpoint
+from common.protocol.sockets import Client, Context, weights_endpoint
 from tests.fleet import quiet
 
 

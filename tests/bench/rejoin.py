@@ -9,13 +9,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from common import envs, keys, wire
+from common import envs
 from common.config import Config, EnvConfig, RolloutConfig
-from common.keys import KeyDirectory
-from common.transport import weights_endpoint
-from learner.admission import Admission
-from learner.network import Network
-from learner.publisher import Publisher
+from common.keys import files
+from common.keys.files import KeyDirectory
+from common.protocol import codec
+from common.protocol.sockets import weights_endpoint
+from learner.server.admission import Admission
+from learner.server.network import Network
+from learner.server.publisher import Publisher
 from tests.bench.fleet import JOIN_SECONDS, start
 from tests.bench.machine import hardware
 from tests.fleet import Report, quiet
@@ -36,9 +38,9 @@ def measure(actors: int = 2_000) -> dict[str, object]:
     endpoint = f"tcp://127.0.0.1:{free_port()}"
     with tempfile.TemporaryDirectory() as directory:
         path, bundle = Path(directory) / "keys", Path(directory) / "fleet.json"
-        keys.initialise(path)
-        keys.add(path, "fleet")
-        keys.bundle(path, "fleet", bundle)
+        files.initialise(path)
+        files.add(path, "fleet")
+        files.bundle(path, "fleet", bundle)
         admission, network = _serve(config, 0, None, endpoint, path)
         began = time.monotonic()
         fleets = start(endpoint, actors, bundle)
@@ -81,7 +83,7 @@ def _serve(
     admission = Admission(config, epoch, bytes(32))
     if saved is not None:
         admission.restore(saved, time.monotonic())
-    limit = wire.message_limit_bytes(config.rollout, envs.spaces(config.env))
+    limit = codec.message_limit_bytes(config.rollout, envs.spaces(config.env))
     network = Network(admission, Publisher(None), limit, KeyDirectory.open(path))
     network.start([(endpoint, weights_endpoint(endpoint))], lambda arrival: None)
     return admission, network

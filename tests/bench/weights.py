@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from common import envs
-from common.chunk import Bundle
 from common.config import Config, EnvConfig, RolloutConfig
-from learner.ppo import PPO
-from learner.publisher import Offer
+from common.model.bundle import Bundle
+from learner.server.publisher import Offer
+from learner.training.ppo import PPO
 from tests.bench.intake import Intake
 from tests.bench.machine import cpu_seconds, hardware
 from tests.fleet import FleetProcess, quiet

@@ -13,13 +13,15 @@ from zlib_ng import zlib_ng
 
 from actor.metrics import Phases
 from actor.rollout import Rollout
-from common import envs, wire
-from common.chunk import Chunk, Spaces
+from common import envs
 from common.config import Config, EnvConfig, RolloutConfig
-from common.messages import ChunkMessage
-from common.policy import Policy
-from common.precision import configure_torch
-from common.streams import Place
+from common.model.policy import Policy
+from common.model.precision import configure_torch
+from common.protocol import codec
+from common.protocol.chunk import Chunk
+from common.protocol.messages import ChunkMessage
+from common.rng import Place
+from common.spaces import Spaces
 from learner.agent import load_agent
 from tests.bench.machine import hardware
 
@@ -119,21 +121,21 @@ def _measure(config: Config, policy: Policy | None) -> dict[str, float]:
 
 def _encode(chunk: Chunk) -> list[bytes]:
     steps = _ROLLOUT.chunk_steps
-    return wire.encode(
-        wire.pack(chunk).message(
+    return codec.encode(
+        codec.pack(chunk).message(
             sid=bytes(16), epoch=0, version=0, offset=0, steps=steps, produced=steps, fresh=True
         )
     )
 
 
 def _message(parts: list[bytes]) -> ChunkMessage:
-    message = wire.decode(parts)
+    message = codec.decode(parts)
     assert isinstance(message, ChunkMessage)
     return message
 
 
 def _decode(parts: list[bytes], spaces: Spaces) -> Chunk:
-    return wire.unpack(_message(parts), _ROLLOUT, spaces)
+    return codec.unpack(_message(parts), _ROLLOUT, spaces)
 
 
 def _milliseconds(work: Callable[[], object]) -> float:

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import psutil
 
-from common import audit, checkpoint
+from learner import verify_ledger
+from learner.training import checkpoint
 from tests.integration.processes import PATIENCE_SECONDS, Command, Run, free_port
 
 LANES, STEPS, BATCH_LANES = 2, 16, 4
@@ -170,7 +171,7 @@ class Field:
         summary = self.run.summary()
         saved = checkpoint.newest(self.run.path / "checkpoints")
         assert saved is not None
-        assert audit.verify(saved) == []
+        assert verify_ledger.verify(saved) == []
         kept = self.timeline()
         assert [row["version"] for row in kept] == list(range(len(kept))), "a version missing or twice"
         ranges = sorted(lane for row in kept for lane in row["lanes"])

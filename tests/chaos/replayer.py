@@ -11,9 +11,9 @@ from types import TracebackType
 import numpy as np
 import zmq
 
-from common import messages, wire
-from common.chunk import Chunk
-from common.messages import Ack, Bye, ByeOk, Rehello, Reject, Resend, Welcome
+from common.protocol import codec, messages
+from common.protocol.chunk import Chunk
+from common.protocol.messages import Ack, Bye, ByeOk, Rehello, Reject, Resend, Welcome
 from tests.mutants import hello
 
 _IDENTITY = (123_456, 654_321)
@@ -70,7 +70,7 @@ class Replayer:
         steps = self._steps * self._lanes
         self.produced += steps
         self._count_file.write_bytes(struct.pack("=Q", self.produced))
-        message = wire.pack(chunk).message(
+        message = codec.pack(chunk).message(
             sid=self.sid,
             epoch=self.epoch,
             version=self.version,
@@ -79,14 +79,14 @@ class Replayer:
             produced=self.produced,
             fresh=offset == 0,
         )
-        self.frames[offset] = wire.encode(message)
+        self.frames[offset] = codec.encode(message)
         return offset
 
     def hear(self, seconds: float) -> messages.Message | None:
         """The next answer, taken to heart; None after the time."""
         if not self._socket.poll(int(seconds * 1000)):
             return None
-        message = wire.decode(self._socket.recv_multipart())
+        message = codec.decode(self._socket.recv_multipart())
         match message:
             case Welcome():
                 self.joined, self.epoch = True, message.epoch
@@ -109,7 +109,7 @@ class Replayer:
         while not self.joined:
             assert time.monotonic() < end, "expected a Welcome"
             message = hello(self.sid, self.epoch, self.settled, self.produced)
-            self._socket.send_multipart(wire.encode(message))
+            self._socket.send_multipart(codec.encode(message))
             self.hear(1.0)
 
     def wait_credit(self, seconds: float = 60.0) -> None:
@@ -124,5 +124,5 @@ class Replayer:
         end = time.monotonic() + seconds
         while not self.gone:
             assert time.monotonic() < end, "expected ByeOk"
-            self._socket.send_multipart(wire.encode(Bye(sid=self.sid, produced=self.produced)))
+            self._socket.send_multipart(codec.encode(Bye(sid=self.sid, produced=self.produced)))
             self.hear(1.0)

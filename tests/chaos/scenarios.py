@@ -19,8 +19,8 @@ from typing import Any
 
 import psutil
 
-from common import checkpoint
-from common.checkpoint import CheckpointError
+from learner.training import checkpoint
+from learner.training.checkpoint import CheckpointError
 from tests.chaos import small_disk
 from tests.chaos.field import BATCH_LANES, CHUNK_STEPS, LANES, STEPS, Field, frozen, stop, until
 from tests.chaos.proxy import PARTITION, FaultProxy, Weather, schedule

@@ -24,7 +24,8 @@ from typing import Any
 
 import psutil
 
-from common import audit, checkpoint
+from learner import verify_ledger
+from learner.training import checkpoint
 from tests.artefacts import keep
 from tests.chaos.field import Sampler, frozen, until
 from tests.chaos.proxy import PARTITION, FaultProxy, Weather
@@ -213,7 +214,7 @@ class Soak:
         saved = checkpoint.newest(self.run.path / "checkpoints")
         assert saved is not None
         rows = list(itertools.chain.from_iterable(self.sampler.lives))
-        summary, problems = self.run.summary(), audit.verify(saved)
+        summary, problems = self.run.summary(), verify_ledger.verify(saved)
         accounts = json.loads(json.loads(saved.meta["books"])["ledger"])["accounts"]
         sessions: defaultdict[int, set[str]] = defaultdict(set)
         for log in self.directory.glob("learner*.err"):

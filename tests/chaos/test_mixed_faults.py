@@ -70,9 +70,9 @@ def test_every_step_is_accounted_for_over_partition_freeze_learner_kill_and_acto
     """Three remote actors, one of them behind a proxy; the resumed learner has a local one as well."""
     field, chance, port = Field(tmp_path, SEED), random.Random(SEED), free_port()
     field.run.constants |= {
-        "learner.leases.LEASE_SECONDS": LEASE_SECONDS,
-        "learner.network.LEASE_SECONDS": LEASE_SECONDS,
-        "learner.trainer._SAVE_SECONDS": (0.5, 60.0),  # least and most between two checkpoints
+        "learner.server.leases.LEASE_SECONDS": LEASE_SECONDS,
+        "learner.server.network.LEASE_SECONDS": LEASE_SECONDS,
+        "learner.training.trainer._SAVE_SECONDS": (0.5, 60.0),  # least and most between two checkpoints
     }
     with (
         FaultProxy(port, field.run.port, SEED) as proxy,

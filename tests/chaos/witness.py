@@ -15,8 +15,8 @@ from typing import Any
 
 from learner import __main__ as learner
 from learner import watchdog
-from learner.admission import Admission
-from learner.trainer import Trainer
+from learner.server.admission import Admission
+from learner.training.trainer import Trainer
 
 _train = Trainer._train
 _tick = Admission.tick

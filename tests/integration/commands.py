@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from common import fork_server
+from common.process import fork_server
 
 ROOT = Path(__file__).parents[2]
 _COUNTING = ROOT / "tests" / "integration" / "counting" / "sitecustomize.py"
@@ -38,7 +38,7 @@ class PreparedServer:
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             sys.argv = ["actor", *fork_server.serve(theirs.detach())]
             from actor.__main__ import main
-            from common.lifecycle import leave
+            from common.process.lifecycle import leave
 
             leave(main())
         theirs.close()

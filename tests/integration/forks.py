@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from common.fork_server import serve
+from common.process.fork_server import serve
 
 
 def main() -> None:

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import psutil
 
-from common.children import ACTOR_SERVER
-from common.fork_server import Forked, ForkServer
-from common.presets import PRESETS
+from common.process.children import ACTOR_SERVER
+from common.process.fork_server import Forked, ForkServer
+from learner.presets import PRESETS
 
 ROOT = Path(__file__).parents[2]
 _COUNTING = Path(__file__).parent / "counting"

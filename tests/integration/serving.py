@@ -9,15 +9,16 @@ from types import UnionType
 
 import torch
 
-from common import keys, messages, wire
-from common.chunk import Bundle
-from common.gate import ActorKeys
-from common.keys import KeyDirectory, read_bundle
-from common.presets import PRESETS
-from common.transport import Client, Context, weights_endpoint
-from learner.admission import Admission
-from learner.network import Network
-from learner.publisher import Offer, Publisher
+from common.keys import files
+from common.keys.curve import ActorKeys
+from common.keys.files import KeyDirectory, read_bundle
+from common.model.bundle import Bundle
+from common.protocol import codec, messages
+from common.protocol.sockets import Client, Context, weights_endpoint
+from learner.presets import PRESETS
+from learner.server.admission import Admission
+from learner.server.network import Network
+from learner.server.publisher import Offer, Publisher
 from tests.integration.processes import PATIENCE_SECONDS, free_port
 from tests.mutants import hello
 
@@ -29,7 +30,7 @@ class Served:
 
     def __init__(self, directory: Path, keyed: bool = True) -> None:
         self.path = directory / "keys"
-        keys.initialise(self.path)
+        files.initialise(self.path)
         self.admission = Admission(PRESETS["cartpole"], 3, bytes(32))
         target = Offer.of("target", Bundle(3, 0, {"weight": torch.zeros(400_000)}))
         opened = KeyDirectory.open(self.path) if keyed else None
@@ -50,8 +51,8 @@ class Served:
 
     def keys_of(self, name: str) -> ActorKeys:
         """An authorised actor's bundle."""
-        keys.add(self.path, name)
-        keys.bundle(self.path, name, self.path / "bundle.json")
+        files.add(self.path, name)
+        files.bundle(self.path, name, self.path / "bundle.json")
         return read_bundle(self.path / "bundle.json")
 
 
@@ -66,7 +67,7 @@ class Peer:
     def say(self, message: messages.Message) -> None:
         """Send, once there is a connection."""
         deadline = time.monotonic() + PATIENCE_SECONDS
-        while not self.client.send(wire.encode(message)):
+        while not self.client.send(codec.encode(message)):
             assert time.monotonic() < deadline, "expected a connection"
             time.sleep(0.01)
 
@@ -77,7 +78,7 @@ class Peer:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             parts = self.client.receive(0.05)
-            message = wire.decode(parts) if parts is not None else None
+            message = codec.decode(parts) if parts is not None else None
             if isinstance(message, kind):
                 return message
         return None

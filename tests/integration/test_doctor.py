@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from common import doctor, keys, wire
-from common.transport import Context, Server, weights_endpoint
+from common import doctor
+from common.keys import files
+from common.protocol import codec
+from common.protocol.sockets import Context, Server, weights_endpoint
 from tests.integration.processes import free_port
 from tests.integration.serving import Served
 from tests.mutants import part
@@ -68,9 +70,9 @@ def failed(result: tuple[int, list[str], str], step: str) -> tuple[int, str]:
 def test_a_missing_and_a_wrong_key_fail_at_the_key(served: Served, examine: Examine, tmp_path: Path) -> None:
     code, complaint = failed(examine("--learner", at(served)), "key")
     assert code == 78 and "expected --keys FILE" in complaint
-    keys.initialise(tmp_path / "other")
-    keys.add(tmp_path / "other", "eve")
-    keys.bundle(tmp_path / "other", "eve", tmp_path / "eve.json")
+    files.initialise(tmp_path / "other")
+    files.add(tmp_path / "other", "eve")
+    files.bundle(tmp_path / "other", "eve", tmp_path / "eve.json")
     code, complaint = failed(examine("--learner", at(served), "--keys", str(tmp_path / "eve.json")), "key")
     assert code == 78 and "another learner" in complaint
 
@@ -98,7 +100,7 @@ def test_a_port_of_something_else_fails_at_the_key(examine: Examine, monkeypatch
     ("answer", "code", "words"),
     [
         (None, 75, "it hangs, or is no learner"),
-        (part(1, {}, major=wire.PROTOCOL_MAJOR + 1), 78, f"expected protocol {wire.PROTOCOL_MAJOR}, got"),
+        (part(1, {}, major=codec.PROTOCOL_MAJOR + 1), 78, f"expected protocol {codec.PROTOCOL_MAJOR}, got"),
         (b"hello", 78, "expected a preamble"),
     ],
     ids=["silent", "newer", "other"],

@@ -19,20 +19,21 @@ import pytest
 import torch
 from torch import Tensor
 
-import learner.credit
-import learner.leases
-import learner.ppo
+import learner.server.leases
+import learner.server.scheduler
 import learner.service
 import learner.supervisor
-from common import checkpoint, envs
-from common.chunk import Bundle
+import learner.training.ppo
+from common import envs
 from common.config import Config, EnvConfig, PPOConfig, RNDConfig, RolloutConfig
-from common.moments import Moments
-from learner.batch import Batch
+from common.model.bundle import Bundle
 from learner.commandline import Options
-from learner.normaliser import Normaliser
-from learner.ppo import PPO
-from learner.targets import Targets
+from learner.training import checkpoint
+from learner.training.batch import Batch
+from learner.training.normaliser import Normaliser
+from learner.training.ppo import PPO
+from learner.training.running_stats import Moments
+from learner.training.targets import Targets
 from tests.integration.processes import ROOT, free_port, local_actors
 from tests.reference import Array, Facts, Play, Reference, differing
 
@@ -86,11 +87,11 @@ class Service:
         monkeypatch.setattr(local_actors, "close", lambda: None)  # its next learner needs it again
         # However slow the machine is: every actor keeps its seat, and gets its place of each batch.
         monkeypatch.setattr(learner.service, "_GATHER_SECONDS", 300.0)
-        monkeypatch.setattr(learner.leases, "LEASE_SECONDS", 300.0)
-        monkeypatch.setattr(learner.credit, "_OVERDUE_SECONDS", math.inf)
+        monkeypatch.setattr(learner.server.leases, "LEASE_SECONDS", 300.0)
+        monkeypatch.setattr(learner.server.scheduler, "_OVERDUE_SECONDS", math.inf)
 
     def _watch(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        scale, update, targets = Normaliser.scale, PPO.update, learner.targets.targets
+        scale, update, targets = Normaliser.scale, PPO.update, learner.training.targets.targets
 
         def scaling(owner: Normaliser, bonus: Array, slots: Sequence[int]) -> Array:
             self._slots = list(slots)
@@ -114,7 +115,7 @@ class Service:
 
         monkeypatch.setattr(Normaliser, "scale", scaling)
         monkeypatch.setattr(PPO, "update", updating)
-        monkeypatch.setattr(learner.ppo, "targets", aiming)
+        monkeypatch.setattr(learner.training.ppo, "targets", aiming)
 
     def _note(self, name: str, value: Tensor) -> None:
         self.facts[f"update {len(self.schedule)}: {name}"] = value

@@ -11,15 +11,16 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from common import checkpoint, envs
-from common.checkpoint import Checkpoint
+from common import envs
 from common.config import Config, EnvConfig, NetworkConfig, RolloutConfig
-from common.presets import PRESETS
-from common.streams import Place
+from common.rng import Place
 from learner import evaluate, video
 from learner.agent import load_agent
-from learner.normaliser import Normaliser
-from learner.ppo import PPO
+from learner.presets import PRESETS
+from learner.training import checkpoint
+from learner.training.checkpoint import Checkpoint
+from learner.training.normaliser import Normaliser
+from learner.training.ppo import PPO
 
 pytestmark = pytest.mark.integration
 

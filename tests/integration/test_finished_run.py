@@ -7,8 +7,7 @@ import json
 
 import pytest
 
-from common import audit
-from learner import evaluate, plot, table
+from learner import evaluate, plot, table, verify_ledger
 from tests.integration.conftest import FINISHED_STEPS
 from tests.integration.processes import Run
 
@@ -32,7 +31,7 @@ def test_a_run_trains_what_it_promised_and_accounts_for_every_step(finished_run:
 
 
 def test_its_ledger_adds_up(finished_run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    assert audit.main(["verify", str(finished_run.path)]) == 0
+    assert verify_ledger.main([str(finished_run.path)]) == 0
     assert "1024" in capsys.readouterr().out.replace(",", "")
 
 

@@ -20,8 +20,8 @@ import pytest
 from actor.fleet import Fleet
 from actor.metrics import FleetCollector
 from actor.weights import Weights
-from common.children import ACTOR_SERVER, Children, Exit
-from common.fork_server import Forked, ForkServer
+from common.process.children import ACTOR_SERVER, Children, Exit
+from common.process.fork_server import Forked, ForkServer
 from tests.integration.processes import PATIENCE_SECONDS, ROOT, SELECT_DESCRIPTORS, wait_until
 
 pytestmark = pytest.mark.integration
@@ -174,7 +174,7 @@ def test_a_child_starts_again_unless_it_ended_for_good(server: ForkServer, code:
 
 OWNER = """
 import time
-from common.fork_server import ForkServer
+from common.process.fork_server import ForkServer
 import socket
 ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 server = ForkServer("tests.integration.forks")  # it ends with this object

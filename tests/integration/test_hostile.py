@@ -18,11 +18,11 @@ import psutil
 import pytest
 from structlog.testing import capture_logs
 
-from common import messages as m
-from common import wire
 from common.config import Config, EnvConfig, PPOConfig, RolloutConfig
-from common.presets import PRESETS
-from common.transport import Client, Context
+from common.protocol import codec
+from common.protocol import messages as m
+from common.protocol.sockets import Client, Context
+from learner.presets import PRESETS
 from tests.artefacts import keep
 from tests.bench.intake import Intake
 from tests.hostile import LIES, HostilePeer, Lie
@@ -93,9 +93,9 @@ def answers(client: Client) -> bool:
     """Whether the learner answers a Hello."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
-        client.send(wire.encode(hello(SID)))
+        client.send(codec.encode(hello(SID)))
         parts = client.receive(0.5)
-        if parts is not None and isinstance(wire.decode(parts), m.Welcome | m.Ack):
+        if parts is not None and isinstance(codec.decode(parts), m.Welcome | m.Ack):
             return True
     return False
 
@@ -128,7 +128,7 @@ def test_ten_thousand_connections_of_garbage_leave_the_learner_as_it_was(served:
 
 VANISHED = """
 import socket, struct, sys, time
-from common.transport import Context, Server
+from common.protocol.sockets import Context, Server
 
 with Context() as context:
     server = Server(context, 65_536)

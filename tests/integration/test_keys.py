@@ -14,15 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from common import gate, keys, messages
-from common.gate import ActorKeys, Gate, GateError, KeyPair
-from common.handshake import greeting
-from common.keys import KeyDirectory, read_bundle
-from common.lifecycle import Fatal
-from common.presets import PRESETS
-from common.transport import Context
+from common.keys import curve, files
+from common.keys.curve import ActorKeys, Gate, GateError, KeyPair
+from common.keys.files import KeyDirectory, read_bundle
+from common.keys.handshake import greeting
+from common.process.lifecycle import Fatal
+from common.protocol import messages
+from common.protocol.sockets import Context
 from learner import service
 from learner.commandline import Options
+from learner.presets import PRESETS
 from tests.integration.processes import Command, Run, free_port, wait_until
 from tests.integration.serving import Peer, Served
 
@@ -135,7 +136,7 @@ def test_a_revocation_cuts_its_session_and_books_what_it_had_begun(served: Serve
         peer.join()
         peer.step(100)
     wait_until(lambda: served.network.view.totals.produced == 200, "200 steps")
-    keys.revoke(served.path, "bob")
+    files.revoke(served.path, "bob")
     wait_until(lambda: served.network.view.totals.dropped.get("revoked") == 100, "100 dropped steps")
     sentence = bob.refusal()
     assert sentence is not None and "revoked" in sentence
@@ -155,7 +156,7 @@ def test_an_exchanged_key_cuts_the_session_of_the_old_one(served: Served, meet: 
     bob = meet(served.endpoint, served.keys_of("bob"))
     served.start()
     bob.join()
-    keys.revoke(served.path, "bob")
+    files.revoke(served.path, "bob")
     fresh = served.keys_of("bob")
     assert bob.refusal() is not None
     meet(served.endpoint, fresh).join()
@@ -165,11 +166,11 @@ def test_a_message_of_a_revoked_key_is_refused_even_on_an_open_connection(
     served: Served, meet: Meet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Connections that cannot be cut: the owner of each message is looked at again."""
-    monkeypatch.setattr(gate, "cut", lambda endpoints: 0)
+    monkeypatch.setattr(curve, "cut", lambda endpoints: 0)
     bob = meet(served.endpoint, served.keys_of("bob"))
     served.start()
     bob.join()
-    keys.revoke(served.path, "bob")
+    files.revoke(served.path, "bob")
     wait_until(lambda: served.network.view.events["revoked"] == 1, "the end of the session")
     bob.step(100)
     wait_until(lambda: served.network.view.auth_refused["revoked"] >= 1, "a refused message")
@@ -214,7 +215,7 @@ def test_the_learner_serves_nobody_if_a_stranger_gets_in(
 ) -> None:
     monkeypatch.setattr(Gate, part, broken)
     if part == "answer":  # the others are answered, however late
-        monkeypatch.setattr(gate, "_PROOF_SECONDS", 1.0)
+        monkeypatch.setattr(curve, "_PROOF_SECONDS", 1.0)
     with pytest.raises(GateError, match=came):
         served.start()
     with pytest.raises(ConnectionRefusedError):
@@ -239,7 +240,7 @@ def test_without_a_handler_libzmq_lets_strangers_in_and_the_proof_sees_it(
 def test_a_handler_that_dies_while_serving_closes_the_ports_and_ends_the_learner_with_a_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keys.initialise(tmp_path / "keys")
+    files.initialise(tmp_path / "keys")
     port = free_port()
     options = Options(
         tmp_path / "run",
@@ -263,9 +264,9 @@ def test_a_handler_that_dies_while_serving_closes_the_ports_and_ends_the_learner
 
 
 def bundle(path: Path, name: str, out: Path) -> str:
-    keys.initialise(path)
-    keys.add(path, name)
-    keys.bundle(path, name, out)
+    files.initialise(path)
+    files.add(path, name)
+    files.bundle(path, name, out)
     return str(out)
 
 
@@ -294,7 +295,7 @@ def test_authorised_actors_train_strangers_exit_with_the_reason_and_a_revoked_on
         said = [line for line in actors["eve"].err.read_text().splitlines() if not line.startswith("{")]
         assert len(said) == 1 and "another learner" in said[0]
         wait_until(lambda: run.metric("outrider_fleet_actors", learner) == 3, "three sessions")
-        keys.revoke(tmp_path / "keys", "bob")
+        files.revoke(tmp_path / "keys", "bob")
         revoked = 'outrider_fleet_sessions_total{event="revoked"}'
         wait_until(lambda: run.metric(revoked, learner) == 1, "bob's end")
         assert actors["bob"].finish() == 78

@@ -18,13 +18,13 @@ from typing import Any
 import pytest
 
 from common.config import Config
-from common.web import Answer, WebServer
-from learner.curve import Point
-from learner.page import Page
-from learner.ppo import Report
-from learner.progress import Line
-from learner.training import Progress
-from learner.view import Seated, View
+from common.http_server import Answer, WebServer
+from learner.monitoring.curve import Point
+from learner.monitoring.page import Page
+from learner.monitoring.progress_line import Line
+from learner.server.status import Seated, View
+from learner.training.ppo import Report
+from learner.training.status import Progress
 from tests.integration.processes import Run, free_port, wait_until
 
 pytestmark = pytest.mark.integration

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.presets import PRESETS
 from learner import plot
-from learner.episodes import Episode
+from learner.monitoring.run_logger import Recorder
 from learner.plot import Curve, mean_with_band, sliding_mean
-from learner.record import Recorder
+from learner.presets import PRESETS
 from learner.runs import groups
+from learner.training.episodes import Episode
 
 pytestmark = pytest.mark.integration
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from common import checkpoint, messages, wire
+from common.protocol import codec, messages
+from learner.training import checkpoint
 from tests.integration.processes import PATIENCE_SECONDS, Command, Run, free_port, kill, wait_until
 from tests.mutants import part
 
@@ -182,11 +183,11 @@ def test_garbage_on_the_port_is_counted_and_ignored(tmp_path: Path) -> None:
             stranger.send_multipart(parts)
         name = 'outrider_wire_errors_total{reason="frames"}'
         wait_until(lambda: run.metric(name, learner) == 3, "three refused messages")
-        stranger.send(part(1, {}, major=wire.PROTOCOL_MAJOR + 1))
+        stranger.send(part(1, {}, major=codec.PROTOCOL_MAJOR + 1))
         assert stranger.poll(int(1000 * PATIENCE_SECONDS))
-        answer = wire.decode(stranger.recv_multipart())
+        answer = codec.decode(stranger.recv_multipart())
         assert isinstance(answer, messages.Reject)
-        assert f"expected protocol {wire.PROTOCOL_MAJOR}, got" in answer.text
+        assert f"expected protocol {codec.PROTOCOL_MAJOR}, got" in answer.text
         steps = int(run.metric("outrider_run_env_steps", learner))
         wait_until(lambda: run.steps_reached(learner, steps + 512), "training after the garbage")
         learner.process.send_signal(signal.SIGTERM)

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 
 from common import envs
-from common.chunk import Spaces
 from common.config import EnvConfig
-from common.presets import PRESETS
+from common.spaces import Spaces
+from learner.presets import PRESETS
 from tests.probes import Loop
 
 LAGS = (0, 1, 2, 4, 8)

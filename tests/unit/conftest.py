@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import pytest
 
-from common.chunk import Chunk, Spaces
+from common.protocol.chunk import Chunk
+from common.spaces import Spaces
 
 ChunkMaker = Callable[..., Chunk]
 

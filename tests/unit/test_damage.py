@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from common import checkpoint, keys
-from common.checkpoint import CheckpointError, RunDirectory
 from common.config import Config
-from common.keys import KeysError, read_bundle
-from common.lifecycle import Fatal
+from common.keys import files
+from common.keys.files import KeysError, read_bundle
+from common.process.lifecycle import Fatal
 from learner.runs import read_config
+from learner.training import checkpoint
+from learner.training.checkpoint import CheckpointError, RunDirectory
 from tests.artefacts import keep
 from tests.unit.common.test_checkpoint import same, sample
 
@@ -55,9 +56,9 @@ def next_epoch(path: Path) -> object:
 
 
 def written_bundle(directory: Path) -> Path:
-    keys.initialise(directory / "keys")
-    keys.add(directory / "keys", "alice")
-    keys.bundle(directory / "keys", "alice", directory / "alice.json")
+    files.initialise(directory / "keys")
+    files.add(directory / "keys", "alice")
+    files.bundle(directory / "keys", "alice", directory / "alice.json")
     return directory / "alice.json"
 
 

@@ -17,7 +17,7 @@ from types import ModuleType
 import pytest
 import yaml
 
-from common.presets import PRESETS
+from learner.presets import PRESETS
 from tests.unit.deploy.test_observability import anchor, exported
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +30,7 @@ SCRIPTS = PROJECT["project"]["scripts"]
 COMMANDS = {
     "actor",
     "common.doctor",
-    "common.keys",
+    "common.keys.files",
     "learner",
     "learner.evaluate",
     "learner.plot",

@@ -11,11 +11,11 @@ import actor.service
 import actor.session
 import common
 from actor.session import Session
-from common import messages as m
-from common import wire
-from common.lifecycle import EXIT_CONFIGURATION, Fatal
-from common.parent import Parent
-from common.transport import Client, Context
+from common.process.lifecycle import EXIT_CONFIGURATION, Fatal
+from common.process.parent_link import Parent
+from common.protocol import codec
+from common.protocol import messages as m
+from common.protocol.sockets import Client, Context
 from tests.session_world import Clock
 
 WELCOME = m.Welcome(
@@ -45,11 +45,11 @@ class Line:
         self.session = Session(lambda: self, Parent())  # type: ignore[arg-type, return-value]
 
     def send(self, parts: list[bytes]) -> bool:
-        self.heard.append(wire.decode(parts))
+        self.heard.append(codec.decode(parts))
         return True
 
     def receive(self, timeout_seconds: float = 0.0, also: int | None = None) -> list[bytes] | None:
-        return wire.encode(self._said.pop(0)) if self._said else None
+        return codec.encode(self._said.pop(0)) if self._said else None
 
     def refusal(self) -> str | None:
         return None

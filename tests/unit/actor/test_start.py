@@ -16,8 +16,9 @@ import pytest
 
 from actor.metrics import Phases
 from actor.service import Actor, Player
-from common.chunk import WARMUP_VERSION, Spaces
 from common.config import Config, EnvConfig, PPOConfig, RNDConfig, RolloutConfig
+from common.protocol.chunk import WARMUP_VERSION
+from common.spaces import Spaces
 from tests.integration.processes import PATIENCE_SECONDS
 from tests.probes import Array, Loop, Probe
 
@@ -28,14 +29,15 @@ HEAVY = {"matplotlib", "tensorboard", "tyro", "imageio", "torch._dynamo", "torch
 PLAYS = """
 import sys
 from actor import build
-from actor.intrinsic import Intrinsic
+from common.model.bonus import Intrinsic
 from actor.metrics import Phases
 from actor.rollout import Rollout
-from common import envs, wire
+from common import envs
 from common.config import Config, EnvConfig, RolloutConfig
-from common.networks import make_target
-from common.policy import Policy
-from common.streams import Place
+from common.model.networks import make_target
+from common.model.policy import Policy
+from common.protocol import codec
+from common.rng import Place
 
 rollout = RolloutConfig(steps=4, lanes=2, batch_lanes=2)
 config = Config(precision="bfloat16", env=EnvConfig(id="CartPole-v1"), rollout=rollout)
@@ -45,7 +47,7 @@ rollout = Rollout(env, env.spaces, config.rollout, Phases())
 rollout.reset(Place(1, 0, 0, False))
 chunk = rollout.collect(Policy(env.spaces, config), lambda: True)
 chunk.bonus[:] = intrinsic.rate(chunk.observation[1:])
-wire.pack(chunk)
+codec.pack(chunk)
 print(*sys.modules)
 """
 

@@ -39,4 +39,4 @@ def test_its_flags_give_it_back_whatever_the_default_preset_says(tmp_path: Path)
 
 def test_no_benchmark_uses_a_preset() -> None:
     for path in SOURCES.glob("*.py"):
-        assert "common.presets" not in path.read_text(), path
+        assert "learner.presets" not in path.read_text(), path

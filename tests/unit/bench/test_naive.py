@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from common.chunk import Chunk, Spaces
 from common.config import Config, PPOConfig, RNDConfig, RolloutConfig
-from learner.batch import make_batch
-from learner.ppo import PPO
+from common.protocol.chunk import Chunk
+from common.spaces import Spaces
+from learner.training.batch import make_batch
+from learner.training.ppo import PPO
 from tests.bench.naive import Naive
 
 T, E = 6, 4

@@ -11,8 +11,16 @@ import pytest
 import zmq
 
 from common import addresses
-from common.handshake import greeting
-from common.transport import BindError, Client, Context, Server, is_loopback, parse_address, weights_endpoint
+from common.keys.handshake import greeting
+from common.protocol.sockets import (
+    BindError,
+    Client,
+    Context,
+    Server,
+    is_loopback,
+    parse_address,
+    weights_endpoint,
+)
 from tests.integration.processes import PATIENCE_SECONDS
 
 RECORDS = {

@@ -13,8 +13,8 @@ import pytest
 import structlog
 
 from common import arguments, log
-from common.lifecycle import Fatal
-from learner.progress import Line, ProgressLine
+from common.process.lifecycle import Fatal
+from learner.monitoring.progress_line import Line, ProgressLine
 
 CLOSED_PIPE = 141  # 128 + SIGPIPE, as a shell shows a program that the signal ended
 

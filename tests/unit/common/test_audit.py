@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from common import audit, checkpoint
-from common.checkpoint import Checkpoint
 from common.config import Config
-from common.ledger import Ledger
+from learner import verify_ledger
+from learner.server.ledger import Ledger
+from learner.training import checkpoint
+from learner.training.checkpoint import Checkpoint
 
 A, B, C = (letter * 16 for letter in (b"a", b"b", b"c"))
 STEPS = Config().rollout.batch_steps
@@ -42,16 +43,16 @@ def saved(ledger: dict[str, Any], version: int = 1) -> Checkpoint:
 
 
 def test_sound_books_have_no_problem() -> None:
-    assert audit.verify(saved(books())) == []
+    assert verify_ledger.verify(saved(books())) == []
 
 
 def test_forgotten_sessions_count_and_are_no_problem() -> None:
     """Of sessions that ended long ago only the sums are kept."""
     ledger = books()
     del ledger["accounts"][B.hex()]
-    assert audit.verify(saved(ledger)) == []
+    assert verify_ledger.verify(saved(ledger)) == []
     ledger["produced"] += 1
-    assert len(audit.verify(saved(ledger))) == 1
+    assert len(verify_ledger.verify(saved(ledger))) == 1
 
 
 Damage = Callable[[dict[str, Any]], object]
@@ -72,23 +73,23 @@ DAMAGES: list[tuple[str, Damage, str]] = [
 def test_every_kind_of_damage_is_named(damage: Damage, words: str) -> None:
     ledger = copy.deepcopy(books())
     damage(ledger)
-    found = audit.verify(saved(ledger))
+    found = verify_ledger.verify(saved(ledger))
     assert any(words in problem for problem in found), found
 
 
 def test_trained_steps_are_those_of_the_updates() -> None:
     """The version says how many there were: one more or less is a step trained twice or not at all."""
-    assert any("trained steps" in problem for problem in audit.verify(saved(books(), version=2)))
+    assert any("trained steps" in problem for problem in verify_ledger.verify(saved(books(), version=2)))
 
 
 def test_the_command_answers_with_its_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """0 for sound books, 70 and a sentence per problem, 78 without a checkpoint, 2 for a wrong call."""
-    assert audit.main(["verify"]) == 2
-    assert audit.main(["verify", str(tmp_path)]) == 78
+    assert verify_ledger.main([]) == 2
+    assert verify_ledger.main([str(tmp_path)]) == 78
     (tmp_path / "checkpoints").mkdir()
     checkpoint.save(tmp_path / "checkpoints", 1, saved(books()))
-    assert audit.main(["verify", str(tmp_path)]) == 0
+    assert verify_ledger.main([str(tmp_path)]) == 0
     assert "0 problems" in capsys.readouterr().out
     checkpoint.save(tmp_path / "checkpoints", 2, saved(books(), version=2))
-    assert audit.main(["verify", str(tmp_path)]) == 70
+    assert verify_ledger.main([str(tmp_path)]) == 70
     assert len(capsys.readouterr().err.splitlines()) == 1

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from common import checkpoint, files
-from common.checkpoint import Checkpoint, CheckpointError, RunDirectory
+from common import files
+from learner.training import checkpoint
+from learner.training.checkpoint import Checkpoint, CheckpointError, RunDirectory
 
 
 def sample(version: int = 0) -> Checkpoint:

@@ -9,9 +9,9 @@ import psutil
 import pytest
 from structlog.testing import capture_logs
 
-from common.children import Children
-from common.fork_server import ForkServer
-from common.lifecycle import Backoff
+from common.process.children import Children
+from common.process.fork_server import ForkServer
+from common.process.lifecycle import Backoff
 
 
 class Running:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from common.config import Config, EnvConfig, NetworkConfig, PPOConfig, RNDConfig, RolloutConfig
-from common.presets import DEFAULT_PRESET, PRESETS
+from learner.presets import DEFAULT_PRESET, PRESETS
 
 
 @pytest.mark.parametrize("name", PRESETS)

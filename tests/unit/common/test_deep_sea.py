@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from common import envs
-from common.chunk import Spaces
 from common.config import EnvConfig
+from common.spaces import Spaces
 from tests.deep_sea import MOVE_COST, OPTIMUM, TREASURE, DeepSea
 
 LANES = 3

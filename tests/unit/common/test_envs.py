@@ -12,8 +12,8 @@ import pytest
 from gymnasium.spaces import Box, Discrete, Space
 
 from common import envs
-from common.chunk import Spaces
 from common.config import EnvConfig
+from common.spaces import Spaces
 
 SEEDS = np.array([3, 5])
 LANES = len(SEEDS)

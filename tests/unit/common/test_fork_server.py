@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from common import fork_server
-from common.fork_server import Forked
+from common.process import fork_server
+from common.process.fork_server import Forked
 
 
 @pytest.fixture

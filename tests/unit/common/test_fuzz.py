@@ -9,10 +9,11 @@ from collections.abc import Callable
 
 import pytest
 
-from common import messages as m
-from common import wire
-from common.chunk import Chunk, Spaces
 from common.config import RolloutConfig
+from common.protocol import codec
+from common.protocol import messages as m
+from common.protocol.chunk import Chunk
+from common.spaces import Spaces
 from tests.artefacts import keep
 from tests.mutants import CORPUS, mutant, mutant_chunk
 from tests.unit.common.test_wire import IMAGES, TORQUES, VECTORS, chunk_message
@@ -34,26 +35,26 @@ def sources(make_chunk: Callable[..., Chunk]) -> list[Source]:
                 chunk.observation[1:, :, 8:] = chunk.observation[:1, :, 8:]
             chunks.append((chunk_message(chunk), spaces))
     whole = [(message, IMAGES) for message in CORPUS] + chunks
-    return [(message, wire.encode(message), spaces) for message, spaces in whole]
+    return [(message, codec.encode(message), spaces) for message, spaces in whole]
 
 
 def case(sources: list[Source], rng: random.Random) -> tuple[list[bytes], Spaces]:
     """One damaged message."""
     message, parts, spaces = rng.choice(sources)
     if isinstance(message, m.ChunkMessage) and len(parts[1]) > 4 and rng.random() < 0.7:
-        return wire.encode(mutant_chunk(message, rng)), spaces
+        return codec.encode(mutant_chunk(message, rng)), spaces
     return mutant(message, parts, rng), spaces
 
 
 def outcome(parts: list[bytes], spaces: Spaces) -> str:
     """What comes out; anything else than a message, a chunk or a WireError goes up."""
     try:
-        message = wire.decode(parts)
+        message = codec.decode(parts)
         assert isinstance(message, m.Message)
         if not isinstance(message, m.ChunkMessage):
             return "message"
-        chunk = wire.unpack(message, ROLLOUT, spaces)
-    except wire.WireError as error:
+        chunk = codec.unpack(message, ROLLOUT, spaces)
+    except codec.WireError as error:
         assert len(str(error)) < 2_000
         return error.reason
     assert chunk.observation.shape == (spaces.stack + 8, 2, *spaces.observation)

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from common import keys
-from common.gate import KeyPair
-from common.keys import KeyDirectory, KeysError, read_bundle
+from common.keys import files
+from common.keys.curve import KeyPair
+from common.keys.files import KeyDirectory, KeysError, read_bundle
 
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
     path = tmp_path / "keys"
-    keys.initialise(path)
-    keys.add(path, "alice")
-    keys.add(path, "bob")
+    files.initialise(path)
+    files.add(path, "alice")
+    files.add(path, "bob")
     return path
 
 
@@ -43,28 +43,28 @@ def rewrite(path: Path, **changes: str) -> None:
     values = json.loads(path.read_text())
     del values["checksum"]
     path.unlink()
-    keys._write(path, values | changes)
+    files._write(path, values | changes)
 
 
 def test_nobody_else_can_read_or_enter_what_is_written(tmp_path: Path) -> None:
     earlier = os.umask(0)
     try:
         path = tmp_path / "keys"
-        keys.initialise(path)
-        keys.add(path, "alice")
-        keys.bundle(path, "alice", tmp_path / "alice.json")
+        files.initialise(path)
+        files.add(path, "alice")
+        files.bundle(path, "alice", tmp_path / "alice.json")
     finally:
         os.umask(earlier)
     folders = [path, path / "authorised", path / "secrets"]
     assert {mode(folder) for folder in folders} == {0o700}
-    files = [file for file in tmp_path.rglob("*") if file.is_file()]
-    assert len(files) == 4 and {mode(file) for file in files} == {0o600}
+    written = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert len(written) == 4 and {mode(file) for file in written} == {0o600}
 
 
 def test_a_bundle_holds_the_learners_public_key_and_the_pair_of_an_authorised_actor(
     directory: Path, tmp_path: Path
 ) -> None:
-    keys.bundle(directory, "alice", tmp_path / "a.json")
+    files.bundle(directory, "alice", tmp_path / "a.json")
     bundle, opened = read_bundle(tmp_path / "a.json"), KeyDirectory.open(directory)
     assert bundle.learner == opened.pair.public
     assert opened.authorised()[0][bundle.pair.public] == bundle.name == "alice"
@@ -73,36 +73,36 @@ def test_a_bundle_holds_the_learners_public_key_and_the_pair_of_an_authorised_ac
 
 def test_making_and_adding_again_change_nothing(directory: Path) -> None:
     before = {path: path.read_bytes() for path in directory.rglob("*.json")}
-    assert not keys.initialise(directory) and not keys.add(directory, "bob")
+    assert not files.initialise(directory) and not files.add(directory, "bob")
     assert before == {path: path.read_bytes() for path in directory.rglob("*.json")}
 
 
 def test_a_revoked_actor_is_forgotten_and_the_others_are_not(directory: Path) -> None:
-    keys.revoke(directory, "bob")
+    files.revoke(directory, "bob")
     assert names(directory) == {"alice"}
-    assert "(alice), got 'bob'" in sentence(lambda: keys.revoke(directory, "bob"))
-    assert "got 'bob'" in sentence(lambda: keys.bundle(directory, "bob", directory / "b.json"))
+    assert "(alice), got 'bob'" in sentence(lambda: files.revoke(directory, "bob"))
+    assert "got 'bob'" in sentence(lambda: files.bundle(directory, "bob", directory / "b.json"))
 
 
 def test_an_actor_whose_file_is_damaged_can_be_revoked_and_added_again(directory: Path) -> None:
     file = directory / "authorised" / "bob.json"
     file.write_bytes(file.read_bytes()[:40])
-    keys.revoke(directory, "bob")
+    files.revoke(directory, "bob")
     assert not file.exists() and names(directory) == {"alice"}
-    assert keys.add(directory, "bob") and names(directory) == {"alice", "bob"}
+    assert files.add(directory, "bob") and names(directory) == {"alice", "bob"}
 
 
 def test_a_name_that_was_revoked_comes_back_with_another_key(directory: Path) -> None:
     before = KeyDirectory.open(directory).authorised()[0]
-    keys.revoke(directory, "bob")
-    keys.add(directory, "bob")
+    files.revoke(directory, "bob")
+    files.add(directory, "bob")
     after = KeyDirectory.open(directory).authorised()[0]
     assert set(before.values()) == set(after.values()) and before.keys() != after.keys()
 
 
 @pytest.mark.parametrize("name", ["", "Alice", "../alice", "a" * 33, "-a", "a b", "a/b", "a\n"])
 def test_a_name_that_is_no_file_name_is_refused(directory: Path, name: str) -> None:
-    assert "a-z" in sentence(lambda: keys.add(directory, name))
+    assert "a-z" in sentence(lambda: files.add(directory, name))
 
 
 @pytest.mark.parametrize("open_to", [0o640, 0o604, 0o620, 0o660, 0o666, 0o777])
@@ -110,7 +110,7 @@ def test_a_secret_that_others_may_read_or_write_is_refused(
     directory: Path, tmp_path: Path, open_to: int
 ) -> None:
     bundle = tmp_path / "a.json"
-    keys.bundle(directory, "alice", bundle)
+    files.bundle(directory, "alice", bundle)
     for path, read in (
         (bundle, lambda: read_bundle(bundle)),
         (directory / "learner.json", lambda: KeyDirectory.open(directory)),
@@ -138,7 +138,7 @@ def test_a_damaged_bundle_is_refused_in_a_sentence_that_shows_nothing_of_it(
 ) -> None:
     """Every bit flipped that a reader would notice, and every cut at 1/64 of the length."""
     path = tmp_path / "a.json"
-    keys.bundle(directory, "alice", path)
+    files.bundle(directory, "alice", path)
     whole, read = path.read_bytes(), read_bundle(path)
     flips = [whole[:n] + bytes([whole[n] ^ 1 << n % 8]) + whole[n + 1 :] for n in range(len(whole) - 1)]
     cuts = [whole[: len(whole) * part // 64] for part in range(64)]
@@ -157,7 +157,7 @@ def test_a_damaged_bundle_is_refused_in_a_sentence_that_shows_nothing_of_it(
 def test_halves_of_different_pairs_are_refused(directory: Path, tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     for change in ({"public": KeyPair.new().public}, {"secret": KeyPair.new().secret}, {"secret": "short"}):
-        keys.bundle(directory, "alice", path)
+        files.bundle(directory, "alice", path)
         rewrite(path, **change)
         assert "halves" in sentence(lambda: read_bundle(path))
 
@@ -186,8 +186,8 @@ def test_a_key_file_that_is_being_copied_keeps_the_key_that_its_name_had(
 def test_a_key_file_that_was_replaced_gives_its_name_the_new_key_alone(directory: Path) -> None:
     opened, file = KeyDirectory.open(directory), directory / "authorised" / "bob.json"
     before, _ = opened.authorised()
-    keys.revoke(directory, "bob")
-    keys.add(directory, "bob")
+    files.revoke(directory, "bob")
+    files.add(directory, "bob")
     whole = file.read_bytes()
     file.write_bytes(whole[:40])
     during, _ = opened.authorised(before)
@@ -203,7 +203,7 @@ def test_half_a_file_under_way_is_not_read(directory: Path) -> None:
 
 
 def test_secrets_do_not_show_when_printed(directory: Path, tmp_path: Path) -> None:
-    keys.bundle(directory, "alice", tmp_path / "a.json")
+    files.bundle(directory, "alice", tmp_path / "a.json")
     bundle, opened = read_bundle(tmp_path / "a.json"), KeyDirectory.open(directory)
     shown = f"{bundle!r} {bundle} {opened!r} {opened}"
     assert bundle.pair.secret not in shown and opened.pair.secret not in shown
@@ -217,7 +217,7 @@ def test_the_command_does_all_of_it_and_complains_in_one_sentence(
 
     def run(*argv: str) -> int:
         monkeypatch.setattr("sys.argv", ["keys", *argv])
-        return keys.main()
+        return files.main()
 
     assert run("add", "alice") == 78
     assert capsys.readouterr().err.startswith("keys: expected the key file keys/learner.json")

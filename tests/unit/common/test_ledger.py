@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from common import ledger as books
-from common.ledger import Account, Ledger, Receipt, Totals
+from learner.server import ledger as books
+from learner.server.ledger import Account, Ledger, Receipt, Totals
 from tests.artefacts import keep
 
 SCHEDULES = 3_000

@@ -9,7 +9,7 @@ from tests.integration.processes import PATIENCE_SECONDS
 
 _CODE = """
 import atexit
-from common.lifecycle import leave
+from common.process.lifecycle import leave
 atexit.register(print, "taken apart")
 print("said", end="")
 leave(75)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from common.moments import PRIOR_COUNT, Moments, forward_filter
+from learner.training.running_stats import PRIOR_COUNT, Moments, forward_filter
 
 T, B = 5, 3
 

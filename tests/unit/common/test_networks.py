@@ -7,9 +7,9 @@ from typing import Literal
 import pytest
 import torch
 
-from common.chunk import Spaces
 from common.config import NetworkConfig
-from common.networks import ImageEmbedding, ImagePolicy, make_policy, make_predictor, make_target
+from common.model.networks import ImageEmbedding, ImagePolicy, make_policy, make_predictor, make_target
+from common.spaces import Spaces
 
 IMAGES, VECTORS = Spaces((84, 84), 4, 7), Spaces((5,), 1, 3)
 TORQUES = Spaces((5,), 1, 2, ((-1.0, 1.0), (-2.0, 3.0)))

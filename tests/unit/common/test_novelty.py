@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common import rnd
-from common.chunk import Spaces
 from common.config import NetworkConfig
-from common.moments import Moments
-from common.networks import make_predictor, make_target
+from common.model import rnd
+from common.model.networks import make_predictor, make_target
+from common.spaces import Spaces
+from learner.training.running_stats import Moments
 
 SIZE, PLANE = 64, 8
 SAMPLES, HELD_OUT = 1000, 500

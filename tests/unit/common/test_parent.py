@@ -12,8 +12,8 @@ import pytest
 from actor.fleet import Fleet
 from actor.metrics import FleetCollector
 from actor.weights import Weights
-from common.children import Child, Children
-from common.parent import Parent
+from common.process.children import Child, Children
+from common.process.parent_link import Parent
 from tests.integration.processes import SELECT_DESCRIPTORS
 
 

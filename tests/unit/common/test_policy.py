@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from common.chunk import Bundle, Spaces
 from common.config import Config, RolloutConfig
-from common.networks import make_policy
-from common.policy import Policy
+from common.model.bundle import Bundle
+from common.model.networks import make_policy
+from common.model.policy import Policy
+from common.spaces import Spaces
 
 SPACES = Spaces((5,), 1, 7)
 TORQUES = Spaces((5,), 1, 3, ((-2.0, 2.0),) * 3)

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from actor.intrinsic import Intrinsic
-from common import precision
-from common.chunk import Bundle, Spaces
 from common.config import Config
-from common.networks import make_policy, make_predictor, make_target
-from common.policy import Policy
-from common.precision import acting_precision, autocast, resolve_precision
+from common.model import precision
+from common.model.bonus import Intrinsic
+from common.model.bundle import Bundle
+from common.model.networks import make_policy, make_predictor, make_target
+from common.model.policy import Policy
+from common.model.precision import acting_precision, autocast, resolve_precision
+from common.spaces import Spaces
 
 SPACES = Spaces((5,), 1, 3)
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from common.rnd import bonus, prediction_error, whiten
+from common.model.rnd import bonus, prediction_error, whiten
 
 
 def test_whitening_is_affine_up_to_the_clip() -> None:

@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 
-from common.streams import Place, environment_seeds, network_seed
+from common.rng import Place, environment_seeds, network_seed
 
 
 def first_draws(place: Place, lanes: int = 3) -> list[float]:

@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from prometheus_client import CollectorRegistry, Metric
 
-from common import web
+from common import http_server
+from common.http_server import CONNECTIONS, Answer, WebServer
 from common.metrics import Exporter
-from common.web import CONNECTIONS, Answer, WebServer
 from tests.integration.processes import PATIENCE_SECONDS, wait_until
 
 LARGE = b"x" * 2**26  # more than the kernel takes from a writer whose reader reads nothing
@@ -79,8 +79,8 @@ def test_whoever_holds_every_place_keeps_nobody_out(
     server: WebServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The one that holds a place longest loses it, and only that one."""
-    monkeypatch.setattr(web, "DEADLINE_SECONDS", PATIENCE_SECONDS)
-    monkeypatch.setattr(web._Handler, "timeout", PATIENCE_SECONDS)
+    monkeypatch.setattr(http_server, "DEADLINE_SECONDS", PATIENCE_SECONDS)
+    monkeypatch.setattr(http_server._Handler, "timeout", PATIENCE_SECONDS)
     held = []
     for _ in range(CONNECTIONS):
         held.append(opened(server.port))
@@ -97,7 +97,7 @@ def test_one_that_drips_its_request_is_cut_off_at_the_deadline(
     server: WebServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However often it says something."""
-    monkeypatch.setattr(web, "DEADLINE_SECONDS", 0.5)
+    monkeypatch.setattr(http_server, "DEADLINE_SECONDS", 0.5)
     with opened(server.port) as connection:
         assert closes(connection, b"x")
 
@@ -105,7 +105,7 @@ def test_one_that_drips_its_request_is_cut_off_at_the_deadline(
 def test_one_that_never_reads_its_answer_is_cut_off_at_the_deadline(
     server: WebServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(web, "DEADLINE_SECONDS", 0.5)
+    monkeypatch.setattr(http_server, "DEADLINE_SECONDS", 0.5)
     with opened(server.port) as connection:
         connection.sendall(b"GET /large HTTP/1.0\r\n\r\n")
         received = len(connection.recv(1))

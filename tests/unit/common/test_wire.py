@@ -13,10 +13,11 @@ import msgpack
 import numpy as np
 import pytest
 
-from common import messages as m
-from common import wire
-from common.chunk import Chunk, Spaces
 from common.config import RolloutConfig
+from common.protocol import codec
+from common.protocol import messages as m
+from common.protocol.chunk import Chunk
+from common.spaces import Spaces
 from tests.mutants import CORPUS, SID, header_of, part
 
 ROLLOUT = RolloutConfig(steps=4, lanes=2, batch_lanes=2)
@@ -26,7 +27,7 @@ TORQUES = Spaces((5,), 1, 3, ((-2.0, 2.0),) * 3)
 
 def chunk_message(chunk: Chunk) -> m.ChunkMessage:
     """The message of a chunk, as an actor builds it."""
-    return wire.pack(chunk).message(
+    return codec.pack(chunk).message(
         sid=SID, epoch=0, version=0, offset=0, steps=chunk.reward.size, produced=chunk.reward.size, fresh=True
     )
 
@@ -45,9 +46,9 @@ def test_the_corpus_knows_every_kind() -> None:
 @pytest.mark.parametrize("message", CORPUS, ids=lambda message: type(message).__name__)
 def test_every_message_survives_the_wire(message: m.Message) -> None:
     """Decoding what was encoded gives an equal value."""
-    parts = wire.encode(message)
-    decoded = wire.decode(parts)
-    assert wire.encode(decoded) == parts
+    parts = codec.encode(message)
+    decoded = codec.decode(parts)
+    assert codec.encode(decoded) == parts
     assert decoded == message
 
 
@@ -56,9 +57,9 @@ def test_chunks_survive_the_wire_bit_for_bit(spaces: Spaces, make_chunk: Callabl
     """Ends, truncations with their final observations, and history rows come back unchanged."""
     chunk = make_chunk(4, 2, spaces, 1, terminated=[(0, 0), (3, 1)], truncated=[(1, 1), (1, 0), (3, 0)])
     before = chunk.observation.copy()
-    message = wire.decode(wire.encode(chunk_message(chunk)))
+    message = codec.decode(codec.encode(chunk_message(chunk)))
     assert isinstance(message, m.ChunkMessage)
-    assert same_arrays(wire.unpack(message, ROLLOUT, spaces), chunk)
+    assert same_arrays(codec.unpack(message, ROLLOUT, spaces), chunk)
     np.testing.assert_array_equal(chunk.observation, before)  # encoding does not touch its input
 
 
@@ -69,12 +70,12 @@ def test_images_survive_where_their_words_do_not_fill_the_last_byte_of_bits(
     chunk = make_chunk(3, 1, IMAGES, 1)
     rollout = RolloutConfig(steps=3, lanes=1, batch_lanes=1)
     assert chunk.observation.nbytes // 8 % 8 != 0
-    assert same_arrays(wire.unpack(chunk_message(chunk), rollout, IMAGES), chunk)
+    assert same_arrays(codec.unpack(chunk_message(chunk), rollout, IMAGES), chunk)
 
 
 @pytest.mark.parametrize("spaces", [IMAGES, VECTORS, TORQUES], ids=["images", "vectors", "continuous"])
 def test_the_checksum_covers_the_whole_body(spaces: Spaces, make_chunk: Callable[..., Chunk]) -> None:
-    packed = wire.pack(make_chunk(4, 2, spaces, 1))
+    packed = codec.pack(make_chunk(4, 2, spaces, 1))
     assert packed.crc == zlib.crc32(packed.body)
 
 
@@ -82,7 +83,7 @@ def test_still_images_cost_almost_nothing(make_chunk: Callable[..., Chunk]) -> N
     """An image like the one before it is sent as nothing, so a still lane costs about one image."""
     chunk = make_chunk(4, 2, IMAGES, 1)
     still = dataclasses.replace(chunk, observation=np.repeat(chunk.observation[:1], 8, axis=0))
-    assert len(wire.pack(still).body) < 2 * 84 * 84 * 1.2 < len(wire.pack(chunk).body)
+    assert len(codec.pack(still).body) < 2 * 84 * 84 * 1.2 < len(codec.pack(chunk).body)
 
 
 @pytest.mark.parametrize("spaces", [IMAGES, VECTORS, TORQUES], ids=["images", "vectors", "continuous"])
@@ -90,8 +91,8 @@ def test_noise_stays_below_the_message_limit(spaces: Spaces, make_chunk: Callabl
     """No chunk compresses so badly that it breaks the limit."""
     every = [(t, lane) for t in range(4) for lane in range(2)]
     chunk = make_chunk(4, 2, spaces, 2, truncated=every[:2] if spaces.is_image else every)
-    limit = wire.message_limit_bytes(ROLLOUT, spaces)
-    assert max(map(len, wire.encode(chunk_message(chunk)))) < limit
+    limit = codec.message_limit_bytes(ROLLOUT, spaces)
+    assert max(map(len, codec.encode(chunk_message(chunk)))) < limit
 
 
 REJECT = header_of(CORPUS[2])
@@ -105,8 +106,8 @@ REFUSED: list[tuple[str, list[bytes], str]] = [
     ("an empty part", [b""], "frames"),
     ("half a preamble", [b"OR\1"], "frames"),
     ("foreign magic", [part(6, ACK, magic=b"RL")], "frames"),
-    ("another major version", [part(6, ACK, major=wire.PROTOCOL_MAJOR + 1)], "version"),
-    ("an older major version", [part(6, ACK, major=wire.PROTOCOL_MAJOR - 1)], "version"),
+    ("another major version", [part(6, ACK, major=codec.PROTOCOL_MAJOR + 1)], "version"),
+    ("an older major version", [part(6, ACK, major=codec.PROTOCOL_MAJOR - 1)], "version"),
     ("an unknown kind", [part(99, ACK)], "kind"),
     ("a length that lies", [part(19, {"name": "bundle"}, body_bytes=3)], "size"),
     ("a body longer than told", [part(18, header_of(CORPUS[14]), 8), b"\0" * 9], "size"),
@@ -149,34 +150,34 @@ REFUSED: list[tuple[str, list[bytes], str]] = [
 )
 def test_foreign_bytes_are_refused_with_a_reason(parts: list[bytes], reason: str) -> None:
     """Each kind of lie is named as what it is."""
-    with pytest.raises(wire.WireError) as caught:
-        wire.decode(parts)
+    with pytest.raises(codec.WireError) as caught:
+        codec.decode(parts)
     assert caught.value.reason == reason, caught.value
 
 
 def test_no_header_is_refused_only_for_a_field_that_it_lacks() -> None:
     """Otherwise a case above would show nothing of what it is named for."""
     for name, parts, _ in REFUSED:
-        with pytest.raises(wire.WireError) as caught:
-            wire.decode(parts)
+        with pytest.raises(codec.WireError) as caught:
+            codec.decode(parts)
         assert ("missing" in str(caught.value)) == (name == "a missing field"), name
 
 
 def test_unknown_fields_are_ignored() -> None:
     """A newer minor version may add fields."""
-    assert wire.decode([part(6, ACK | {"later": [1]})]) == CORPUS[5]
+    assert codec.decode([part(6, ACK | {"later": [1]})]) == CORPUS[5]
 
 
 def test_a_repeated_key_has_one_value() -> None:
     """The last one, as msgpack has it; never two."""
     twice = b"\x82" + msgpack.packb("offset") + b"\x05" + msgpack.packb("offset") + b"\x07"
-    assert wire.decode([part(7, twice)]) == m.Resend(offset=7)
+    assert codec.decode([part(7, twice)]) == m.Resend(offset=7)
 
 
 def test_an_overlong_header_is_not_sent() -> None:
     """What the other side would refuse does not leave."""
     with pytest.raises(ValueError, match="4096"):
-        wire.encode(
+        codec.encode(
             m.Heartbeat(sid=SID, epoch=0, produced=0, stats={"x" * 250 + str(i): 1.0 for i in range(20)})
         )
 
@@ -224,9 +225,9 @@ VALUES: list[tuple[str, str, bytes]] = [
 def test_values_that_lie_are_refused(array: str, value: bytes, make_chunk: Callable[..., Chunk]) -> None:
     """Numbers that the configuration excludes never become a chunk."""
     message = chunk_message(make_chunk(4, 2, IMAGES, 3, truncated=[(0, 1)]))
-    wire.unpack(rebuilt(message, None, told(message, array, b"")), ROLLOUT, IMAGES)
-    with pytest.raises(wire.WireError) as caught:
-        wire.unpack(rebuilt(message, None, told(message, array, value)), ROLLOUT, IMAGES)
+    codec.unpack(rebuilt(message, None, told(message, array, b"")), ROLLOUT, IMAGES)
+    with pytest.raises(codec.WireError) as caught:
+        codec.unpack(rebuilt(message, None, told(message, array, value)), ROLLOUT, IMAGES)
     assert caught.value.reason == "array"
 
 
@@ -255,9 +256,9 @@ def test_streams_that_lie_are_refused(
 ) -> None:
     """Damaged streams, and streams of another length, never become a chunk."""
     message = chunk_message(make_chunk(4, 2, IMAGES, 3))
-    wire.unpack(rebuilt(message, zlib.compress(bytes(BITS)), zlib.compress(bytes(WHOLE))), ROLLOUT, IMAGES)
-    with pytest.raises(wire.WireError) as caught:
-        wire.unpack(rebuilt(message, seen, others), ROLLOUT, IMAGES)
+    codec.unpack(rebuilt(message, zlib.compress(bytes(BITS)), zlib.compress(bytes(WHOLE))), ROLLOUT, IMAGES)
+    with pytest.raises(codec.WireError) as caught:
+        codec.unpack(rebuilt(message, seen, others), ROLLOUT, IMAGES)
     assert caught.value.reason == "array"
 
 
@@ -268,8 +269,8 @@ def test_another_count_of_final_observations_is_refused(
 ) -> None:
     """There is one for each truncation that the arrays show."""
     message = chunk_message(make_chunk(4, 2, spaces, 3, truncated=[(0, 1)]))
-    with pytest.raises(wire.WireError) as caught:
-        wire.unpack(dataclasses.replace(message, truncations=truncations), ROLLOUT, spaces)
+    with pytest.raises(codec.WireError) as caught:
+        codec.unpack(dataclasses.replace(message, truncations=truncations), ROLLOUT, spaces)
     assert caught.value.reason == "array"
 
 
@@ -280,8 +281,8 @@ def test_another_length_of_the_observations_is_refused(
 ) -> None:
     """The body is two streams that meet where the header says."""
     message = chunk_message(make_chunk(4, 2, spaces, 3))
-    with pytest.raises(wire.WireError) as caught:
-        wire.unpack(dataclasses.replace(message, observation_bytes=length), ROLLOUT, spaces)
+    with pytest.raises(codec.WireError) as caught:
+        codec.unpack(dataclasses.replace(message, observation_bytes=length), ROLLOUT, spaces)
     assert caught.value.reason == "array"
 
 
@@ -289,8 +290,8 @@ def test_a_chunk_of_other_spaces_is_refused(make_chunk: Callable[..., Chunk]) ->
     """Sizes come from the configuration, never from the message."""
     message = chunk_message(make_chunk(4, 2, VECTORS, 3))
     for spaces in (dataclasses.replace(VECTORS, observation=(6,)), IMAGES):
-        with pytest.raises(wire.WireError) as caught:
-            wire.unpack(message, ROLLOUT, spaces)
+        with pytest.raises(codec.WireError) as caught:
+            codec.unpack(message, ROLLOUT, spaces)
         assert caught.value.reason == "array"
 
 
@@ -298,8 +299,8 @@ def test_vectors_that_are_not_finite_are_refused(make_chunk: Callable[..., Chunk
     """One bad number would poison the observation statistics for ever."""
     chunk = make_chunk(4, 2, VECTORS, 3)
     chunk.observation[2, 1, 3] = np.nan
-    with pytest.raises(wire.WireError, match="finite"):
-        wire.unpack(chunk_message(chunk), ROLLOUT, VECTORS)
+    with pytest.raises(codec.WireError, match="finite"):
+        codec.unpack(chunk_message(chunk), ROLLOUT, VECTORS)
 
 
 def test_continuous_actions_may_be_any_finite_number_of_any_density(make_chunk: Callable[..., Chunk]) -> None:
@@ -307,21 +308,21 @@ def test_continuous_actions_may_be_any_finite_number_of_any_density(make_chunk: 
     chunk = make_chunk(4, 2, TORQUES, 3)
     chunk.action[1, 0] = [-1e6, 2.5, 0.0]
     chunk.log_prob[1, 0] = 7.5
-    assert same_arrays(wire.unpack(chunk_message(chunk), ROLLOUT, TORQUES), chunk)
+    assert same_arrays(codec.unpack(chunk_message(chunk), ROLLOUT, TORQUES), chunk)
     for name in ("action", "log_prob"):
         for bad in (np.nan, np.inf):
             chunk = make_chunk(4, 2, TORQUES, 3)
             getattr(chunk, name)[2, 1] = bad
-            with pytest.raises(wire.WireError, match="finite"):
-                wire.unpack(chunk_message(chunk), ROLLOUT, TORQUES)
+            with pytest.raises(codec.WireError, match="finite"):
+                codec.unpack(chunk_message(chunk), ROLLOUT, TORQUES)
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [(VECTORS, TORQUES), (TORQUES, VECTORS)])
 def test_actions_of_the_other_kind_are_refused(
     ours: Spaces, theirs: Spaces, make_chunk: Callable[..., Chunk]
 ) -> None:
-    with pytest.raises(wire.WireError) as caught:
-        wire.unpack(chunk_message(make_chunk(4, 2, theirs, 3)), ROLLOUT, ours)
+    with pytest.raises(codec.WireError) as caught:
+        codec.unpack(chunk_message(make_chunk(4, 2, theirs, 3)), ROLLOUT, ours)
     assert caught.value.reason == "array"
 
 
@@ -332,8 +333,8 @@ def test_a_zip_bomb_does_not_go_off(stream: str, make_chunk: Callable[..., Chunk
     bomb = rebuilt(message, **{"seen": None, "others": None} | {stream: zlib.compress(bytes(1 << 25), 1)})
     tracemalloc.start()
     try:
-        with pytest.raises(wire.WireError):
-            wire.unpack(bomb, ROLLOUT, IMAGES)
+        with pytest.raises(codec.WireError):
+            codec.unpack(bomb, ROLLOUT, IMAGES)
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
         tracemalloc.stop()

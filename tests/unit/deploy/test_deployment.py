@@ -243,7 +243,7 @@ def test_the_actor_image_holds_what_actors_import() -> None:
     imported = {
         distribution.lower().replace("_", "-")
         for folder in ("actor", "common")
-        for path in (ROOT / folder).glob("*.py")
+        for path in (ROOT / folder).rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text()))
         for module in _modules(node)
         for distribution in modules.get(module.partition(".")[0], [])

@@ -14,16 +14,16 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from actor.metrics import FleetCollector
-from common.chunk import Spaces
 from common.config import Config
+from common.spaces import Spaces
 from deploy.grafana.build import DIRECTORY, text
 from deploy.grafana.panels import DASHBOARDS
-from learner.episodes import EpisodeTracker
-from learner.inbox import Inbox
-from learner.metrics import LearnerCollector
-from learner.ppo import Report
-from learner.training import Progress
-from learner.view import Seated, View
+from learner.monitoring.metrics import LearnerCollector
+from learner.server.decoder import Inbox
+from learner.server.status import Seated, View
+from learner.training.episodes import EpisodeTracker
+from learner.training.ppo import Report
+from learner.training.status import Progress
 from tests.prometheus import DEPLOY, command, selectors
 
 RULES = sorted((DEPLOY / "prometheus" / "rules").glob("*.yml"))

@@ -8,10 +8,10 @@ from typing import get_args
 
 import pytest
 
-from common import messages as m
 from common.config import Config, PPOConfig, RNDConfig, RolloutConfig
-from learner.admission import Admission
-from learner.leases import LEASE_SECONDS
+from common.protocol import messages as m
+from learner.server.admission import Admission
+from learner.server.leases import LEASE_SECONDS
 
 CONFIG = Config(rollout=RolloutConfig(steps=5, lanes=2, batch_lanes=6), ppo=PPOConfig(minibatches=3))
 ONE_PLACE = replace(

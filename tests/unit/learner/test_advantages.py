@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from learner.advantages import extrinsic_ends, importance, vtrace
+from learner.training.advantages import extrinsic_ends, importance, vtrace
 
 T, B = 5, 3
 GAMMA, LAMBDA = 0.99, 0.95

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from common.chunk import Chunk, Spaces
-from learner.batch import Batch, join, make_batch, observations, restack
+from common.protocol.chunk import Chunk
+from common.spaces import Spaces
+from learner.training.batch import Batch, join, make_batch, observations, restack
 
 T, B, S = 7, 3, 4
 IMAGES, VECTORS = Spaces((84, 84), S, 5), Spaces((2,), 1, 5)

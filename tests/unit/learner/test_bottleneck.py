@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.messages import Phase
-from learner.bottleneck import SIDES, Recent, busy, held_back
-from learner.training import PHASES
+from common.protocol.messages import Phase
+from learner.monitoring.bottleneck import SIDES, Recent, busy, held_back
+from learner.training.status import PHASES
 
 ACTOR_PHASES = get_args(Phase)
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from common import keys
 from common.config import Config
-from common.lifecycle import EXIT_CONFIGURATION, EXIT_USAGE, Fatal
-from common.presets import PRESETS
+from common.keys import files
+from common.process.lifecycle import EXIT_CONFIGURATION, EXIT_USAGE, Fatal
 from learner import __main__ as program
 from learner import service
 from learner.commandline import Options, parse
+from learner.presets import PRESETS
 
 
 def refusal(*argv: str) -> Fatal:
@@ -150,7 +150,7 @@ def test_a_port_that_other_machines_reach_asks_for_keys_or_for_the_word_insecure
     bind = ("--bind", "tcp://0.0.0.0:5555")
     fatal = refusal("pong", *bind)
     assert (fatal.code, "python -m common.keys init" in str(fatal)) == (EXIT_CONFIGURATION, True)
-    keys.initialise(tmp_path / "keys")
+    files.initialise(tmp_path / "keys")
     with_keys = ("--keys", str(tmp_path / "keys"))
     [(_, options)] = parse(["pong", *bind, *with_keys])
     assert options.keys is not None and not options.insecure_plaintext

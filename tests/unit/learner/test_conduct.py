@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from learner.conduct import BAN_SECONDS, STRIKE_SECONDS, STRIKES, Conduct
+from learner.server.rate_limit import BAN_SECONDS, STRIKE_SECONDS, STRIKES, Conduct
 
 A, B = b"a", b"b"
 

@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import pytest
 
-from common.chunk import WARMUP_VERSION
 from common.config import Config, PPOConfig, RNDConfig, RolloutConfig
-from learner.credit import Credit
-from learner.seats import Seat
+from common.protocol.chunk import WARMUP_VERSION
+from learner.server.scheduler import Credit
+from learner.server.sessions import Seat
 
 CONFIG = Config(
     total_steps=20 * 30,  # 20 updates

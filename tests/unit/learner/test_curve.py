@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learner.curve import Curve, Point
-from learner.episodes import Episode
-from learner.record import Recorder
+from learner.monitoring.curve import Curve, Point
+from learner.monitoring.run_logger import Recorder
+from learner.training.episodes import Episode
 
 
 @given(st.integers(1, 5_000), st.integers(1, 100_000))

@@ -12,17 +12,18 @@ import numpy as np
 import pytest
 import torch
 
-from common import checkpoint
-from common.checkpoint import RunDirectory
-from common.chunk import Chunk, Spaces
 from common.config import Config, EnvConfig, PPOConfig, RNDConfig, RolloutConfig
-from common.messages import Message, WeightsRequest
-from learner.admission import Admission
-from learner.batch import Batch, join, make_batch
-from learner.inbox import Delivered
-from learner.ppo import PPO, Report
-from learner.publisher import Offer, Publisher
-from learner.trainer import Trainer
+from common.protocol.chunk import Chunk
+from common.protocol.messages import Message, WeightsRequest
+from common.spaces import Spaces
+from learner.server.admission import Admission
+from learner.server.decoder import Delivered
+from learner.server.publisher import Offer, Publisher
+from learner.training import checkpoint
+from learner.training.batch import Batch, join, make_batch
+from learner.training.checkpoint import RunDirectory
+from learner.training.ppo import PPO, Report
+from learner.training.trainer import Trainer
 from tests.stand_in_device import DEVICE, StandInDevice, stand_in_device
 
 T, LANES, E = 6, 2, 4

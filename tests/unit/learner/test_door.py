@@ -5,16 +5,16 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from common import keys
-from common.keys import KeyDirectory
-from common.transport import Context
-from learner.door import Door
+from common.keys import files
+from common.keys.files import KeyDirectory
+from common.protocol.sockets import Context
+from learner.server.authenticator import Door
 
 
 def test_only_the_absence_of_a_key_file_revokes_its_key(tmp_path: Path) -> None:
-    keys.initialise(tmp_path)
+    files.initialise(tmp_path)
     for name in ("alice", "bob"):
-        keys.add(tmp_path, name)
+        files.add(tmp_path, name)
     file = tmp_path / "authorised" / "bob.json"
     whole, now = file.read_bytes(), time.monotonic()
     with Context() as context:
@@ -31,13 +31,13 @@ def test_only_the_absence_of_a_key_file_revokes_its_key(tmp_path: Path) -> None:
 
 def test_a_revoked_key_is_not_authorised_a_second_later_and_its_sessions_end(tmp_path: Path) -> None:
     """The network thread ends the sessions of a revoked key when `tick` returns True."""
-    keys.initialise(tmp_path)
+    files.initialise(tmp_path)
     for name in ("alice", "bob"):
-        keys.add(tmp_path, name)
+        files.add(tmp_path, name)
     with Context() as context:
         door = Door(context, KeyDirectory.open(tmp_path))
         now = time.monotonic()
-        keys.revoke(tmp_path, "bob")
+        files.revoke(tmp_path, "bob")
         assert door.tick(now + 1.01)
         assert list(door.authorised.values()) == ["alice"]
         assert not door.tick(now + 2.02)

@@ -8,9 +8,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from common.chunk import Chunk, Spaces
-from learner.episodes import Episode, EpisodeTracker
-from learner.inbox import Delivered
+from common.protocol.chunk import Chunk
+from common.spaces import Spaces
+from learner.server.decoder import Delivered
+from learner.training.episodes import Episode, EpisodeTracker
 
 T, B = 7, 3
 SPACES = Spaces((2,), 1, 5)

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from common import messages as m
-from learner import claims
-from learner.leases import LEASE_SECONDS
+from common.protocol import messages as m
+from learner.server import validation
+from learner.server.leases import LEASE_SECONDS
 from tests.unit.learner.test_admission import CHUNK, EPOCH, ONE_PLACE, Fleet, sid
 
 HUGE = (1 << 62) - 1
@@ -220,7 +220,7 @@ def test_a_session_of_another_run_begins_anew() -> None:
 def test_only_known_figures_of_a_heartbeat_are_kept() -> None:
     """Others would become metric labels, one for each name that a liar invents."""
     told = {"phase_env": 1.5, "phase_bonus": -1.0, "phase_encode": 1e300, "phase_x": 1.0, "steps": 7.0}
-    assert claims.figures(told) == {"phase_env": 1.5}
+    assert validation.figures(told) == {"phase_env": 1.5}
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -13,11 +13,11 @@ import pytest
 import structlog
 import torch
 
-from common.chunk import Spaces
 from common.config import NetworkConfig
-from common.transport import Context, Server
-from learner import limits
-from learner.limits import quota_cores, sessions_that_fit, training_threads, usable_cores
+from common.protocol.sockets import Context, Server
+from common.spaces import Spaces
+from learner import resource_limits
+from learner.resource_limits import quota_cores, sessions_that_fit, training_threads, usable_cores
 
 IMAGES, VECTORS = Spaces((84, 84), 4, 6), Spaces((4,), 1, 2)
 
@@ -70,14 +70,14 @@ def test_usable_cores_are_whole_and_within_affinity_and_quota(
     quota: float, cores: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 2, 5}, raising=False)
-    monkeypatch.setattr(limits, "quota_cores", lambda membership, root: quota)
+    monkeypatch.setattr(resource_limits, "quota_cores", lambda membership, root: quota)
     assert usable_cores() == cores
 
 
 def test_the_descriptor_limit_is_raised_to_the_hard_one() -> None:
     """In a process of its own, because a limit stays raised."""
     program = (
-        "import resource as r; from learner.limits import raise_descriptor_limit as f; "
+        "import resource as r; from learner.resource_limits import raise_descriptor_limit as f; "
         "hard = min(r.getrlimit(r.RLIMIT_NOFILE)[1], 900) if r.getrlimit(r.RLIMIT_NOFILE)[1] > 0 else 900; "
         "r.setrlimit(r.RLIMIT_NOFILE, (256, hard)); print(f() == hard == r.getrlimit(r.RLIMIT_NOFILE)[0])"
     )
@@ -108,13 +108,13 @@ def test_a_connection_takes_one_descriptor_of_the_learner() -> None:
 def test_a_learner_starts_with_its_threads_and_logs_its_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", chosen.append)
-    monkeypatch.setattr(limits, "usable_cores", lambda: 7)
-    monkeypatch.setattr(limits, "raise_descriptor_limit", lambda: 2_064)
+    monkeypatch.setattr(resource_limits, "usable_cores", lambda: 7)
+    monkeypatch.setattr(resource_limits, "raise_descriptor_limit", lambda: 2_064)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     with structlog.testing.capture_logs() as logs:
-        limits.apply_limits(IMAGES, NetworkConfig())
-        limits.apply_limits(VECTORS, NetworkConfig())
+        resource_limits.apply_limits(IMAGES, NetworkConfig())
+        resource_limits.apply_limits(VECTORS, NetworkConfig())
         monkeypatch.setenv("OMP_NUM_THREADS", "3")
-        limits.apply_limits(IMAGES, NetworkConfig())
+        resource_limits.apply_limits(IMAGES, NetworkConfig())
     assert chosen == [7, 1]
     assert [(line["descriptors"], line["remote_sessions"]) for line in logs] == [(2_064, 1_000)] * 3

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from common.distributions import Categorical
-from learner.losses import clipped_policy_loss, value_loss
+from common.model.distributions import Categorical
+from learner.training.losses import clipped_policy_loss, value_loss
 
 CLIP = 0.2
 

@@ -9,17 +9,17 @@ from typing import get_args
 
 import pytest
 
-from common.chunk import Spaces
 from common.config import Config
-from common.ledger import Totals
-from common.messages import Phase
-from learner.bottleneck import SIDES
-from learner.episodes import EpisodeTracker
-from learner.inbox import Inbox
-from learner.metrics import LearnerCollector
-from learner.ppo import Report
-from learner.training import PHASES, Progress
-from learner.view import Seated, View
+from common.protocol.messages import Phase
+from common.spaces import Spaces
+from learner.monitoring.bottleneck import SIDES
+from learner.monitoring.metrics import LearnerCollector
+from learner.server.decoder import Inbox
+from learner.server.ledger import Totals
+from learner.server.status import Seated, View
+from learner.training.episodes import EpisodeTracker
+from learner.training.ppo import Report
+from learner.training.status import PHASES, Progress
 
 QUIET = View(actor_phases=dict.fromkeys(get_args(Phase), 0.0))
 

@@ -13,17 +13,18 @@ import numpy as np
 import pytest
 import torch
 
-from actor.intrinsic import Intrinsic
 from actor.service import Actor
-from common import envs, moments, networks, rnd
-from common.chunk import Spaces
+from common import envs
 from common.config import EnvConfig, NetworkConfig
-from common.policy import Policy
-from common.streams import Place, environment_seeds
-from learner import advantages, batch, losses, targets
-from learner.normaliser import Normaliser
-from learner.ppo import PPO
-from learner.trainer import Trainer
+from common.model import networks, rnd
+from common.model.bonus import Intrinsic
+from common.model.policy import Policy
+from common.rng import Place, environment_seeds
+from common.spaces import Spaces
+from learner.training import advantages, batch, losses, running_stats, targets
+from learner.training.normaliser import Normaliser
+from learner.training.ppo import PPO
+from learner.training.trainer import Trainer
 from tests.unit.common import test_moments, test_novelty, test_rnd, test_streams
 from tests.unit.learner import (
     test_advantages,
@@ -83,7 +84,7 @@ MUTANTS = [
     # The forward filter of the bonus.
     Mutant(
         "filter over lanes",
-        moments.forward_filter,
+        running_stats.forward_filter,
         "carry = gamma * carry + row",
         "carry = np.array([row[: b + 1] @ gamma ** np.arange(b, -1.0, -1.0) for b in range(len(row))])",
         test_oracles.test_lanes_of_constant_bonus_spread_as_far_as_their_horizons,
@@ -98,7 +99,7 @@ MUTANTS = [
     ),
     Mutant(
         "filter reversed",
-        moments.forward_filter,
+        running_stats.forward_filter,
         "enumerate(reward)",
         "reversed(list(enumerate(reward)))",
         test_moments.test_the_filter_is_the_discounted_sum_of_the_past,

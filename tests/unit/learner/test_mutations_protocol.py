@@ -10,13 +10,15 @@ from functools import partial
 
 import pytest
 
-from common import checkpoint, files, wire
-from common.checkpoint import Checkpoint, RunDirectory
-from common.ledger import Account, Ledger
-from learner import admission
-from learner.admission import Admission
-from learner.credit import Credit
-from learner.leases import Leases
+from common import files
+from common.protocol import codec
+from learner.server import admission
+from learner.server.admission import Admission
+from learner.server.leases import Leases
+from learner.server.ledger import Account, Ledger
+from learner.server.scheduler import Credit
+from learner.training import checkpoint
+from learner.training.checkpoint import Checkpoint, RunDirectory
 from tests.unit.common import test_checkpoint, test_ledger, test_wire
 from tests.unit.learner import test_admission, test_credit
 from tests.unit.learner.mutation import Fact, Mutant, check_noticed
@@ -150,114 +152,114 @@ LEDGER = [
 CODEC = [
     Mutant(
         "a body may be longer than told",
-        wire.decode,
+        codec.decode,
         'length != len(body or b"")',
         'length > len(body or b"")',
         refused("a body longer than told"),
     ),
     Mutant(
         "a header may have any size",
-        wire.decode,
+        codec.decode,
         "len(head) > _PREAMBLE.size + _HEADER_BYTES or length",
         "length",
         refused("a header beyond 4 KiB"),
     ),
     Mutant(
         "messages of an older protocol are read",
-        wire.decode,
+        codec.decode,
         "major != PROTOCOL_MAJOR",
         "major > PROTOCOL_MAJOR",
         refused("an older major version"),
     ),
     Mutant(
         "an empty body is no body",
-        wire.decode,
+        codec.decode,
         "elif body is not None",
         "elif body",
         refused("an empty body where none belongs"),
     ),
     Mutant(
         "fields of a later version are refused",
-        wire.decode,
+        codec.decode,
         "schema.keys() <= fields.keys()",
         "schema.keys() == fields.keys()",
         test_wire.test_unknown_fields_are_ignored,
-        wire.WireError,
+        codec.WireError,
     ),
     Mutant(
         "maps are bounded by the header alone",
-        wire._unpack,
+        codec._unpack,
         "max_map_len=_LIST_ITEMS",
         "max_map_len=_HEADER_BYTES",
         refused("a map of 65"),
     ),
     Mutant(
         "text is bounded by the header alone",
-        wire._unpack,
+        codec._unpack,
         "max_str_len=_TEXT_CHARACTERS",
         "max_str_len=_HEADER_BYTES",
         refused("text beyond 256 characters"),
     ),
     Mutant(
         "the checksum covers the observations alone",
-        wire.pack,
+        codec.pack,
         "zlib.crc32(body)",
         "zlib.crc32(seen)",
         partial(test_wire.test_the_checksum_covers_the_whole_body, test_wire.VECTORS),
     ),
     Mutant(
         "images are changed by packing",
-        wire._changes,
+        codec._changes,
         "words.copy()",
         "words",
         partial(test_wire.test_chunks_survive_the_wire_bit_for_bit, test_wire.IMAGES),
     ),
     Mutant(
         "the bits of the last words are cut off",
-        wire._video,
+        codec._video,
         "-(-words // 8)",
         "words // 8",
         test_wire.test_images_survive_where_their_words_do_not_fill_the_last_byte_of_bits,
-        wire.WireError,
+        codec.WireError,
     ),
     Mutant(
         "an action may be one too high",
-        wire._check_values,
+        codec._check_values,
         "chunk.action >= spaces.actions",
         "chunk.action > spaces.actions",
         lie("an action out of range"),
     ),
     Mutant(
         "one bonus of at least 0 is enough",
-        wire._check_values,
+        codec._check_values,
         "(chunk.bonus < 0).any()",
         "(chunk.bonus < 0).all()",
         lie("a negative bonus"),
     ),
     Mutant(
         "final observations may be too many",
-        wire._check_values,
+        codec._check_values,
         "int(chunk.truncated.sum()) != truncations",
         "int(chunk.truncated.sum()) > truncations",
         lie("a final observation without its end"),
     ),
     Mutant(
         "a compressed stream may be cut",
-        wire._inflate_most,
+        codec._inflate_most,
         "len(data) > most_bytes or not stream.eof",
         "len(data) > most_bytes",
         broken("a cut stream"),
     ),
     Mutant(
         "bytes may follow a compressed stream",
-        wire._inflate_most,
+        codec._inflate_most,
         "not stream.eof or stream.unused_data",
         "not stream.eof",
         broken("bytes after the stream"),
     ),
     Mutant(
         "a stream is unpacked whole before its size is looked at",
-        wire._inflate_most,
+        codec._inflate_most,
         "stream.decompress(block, most_bytes + 1)",
         "stream.decompress(block)",
         partial(test_wire.test_a_zip_bomb_does_not_go_off, "others"),

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from common.chunk import Spaces
 from common.config import Config, PPOConfig, RolloutConfig
-from common.moments import PRIOR_COUNT, Moments, forward_filter
-from learner.normaliser import Normaliser
+from common.spaces import Spaces
+from learner.training.normaliser import Normaliser
+from learner.training.running_stats import PRIOR_COUNT, Moments, forward_filter
 
 T, B, GAMMA, RETURN_GAMMA = 7, 3, 0.9, 0.8
 SPACES = Spaces((2,), 1, 5)

@@ -14,15 +14,16 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor
 
-from common import rnd
-from common.chunk import Chunk, Spaces
 from common.config import Config, EnvConfig, PPOConfig, RNDConfig, RolloutConfig
-from common.distributions import Categorical, Gaussian
-from common.moments import PRIOR_COUNT, Moments, forward_filter
-from learner.advantages import vtrace
-from learner.batch import Batch, make_batch
-from learner.normaliser import Normaliser
-from learner.ppo import PPO
+from common.model import rnd
+from common.model.distributions import Categorical, Gaussian
+from common.protocol.chunk import Chunk
+from common.spaces import Spaces
+from learner.training.advantages import vtrace
+from learner.training.batch import Batch, make_batch
+from learner.training.normaliser import Normaliser
+from learner.training.ppo import PPO
+from learner.training.running_stats import PRIOR_COUNT, Moments, forward_filter
 
 T, B = 128, 8
 GAMMA = 0.99

@@ -18,21 +18,22 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from common.chunk import Chunk, Spaces
 from common.config import Config, RNDConfig
-from common.ledger import Totals
-from common.messages import Phase
-from learner.bottleneck import SIDES
-from learner.curve import Point
-from learner.inbox import Delivered
-from learner.page import Page, status
-from learner.ppo import Report
-from learner.progress import Line
-from learner.training import PHASES, Progress, Scene
-from learner.view import Seated, View
+from common.protocol.chunk import Chunk
+from common.protocol.messages import Phase
+from common.spaces import Spaces
+from learner.monitoring.bottleneck import SIDES
+from learner.monitoring.curve import Point
+from learner.monitoring.page import Page, status
+from learner.monitoring.progress_line import Line
+from learner.server.decoder import Delivered
+from learner.server.ledger import Totals
+from learner.server.status import Seated, View
+from learner.training.ppo import Report
+from learner.training.status import PHASES, Progress, Scene
 
 ROOT = Path(__file__).parents[3]
-HTML = (ROOT / "learner" / "page.html").read_text()
+HTML = (ROOT / "learner" / "monitoring" / "page.html").read_text()
 IMAGES, NUMBERS = Spaces((84, 84), 4, 18), Spaces((3,), 1, 4)
 CONFIG = Config()
 LEARNER = dict.fromkeys(PHASES, 0.0) | {"wait": 9.0, "train": 1.0}
@@ -179,5 +180,5 @@ def test_the_page_has_a_word_for_every_phase() -> None:
 def test_a_wheel_carries_every_file_that_is_not_a_module() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     for package, names in project["tool"]["setuptools"]["package-data"].items():
-        files = {path.name for path in (ROOT / package).iterdir() if path.is_file() and path.suffix != ".py"}
+        files = {path.name for path in (ROOT / package.replace(".", "/")).iterdir() if path.is_file() and path.suffix != ".py"}
         assert set(names) == files

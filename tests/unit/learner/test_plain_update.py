@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from common.checkpoint import RunDirectory
-from common.chunk import Chunk, Spaces
 from common.config import Config, EnvConfig, PPOConfig, RNDConfig, RolloutConfig
-from learner.batch import join
-from learner.inbox import Delivered
-from learner.trainer import Trainer
+from common.protocol.chunk import Chunk
+from common.spaces import Spaces
+from learner.server.decoder import Delivered
+from learner.training.batch import join
+from learner.training.checkpoint import RunDirectory
+from learner.training.trainer import Trainer
 from tests import plain_update
 from tests.plain_update import Plain
 

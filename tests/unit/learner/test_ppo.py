@@ -13,13 +13,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from common import rnd
-from common.checkpoint import Checkpoint
-from common.chunk import Bundle, Chunk, Spaces
 from common.config import Config, EnvConfig, PPOConfig, RNDConfig, RolloutConfig
-from common.policy import Policy
-from learner.batch import Batch, make_batch
-from learner.ppo import FIGURES, PPO, Report
+from common.model import rnd
+from common.model.bundle import Bundle
+from common.model.policy import Policy
+from common.protocol.chunk import Chunk
+from common.spaces import Spaces
+from learner.training.batch import Batch, make_batch
+from learner.training.checkpoint import Checkpoint
+from learner.training.ppo import FIGURES, PPO, Report
 
 T, E = 8, 6
 SPACES = Spaces((5,), 1, 3)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from common.config import Config, EnvConfig, NetworkConfig, PPOConfig, RNDConfig, RolloutConfig
-from common.lifecycle import Fatal
-from learner.ppo import PPO
+from common.process.lifecycle import Fatal
+from learner.training.ppo import PPO
 from tests.probes import Array, Loop, Probe
 
 Statistics = tuple[Tensor, Tensor]  # mean and deviation of observations

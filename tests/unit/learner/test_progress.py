@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from learner.progress import Line, RecentRate
+from learner.monitoring.progress_line import Line, RecentRate
 
 BATCH_STEPS = 480
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from learner import record
-from learner.episodes import Episode
-from learner.record import Recorder
+from learner.monitoring import run_logger
+from learner.monitoring.run_logger import Recorder
+from learner.training.episodes import Episode
 
 BATCH_STEPS = 640
 UPDATES = 200
@@ -78,7 +78,7 @@ def test_a_resume_on_a_full_disk_keeps_every_row_and_does_not_end_the_run(file: 
 
 
 def test_rows_are_appended_when_the_disk_has_room_again(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(record, "_RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(run_logger, "_RETRY_SECONDS", 0.0)
     with file_size_limit(1000):
         recorder = Recorder(file.parent, 150 * BATCH_STEPS)
         record_updates(recorder, 151, 152)
@@ -90,7 +90,7 @@ def test_rows_are_appended_when_the_disk_has_room_again(file: Path, monkeypatch:
 def test_a_row_that_was_written_in_part_is_not_joined_with_the_next(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(record, "_RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(run_logger, "_RETRY_SECONDS", 0.0)
     recorder = Recorder(file.parent, UPDATES * BATCH_STEPS)
     with file_size_limit(file.stat().st_size + 9):
         record_updates(recorder, UPDATES + 1, UPDATES + 1)

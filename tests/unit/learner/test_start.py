@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from common import checkpoint, precision
 from common.config import Config
-from common.lifecycle import EXIT_CONFIGURATION, Fatal
-from common.presets import PRESETS
+from common.model import precision
+from common.process.lifecycle import EXIT_CONFIGURATION, Fatal
 from learner.commandline import Options, parse
+from learner.presets import PRESETS
 from learner.runs import read_config
 from learner.service import Learner
+from learner.training import checkpoint
 
 
 @contextlib.contextmanager

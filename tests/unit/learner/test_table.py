@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from common.config import PPOConfig, Precision
-from common.presets import PRESETS
 from learner import table
+from learner.presets import PRESETS
 
 PAGE = """# Results
 

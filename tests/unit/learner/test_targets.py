@@ -12,10 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from common.chunk import Chunk, Spaces
 from common.config import Config, EnvConfig, PPOConfig, RNDConfig, RolloutConfig
-from learner.batch import Batch, make_batch
-from learner.targets import WEIGHT_CAP, Targets, Values, explained, staleness, targets
+from common.protocol.chunk import Chunk
+from common.spaces import Spaces
+from learner.training.batch import Batch, make_batch
+from learner.training.targets import WEIGHT_CAP, Targets, Values, explained, staleness, targets
 
 T, E = 7, 5
 SPACES = Spaces((2,), 1, 3)

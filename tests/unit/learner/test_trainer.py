@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from common import rnd
-from common.checkpoint import RunDirectory
-from common.chunk import Chunk, Spaces
 from common.config import Config, EnvConfig, PPOConfig, RolloutConfig
-from learner.batch import join
-from learner.inbox import Delivered
-from learner.trainer import Trainer
+from common.model import rnd
+from common.protocol.chunk import Chunk
+from common.spaces import Spaces
+from learner.server.decoder import Delivered
+from learner.training.batch import join
+from learner.training.checkpoint import RunDirectory
+from learner.training.trainer import Trainer
 
 T, B, E = 7, 2, 6
 SPACES = Spaces((3,), 1, 4)

@@ -1,0 +1,64 @@
+"""The trajectory chunk: T steps of B lanes as arrays, without a byte format."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from common.config import RolloutConfig
+from common.spaces import Spaces
+
+WARMUP_VERSION = -1  # chunks of random play, before there is a policy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Chunk:
+    """T steps of B lanes under one bundle; time first.
+
+    `observation` holds every observation once: rows 0 to S-2 are the history that completes the
+    first stack, row S-1+t is the newest observation of s_t, the last row is s_T. A row after an
+    end is the observation of the new episode.
+    """
+
+    observation: npt.NDArray[np.generic]  # uint8 [S-1+T+1, B, 84, 84] or float32 [T+1, B, D]
+    final_observation: npt.NDArray[np.generic]  # [K, ...]: last one before each of K truncations
+    action: npt.NDArray[np.generic]  # int32 [T, B], or float32 [T, B, A], as drawn: the task clips it
+    log_prob: npt.NDArray[np.float32]  # [T, B], nats, of the acting policy
+    reward: npt.NDArray[np.float32]  # [T, B], game points, unclipped
+    bonus: npt.NDArray[np.float32]  # [T, B], raw prediction error on the next observation
+    terminated: npt.NDArray[np.bool_]  # [T, B], the episode ended in the task
+    truncated: npt.NDArray[np.bool_]  # [T, B], a time limit cut it
+
+    @property
+    def done(self) -> npt.NDArray[np.bool_]:
+        """bool [T, B]: the next row belongs to another episode."""
+        return self.terminated | self.truncated
+
+
+ArraySpec = tuple[str, tuple[int, ...]]  # dtype string, shape
+
+
+def layout(rollout: RolloutConfig, spaces: Spaces, truncations: int) -> dict[str, ArraySpec]:
+    """Name, dtype and shape of each array of a chunk with `truncations` final observations."""
+    steps, lanes = rollout.steps, rollout.lanes
+    element = spaces.dtype.str
+    grid = (steps, lanes)
+    return {
+        "observation": (element, (spaces.stack + steps, lanes, *spaces.observation)),
+        "final_observation": (element, (truncations, *spaces.observation)),
+        "action": (spaces.action_dtype.str, (*grid, *spaces.action)),
+        "log_prob": ("<f4", grid),
+        "reward": ("<f4", grid),
+        "bonus": ("<f4", grid),
+        "terminated": ("|b1", grid),
+        "truncated": ("|b1", grid),
+    }
+
+
+def raw_bytes(specs: Mapping[str, ArraySpec]) -> int:
+    """Uncompressed size of arrays of these shapes."""
+    return sum(np.dtype(dtype).itemsize * math.prod(shape) for dtype, shape in specs.values())

@@ -1,0 +1,1 @@
+"""Training: batches, targets, PPO and RND updates, running statistics and checkpoints."""

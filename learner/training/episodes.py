@@ -1,0 +1,92 @@
+"""Finished games, from raw rewards: returns, lengths, and the last hundred of them."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from learner.server.decoder import Delivered
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """One finished game."""
+
+    slot: int
+    lane: int
+    steps: int
+    score: float  # undiscounted sum of raw rewards
+
+
+@dataclass(slots=True)
+class _Lanes:
+    """Running sums of the lanes of one incarnation of a slot."""
+
+    incarnation: int
+    next_offset: int
+    score: npt.NDArray[np.float64]
+    steps: npt.NDArray[np.int64]
+    whole: npt.NDArray[np.bool_]  # False until an end, where the beginning was missed
+
+
+@dataclass(slots=True)
+class EpisodeTracker:
+    """Owned by the trainer. A game whose beginning or middle was not trained on is not reported."""
+
+    recent: deque[float] = field(default_factory=lambda: deque(maxlen=100))
+    lengths: deque[int] = field(default_factory=lambda: deque(maxlen=100))  # in steps, of this process
+    count: int = 0
+    best: float = float("-inf")
+    _lanes: dict[int, _Lanes] = field(default_factory=dict)
+
+    def advance(self, delivered: Delivered) -> list[Episode]:
+        """Take in one chunk; returns the games that ended in it."""
+        chunk = delivered.chunk
+        steps, lanes = chunk.reward.shape
+        state = self._lanes.get(delivered.slot)
+        continues = (
+            state is not None
+            and not delivered.fresh
+            and (state.incarnation, state.next_offset) == (delivered.incarnation, delivered.offset)
+        )
+        if state is None or not continues:
+            whole = np.full(lanes, delivered.fresh)
+            zeros = np.zeros(lanes), np.zeros(lanes, np.int64)
+            state = self._lanes[delivered.slot] = _Lanes(delivered.incarnation, 0, *zeros, whole)
+        state.next_offset = delivered.offset + steps * lanes
+        ended = []
+        for t in range(steps):
+            state.score += chunk.reward[t]
+            state.steps += 1
+            for lane in np.flatnonzero(chunk.done[t]):
+                if state.whole[lane]:
+                    ended.append(
+                        Episode(delivered.slot, int(lane), int(state.steps[lane]), float(state.score[lane]))
+                    )
+                state.score[lane], state.steps[lane], state.whole[lane] = 0.0, 0, True
+        for episode in ended:
+            self.recent.append(episode.score)
+            self.lengths.append(episode.steps)
+            self.best = max(self.best, episode.score)
+        self.count += len(ended)
+        return ended
+
+    @property
+    def mean(self) -> float | None:
+        """Mean score of the last hundred games; None before the first."""
+        return float(np.mean(self.recent)) if self.recent else None
+
+    def state(self) -> dict[str, object]:
+        """For a checkpoint. Running games are not kept: a resumed run resets every lane."""
+        return {"recent": list(self.recent), "count": self.count, "best": self.best if self.count else None}
+
+    def load(self, state: dict[str, object]) -> None:
+        """Restore `state`."""
+        recent, count, best = state["recent"], state["count"], state["best"]
+        assert isinstance(recent, list) and isinstance(count, int)
+        self.recent.extend(recent)
+        self.count = count
+        self.best = float(best) if isinstance(best, (int, float)) else float("-inf")
