@@ -16,7 +16,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from tests.ci.skips import pytest_make_collect_report, pytest_runtest_makereport
-from tests.integration.processes import SELECT_DESCRIPTORS, close_servers, server_pids
+from tests.support.processes import SELECT_DESCRIPTORS, close_servers, server_pids
 
 __all__ = ["pytest_make_collect_report", "pytest_runtest_makereport"]  # hooks, for every test
 

@@ -32,7 +32,7 @@ from common.protocol.sockets import Client, Context, Server
 from learner.server.publisher import Offer
 from learner.training.ppo import PPO
 from tests.bench.machine import Emulator, hardware
-from tests.fleet import quiet
+from tests.support.fake_fleet import quiet
 
 _GAMES = ("gravitar", "breakout", "montezuma_revenge", "private_eye")
 _ROUNDS = 3

@@ -14,8 +14,8 @@ from common.protocol import codec
 from common.protocol.messages import ChunkMessage
 from common.spaces import Spaces
 from tests.bench.machine import hardware
-from tests.fleet import record
-from tests.mutants import CORPUS, mutant, mutant_chunk
+from tests.support.fake_fleet import record
+from tests.support.wire_fuzz import CORPUS, mutant, mutant_chunk
 
 _ENV = EnvConfig(id="breakout")
 _ROLLOUT = RolloutConfig(steps=128, lanes=1, batch_lanes=1)

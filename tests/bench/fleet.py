@@ -14,8 +14,8 @@ import psutil
 from common.config import Config, EnvConfig, RolloutConfig
 from tests.bench.intake import Intake
 from tests.bench.machine import cpu_seconds, hardware
-from tests.fleet import FleetProcess, Report, quiet
-from tests.integration.processes import free_port
+from tests.support.fake_fleet import FleetProcess, Report, quiet
+from tests.support.processes import free_port
 
 _GAME = "gravitar"
 _SESSIONS_PER_PROCESS = 512  # below libzmq's 1,023 sockets per context

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from actor.weights import PIECE_MESSAGE_BYTES, WeightsClient
 from common.protocol.sockets import Client, Context, weights_endpoint
-from tests.fleet import quiet
+from tests.support.fake_fleet import quiet
 
 
 def main() -> int:

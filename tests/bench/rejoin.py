@@ -20,8 +20,8 @@ from learner.server.network import Network
 from learner.server.publisher import Publisher
 from tests.bench.fleet import JOIN_SECONDS, start
 from tests.bench.machine import hardware
-from tests.fleet import Report, quiet
-from tests.integration.processes import free_port
+from tests.support.fake_fleet import Report, quiet
+from tests.support.processes import free_port
 
 _GAME = "gravitar"
 _DOWN_SECONDS = 5.0

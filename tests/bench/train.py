@@ -13,7 +13,7 @@ from typing import Any
 
 from tests.bench.job import JOB, flags
 from tests.bench.machine import hardware, limit
-from tests.integration.processes import free_port
+from tests.support.processes import free_port
 
 _RUNS = 3
 _ACTORS = 2

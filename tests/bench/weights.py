@@ -18,8 +18,8 @@ from learner.server.publisher import Offer
 from learner.training.ppo import PPO
 from tests.bench.intake import Intake
 from tests.bench.machine import cpu_seconds, hardware
-from tests.fleet import FleetProcess, quiet
-from tests.integration.processes import free_port
+from tests.support.fake_fleet import FleetProcess, quiet
+from tests.support.processes import free_port
 
 _PROCESSES = 4
 _BUNDLES = 5

@@ -21,11 +21,11 @@ import psutil
 
 from learner.training import checkpoint
 from learner.training.checkpoint import CheckpointError
-from tests.chaos import small_disk
-from tests.chaos.field import BATCH_LANES, CHUNK_STEPS, LANES, STEPS, Field, frozen, stop, until
-from tests.chaos.proxy import PARTITION, FaultProxy, Weather, schedule
-from tests.chaos.replayer import Replayer
-from tests.integration.processes import Command, free_port, kill
+from tests.support import small_disk
+from tests.support.fault_harness import BATCH_LANES, CHUNK_STEPS, LANES, STEPS, Field, frozen, stop, until
+from tests.support.processes import Command, free_port, kill
+from tests.support.proxy import PARTITION, FaultProxy, Weather, schedule
+from tests.support.replayer import Replayer
 
 Figures = dict[str, Any]
 _DUPLICATES = "outrider_wire_duplicate_chunks_total"
@@ -372,7 +372,7 @@ def full_disk(directory: Path, seconds: float) -> Figures:
     field = Field(directory)
     real = small_disk.possible(directory / "mount")
     full = _no_room if real else _no_longer_files
-    field.run.module = "tests.chaos.small_disk" if real else field.run.module
+    field.run.module = "tests.support.small_disk" if real else field.run.module
 
     def saved() -> list[str]:
         return sorted(path.name for path in checkpoints.iterdir()) if checkpoints.exists() else []

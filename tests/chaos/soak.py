@@ -26,10 +26,10 @@ import psutil
 
 from learner import verify_ledger
 from learner.training import checkpoint
-from tests.artefacts import keep
-from tests.chaos.field import Sampler, frozen, until
-from tests.chaos.proxy import PARTITION, FaultProxy, Weather
-from tests.integration.processes import Command, Run, free_port, kill
+from tests.support.fault_harness import Sampler, frozen, until
+from tests.support.processes import Command, Run, free_port, kill
+from tests.support.proxy import PARTITION, FaultProxy, Weather
+from tests.support.result_files import keep
 
 LANES, STEPS = 2, 32
 ARGUMENTS = (

@@ -13,10 +13,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.artefacts import keep
-from tests.chaos.field import CHUNK_STEPS, LANES, Field, frozen, stop
-from tests.chaos.proxy import PARTITION, FaultProxy
-from tests.integration.processes import Command, free_port, kill, wait_until
+from tests.support.fault_harness import CHUNK_STEPS, LANES, Field, frozen, stop
+from tests.support.processes import Command, free_port, kill, wait_until
+from tests.support.proxy import PARTITION, FaultProxy
+from tests.support.result_files import keep
 
 pytestmark = pytest.mark.integration
 

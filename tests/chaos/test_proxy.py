@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.chaos.proxy import PARTITION, FaultProxy, Weather, schedule
-from tests.integration.processes import PATIENCE_SECONDS, free_port, wait_until
+from tests.support.processes import PATIENCE_SECONDS, free_port, wait_until
+from tests.support.proxy import PARTITION, FaultProxy, Weather, schedule
 
 TEXT = bytes(range(256)) * 64
 

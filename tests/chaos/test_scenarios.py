@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.artefacts import keep
 from tests.chaos import scenarios
+from tests.support.result_files import keep
 
 Case = tuple[str, Callable[..., dict[str, Any]], tuple[Any, ...], tuple[Any, ...]]
 CASES: list[Case] = [

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from deploy.grafana.build import DIRECTORY, text
 from deploy.grafana.panels import DASHBOARDS
-from tests import report as reliability
 from tests.bench import report as benchmarks
+from tests.ci import reliability_report as reliability
 
 
 def generated() -> dict[Path, str]:

@@ -50,8 +50,10 @@ def parse(text: str) -> dict[str, str]:
 
 def trace(former: str, successors: Mapping[str, str], today: Mapping[str, str]) -> tuple[str, str] | None:
     """The present id of a former test and its tier; None if it has neither itself nor a successor today."""
-    if former in today:
-        return former, today[former]
+    file, _, test = former.partition("::")
+    moved = f"{successors.get(file, file)}::{test}"
+    if moved in today:
+        return moved, today[moved]
     for pattern, new in successors.items():
         if re.fullmatch(re.escape(pattern).replace(r"\*", ".*"), former):
             tiers = {name for one, name in today.items() if one == new or one.startswith(f"{new}[")}

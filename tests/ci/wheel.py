@@ -18,7 +18,7 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.integration.processes import free_port
+from tests.support.processes import free_port
 
 ROOT = Path(__file__).parents[2]
 _TIMEOUT_SECONDS = 300

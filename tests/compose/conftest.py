@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.compose import engine as engines
-from tests.compose.engine import BUILD_SECONDS, Service, shell
-from tests.integration.processes import free_port
+from tests.support import container_engine as engines
+from tests.support.container_engine import BUILD_SECONDS, Service, shell
+from tests.support.processes import free_port
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.compose.engine import PATIENCE_SECONDS, ROOT, Service, script, shell
-from tests.compose.machines import Machines, machines
-from tests.compose.runbook import blocks
+from tests.support.container_engine import PATIENCE_SECONDS, ROOT, Service, script, shell
+from tests.support.machines import Machines, machines
+from tests.support.runbook import blocks
 
 pytestmark = pytest.mark.compose
 Make = Callable[..., Service]

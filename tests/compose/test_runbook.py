@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.compose.engine import Service, script, shell
-from tests.compose.runbook import blocks
+from tests.support.container_engine import Service, script, shell
+from tests.support.runbook import blocks
 
 pytestmark = pytest.mark.compose
 Make = Callable[..., Service]

@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.artefacts import keep
-from tests.compose.engine import Service, memory_bytes
+from tests.support.container_engine import Service, memory_bytes
+from tests.support.result_files import keep
 
 pytestmark = pytest.mark.compose
 Make = Callable[..., Service]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.processes import Command, Run, forced_precision, free_port
+from tests.support.processes import Command, Run, forced_precision, free_port
 
 FINISHED_STEPS = 1_000  # 4 batches of 256
 _ARGUMENTS = (

@@ -13,9 +13,9 @@ from common import doctor
 from common.keys import files
 from common.protocol import codec
 from common.protocol.sockets import Context, Server, weights_endpoint
-from tests.integration.processes import free_port
-from tests.integration.serving import Served
-from tests.mutants import part
+from tests.support.processes import free_port
+from tests.support.serving import Served
+from tests.support.wire_fuzz import part
 
 pytestmark = pytest.mark.integration
 

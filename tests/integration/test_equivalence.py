@@ -1,8 +1,8 @@
 """N actors of k lanes compute what one process with N x k lanes computes, to the last bit.
 
 The service runs whole: the learner in this process, actors in theirs, sockets between them. What its updates
-learn from and what its last checkpoint holds is compared with `tests.reference`, which trains with the
-product's own PPO: this proves the path of the data, and `tests.plain_update` the algorithm.
+learn from and what its last checkpoint holds is compared with `tests.support.reference`, which trains with
+the product's own PPO: this proves the path of the data, and `tests.support.plain_update` the algorithm.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from learner.training.normaliser import Normaliser
 from learner.training.ppo import PPO
 from learner.training.running_stats import Moments
 from learner.training.targets import Targets
-from tests.integration.processes import ROOT, free_port, local_actors
-from tests.reference import Array, Facts, Play, Reference, differing
+from tests.support.processes import ROOT, free_port, local_actors
+from tests.support.reference import Array, Facts, Play, Reference, differing
 
 pytestmark = pytest.mark.integration
 

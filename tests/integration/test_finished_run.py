@@ -9,7 +9,7 @@ import pytest
 
 from learner import evaluate, plot, table, verify_ledger
 from tests.integration.conftest import FINISHED_STEPS
-from tests.integration.processes import Run
+from tests.support.processes import Run
 
 pytestmark = pytest.mark.integration
 

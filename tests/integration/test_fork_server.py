@@ -22,14 +22,14 @@ from actor.metrics import FleetCollector
 from actor.weights import Weights
 from common.process.children import ACTOR_SERVER, Children, Exit
 from common.process.fork_server import Forked, ForkServer
-from tests.integration.processes import PATIENCE_SECONDS, ROOT, SELECT_DESCRIPTORS, wait_until
+from tests.support.processes import PATIENCE_SECONDS, ROOT, SELECT_DESCRIPTORS, wait_until
 
 pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
 def server() -> Iterator[ForkServer]:
-    with contextlib.closing(ForkServer("tests.integration.forks")) as server:
+    with contextlib.closing(ForkServer("tests.support.forks")) as server:
         yield server
 
 
@@ -109,7 +109,7 @@ def test_a_server_that_cannot_start_is_an_internal_error_of_each_child() -> None
 
 def test_children_are_stopped_while_their_server_loads() -> None:
     """Nothing waits for the loading, which here never ends; a child that never was has no end."""
-    children = Children(ForkServer("tests.integration.never_loads"), [], 3)
+    children = Children(ForkServer("tests.support.never_loads"), [], 3)
     assert children.tick() == []
     assert children.alive == 3
     assert children.stop() == []
@@ -117,14 +117,14 @@ def test_children_are_stopped_while_their_server_loads() -> None:
 
 
 def test_a_fleet_that_is_stopped_while_its_server_loads_ends_with_success(tmp_path: Path) -> None:
-    children, stop = Children(ForkServer("tests.integration.never_loads"), [], 3), Event()
+    children, stop = Children(ForkServer("tests.support.never_loads"), [], 3), Event()
     children.tick()
     stop.set()
     assert Fleet(children, cast(Weights, None), tmp_path, FleetCollector()).run(stop) == 0
 
 
 def test_a_fork_that_fails_ends_that_child_alone() -> None:
-    with contextlib.closing(ForkServer("tests.integration.fork_fails")) as server:
+    with contextlib.closing(ForkServer("tests.support.fork_fails")) as server:
         healthy = server.start(["sleep"], {})
         process = pid_of(healthy)
         assert server.start(["exit", "0"], {}).wait(PATIENCE_SECONDS) == 70
@@ -152,7 +152,7 @@ def test_a_request_whose_descriptors_do_not_arrive_ends_that_child_alone(
 
 @pytest.mark.usefixtures("many_descriptors")
 def test_children_are_forked_over_descriptors_that_select_refuses() -> None:
-    with contextlib.closing(ForkServer("tests.integration.forks")) as server:
+    with contextlib.closing(ForkServer("tests.support.forks")) as server:
         child = server.start(["exit", "75"], {})
         assert child._status >= SELECT_DESCRIPTORS
         assert child.wait(PATIENCE_SECONDS) == 75
@@ -177,7 +177,7 @@ import time
 from common.process.fork_server import ForkServer
 import socket
 ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-server = ForkServer("tests.integration.forks")  # it ends with this object
+server = ForkServer("tests.support.forks")  # it ends with this object
 child = server.start(["wait"], {"--parent-fd": theirs.fileno()})
 theirs.close()
 print(child.pid, flush=True)

@@ -23,12 +23,12 @@ from common.protocol import codec
 from common.protocol import messages as m
 from common.protocol.sockets import Client, Context
 from learner.presets import PRESETS
-from tests.artefacts import keep
 from tests.bench.intake import Intake
-from tests.hostile import LIES, HostilePeer, Lie
-from tests.integration.processes import PATIENCE_SECONDS, ROOT, Command, Run, free_port, wait_until
-from tests.integration.serving import Peer
-from tests.mutants import hello
+from tests.support.hostile_peer import LIES, HostilePeer, Lie
+from tests.support.processes import PATIENCE_SECONDS, ROOT, Command, Run, free_port, wait_until
+from tests.support.result_files import keep
+from tests.support.serving import Peer
+from tests.support.wire_fuzz import hello
 
 pytestmark = pytest.mark.integration
 
@@ -57,7 +57,7 @@ class Served:
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[Served]:
     port = free_port()
-    command = Command.start(tmp_path, "network", "tests.integration.network_alone", str(port))
+    command = Command.start(tmp_path, "network", "tests.support.network_alone", str(port))
     try:
         yield Served(port, psutil.Process(command.pid))
         command.process.terminate()
@@ -208,7 +208,7 @@ def test_a_hostile_peer_is_banned_and_honest_actors_train_on(tmp_path: Path) -> 
     """Lies, damage and floods beside two actors: training continues and every step is accounted for."""
     steps = tmp_path / "steps"
     steps.mkdir()
-    arguments = ("cartpole", "--env.id", "tests.chaos.counted:Counted-v0", "--local-actors", "2")
+    arguments = ("cartpole", "--env.id", "tests.support.counted:Counted-v0", "--local-actors", "2")
     run = Run(tmp_path, free_port(), (*arguments, "--total-steps", "1000000000"))
     run.environment["STEP_COUNT_DIR"] = str(steps)
     with run.learner() as learner:

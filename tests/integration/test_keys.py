@@ -24,8 +24,8 @@ from common.protocol.sockets import Context
 from learner import service
 from learner.commandline import Options
 from learner.presets import PRESETS
-from tests.integration.processes import Command, Run, free_port, wait_until
-from tests.integration.serving import Peer, Served
+from tests.support.processes import Command, Run, free_port, wait_until
+from tests.support.serving import Peer, Served
 
 pytestmark = pytest.mark.integration
 

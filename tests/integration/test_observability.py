@@ -16,8 +16,8 @@ import pytest
 import yaml
 
 from deploy.grafana.panels import DASHBOARDS
-from tests.integration.processes import PATIENCE_SECONDS, Command, Run, free_port, wait_until
-from tests.prometheus import DEPLOY, command, selectors
+from tests.support.processes import PATIENCE_SECONDS, Command, Run, free_port, wait_until
+from tests.support.prometheus import DEPLOY, command, selectors
 
 pytestmark = pytest.mark.integration
 

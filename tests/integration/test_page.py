@@ -25,7 +25,7 @@ from learner.monitoring.progress_line import Line
 from learner.server.status import Seated, View
 from learner.training.ppo import Report
 from learner.training.status import Progress
-from tests.integration.processes import Run, free_port, wait_until
+from tests.support.processes import Run, free_port, wait_until
 
 pytestmark = pytest.mark.integration
 

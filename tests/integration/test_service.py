@@ -11,8 +11,8 @@ import pytest
 
 from common.protocol import codec, messages
 from learner.training import checkpoint
-from tests.integration.processes import PATIENCE_SECONDS, Command, Run, free_port, kill, wait_until
-from tests.mutants import part
+from tests.support.processes import PATIENCE_SECONDS, Command, Run, free_port, kill, wait_until
+from tests.support.wire_fuzz import part
 
 pytestmark = pytest.mark.integration
 

@@ -21,7 +21,7 @@ from common import envs
 from common.config import EnvConfig
 from common.spaces import Spaces
 from learner.presets import PRESETS
-from tests.probes import Loop
+from tests.support.probe_envs import Loop
 
 LAGS = (0, 1, 2, 4, 8)
 STEPS = 60_000

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.processes import Run, free_port
+from tests.support.processes import Run, free_port
 
 pytestmark = pytest.mark.integration
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.processes import Command, free_port
+from tests.support.processes import Command, free_port
 
 pytestmark = pytest.mark.learning
 
@@ -30,7 +30,7 @@ class Task:
 
 
 DEEP_SEA = (
-    *("mountain-car-sparse", "--env.id", "tests.deep_sea:DeepSea-20-v0", "--ppo.anneal"),
+    *("mountain-car-sparse", "--env.id", "tests.support.deep_sea:DeepSea-20-v0", "--ppo.anneal"),
     "--ppo.normalise-advantages",
     *("--ppo.entropy-coef", "0.01", "--ppo.coef-extrinsic", "5", "--ppo.coef-intrinsic", "50"),
 )

@@ -15,8 +15,8 @@ from common.process.lifecycle import Fatal
 from learner.runs import read_config
 from learner.training import checkpoint
 from learner.training.checkpoint import CheckpointError, RunDirectory
-from tests.artefacts import keep
-from tests.unit.common.test_checkpoint import same, sample
+from tests.support.result_files import keep
+from tests.unit.learner.test_checkpoint import same, sample
 
 PARTS = 64
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.report import TARGETS, render
+from tests.ci.reliability_report import TARGETS, render
 
 MUTATED = {"cases": 12_500, "outcomes": {"size": 2}}
 

@@ -8,7 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from common.config import Config, PPOConfig, RolloutConfig
-from tests.session_world import TURN_SECONDS, World
+from tests.support.session_world import TURN_SECONDS, World
 
 CONFIG = Config(
     rollout=RolloutConfig(steps=64, lanes=8, batch_lanes=32), ppo=PPOConfig(minibatches=4), max_lag=1

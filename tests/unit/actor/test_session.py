@@ -16,7 +16,7 @@ from common.process.parent_link import Parent
 from common.protocol import codec
 from common.protocol import messages as m
 from common.protocol.sockets import Client, Context
-from tests.session_world import Clock
+from tests.support.session_world import Clock
 
 WELCOME = m.Welcome(
     sid=bytes(16),

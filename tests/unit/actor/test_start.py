@@ -19,8 +19,8 @@ from actor.service import Actor, Player
 from common.config import Config, EnvConfig, PPOConfig, RNDConfig, RolloutConfig
 from common.protocol.chunk import WARMUP_VERSION
 from common.spaces import Spaces
-from tests.integration.processes import PATIENCE_SECONDS
-from tests.probes import Array, Loop, Probe
+from tests.support.probe_envs import Array, Loop, Probe
+from tests.support.processes import PATIENCE_SECONDS
 
 T, B = 4, 2
 # What only the learner needs, and torch's compiler, whose own needs are not in the image of an actor.

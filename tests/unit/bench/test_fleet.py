@@ -10,8 +10,8 @@ import pytest
 
 from common.config import Config, EnvConfig, RNDConfig, RolloutConfig
 from tests.bench.intake import Intake
-from tests.fleet import FakeFleet, Recording, Report, record
-from tests.integration.processes import PATIENCE_SECONDS
+from tests.support.fake_fleet import FakeFleet, Recording, Report, record
+from tests.support.processes import PATIENCE_SECONDS
 
 ACTORS, LANES = 5, 4
 ROLLOUT = RolloutConfig(steps=8, lanes=1, batch_lanes=LANES)

@@ -21,7 +21,7 @@ from common.protocol.sockets import (
     parse_address,
     weights_endpoint,
 )
-from tests.integration.processes import PATIENCE_SECONDS
+from tests.support.processes import PATIENCE_SECONDS
 
 RECORDS = {
     "a.invalid": ["192.0.2.1"],

@@ -12,7 +12,7 @@ import pytest
 from common import envs
 from common.config import EnvConfig
 from common.spaces import Spaces
-from tests.deep_sea import MOVE_COST, OPTIMUM, TREASURE, DeepSea
+from tests.support.deep_sea import MOVE_COST, OPTIMUM, TREASURE, DeepSea
 
 LANES = 3
 
@@ -66,7 +66,7 @@ def test_the_map_follows_from_its_seed_alone() -> None:
 
 @pytest.mark.parametrize("size", [10, 20])
 def test_a_constant_action_is_no_plan(size: int) -> None:
-    env = gymnasium.make(f"tests.deep_sea:DeepSea-{size}-v0").unwrapped
+    env = gymnasium.make(f"tests.support.deep_sea:DeepSea-{size}-v0").unwrapped
     assert isinstance(env, DeepSea)
     for action in (0, 1):
         assert dive(env, [action] * size)[1] <= 0.0
@@ -74,7 +74,7 @@ def test_a_constant_action_is_no_plan(size: int) -> None:
 
 @pytest.mark.parametrize("size", [10, 20])
 def test_the_project_plays_it_on_the_same_map_in_every_lane(size: int) -> None:
-    config = EnvConfig(id=f"tests.deep_sea:DeepSea-{size}-v0")
+    config = EnvConfig(id=f"tests.support.deep_sea:DeepSea-{size}-v0")
     assert envs.spaces(config) == Spaces((size * size,), 1, 2)
     right, total = DeepSea(size).right, np.zeros(LANES)
     env = envs.make(config, LANES)

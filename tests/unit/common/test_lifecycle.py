@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from tests.integration.processes import PATIENCE_SECONDS
+from tests.support.processes import PATIENCE_SECONDS
 
 _CODE = """
 import atexit

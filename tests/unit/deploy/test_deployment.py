@@ -20,8 +20,8 @@ import yaml
 
 from common.metrics import ACTOR_PORT, LEARNER_PORT
 from learner.commandline import parse
-from tests.compose import runbook
 from tests.compose.test_runbook import ELSEWHERE, HERE
+from tests.support import runbook
 
 ROOT = Path(__file__).parents[3]
 DEPLOY = ROOT / "deploy"

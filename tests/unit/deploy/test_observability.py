@@ -24,7 +24,7 @@ from learner.server.status import Seated, View
 from learner.training.episodes import EpisodeTracker
 from learner.training.ppo import Report
 from learner.training.status import Progress
-from tests.prometheus import DEPLOY, command, selectors
+from tests.support.prometheus import DEPLOY, command, selectors
 
 RULES = sorted((DEPLOY / "prometheus" / "rules").glob("*.yml"))
 ALERTS = (DEPLOY / "prometheus" / "rules" / "alerts.yml").read_text()

@@ -24,7 +24,7 @@ from learner.training.batch import Batch, join, make_batch
 from learner.training.checkpoint import RunDirectory
 from learner.training.ppo import PPO, Report
 from learner.training.trainer import Trainer
-from tests.stand_in_device import DEVICE, StandInDevice, stand_in_device
+from tests.support.stand_in_device import DEVICE, StandInDevice, stand_in_device
 
 T, LANES, E = 6, 2, 4
 IMAGES, VECTORS = Spaces((84, 84), 4, 3), Spaces((5,), 1, 3)

@@ -25,7 +25,8 @@ from learner.training import advantages, batch, losses, running_stats, targets
 from learner.training.normaliser import Normaliser
 from learner.training.ppo import PPO
 from learner.training.trainer import Trainer
-from tests.unit.common import test_moments, test_novelty, test_rnd, test_streams
+from tests.support.mutation import Mutant, check_noticed
+from tests.unit.common import test_bonus, test_rnd, test_rng
 from tests.unit.learner import (
     test_advantages,
     test_batch,
@@ -34,8 +35,8 @@ from tests.unit.learner import (
     test_oracles,
     test_ppo,
     test_probes,
+    test_running_stats,
 )
-from tests.unit.learner.mutation import Mutant, check_noticed
 
 # Facts that no other module states.
 
@@ -72,8 +73,8 @@ def test_values_of_both_streams_have_either_sign(spaces: Spaces) -> None:
 
 def novelty_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was measured without the bug does not count."""
-    monkeypatch.setattr(test_novelty, "bonuses", test_novelty.bonuses.__wrapped__)
-    test_novelty.test_whitening_makes_novelty_independent_of_scale()
+    monkeypatch.setattr(test_bonus, "bonuses", test_bonus.bonuses.__wrapped__)
+    test_bonus.test_whitening_makes_novelty_independent_of_scale()
 
 
 FRESH_BONUS, STALE_BONUS = (
@@ -102,7 +103,7 @@ MUTANTS = [
         running_stats.forward_filter,
         "enumerate(reward)",
         "reversed(list(enumerate(reward)))",
-        test_moments.test_the_filter_is_the_discounted_sum_of_the_past,
+        test_running_stats.test_the_filter_is_the_discounted_sum_of_the_past,
     ),
     Mutant(
         "filter reset at ends",
@@ -391,7 +392,7 @@ MUTANTS = [
         Place.generators,
         "key = [self.seed, self.slot, self.incarnation]",
         "key = [self.seed, self.incarnation]",
-        test_streams.test_no_two_places_share_a_stream,
+        test_rng.test_no_two_places_share_a_stream,
     ),
 ]
 

@@ -19,27 +19,27 @@ from learner.server.ledger import Account, Ledger
 from learner.server.scheduler import Credit
 from learner.training import checkpoint
 from learner.training.checkpoint import Checkpoint, RunDirectory
-from tests.unit.common import test_checkpoint, test_ledger, test_wire
-from tests.unit.learner import test_admission, test_credit
-from tests.unit.learner.mutation import Fact, Mutant, check_noticed
+from tests.support.mutation import Fact, Mutant, check_noticed
+from tests.unit.common import test_codec
+from tests.unit.learner import test_admission, test_checkpoint, test_ledger, test_scheduler
 
 
 def refused(case: str) -> Fact:
     """The test of a message that `decode` must refuse."""
-    parts, reason = next(entry[1:] for entry in test_wire.REFUSED if entry[0] == case)
-    return partial(test_wire.test_foreign_bytes_are_refused_with_a_reason, parts, reason)
+    parts, reason = next(entry[1:] for entry in test_codec.REFUSED if entry[0] == case)
+    return partial(test_codec.test_foreign_bytes_are_refused_with_a_reason, parts, reason)
 
 
 def lie(case: str) -> Fact:
     """The test of a value that `unpack` must refuse."""
-    array, value = next(entry[1:] for entry in test_wire.VALUES if entry[0] == case)
-    return partial(test_wire.test_values_that_lie_are_refused, array, value)
+    array, value = next(entry[1:] for entry in test_codec.VALUES if entry[0] == case)
+    return partial(test_codec.test_values_that_lie_are_refused, array, value)
 
 
 def broken(case: str) -> Fact:
     """The test of a compressed stream that `unpack` must refuse."""
-    seen, others = next(entry[1:] for entry in test_wire.STREAMS if entry[0] == case)
-    return partial(test_wire.test_streams_that_lie_are_refused, seen, others)
+    seen, others = next(entry[1:] for entry in test_codec.STREAMS if entry[0] == case)
+    return partial(test_codec.test_streams_that_lie_are_refused, seen, others)
 
 
 LEDGER = [
@@ -183,7 +183,7 @@ CODEC = [
         codec.decode,
         "schema.keys() <= fields.keys()",
         "schema.keys() == fields.keys()",
-        test_wire.test_unknown_fields_are_ignored,
+        test_codec.test_unknown_fields_are_ignored,
         codec.WireError,
     ),
     Mutant(
@@ -205,21 +205,21 @@ CODEC = [
         codec.pack,
         "zlib.crc32(body)",
         "zlib.crc32(seen)",
-        partial(test_wire.test_the_checksum_covers_the_whole_body, test_wire.VECTORS),
+        partial(test_codec.test_the_checksum_covers_the_whole_body, test_codec.VECTORS),
     ),
     Mutant(
         "images are changed by packing",
         codec._changes,
         "words.copy()",
         "words",
-        partial(test_wire.test_chunks_survive_the_wire_bit_for_bit, test_wire.IMAGES),
+        partial(test_codec.test_chunks_survive_the_wire_bit_for_bit, test_codec.IMAGES),
     ),
     Mutant(
         "the bits of the last words are cut off",
         codec._video,
         "-(-words // 8)",
         "words // 8",
-        test_wire.test_images_survive_where_their_words_do_not_fill_the_last_byte_of_bits,
+        test_codec.test_images_survive_where_their_words_do_not_fill_the_last_byte_of_bits,
         codec.WireError,
     ),
     Mutant(
@@ -262,7 +262,7 @@ CODEC = [
         codec._inflate_most,
         "stream.decompress(block, most_bytes + 1)",
         "stream.decompress(block)",
-        partial(test_wire.test_a_zip_bomb_does_not_go_off, "others"),
+        partial(test_codec.test_a_zip_bomb_does_not_go_off, "others"),
     ),
 ]
 CHECKPOINT = [
@@ -365,84 +365,84 @@ SCHEDULER = [
         Credit.open,
         "self._config.updates - 1",
         "self._config.updates",
-        partial(test_credit.test_no_batch_is_opened_beyond_the_last_update, test_credit.UPDATES - 1),
+        partial(test_scheduler.test_no_batch_is_opened_beyond_the_last_update, test_scheduler.UPDATES - 1),
     ),
     Mutant(
         "a new version forgets what filled a batch early",
         Credit.open,
         "self.batches.get(number, Places(chunks))",
         "Places(chunks)",
-        test_credit.test_what_filled_a_place_early_still_fills_it_when_the_next_version_is_published,
+        test_scheduler.test_what_filled_a_place_early_still_fills_it_when_the_next_version_is_published,
     ),
     Mutant(
         "the oldest version that may lag is stale",
         Credit.admit,
         "batch - self._config.max_lag <= version",
         "batch - self._config.max_lag < version",
-        partial(test_credit.test_a_chunk_too_old_for_its_batch_or_from_the_future_is_stale, 1),
+        partial(test_scheduler.test_a_chunk_too_old_for_its_batch_or_from_the_future_is_stale, 1),
     ),
     Mutant(
         "a batch takes one chunk too many",
         Credit.admit,
         "places.filled >= places.total",
         "places.filled > places.total",
-        test_credit.test_a_chunk_beyond_the_places_of_its_batch_is_surplus,
+        test_scheduler.test_a_chunk_beyond_the_places_of_its_batch_is_surplus,
     ),
     Mutant(
         "a failed update asks for no other batch",
         Credit.reopen,
         "self.batches[self.version] = Places(self._config.rollout.batch_chunks)",
         "self.batches = {self.version: Places(self._config.rollout.batch_chunks)}",
-        test_credit.test_reopening_asks_for_the_whole_batch_again_and_for_no_other,
+        test_scheduler.test_reopening_asks_for_the_whole_batch_again_and_for_no_other,
     ),
     Mutant(
         "a session that reconnects gets a second grant",
         Credit.seated,
         "seat.granted_at is None",
         "True",
-        test_credit.test_a_connection_made_anew_gives_no_second_grant,
+        test_scheduler.test_a_connection_made_anew_gives_no_second_grant,
     ),
     Mutant(
         "a session that left keeps its place",
         Credit.left,
         "self._release(seat)",
         "pass",
-        test_credit.test_the_place_of_a_session_that_left_is_open_again,
+        test_scheduler.test_the_place_of_a_session_that_left_is_open_again,
     ),
     Mutant(
         "a session that left is still offered places",
         Credit.left,
         "self._idle.pop(seat.sid, None)",
         "pass",
-        test_credit.test_places_go_to_the_least_recently_served_of_those_who_are_here,
+        test_scheduler.test_places_go_to_the_least_recently_served_of_those_who_are_here,
     ),
     Mutant(
         "places go to the lowest slots",
         Credit.grant,
         "(seat.served, seat.slot)",
         "seat.slot",
-        test_credit.test_places_go_to_the_least_recently_served_of_those_who_are_here,
+        test_scheduler.test_places_go_to_the_least_recently_served_of_those_who_are_here,
     ),
     Mutant(
         "more grants are given than there are places",
         Credit.grant,
         " - taken[batch]",
         "",
-        test_credit.test_places_go_to_the_least_recently_served_of_those_who_are_here,
+        test_scheduler.test_places_go_to_the_least_recently_served_of_those_who_are_here,
     ),
     Mutant(
         "a fast session takes the places of those behind",
         Credit.grant,
         "free > behind or seat.batch < batch",
         "True",
-        test_credit.test_a_fast_session_takes_no_second_place_of_a_batch_from_as_many_sessions_as_places,
+        test_scheduler.test_a_fast_session_takes_no_second_place_of_a_batch_from_as_many_sessions_as_places,
     ),
     Mutant(
         "a place is offered again before two seconds",
         Credit._release_overdue,
         "max(_OVERDUE_SECONDS, ",
         "min(_OVERDUE_SECONDS, ",
-        test_credit.test_an_overdue_place_of_any_batch_is_offered_to_another_session,
+        test_scheduler.test_an_overdue_place_of_any_batch_is_offered_to_another_session,
     ),
     Mutant(
         "a slow fleet gets two seconds like a fast one",
@@ -456,14 +456,14 @@ SCHEDULER = [
         Credit.usual_seconds.fget,  # type: ignore[attr-defined]  # mypy sees the property's value
         "statistics.median(",
         "statistics.mean(",
-        test_credit.test_one_slow_chunk_does_not_delay_the_next_offer_of_a_place,
+        test_scheduler.test_one_slow_chunk_does_not_delay_the_next_offer_of_a_place,
     ),
     Mutant(
         "an overdue grant keeps its place",
         Credit._release_overdue,
         "self._release(oldest)",
         "return",
-        test_credit.test_an_overdue_place_of_any_batch_is_offered_to_another_session,
+        test_scheduler.test_an_overdue_place_of_any_batch_is_offered_to_another_session,
     ),
 ]
 ADMISSION = [

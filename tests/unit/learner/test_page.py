@@ -180,5 +180,9 @@ def test_the_page_has_a_word_for_every_phase() -> None:
 def test_a_wheel_carries_every_file_that_is_not_a_module() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     for package, names in project["tool"]["setuptools"]["package-data"].items():
-        files = {path.name for path in (ROOT / package.replace(".", "/")).iterdir() if path.is_file() and path.suffix != ".py"}
+        files = {
+            path.name
+            for path in (ROOT / package.replace(".", "/")).iterdir()
+            if path.is_file() and path.suffix != ".py"
+        }
         assert set(names) == files

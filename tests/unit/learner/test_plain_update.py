@@ -19,8 +19,8 @@ from learner.server.decoder import Delivered
 from learner.training.batch import join
 from learner.training.checkpoint import RunDirectory
 from learner.training.trainer import Trainer
-from tests import plain_update
-from tests.plain_update import Plain
+from tests.support import plain_update
+from tests.support.plain_update import Plain
 
 T, B, E, UPDATES = 8, 2, 6, 3
 SPACES = Spaces((3,), 1, 4)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from common.config import Config, EnvConfig, NetworkConfig, PPOConfig, RNDConfig, RolloutConfig
 from common.process.lifecycle import Fatal
 from learner.training.ppo import PPO
-from tests.probes import Array, Loop, Probe
+from tests.support.probe_envs import Array, Loop, Probe
 
 Statistics = tuple[Tensor, Tensor]  # mean and deviation of observations
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 from learner.watchdog import Patience, Stall, StallDetector
-from tests.integration.processes import PATIENCE_SECONDS, ROOT
+from tests.support.processes import PATIENCE_SECONDS, ROOT
 
 TICK_SECONDS = 1.0
 PATIENCE = {"network": Patience(10.0, 60.0), "trainer": Patience(20.0, 90.0)}

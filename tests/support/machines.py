@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.compose import engine as engines
-from tests.compose.engine import BUILD_SECONDS, shell
+from tests.support import container_engine as engines
+from tests.support.container_engine import BUILD_SECONDS, shell
 
 
 class Machines:

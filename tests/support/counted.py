@@ -2,7 +2,7 @@
 
 Each observation is (identity of the lane in two numbers, steps that it has made). So whoever holds a chunk
 can say which steps it is, whatever the protocol says. The process keeps its count in a mapped file
-that outlives a kill: STEP_COUNT_DIR/PID. Named by module: "tests.chaos.counted:Counted-v0".
+that outlives a kill: STEP_COUNT_DIR/PID. Named by module: "tests.support.counted:Counted-v0".
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`python -m tests.report`: docs/reliability.md from docs/reliability/*.json; all prose is the template's.
+"""`python -m tests.ci.reliability_report`: docs/reliability.md from docs/reliability/*.json.
 
 The results are written by the tests themselves:
 
@@ -119,8 +119,8 @@ _LOAD = (
 _MACHINE = ("commit", "processor", "cores", "bfloat16", "torch")
 _TEMPLATE = """# Reliability
 
-Written by `python -m tests.report` from docs/reliability/*.json, which the tests leave there; nothing here
-is typed by hand. "Counted" is what the environments themselves counted in each process, "produced" what the
+Written by `python -m tests.ci.reliability_report` from docs/reliability/*.json, which the tests leave there;
+nothing here is typed by hand. "Counted" is what the environments counted in each process, "produced" what the
 learner's books say; steps that a process made after its last report die with it when it is killed, and are
 the only difference allowed.
 

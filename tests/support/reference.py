@@ -7,7 +7,7 @@ forward pass of the policy, and its T x k next observations are rated together.
 
 Networks, moments, targets, the update (`learner.training.ppo`) and `Policy` are the product's own. The
 comparison proves the path of the data: which sessions play, what is counted and in which order. It does not
-prove the algorithm; tests/plain_update.py does, whose updates use no code of the product.
+prove the algorithm; tests/support/plain_update.py does, whose updates use no code of the product.
 
 The statistics are filled by random play first, one chunk per slot: `rnd.warmup_steps` is E x T.
 """

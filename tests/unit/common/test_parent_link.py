@@ -14,7 +14,7 @@ from actor.metrics import FleetCollector
 from actor.weights import Weights
 from common.process.children import Child, Children
 from common.process.parent_link import Parent
-from tests.integration.processes import SELECT_DESCRIPTORS
+from tests.support.processes import SELECT_DESCRIPTORS
 
 
 @pytest.mark.usefixtures("many_descriptors")

@@ -1,4 +1,4 @@
-"""`python -m tests.integration.commands FD`: the fork server that starts the commands of a test worker.
+"""`python -m tests.support.commands FD`: the fork server that starts the commands of a test worker.
 
 A command behaves as one from a shell: its own arguments, environment, directory and output files, a process
 group, an exit code. Its own fork server, which would load torch again, is a fork as well.
@@ -19,9 +19,9 @@ from typing import Any
 from common.process import fork_server
 
 ROOT = Path(__file__).parents[2]
-_COUNTING = ROOT / "tests" / "integration" / "counting" / "sitecustomize.py"
+_COUNTING = ROOT / "tests" / "support" / "counting" / "sitecustomize.py"
 _LOADED = (
-    *("actor.build", "learner.service", "tests.chaos.counted"),
+    *("actor.build", "learner.service", "tests.support.counted"),
     *("gymnasium.envs.classic_control", "torch._dynamo"),  # what the first lane and the first optimiser load
 )
 

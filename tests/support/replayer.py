@@ -14,7 +14,7 @@ import zmq
 from common.protocol import codec, messages
 from common.protocol.chunk import Chunk
 from common.protocol.messages import Ack, Bye, ByeOk, Rehello, Reject, Resend, Welcome
-from tests.mutants import hello
+from tests.support.wire_fuzz import hello
 
 _IDENTITY = (123_456, 654_321)
 

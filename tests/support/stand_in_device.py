@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 DEVICE = torch.device("meta")
-_ROOT = Path(__file__).parents[1]
+_ROOT = Path(__file__).parents[2]
 _WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "equal"}  # the host needs their values
 _INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_"}
 _FUSED = "_get_fused_kernels_supported_devices"

@@ -18,7 +18,7 @@ from common.protocol import codec
 from common.protocol import messages as m
 from common.protocol.chunk import Chunk
 from common.spaces import Spaces
-from tests.mutants import CORPUS, SID, header_of, part
+from tests.support.wire_fuzz import CORPUS, SID, header_of, part
 
 ROLLOUT = RolloutConfig(steps=4, lanes=2, batch_lanes=2)
 IMAGES, VECTORS = Spaces((84, 84), 4, 7), Spaces((5,), 1, 3)

@@ -1,4 +1,4 @@
-"""`python -m tests.chaos.small_disk ...`: a witnessed learner whose run directory is a disk of its own.
+"""`python -m tests.support.small_disk ...`: a witnessed learner whose run directory is a disk of its own.
 
 A memory file system of 4 MiB, mounted in a mount namespace that only this process sees; others reach it as
 /proc/PID/root. Needs no privilege where users may make namespaces.
@@ -41,4 +41,4 @@ def possible(path: Path) -> bool:
 
 if __name__ == "__main__":
     mount(Path(sys.argv[sys.argv.index("--run-dir") + 1]))
-    os.execv(sys.executable, [sys.executable, "-m", "tests.chaos.witness", *sys.argv[1:]])  # noqa: S606
+    os.execv(sys.executable, [sys.executable, "-m", "tests.support.witness", *sys.argv[1:]])  # noqa: S606

@@ -1,11 +1,11 @@
-"""`python -m tests.integration.fork_fails FD`: a fork server whose second fork fails."""
+"""`python -m tests.support.fork_fails FD`: a fork server whose second fork fails."""
 
 from __future__ import annotations
 
 import errno
 import os
 
-from tests.integration import forks
+from tests.support import forks
 
 _fork, _calls = os.fork, list[None]()
 

@@ -1,4 +1,4 @@
-"""`python -m tests.chaos.witness`, a learner that is watched: what it trains on is written down from outside.
+"""`python -m tests.support.witness`, a learner whose training data is recorded.
 
 A line per update goes to TRAINED_FILE: time, epoch, version, and per lane the steps by the names that
 `counted` gave them. With CHAOS_* in its environment it is also made to suffer.

@@ -20,7 +20,7 @@ import zmq
 from common.protocol import codec
 from common.protocol import messages as m
 from learner.server.rate_limit import BAN_SECONDS
-from tests.mutants import CORPUS, hello, mutant
+from tests.support.wire_fuzz import CORPUS, hello, mutant
 
 _ANSWER_SECONDS = 0.1
 

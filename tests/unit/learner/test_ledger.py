@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from learner.server import ledger as books
 from learner.server.ledger import Account, Ledger, Receipt, Totals
-from tests.artefacts import keep
+from tests.support.result_files import keep
 
 SCHEDULES = 3_000
 A, B = b"a" * 16, b"b" * 16

@@ -1,4 +1,4 @@
-"""`python -m tests.integration.forks FD`: a fork server whose children do what their arguments say."""
+"""`python -m tests.support.forks FD`: a fork server whose children do what their arguments say."""
 
 from __future__ import annotations
 

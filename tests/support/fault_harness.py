@@ -19,13 +19,13 @@ import psutil
 
 from learner import verify_ledger
 from learner.training import checkpoint
-from tests.integration.processes import PATIENCE_SECONDS, Command, Run, free_port
+from tests.support.processes import PATIENCE_SECONDS, Command, Run, free_port
 
 LANES, STEPS, BATCH_LANES = 2, 16, 4
 CHUNK_STEPS = LANES * STEPS
 COUNTED = (
     "cartpole",
-    *("--env.id", "tests.chaos.counted:Counted-v0", "--ppo.epochs", "2", "--total-steps", "1000000000"),
+    *("--env.id", "tests.support.counted:Counted-v0", "--ppo.epochs", "2", "--total-steps", "1000000000"),
     *(
         "--rollout.steps",
         str(STEPS),
@@ -111,7 +111,7 @@ class Field:
             self.directory,
             free_port(),
             self.arguments,
-            module="tests.chaos.witness",
+            module="tests.support.witness",
             environment=environment,
         )
         self._counting, self._actors = counting, 0

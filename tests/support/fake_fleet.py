@@ -3,7 +3,7 @@
 They speak the whole protocol, because they are made of `actor.session`; only the emulator and the
 networks are missing. Each keeps its own count of the steps it made, by session, to compare with the
 learner's books. `FakeFleet` drives many in one thread; `FleetProcess` runs one fleet in a process of
-its own (`python -m tests.fleet`), which ends when its standard input is closed.
+its own (`python -m tests.support.fake_fleet`), which ends when its standard input is closed.
 """
 
 from __future__ import annotations
@@ -215,7 +215,7 @@ class FleetProcess:
     """A fake fleet in a process of its own."""
 
     def __init__(self, endpoint: str, actors: int, game: str, key_file: Path | None = None) -> None:
-        argv = [sys.executable, "-m", "tests.fleet", endpoint, str(actors), game]
+        argv = [sys.executable, "-m", "tests.support.fake_fleet", endpoint, str(actors), game]
         if key_file is not None:
             argv += ["--keys", str(key_file)]
         self._process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -249,7 +249,7 @@ class FleetProcess:
 
 def main() -> int:
     """Run one fleet until standard input is closed; prints its report."""
-    parser = argparse.ArgumentParser(prog="python -m tests.fleet", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.support.fake_fleet", description=__doc__)
     parser.add_argument("endpoint")
     parser.add_argument("actors", type=int)
     parser.add_argument("game")

@@ -74,7 +74,7 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float = PATIEN
 
 
 # Fork servers of this test worker; each starts when it is needed, and ends with the worker.
-_commands = ForkServer("tests.integration.commands")
+_commands = ForkServer("tests.support.commands")
 local_actors = ForkServer(ACTOR_SERVER)  # of learners that run inside a test
 
 

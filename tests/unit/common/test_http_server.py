@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, Metric
 from common import http_server
 from common.http_server import CONNECTIONS, Answer, WebServer
 from common.metrics import Exporter
-from tests.integration.processes import PATIENCE_SECONDS, wait_until
+from tests.support.processes import PATIENCE_SECONDS, wait_until
 
 LARGE = b"x" * 2**26  # more than the kernel takes from a writer whose reader reads nothing
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 IMAGE = "prom/prometheus:v2.53.3"
-DEPLOY = Path(__file__).parents[1] / "deploy"
+DEPLOY = Path(__file__).parents[2] / "deploy"
 _METRIC = re.compile(r"\b((?:outrider|process)_\w+|up|job(?:_\w+)?:[\w:]+)(?![\w:])(\{[^}]*\})?")
 
 

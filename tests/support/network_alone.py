@@ -1,4 +1,4 @@
-"""`python -m tests.integration.network_alone PORT`: a network thread in a process of its own."""
+"""`python -m tests.support.network_alone PORT`: a network thread in a process of its own."""
 
 from __future__ import annotations
 

@@ -19,8 +19,8 @@ from learner.presets import PRESETS
 from learner.server.admission import Admission
 from learner.server.network import Network
 from learner.server.publisher import Offer, Publisher
-from tests.integration.processes import PATIENCE_SECONDS, free_port
-from tests.mutants import hello
+from tests.support.processes import PATIENCE_SECONDS, free_port
+from tests.support.wire_fuzz import hello
 
 MESSAGE_BYTES = 1 << 20
 

@@ -2,7 +2,7 @@
 
 A diver sinks one row of an N x N grid per step and moves to the right or to the left. Only N moves to the
 right reach the treasure in the last corner; who does not look for it learns to avoid their cost.
-Named by module, for example "tests.deep_sea:DeepSea-20-v0".
+Named by module, for example "tests.support.deep_sea:DeepSea-20-v0".
 
 Source: Osband et al. 2020, section 2 (deep sea), arXiv:1908.03568, deterministic form.
 """
