@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from common import arguments, log
-from common.keys.files import KeysError, read_bundle
+from common.keys.files import KeysError, read_key_file
 from common.metrics import DEFAULT_HOST
 from common.process.children import ACTOR_SERVER
 from common.process.fork_server import ForkServer
@@ -20,7 +20,7 @@ from common.process.lifecycle import (
     leave_on_signals,
     stop_on_signals,
 )
-from common.process.parent_link import Parent
+from common.process.parent_link import ParentLink
 from common.protocol.sockets import parse_address
 
 
@@ -56,7 +56,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     except ValueError as error:
         parser.error(str(error))
     try:
-        options.keys = read_bundle(options.keys_path) if options.keys_path is not None else None
+        options.keys = read_key_file(options.keys_path) if options.keys_path is not None else None
     except KeysError as error:
         raise Fatal(EXIT_CONFIGURATION, str(error)) from None
     if options.procs < 1:
@@ -90,7 +90,7 @@ def _play() -> int:
             options.metrics_host,
             stop,
         )
-    parent = Parent(options.parent_fd, options.tally_fd)
+    parent = ParentLink(options.parent_fd, options.tally_fd)
     return build.run_one(
         options.endpoint, options.keys, parent, options.shared_weights, options.metrics_host, stop
     )

@@ -19,10 +19,10 @@ from actor.weights import PIECE_MESSAGE_BYTES, SharedWeights, WeightsClient
 from common.keys.curve import ActorKeys
 from common.metrics import ACTOR_PORT, Exporter
 from common.model.precision import configure_torch
-from common.process.children import Children
+from common.process.children import ChildProcesses
 from common.process.fork_server import ForkServer
-from common.process.parent_link import Parent
-from common.protocol.sockets import Client, Context, weights_endpoint
+from common.process.parent_link import ParentLink
+from common.protocol.sockets import Context, DealerSocket, weights_endpoint
 
 _DATA_MESSAGE_BYTES = 1 << 20  # what a learner sends an actor is small
 
@@ -30,7 +30,7 @@ _DATA_MESSAGE_BYTES = 1 << 20  # what a learner sends an actor is small
 def run_one(
     endpoint: str,
     keys: ActorKeys | None,
-    parent: Parent,
+    parent: ParentLink,
     shared_weights: bool,
     metrics_host: str,
     stop: threading.Event,
@@ -48,7 +48,9 @@ def run_one(
         context = stack.enter_context(Context())
         weights = SharedWeights(parent) if shared_weights else _pull(context, endpoint, keys)
         stack.callback(weights.close)
-        session = Session(lambda: Client(context, endpoint, _DATA_MESSAGE_BYTES, keys, watched=True), parent)
+        session = Session(
+            lambda: DealerSocket(context, endpoint, _DATA_MESSAGE_BYTES, keys, watched=True), parent
+        )
         stack.callback(session.close)
         return Actor(session, weights, parent, stop, Phases(), tell).run()
 
@@ -72,15 +74,15 @@ def run_many(
         argv = ["--learner", endpoint, "--shared-weights"]
         if keys_path is not None:
             argv += ["--keys", str(keys_path)]
-        return Fleet(Children(server, argv, procs), weights, directory, collector).run(stop)
+        return Fleet(ChildProcesses(server, argv, procs), weights, directory, collector).run(stop)
 
 
-def _tell(parent: Parent, stats: dict[str, float]) -> None:
+def _tell(parent: ParentLink, stats: dict[str, float]) -> None:
     parent.send({"stats": stats})
 
 
 def _pull(context: Context, endpoint: str, keys: ActorKeys | None) -> WeightsClient:
-    return WeightsClient(lambda: Client(context, weights_endpoint(endpoint), PIECE_MESSAGE_BYTES, keys))
+    return WeightsClient(lambda: DealerSocket(context, weights_endpoint(endpoint), PIECE_MESSAGE_BYTES, keys))
 
 
 def _export(stack: contextlib.ExitStack, collector: FleetCollector, host: str) -> None:

@@ -13,7 +13,7 @@ import structlog
 
 from actor.metrics import FleetCollector
 from actor.weights import Blob, Name, Weights
-from common.process.children import Children, Exit
+from common.process.children import ChildProcesses, Exit
 from common.process.lifecycle import EXIT_CONFIGURATION, EXIT_DONE, EXIT_TEMPORARY
 
 log = structlog.get_logger()
@@ -27,7 +27,7 @@ class Fleet:
     """Starts the actors, restarts the dead, answers their requests for weights. Single-threaded."""
 
     def __init__(
-        self, children: Children, weights: Weights, directory: Path, collector: FleetCollector
+        self, children: ChildProcesses, weights: Weights, directory: Path, collector: FleetCollector
     ) -> None:
         self._children = children
         self._weights, self._directory, self._collector = weights, directory, collector
@@ -81,20 +81,20 @@ class Fleet:
 
     def _answer(self, name: Name, held: tuple[int, int], stop: threading.Event) -> dict[str, Any]:
         files = self._files[name]
-        newest = (files[-1][0].epoch, files[-1][0].version) if files else (-1, -1)
+        newest = (files[-1][0].generation, files[-1][0].version) if files else (-1, -1)
         if newest == held or not files:
             blob = self._weights.fetch(name, newest, lambda: not stop.is_set())
             if blob is not None:
-                path = self._directory / f"{name}-{blob.epoch}-{blob.version}.safetensors"
+                path = self._directory / f"{name}-{blob.generation}-{blob.version}.safetensors"
                 path.write_bytes(blob.data)
-                files.append((Blob(blob.epoch, blob.version, b""), path))
+                files.append((Blob(blob.generation, blob.version, b""), path))
                 for _, old in files[:-_KEPT_FILES]:
                     old.unlink()
                 del files[:-_KEPT_FILES]
-                newest = (blob.epoch, blob.version)
+                newest = (blob.generation, blob.version)
         if newest == held or not files:
             return {"path": None}
-        return {"path": str(files[-1][1]), "epoch": newest[0], "version": newest[1]}
+        return {"path": str(files[-1][1]), "generation": newest[0], "version": newest[1]}
 
 
 def _read(ready: socket.socket) -> dict[str, Any] | None:

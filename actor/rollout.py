@@ -14,7 +14,7 @@ from common.envs import VectorEnv
 from common.model.policy import Policy
 from common.process.lifecycle import EXIT_CONFIGURATION, Fatal
 from common.protocol.chunk import Chunk
-from common.rng import Place, environment_seeds
+from common.rng import RngKey, environment_seeds
 from common.spaces import Spaces
 
 _STUCK_SECONDS = 120  # an environment that takes longer for one step never comes back
@@ -35,12 +35,12 @@ class Rollout:
         self._reward = np.zeros((steps, lanes), np.float32)
         self._terminated = np.zeros((steps, lanes), np.bool_)
         self._truncated = np.zeros((steps, lanes), np.bool_)
-        self.place: Place | None = None
+        self.place: RngKey | None = None
         self.fresh = False  # whether the next chunk begins with the reset observations
         self._generators: list[np.random.Generator] = []
         self._stack: npt.NDArray[np.generic] = np.zeros(0)
 
-    def reset(self, place: Place) -> None:
+    def reset(self, place: RngKey) -> None:
         """Start every lane anew, with the streams of `place`."""
         self.place, self.fresh = place, True
         self._generators = place.generators(self._config.lanes)

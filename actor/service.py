@@ -16,15 +16,15 @@ from actor.session import Session
 from actor.weights import Blob, Name, Weights
 from common import envs
 from common.config import Config
-from common.model.bonus import Intrinsic
+from common.model.bonus import BonusModel
 from common.model.bundle import Bundle
 from common.model.policy import Policy
 from common.process.lifecycle import EXIT_CONFIGURATION, EXIT_DONE, EXIT_TEMPORARY, Fatal
-from common.process.parent_link import Parent
+from common.process.parent_link import ParentLink
 from common.protocol import codec
 from common.protocol.chunk import WARMUP_VERSION, Chunk
 from common.protocol.messages import Welcome
-from common.rng import Place
+from common.rng import RngKey
 from common.spaces import Spaces
 
 log = structlog.get_logger()
@@ -33,7 +33,7 @@ _POLL_SECONDS = 0.5
 
 
 @dataclass(slots=True)
-class Player:
+class PlayingState:
     """What plays a chunk; built from the first Welcome, for it brings the configuration."""
 
     welcome: Welcome  # the newest that it was checked against
@@ -41,8 +41,8 @@ class Player:
     spaces: Spaces
     rollout: Rollout
     policy: Policy
-    intrinsic: Intrinsic | None
-    held: tuple[int, int] = (-1, -1)  # epoch and version of the loaded bundle
+    intrinsic: BonusModel | None
+    held: tuple[int, int] = (-1, -1)  # generation and version of the loaded bundle
 
 
 @dataclass(slots=True)
@@ -51,11 +51,11 @@ class Actor:
 
     session: Session
     weights: Weights
-    parent: Parent
+    parent: ParentLink
     stop: threading.Event
     phases: Phases
     tell: Callable[[dict[str, float]], None]  # where its figures go, besides the heartbeats
-    player: Player | None = None
+    player: PlayingState | None = None
     reconnects: int = 0  # of the session, when the weights connection was made
 
     def run(self) -> int:
@@ -81,7 +81,7 @@ class Actor:
     def _over(self) -> bool:
         return self.stop.is_set() or self.session.finished or self.parent.gone()
 
-    def _prepare(self) -> Player | None:
+    def _prepare(self) -> PlayingState | None:
         """Build the player, or refuse a run that is not the one it was built for."""
         welcome, player = self.session.welcome, self.player
         assert welcome is not None
@@ -96,7 +96,7 @@ class Actor:
             player.welcome = welcome
         return self.player
 
-    def _build(self, welcome: Welcome) -> Player | None:
+    def _build(self, welcome: Welcome) -> PlayingState | None:
         """What the run needs; None while its target network is not to be had."""
         config = configuration(welcome)
         target: Blob | None = None
@@ -109,28 +109,28 @@ class Actor:
         except envs.EnvUnavailable as error:
             raise Fatal(EXIT_CONFIGURATION, str(error)) from None
         spaces = env.spaces
-        intrinsic = Intrinsic(spaces, config, target.tensors()) if target is not None else None
+        intrinsic = BonusModel(spaces, config, target.tensors()) if target is not None else None
         rollout = Rollout(env, spaces, config.rollout, self.phases)
-        return Player(welcome, config, spaces, rollout, Policy(spaces, config), intrinsic)
+        return PlayingState(welcome, config, spaces, rollout, Policy(spaces, config), intrinsic)
 
-    def _load(self, player: Player) -> bool:
+    def _load(self, player: PlayingState) -> bool:
         """Bring bundle and lanes up to what the learner expects of the next chunk."""
         welcome, version = self.session.welcome, self.session.version
         assert welcome is not None
-        if version > WARMUP_VERSION and player.held != (welcome.epoch, version):
+        if version > WARMUP_VERSION and player.held != (welcome.generation, version):
             with self.phases.of("weights"):
                 blob = self._fetch("bundle", player.held)
                 if blob is None:
                     return False
-                bundle = Bundle(blob.epoch, blob.version, blob.tensors())
+                bundle = Bundle(blob.generation, blob.version, blob.tensors())
                 player.policy.load(bundle)
                 if player.intrinsic is not None:
                     player.intrinsic.load(bundle)
-                player.held = (bundle.epoch, bundle.version)
-                if player.held < (welcome.epoch, version):
+                player.held = (bundle.generation, bundle.version)
+                if player.held < (welcome.generation, version):
                     return False  # what a sibling fetched before this version: ask again
         warm = version == WARMUP_VERSION
-        place = Place(player.config.seed, welcome.slot, welcome.incarnation, warm)
+        place = RngKey(player.config.seed, welcome.slot, welcome.incarnation, warm)
         if player.rollout.place != place:
             if self._over():  # what came before may have taken seconds, and a reset takes as many
                 return False
@@ -146,40 +146,44 @@ class Actor:
             name, held, lambda: self._meanwhile() and self.reconnects == self.session.counts["reconnects"]
         )
 
-    def _play(self, player: Player) -> None:
+    def _play(self, player: PlayingState) -> None:
         """Collect, rate, encode and send one chunk; or skip what was begun."""
         assert player.rollout.place is not None
         warm = player.rollout.place.warmup
-        epoch, sid, fresh = self.session.epoch, self.session.sid, player.rollout.fresh
+        generation, sid, fresh = self.session.generation, self.session.sid, player.rollout.fresh
         chunk = player.rollout.collect(
-            None if warm else player.policy, lambda: self._between(player, epoch, sid)
+            None if warm else player.policy, lambda: self._between(player, generation, sid)
         )
         if chunk is None:
             if self.session.sid == sid:
                 self.session.skip(
-                    "run_finished" if self.session.finished else "actor_shutdown" if self._over() else "epoch"
+                    "run_finished"
+                    if self.session.finished
+                    else "actor_shutdown"
+                    if self._over()
+                    else "old_generation"
                 )
             player.rollout.place = None
             return
         version = WARMUP_VERSION if warm else player.held[1]
         if not warm and player.intrinsic is not None:
             with self.phases.of("bonus"):
-                chunk.bonus[:] = player.intrinsic.rate(chunk.observation[player.spaces.stack :])
+                chunk.bonus[:] = player.intrinsic.compute_bonus(chunk.observation[player.spaces.stack :])
         with self.phases.of("encode"):
-            self._send(player, chunk, epoch, version, fresh)
+            self._send(player, chunk, generation, version, fresh)
 
-    def _send(self, player: Player, chunk: Chunk, epoch: int, version: int, fresh: bool) -> None:
+    def _send(self, player: PlayingState, chunk: Chunk, generation: int, version: int, fresh: bool) -> None:
         packed = codec.pack(chunk)
         if len(packed.body) > codec.message_limit_bytes(player.config.rollout, player.spaces):
             self.session.skip("oversize")
         else:
-            self.session.send_chunk(epoch, version, fresh, packed)
+            self.session.send_chunk(generation, version, fresh, packed)
 
-    def _between(self, player: Player, epoch: int, sid: bytes) -> bool:
+    def _between(self, player: PlayingState, generation: int, sid: bytes) -> bool:
         """After each step of the lanes: count it, keep the session alive, notice a reason to stop."""
         if self.session.sid == sid:
             self.session.stepped(player.config.rollout.lanes)
-        return self._meanwhile() and self.session.epoch == epoch and self.session.sid == sid
+        return self._meanwhile() and self.session.generation == generation and self.session.sid == sid
 
     def _meanwhile(self) -> bool:
         self.session.poll()

@@ -19,23 +19,23 @@ import structlog
 
 import common
 from common.process.lifecycle import EXIT_CONFIGURATION, Backoff, Fatal
-from common.process.parent_link import Parent
+from common.process.parent_link import ParentLink
 from common.protocol import codec, messages
 from common.protocol.messages import (
     Ack,
     Bye,
-    ByeOk,
+    ByeAck,
     ChunkMessage,
     Drain,
     Heartbeat,
     Hello,
-    Rehello,
+    HelloRequired,
     Reject,
     Resend,
     Skip,
     Welcome,
 )
-from common.protocol.sockets import Client
+from common.protocol.sockets import DealerSocket
 
 log = structlog.get_logger()
 
@@ -58,7 +58,7 @@ class _Held:
 class Session:
     """Owned by the actor's only thread. `connect` makes a fresh socket to the learner's data port."""
 
-    def __init__(self, connect: Callable[[], Client], parent: Parent) -> None:
+    def __init__(self, connect: Callable[[], DealerSocket], parent: ParentLink) -> None:
         self._connect, self._parent = connect, parent
         self.stats: dict[str, float] = {}  # travels with heartbeats
         self._client = connect()
@@ -80,7 +80,7 @@ class Session:
         self._sealed = 0  # steps sent or skipped
         self._held: deque[_Held] = deque()
         self.credit, self.version = 0, -1
-        self.epoch = -1  # the learner epoch that welcomed it
+        self.generation = -1  # the learner generation that welcomed it
         self.joined = self._gone = False
         self._next_beat = 0.0
 
@@ -141,7 +141,9 @@ class Session:
             self._next_beat = now + self._heartbeat_seconds
             self._client.send(
                 codec.encode(
-                    Heartbeat(sid=self.sid, epoch=self.epoch, produced=self.produced, stats=self.stats)
+                    Heartbeat(
+                        sid=self.sid, generation=self.generation, produced=self.produced, stats=self.stats
+                    )
                 )
             )
             return
@@ -150,7 +152,7 @@ class Session:
         host = socket.gethostname()[:200]
         hello = Hello(
             sid=self.sid,
-            epoch=self.epoch,
+            generation=self.generation,
             host=host,
             pid=os.getpid(),
             software=common.__version__,
@@ -175,14 +177,14 @@ class Session:
         match message:
             case Welcome():
                 self._on_welcome(message)
-            case Ack() if message.epoch == self.epoch:
+            case Ack() if message.generation == self.generation:
                 self.credit, self.version = message.credit, message.version
                 self._free(message.settled)
             case Ack() if self.joined:  # of a learner life whose Welcome we missed
                 self._rejoin()
             case Resend():
                 self._resend(message.offset)
-            case Rehello():
+            case HelloRequired():
                 self._rejoin()
             case Reject(code="lost"):
                 self._on_lost(message)
@@ -191,21 +193,21 @@ class Session:
             case Reject():
                 raise Fatal(EXIT_CONFIGURATION, message.text)
             case Drain():
-                # The session stays joined and can still say Bye. The next learner answers with Rehello.
+                # The session stays joined and can still say Bye. The next learner answers with HelloRequired.
                 self.finished = self.finished or message.finished
-            case ByeOk():
+            case ByeAck():
                 self._gone = True
 
     def _on_welcome(self, welcome: Welcome) -> None:
         if welcome.sid != self.sid or self.joined:
             return
-        self.welcome, self.joined, self.epoch = welcome, True, welcome.epoch
+        self.welcome, self.joined, self.generation = welcome, True, welcome.generation
         self._heartbeat_seconds, self._lease_seconds = welcome.heartbeat_ms / 1000, welcome.lease_ms / 1000
         self.credit, self.version = welcome.credit, welcome.version
         self._backoff.reset()
         self._free(welcome.settled)
         self._resend(welcome.received)
-        log.info("joined", slot=welcome.slot, epoch=welcome.epoch, version=welcome.version)
+        log.info("joined", slot=welcome.slot, generation=welcome.generation, version=welcome.version)
 
     def _on_full(self, full: Reject) -> None:
         """Ask again after the time of the refusal; silence until then does not count."""
@@ -237,12 +239,12 @@ class Session:
                 self._client.send(held.parts)
                 self.counts["chunks_retransmitted"] += 1
 
-    def send_chunk(self, epoch: int, version: int, fresh: bool, packed: codec.Packed) -> None:
+    def send_chunk(self, generation: int, version: int, fresh: bool, packed: codec.Packed) -> None:
         """Send the steps produced since the last sealed chunk, as one chunk; see `ChunkMessage`."""
         steps = self.produced - self._sealed
         message = packed.message(
             sid=self.sid,
-            epoch=epoch,
+            generation=generation,
             version=version,
             offset=self._sealed,
             steps=steps,
@@ -259,7 +261,7 @@ class Session:
             self._seal(
                 Skip(
                     sid=self.sid,
-                    epoch=self.epoch,
+                    generation=self.generation,
                     offset=self._sealed,
                     steps=steps,
                     produced=self.produced,

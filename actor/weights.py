@@ -13,10 +13,10 @@ import safetensors.torch
 import structlog
 import torch
 
-from common.process.parent_link import Parent
+from common.process.parent_link import ParentLink
 from common.protocol import codec
-from common.protocol.messages import Message, WeightsMeta, WeightsPiece, WeightsRequest, WeightsSame
-from common.protocol.sockets import Client
+from common.protocol.messages import Message, WeightsMeta, WeightsPiece, WeightsRequest, WeightsUnchanged
+from common.protocol.sockets import DealerSocket
 
 log = structlog.get_logger()
 
@@ -33,7 +33,7 @@ Name = Literal["bundle", "target"]
 class Blob:
     """Named tensors of one version, still as safetensors bytes."""
 
-    epoch: int
+    generation: int
     version: int
     data: bytes
 
@@ -50,7 +50,7 @@ class Weights(Protocol):
 
         Args:
             name: bundle or target.
-            held: epoch and version already held, (-1, -1) for none.
+            held: generation and version already held, (-1, -1) for none.
             meanwhile: called at least twice a second; False gives up.
 
         Returns:
@@ -67,7 +67,7 @@ class Weights(Protocol):
 class WeightsClient:
     """Pulls from a learner. Eight pieces are under way at a time; a lost one is asked for again."""
 
-    def __init__(self, connect: Callable[[], Client]) -> None:
+    def __init__(self, connect: Callable[[], DealerSocket]) -> None:
         self._connect = connect
         self._client = connect()
 
@@ -82,7 +82,7 @@ class WeightsClient:
                 self._ask(name, held, meta, len(pieces))
                 asked = time.monotonic()
             match self._receive():
-                case WeightsSame() as message if message.name == name and meta is None:
+                case WeightsUnchanged() as message if message.name == name and meta is None:
                     return None
                 case WeightsMeta() as message if message.name == name and message.size <= _BLOB_BYTES:
                     if meta != message:
@@ -93,7 +93,7 @@ class WeightsClient:
                     if meta is not None and len(pieces) == meta.pieces:
                         blob = b"".join(pieces)
                         if len(blob) == meta.size and hashlib.sha256(blob).digest() == meta.digest:
-                            return Blob(meta.epoch, meta.version, blob)
+                            return Blob(meta.generation, meta.version, blob)
                         meta, pieces = None, []
                     if len(pieces) % _WINDOW_PIECES == 0:
                         self._ask(name, held, meta, len(pieces))
@@ -115,10 +115,10 @@ class WeightsClient:
             return None
 
     def _ask(self, name: Name, held: tuple[int, int], meta: WeightsMeta | None, piece: int) -> None:
-        epoch, version = held if meta is None else (meta.epoch, meta.version)
+        generation, version = held if meta is None else (meta.generation, meta.version)
         request = WeightsRequest(
             name=name,
-            epoch=epoch,
+            generation=generation,
             version=version,
             piece=piece if meta is not None else 0,
             count=_WINDOW_PIECES,
@@ -131,9 +131,9 @@ class WeightsClient:
 
 
 def _continues(piece: WeightsPiece, meta: WeightsMeta | None, count: int) -> bool:
-    return meta is not None and (piece.name, piece.epoch, piece.version, piece.piece) == (
+    return meta is not None and (piece.name, piece.generation, piece.version, piece.piece) == (
         meta.name,
-        meta.epoch,
+        meta.generation,
         meta.version,
         count,
     )
@@ -142,7 +142,7 @@ def _continues(piece: WeightsPiece, meta: WeightsMeta | None, count: int) -> boo
 class SharedWeights:
     """Reads what the parent of `--procs` fetched once for all its actors."""
 
-    def __init__(self, parent: Parent) -> None:
+    def __init__(self, parent: ParentLink) -> None:
         self._parent = parent
 
     def fetch(self, name: Name, held: tuple[int, int], meanwhile: Callable[[], bool]) -> Blob | None:
@@ -154,7 +154,7 @@ class SharedWeights:
             if note is not None and note.get("have") == name:
                 if note["path"] is None:
                     return None
-                return Blob(note["epoch"], note["version"], Path(note["path"]).read_bytes())
+                return Blob(note["generation"], note["version"], Path(note["path"]).read_bytes())
         return None
 
     def renew(self) -> None:

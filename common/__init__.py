@@ -9,7 +9,7 @@ One meaning per word, here and in every file:
 * version: number of completed updates; lag: learner version minus chunk version;
 * bundle: policy, predictor and observation statistics of one version;
 * session: one life of an actor in the learner's books; slot: its place in the fleet;
-* epoch: one learner process life;
+* generation: one learner process life;
 * bonus: the raw prediction error; intrinsic reward: the scaled bonus.
 
 This package imports neither `actor` nor `learner`.

@@ -17,20 +17,20 @@ from typing import Literal
 
 from common import addresses, arguments
 from common.keys.curve import ActorKeys
-from common.keys.files import KeysError, read_bundle
-from common.keys.handshake import greeting
+from common.keys.files import KeysError, read_key_file
+from common.keys.handshake import read_zmtp_greeting
 from common.process.lifecycle import EXIT_CONFIGURATION, EXIT_TEMPORARY, EXIT_USAGE, Fatal
 from common.protocol import codec
 from common.protocol.messages import (
     Heartbeat,
+    HelloRequired,
     Message,
-    Rehello,
     Reject,
     WeightsMeta,
     WeightsPiece,
     WeightsRequest,
 )
-from common.protocol.sockets import Client, Context, parse_address, weights_endpoint
+from common.protocol.sockets import Context, DealerSocket, parse_address, weights_endpoint
 
 _STEP_SECONDS = 10.0
 _SILENCE_SECONDS = 2.0
@@ -41,7 +41,7 @@ _WINDOW_PIECES = 8
 _BLOBS: tuple[Literal["target", "bundle"], ...] = ("target", "bundle")  # as an actor asks for them
 
 
-class Examination:
+class ConnectionCheck:
     """One look at a learner. Each step returns its figures, or raises `Fatal` with a remedy."""
 
     def __init__(self, endpoint: str, keys: ActorKeys | None, context: Context) -> None:
@@ -49,7 +49,7 @@ class Examination:
         self._keys, self._context = keys, context
         self._host, port = addresses.host_and_port(endpoint)
         self._ports = (port, port + 1)
-        self._client: Client | None = None  # to the data port, once a step has got in
+        self._client: DealerSocket | None = None  # to the data port, once a step has got in
 
     def steps(self) -> list[tuple[str, Callable[[], str]]]:
         """Their names, in order."""
@@ -96,23 +96,23 @@ class Examination:
         """Both ports let us in; nothing is said of a port that is not ZeroMQ's."""
         began = time.monotonic()
         for endpoint in self._endpoints:
-            client = Client(self._context, endpoint, _MESSAGE_BYTES, self._keys, watched=True)
+            client = DealerSocket(self._context, endpoint, _MESSAGE_BYTES, self._keys, watched=True)
             try:
                 self._enter(client, endpoint)
             finally:
                 client.close()
-        self._client = Client(self._context, self._endpoints[0], _MESSAGE_BYTES, self._keys)
+        self._client = DealerSocket(self._context, self._endpoints[0], _MESSAGE_BYTES, self._keys)
         how = f"as {self._keys.name}, encrypted" if self._keys is not None else "in plain text"
         return f"let in {how} ({_milliseconds(began)})"
 
-    def _enter(self, client: Client, endpoint: str) -> None:
+    def _enter(self, client: DealerSocket, endpoint: str) -> None:
         deadline = time.monotonic() + _STEP_SECONDS
         while not client.entered:
             refusal = client.refusal()
             if refusal is not None:
                 raise Fatal(EXIT_CONFIGURATION, refusal)
             if time.monotonic() > deadline:
-                speaks = greeting(endpoint) is not None
+                speaks = read_zmtp_greeting(endpoint) is not None
                 raise Fatal(
                     EXIT_TEMPORARY if speaks else EXIT_CONFIGURATION,
                     f"expected a learner at {endpoint}, got "
@@ -127,8 +127,8 @@ class Examination:
     def protocol(self) -> str:
         """A learner of our version answers a session that it does not know."""
         answer = self._beat(_STEP_SECONDS)
-        if isinstance(answer, Rehello):
-            return f"version {codec.PROTOCOL_MAJOR}, learner epoch {answer.epoch}"
+        if isinstance(answer, HelloRequired):
+            return f"version {codec.PROTOCOL_MAJOR}, learner generation {answer.generation}"
         if isinstance(answer, Reject):
             raise Fatal(EXIT_CONFIGURATION, answer.text)
         if answer is None:
@@ -142,7 +142,7 @@ class Examination:
     def _beat(self, seconds: float) -> Message | None:
         assert self._client is not None
         deadline = time.monotonic() + seconds
-        beat = codec.encode(Heartbeat(sid=secrets.token_bytes(16), epoch=0, produced=0, stats={}))
+        beat = codec.encode(Heartbeat(sid=secrets.token_bytes(16), generation=0, produced=0, stats={}))
         while not self._client.send(beat) and time.monotonic() < deadline:
             self._client.receive(0.01)  # not connected yet
         return _receive(self._client, deadline - time.monotonic())
@@ -163,11 +163,12 @@ class Examination:
 
     def throughput(self) -> str:
         """How fast weights come."""
-        client = Client(self._context, self._endpoints[1], _MESSAGE_BYTES, self._keys)
+        client = DealerSocket(self._context, self._endpoints[1], _MESSAGE_BYTES, self._keys)
         try:
             for name in _BLOBS:
                 came = _pull(
-                    client, WeightsRequest(name=name, epoch=-1, version=-1, piece=0, count=_WINDOW_PIECES)
+                    client,
+                    WeightsRequest(name=name, generation=-1, version=-1, piece=0, count=_WINDOW_PIECES),
                 )
                 if came is not None:
                     return came
@@ -176,7 +177,7 @@ class Examination:
         return "the learner has no weights to send yet: not measured"
 
 
-def _receive(client: Client, seconds: float) -> Message | None:
+def _receive(client: DealerSocket, seconds: float) -> Message | None:
     parts = client.receive(seconds)
     try:
         return None if parts is None else codec.decode(parts)
@@ -184,7 +185,7 @@ def _receive(client: Client, seconds: float) -> Message | None:
         raise Fatal(EXIT_CONFIGURATION, str(error)) from None
 
 
-def _pull(client: Client, request: WeightsRequest) -> str | None:
+def _pull(client: DealerSocket, request: WeightsRequest) -> str | None:
     """Ask for the pieces of a blob for some seconds; None if there is none."""
     began = time.monotonic()
     while not client.send(codec.encode(request)):
@@ -206,7 +207,7 @@ def _pull(client: Client, request: WeightsRequest) -> str | None:
                 if pieces % _WINDOW_PIECES == 0:
                     more = WeightsRequest(
                         name=meta.name,
-                        epoch=meta.epoch,
+                        generation=meta.generation,
                         version=meta.version,
                         piece=pieces,
                         count=_WINDOW_PIECES,
@@ -235,7 +236,7 @@ def _examine(argv: list[str]) -> None:
     options = parser.parse_args(argv)
     try:
         endpoint = parse_address(options.learner)
-        keys = read_bundle(options.keys) if options.keys is not None else None
+        keys = read_key_file(options.keys) if options.keys is not None else None
     except ValueError as error:
         raise Fatal(EXIT_USAGE, str(error)) from None
     except KeysError as error:
@@ -245,7 +246,7 @@ def _examine(argv: list[str]) -> None:
             EXIT_USAGE, f"expected --learner HOST:PORT, got {options.learner!r}: local actors need none"
         )
     with Context() as context:
-        for name, step in Examination(endpoint, keys, context).steps():
+        for name, step in ConnectionCheck(endpoint, keys, context).steps():
             try:
                 print(f"{name:12} {step()}")
             except Fatal:

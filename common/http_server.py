@@ -58,7 +58,7 @@ class WebServer:
         """Stop serving; connections that are open end."""
         self._server.shutdown()
         self._server.server_close()
-        self._server.cut(older_than_seconds=0.0)
+        self._server.drop_connections(older_than_seconds=0.0)
         self._thread.join()
 
 
@@ -104,9 +104,9 @@ class _Server(ThreadingMixIn, HTTPServer):
 
     def service_actions(self) -> None:
         """Between two looks at the port: end what takes too long."""
-        self.cut(older_than_seconds=DEADLINE_SECONDS)
+        self.drop_connections(older_than_seconds=DEADLINE_SECONDS)
 
-    def cut(self, older_than_seconds: float) -> None:
+    def drop_connections(self, older_than_seconds: float) -> None:
         """End connections; their threads find them closed."""
         now = time.monotonic()
         with self._lock:

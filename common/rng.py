@@ -13,7 +13,7 @@ _NETWORKS = 1 << 32  # beyond any slot, so that no lane shares a stream with the
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class RngKey:
     """One life of one actor's lanes: changing any part means every lane starts anew."""
 
     seed: int

@@ -21,7 +21,7 @@ from common import arguments, envs, log
 from common.files import write_atomically
 from common.model.precision import configure_torch
 from common.process.lifecycle import EXIT_CONFIGURATION, EXIT_USAGE, Fatal
-from common.rng import Place, environment_seeds
+from common.rng import RngKey, environment_seeds
 from learner import video
 from learner.agent import Agent, load_agent
 
@@ -50,7 +50,7 @@ def play(agent: Agent, episodes: int, seed: int, note: Callable[[int], None]) ->
     lanes = min(_LANES, episodes)
     quota = [episodes // lanes + (lane < episodes % lanes) for lane in range(lanes)]
     done: list[list[Played]] = [[] for _ in range(lanes)]
-    generators = Place(seed, _SLOT, 0, warmup=False).generators(lanes)
+    generators = RngKey(seed, _SLOT, 0, warmup=False).generators(lanes)
     env = envs.make(agent.config.env, lanes)
     try:
         stack = env.reset(environment_seeds(generators))
@@ -161,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(_table(agent, played), flush=True)
         _write(options.run_dir / "evaluation.json", report(agent, played, options.seed))
         if options.video is not None:
-            steps = video.make(options.video, agent, Place(options.seed, _SLOT, 1, warmup=False))
+            steps = video.make(options.video, agent, RngKey(options.seed, _SLOT, 1, warmup=False))
             print(f"filmed one more episode, {steps:,} steps: {options.video}")
 
     return arguments.exit_code(command, "evaluate")

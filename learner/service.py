@@ -14,7 +14,7 @@ import torch
 
 from common import envs
 from common.config import Config
-from common.keys.curve import GateError
+from common.keys.curve import AccessControlError
 from common.keys.files import KeysError
 from common.metrics import LEARNER_PORT, Exporter
 from common.model.precision import configure_torch, resolve_precision
@@ -25,15 +25,15 @@ from common.spaces import Spaces
 from learner.commandline import Options
 from learner.monitoring.metrics import LearnerCollector
 from learner.monitoring.page import Page
-from learner.monitoring.progress_line import Line, ProgressLine, RecentRate
-from learner.monitoring.run_logger import Recorder
+from learner.monitoring.progress_line import ProgressFacts, ProgressLine, RecentRate
+from learner.monitoring.run_logger import RunLogger
 from learner.monitoring.summary import Clock, of_finished_run, summarise
 from learner.resource_limits import apply_limits
 from learner.server.admission import Admission
-from learner.server.decoder import Inbox
+from learner.server.decoder import ChunkDecoder
 from learner.server.network import Network
 from learner.server.publisher import Publisher
-from learner.server.scheduler import Arrival
+from learner.server.scheduler import AdmittedChunk
 from learner.supervisor import Supervisor
 from learner.training import checkpoint
 from learner.training.checkpoint import CheckpointError, RunDirectory
@@ -63,13 +63,13 @@ class Learner:
         apply_limits(spaces, config.network)
         run = stack.enter_context(RunDirectory(options.run_dir, options.resume))
         saved = checkpoint.newest(run.checkpoints) if options.resume else None
-        self.epoch = run.begin(None if saved is not None else config.to_json() + "\n")
-        self.trainer = Trainer(config, spaces, device, run, self.epoch, stop)
+        self.generation = run.begin(None if saved is not None else config.to_json() + "\n")
+        self.trainer = Trainer(config, spaces, device, run, self.generation, stop)
         if saved is not None:
             self.trainer.restore(saved)
         self.supervisor: Supervisor | None = None
         self._serve(spaces, saved.meta["books"] if saved is not None else None, stack)
-        self.recorder = Recorder(run.path, self.env_steps)
+        self.recorder = RunLogger(run.path, self.env_steps)
         stack.callback(self.recorder.close)
         self._watchdog = Watchdog(self._turned)
         watched.callback(self._watchdog.close)
@@ -82,7 +82,7 @@ class Learner:
         config, options = self.config, self.options
         target = self.trainer.target()
         digest = target.meta.digest if target is not None else bytes(32)
-        self.admission = Admission(config, self.epoch, digest, options.sessions_per_key)
+        self.admission = Admission(config, self.generation, digest, options.sessions_per_key)
         if books is not None:
             self.admission.restore(books, time.monotonic())
         publisher = Publisher(target)
@@ -90,7 +90,7 @@ class Learner:
             self.admission, publisher, codec.message_limit_bytes(config.rollout, spaces), options.keys
         )
 
-        def refuse(arrival: Arrival, text: str) -> None:
+        def refuse(arrival: AdmittedChunk, text: str) -> None:
             log.warning("chunk_invalid", text=text)
             sid, offset = arrival.message.sid, arrival.message.offset
             self.network.ask(lambda: self.admission.refuse(sid, offset, arrival.batch, time.monotonic()))
@@ -98,14 +98,14 @@ class Learner:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="outrider-")))
         local = f"ipc://{directory}/data"
         endpoints = [(address, weights_endpoint(address)) for address in (options.bind, local)]
-        self.inbox = inbox = Inbox(config.rollout, spaces, refuse)
+        self.inbox = inbox = ChunkDecoder(config.rollout, spaces, refuse)
         stack.callback(inbox.close)
         self.network.start(endpoints, inbox.submit)
         stack.callback(self.network.close)
         self.trainer.connect(self.admission, publisher, self.network, inbox, self._watch)
         if options.insecure_plaintext:
             log.warning("insecure_plaintext", text="anybody who reaches the port may join and read along")
-        log.info("learner_serving", data=self.network.endpoints[0], epoch=self.epoch)
+        log.info("learner_serving", data=self.network.endpoints[0], generation=self.generation)
         if options.local_actors:
             self.supervisor = Supervisor(local, options.local_actors, self._lost)
             stack.callback(self.supervisor.close)
@@ -113,11 +113,11 @@ class Learner:
     def _turned(self) -> dict[str, float]:
         """When each thread turned last."""
         times = {
-            "network": self.network.turned_at,
-            "decode": self.inbox.turned_at,
-            "trainer": self.trainer.progress.turned_at,
+            "network": self.network.last_loop_at,
+            "decode": self.inbox.last_loop_at,
+            "trainer": self.trainer.progress.last_loop_at,
         }
-        return times if self.supervisor is None else times | {"supervisor": self.supervisor.turned_at}
+        return times if self.supervisor is None else times | {"supervisor": self.supervisor.last_loop_at}
 
     def _lost(self, sid: bytes, produced: int) -> None:
         self.network.ask(lambda: self.admission.lost(sid, produced))
@@ -129,7 +129,7 @@ class Learner:
             self.trainer.episodes,
             self.inbox,
             self.config,
-            self.epoch,
+            self.generation,
             lambda: self._watchdog.silence_seconds,
             self.options.insecure_plaintext,
         )
@@ -209,7 +209,7 @@ class Learner:
         deadline = time.monotonic() + (_LEAVE_SECONDS if finished else _PART_SECONDS)
         while time.monotonic() < deadline and self.network.ask(lambda: len(self.admission.seats)):
             time.sleep(_POLL_SECONDS)
-        self.network.ask(self.admission.dismiss)
+        self.network.ask(self.admission.close_remaining)
 
     def _watch(self) -> None:
         """While the trainer waits or between updates: show progress, look after local actors."""
@@ -217,18 +217,18 @@ class Learner:
             raise self.network.failure
         if self.supervisor is not None:
             self.trainer.local_sids = self.supervisor.sids
-            if self.supervisor.hopeless == self.options.local_actors:
+            if self.supervisor.misconfigured == self.options.local_actors:
                 raise Fatal(
                     EXIT_CONFIGURATION,
                     "expected local actors to start, got a refusal from each: see their messages above",
                 )
         self._line.show(self._facts())
 
-    def _facts(self) -> Line:
+    def _facts(self) -> ProgressFacts:
         trainer, chunks = self.trainer, self.config.warmup_chunks
         report = trainer.progress.report
         warming = trainer.progress.version < 0 and chunks > 0
-        return Line(
+        return ProgressFacts(
             env_steps=self.env_steps,
             total_steps=self.config.updates * self.config.rollout.batch_steps,
             frames=self.frames,
@@ -259,7 +259,7 @@ class Learner:
     def summary(self, exit_reason: str) -> dict[str, object]:
         """The fields of summary.json."""
         wall = time.monotonic() - self.started
-        clock = Clock(self.epoch, self.env_steps, self.frames, wall, self.steps_per_second)
+        clock = Clock(self.generation, self.env_steps, self.frames, wall, self.steps_per_second)
         view = self.network.ask(self.network.look)
         return summarise(self.config, clock, self.trainer.progress, self.trainer.episodes, view, exit_reason)
 
@@ -280,7 +280,7 @@ def run(config: Config, options: Options, stop: threading.Event) -> dict[str, ob
             summary = learner.summary(reason)
             learner.recorder.summary(summary)
             return summary
-    except (BindError, CheckpointError, GateError, KeysError, envs.EnvUnavailable) as error:
+    except (BindError, CheckpointError, AccessControlError, KeysError, envs.EnvUnavailable) as error:
         raise Fatal(EXIT_CONFIGURATION, str(error)) from None
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import structlog
 
-from common.process.children import ACTOR_SERVER, Children
+from common.process.children import ACTOR_SERVER, ChildProcesses
 from common.process.fork_server import ForkServer
 from common.process.lifecycle import EXIT_CONFIGURATION, EXIT_DONE
 
@@ -21,22 +21,22 @@ class Supervisor:
     """A thread of its own, because the trainer is busy for seconds."""
 
     def __init__(self, endpoint: str, count: int, lost: Callable[[bytes, int], None]) -> None:
-        self._children = Children(ForkServer(ACTOR_SERVER), ["--learner", endpoint], count)
+        self._children = ChildProcesses(ForkServer(ACTOR_SERVER), ["--learner", endpoint], count)
         self._lost = lost
         self._closing = threading.Event()
         self.sids: frozenset[bytes] = frozenset()  # sessions of the local actors
-        self.turned_at = time.monotonic()  # for the watchdog
-        self.hopeless = 0  # actors that refused their configuration: no restart helps
+        self.last_loop_at = time.monotonic()  # for the watchdog
+        self.misconfigured = 0  # actors that refused their configuration: no restart helps
         self._thread = threading.Thread(target=self._run, name="supervisor")
         self._thread.start()
 
     def _run(self) -> None:
         while not self._closing.wait(_TICK_SECONDS):
-            self.turned_at = time.monotonic()
+            self.last_loop_at = time.monotonic()
             for end in self._children.tick():
                 if end.code == EXIT_DONE:
                     continue
-                self.hopeless += end.code == EXIT_CONFIGURATION
+                self.misconfigured += end.code == EXIT_CONFIGURATION
                 log.warning(
                     "local_actor_died",
                     actor=end.number,

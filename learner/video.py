@@ -23,7 +23,7 @@ from common.model import rnd
 from common.model.networks import make_predictor, make_target
 from common.model.precision import acting_precision, autocast
 from common.process.lifecycle import EXIT_CONFIGURATION, Fatal
-from common.rng import Place, environment_seeds
+from common.rng import RngKey, environment_seeds
 from learner.agent import Agent
 
 MAX_STEPS = 4_500  # an Atari game of 18,000 frames
@@ -88,19 +88,19 @@ def _stage(agent: Agent) -> tuple[envs.VectorEnv, Callable[[], Pixels] | None]:
     return envs.make_filmed(agent.config.env)
 
 
-def make(path: Path, agent: Agent, place: Place) -> int:
+def make(path: Path, agent: Agent, place: RngKey) -> int:
     """Film one episode; returns its number of steps.
 
     Raises:
         Fatal: `path` cannot be written.
     """
     shot = film(agent, place)
-    bonus = rate(agent, shot.observation) if agent.config.rnd.enabled else None
+    bonus = compute_bonus(agent, shot.observation) if agent.config.rnd.enabled else None
     write(path, shot, bonus, agent)
     return len(shot.pictures)
 
 
-def film(agent: Agent, place: Place) -> Film:
+def film(agent: Agent, place: RngKey) -> Film:
     """Play one episode in one lane and keep every picture."""
     env, camera = _stage(agent)
     generators = place.generators(1)
@@ -127,7 +127,7 @@ def _shrunk(picture: Pixels) -> Pixels:
     return np.asarray(Image.fromarray(picture).resize((_SIDE, height), Image.Resampling.LANCZOS))
 
 
-def rate(agent: Agent, observation: npt.NDArray[np.generic]) -> F64:
+def compute_bonus(agent: Agent, observation: npt.NDArray[np.generic]) -> F64:
     """The bonus of each observation, [N, ...] -> [N]: the prediction error of the checkpoint."""
     target = make_target(agent.spaces, agent.config.network).eval()
     target.load_state_dict(agent.target)

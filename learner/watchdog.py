@@ -21,7 +21,7 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class StallLimits:
     """Seconds of silence after which a thread is spoken of, and after which the process ends."""
 
     say_seconds: float
@@ -29,10 +29,10 @@ class Patience:
 
 
 PATIENCE = {
-    "network": Patience(30.0, 120.0),
-    "decode": Patience(30.0, 120.0),
-    "supervisor": Patience(30.0, 120.0),
-    "trainer": Patience(300.0, 1_800.0),  # one update of a large batch on a slow processor takes minutes
+    "network": StallLimits(30.0, 120.0),
+    "decode": StallLimits(30.0, 120.0),
+    "supervisor": StallLimits(30.0, 120.0),
+    "trainer": StallLimits(300.0, 1_800.0),  # one update of a large batch on a slow processor takes minutes
 }
 _TICK_SECONDS = 1.0
 
@@ -49,7 +49,7 @@ class Stall:
 class StallDetector:
     """Decides which threads are silent for too long. Pure: time comes in as `now`."""
 
-    def __init__(self, patience: Mapping[str, Patience], tick_seconds: float, now: float) -> None:
+    def __init__(self, patience: Mapping[str, StallLimits], tick_seconds: float, now: float) -> None:
         self._patience, self._tick_seconds = patience, tick_seconds
         self._looked = self._awake = now
         self._reported: set[str] = set()
@@ -87,7 +87,7 @@ class Watchdog:
     def __init__(
         self,
         turned: Callable[[], Mapping[str, float]],
-        patience: Mapping[str, Patience] = PATIENCE,
+        patience: Mapping[str, StallLimits] = PATIENCE,
         tick_seconds: float = _TICK_SECONDS,
     ) -> None:
         self._turned, self._tick_seconds = turned, tick_seconds

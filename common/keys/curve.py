@@ -20,14 +20,14 @@ from pathlib import Path
 import zmq
 from zmq.utils import z85
 
-from common.keys.handshake import Handshakes, Outcome
+from common.keys.handshake import HandshakeMonitor, Outcome
 
 _KEYED, _LOCAL = b"keys", b"local"  # ZAP domains: of TCP, and of sockets in a private directory
 _REQUESTS_A_TURN = 256
 _PROOF_SECONDS = 5.0
 
 
-class GateError(Exception):
+class AccessControlError(Exception):
     """A guarded port that does not refuse strangers."""
 
 
@@ -67,7 +67,7 @@ class ActorKeys:
         socket.setsockopt(zmq.CURVE_SECRETKEY, self.pair.secret.encode())
 
 
-class Gate:
+class ZapHandler:
     """The learner's side of CURVE. `admitted` maps the public keys that may enter to their names."""
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], pair: KeyPair) -> None:
@@ -114,11 +114,11 @@ class Gate:
             return None
         return "" if user == _LOCAL.decode() else user if user in self.admitted else None
 
-    def prove(self, endpoints: Sequence[str]) -> None:
+    def verify_access_control(self, endpoints: Sequence[str]) -> None:
         """Try each TCP endpoint as a stranger: with an unknown key, and with none.
 
         Raises:
-            GateError: an endpoint let a stranger in, or did not answer.
+            AccessControlError: an endpoint let a stranger in, or did not answer.
         """
         for endpoint in endpoints:
             if endpoint.startswith("ipc://"):
@@ -128,7 +128,7 @@ class Gate:
                 outcome = self._try(endpoint, keys)
                 if outcome != expected:
                     came = {"done": "let in", None: "left without an answer"}.get(outcome, outcome)
-                    raise GateError(
+                    raise AccessControlError(
                         f"expected {endpoint} to refuse a client with {stranger}, got it {came}: nobody is "
                         "served without working keys; use another libzmq or report it"
                     )
@@ -141,7 +141,7 @@ class Gate:
             client.setsockopt(zmq.IPV6, int("[" in here))
             if keys is not None:
                 keys.present(client)
-            with contextlib.closing(Handshakes(client)) as handshakes:
+            with contextlib.closing(HandshakeMonitor(client)) as handshakes:
                 client.connect(f"{here}:{port}")
                 deadline = time.monotonic() + _PROOF_SECONDS
                 while time.monotonic() < deadline:
@@ -156,7 +156,7 @@ class Gate:
         self.raw.close(linger=0)
 
 
-def cut(endpoints: Sequence[str]) -> int:
+def drop_connections(endpoints: Sequence[str]) -> int:
     """Shut down each TCP connection that this process accepted at `endpoints`; returns their number.
 
     libzmq has no call for it, and does not say which connection is whose before a message came on

@@ -84,7 +84,7 @@ class KeyDirectory:
         return names, complaints
 
 
-def read_bundle(path: Path) -> ActorKeys:
+def read_key_file(path: Path) -> ActorKeys:
     """What `bundle` wrote for one actor.
 
     Raises:

@@ -24,7 +24,7 @@ Refusal = Literal["unknown_key", "mechanism", "garbled", "hangup", "silence"]
 Outcome = Literal["done"] | Refusal
 
 
-class Handshakes:
+class HandshakeMonitor:
     """What became of the handshakes of one socket; read it often, for what waits is not bounded."""
 
     def __init__(self, socket: zmq.Socket[bytes]) -> None:
@@ -60,11 +60,11 @@ def _outcome(event: int, value: int) -> Outcome:
     return "hangup" if value in (errno.EPIPE, errno.ECONNRESET) else "silence"
 
 
-class Entry:
+class ClientHandshake:
     """A client's handshakes with its learner: whether it is in, and why it never will be."""
 
     def __init__(self, socket: zmq.Socket[bytes], endpoint: str, keyed: bool) -> None:
-        self._handshakes = Handshakes(socket)
+        self._handshakes = HandshakeMonitor(socket)
         self._endpoint, self._keyed = endpoint, keyed
         self._hangups = 0
         self.done = False
@@ -85,7 +85,7 @@ class Entry:
                 )
             if outcome == "mechanism" or self._hangups == _HANGUPS:
                 self._hangups = 0
-                sentence = self._differs(greeting(self._endpoint))
+                sentence = self._differs(read_zmtp_greeting(self._endpoint))
                 if sentence is not None:
                     return sentence
         return None
@@ -113,7 +113,7 @@ class Entry:
         self._handshakes.close()
 
 
-def greeting(endpoint: str) -> str | None:
+def read_zmtp_greeting(endpoint: str) -> str | None:
     """The security mechanism that a ZeroMQ port announces (CURVE, NULL); None if none speaks there.
 
     Both ends begin with 64 bytes: a signature, a version, the mechanism's name, zeros (RFC 23).

@@ -15,7 +15,7 @@ from common.model.precision import acting_precision, autocast
 from common.spaces import Spaces
 
 
-class Intrinsic:
+class BonusModel:
     """Rates observations by how badly the predictor knows them. Owned by one thread."""
 
     def __init__(self, spaces: Spaces, config: Config, target: dict[str, torch.Tensor]) -> None:
@@ -31,7 +31,7 @@ class Intrinsic:
         self._predictor.load_state_dict(bundle.part("predictor"))
         self._mean, self._std = bundle.tensors["mean"], bundle.tensors["std"]
 
-    def rate(self, observation: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
+    def compute_bonus(self, observation: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
         """Prediction error of each observation, [T, B, ...] -> float32 [T, B]."""
         rows = torch.from_numpy(observation).flatten(0, 1)
         with torch.inference_mode(), autocast(self._precision):

@@ -15,7 +15,7 @@ class Bundle:
     observations, in the shape of one observation.
     """
 
-    epoch: int
+    generation: int
     version: int
     tensors: dict[str, torch.Tensor]
 

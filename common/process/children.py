@@ -89,7 +89,7 @@ class Child:
         return end
 
 
-class Children:
+class ChildProcesses:
     """N actors with the same arguments. Owned by one thread."""
 
     def __init__(self, server: ForkServer, argv: list[str], count: int) -> None:
@@ -98,7 +98,7 @@ class Children:
         self._restart = True
 
     def tick(self) -> list[Exit]:
-        """Start who is due, and report who ended; a clean or a hopeless end is not followed by a restart."""
+        """Start children that are due; return those that ended. One that cannot succeed is not restarted."""
         now = time.monotonic()
         ends = []
         for child in self.children:
@@ -107,8 +107,8 @@ class Children:
                 ends.append(end)
                 if now - child.start_at > _STEADY_SECONDS:
                     child.backoff.reset()
-                hopeless = end.code in (EXIT_DONE, EXIT_CONFIGURATION)
-                child.start_at = float("inf") if hopeless else now + child.backoff.next_seconds()
+                misconfigured = end.code in (EXIT_DONE, EXIT_CONFIGURATION)
+                child.start_at = float("inf") if misconfigured else now + child.backoff.next_seconds()
             if child.process is None and self._restart and now >= child.start_at:
                 self._start(child, now)
         return ends

@@ -18,7 +18,7 @@ TALLY = struct.Struct("=16sQ")  # session, steps produced
 _NOTE_BYTES = 16_384
 
 
-class Parent:
+class ParentLink:
     """Both ties may be absent: an actor started by hand has none."""
 
     def __init__(self, socket_fd: int | None = None, tally_fd: int | None = None) -> None:

@@ -28,7 +28,7 @@ from common.protocol.chunk import Chunk, layout, raw_bytes
 from common.protocol.messages import ChunkMessage, Message
 from common.spaces import Spaces
 
-PROTOCOL_MAJOR = 3
+PROTOCOL_MAJOR = 4
 _MAGIC = b"OR"
 _PREAMBLE = struct.Struct(">2sBBI")
 _HEADER_BYTES = 4096
@@ -171,12 +171,20 @@ class Packed:
     body: bytes
 
     def message(
-        self, *, sid: bytes, epoch: int, version: int, offset: int, steps: int, produced: int, fresh: bool
+        self,
+        *,
+        sid: bytes,
+        generation: int,
+        version: int,
+        offset: int,
+        steps: int,
+        produced: int,
+        fresh: bool,
     ) -> ChunkMessage:
         """The chunk as steps [offset, offset + steps) of a session."""
         return ChunkMessage(
             sid=sid,
-            epoch=epoch,
+            generation=generation,
             version=version,
             offset=offset,
             steps=steps,

@@ -17,7 +17,7 @@ FORMER_SESSIONS = 16  # that one Hello may name
 Reason = Literal[
     "warmup",
     "stale",
-    "epoch",
+    "old_generation",
     "surplus",
     "oversize",
     "invalid",
@@ -29,7 +29,7 @@ Reason = Literal[
     "revoked",
     "run_finished",
 ]
-SkipReason = Literal["oversize", "actor_shutdown", "actor_lost", "epoch", "run_finished"]
+SkipReason = Literal["oversize", "actor_shutdown", "actor_lost", "old_generation", "run_finished"]
 RejectCode = Literal["protocol", "environment", "lost", "full"]
 # of an actor's loop
 Phase = Literal["env", "policy", "messages", "bonus", "encode", "credit_wait", "weights"]
@@ -39,7 +39,7 @@ Phase = Literal["env", "policy", "messages", "bonus", "encode", "credit_wait", "
 class Hello:
     """Actor: joins, or returns with a new connection.
 
-    `epoch` is the learner epoch that welcomed this session last (-1: none yet); `base` is the
+    `generation` is the learner generation that welcomed this session last (-1: none yet); `base` is the
     first offset it still holds or will produce. `former` maps the latest sessions of this actor that
     the learner gave up to the steps that each ended with, so that a learner that restarts from an
     older checkpoint can count them.
@@ -47,7 +47,7 @@ class Hello:
 
     KIND: ClassVar[int] = 1
     sid: Sid
-    epoch: int
+    generation: int
     host: str
     pid: int
     software: str
@@ -62,7 +62,7 @@ class Welcome:
 
     KIND: ClassVar[int] = 2
     sid: Sid
-    epoch: int
+    generation: int
     slot: int
     incarnation: int
     received: int
@@ -103,7 +103,7 @@ class ChunkMessage:
 
     KIND: ClassVar[int] = 4
     sid: Sid
-    epoch: int
+    generation: int
     version: int
     offset: int
     steps: int
@@ -121,7 +121,7 @@ class Skip:
 
     KIND: ClassVar[int] = 5
     sid: Sid
-    epoch: int
+    generation: int
     offset: int
     steps: int
     produced: int
@@ -133,7 +133,7 @@ class Ack:
     """Learner: received and settled up to here; go on up to `credit`; `version` is the newest."""
 
     KIND: ClassVar[int] = 6
-    epoch: int
+    generation: int
     received: int
     settled: int
     credit: int
@@ -149,11 +149,11 @@ class Resend:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rehello:
+class HelloRequired:
     """Learner: I do not know this connection; say Hello."""
 
     KIND: ClassVar[int] = 8
-    epoch: int
+    generation: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,7 +162,7 @@ class Heartbeat:
 
     KIND: ClassVar[int] = 9
     sid: Sid
-    epoch: int
+    generation: int
     produced: int
     stats: dict[str, float]
 
@@ -177,7 +177,7 @@ class Bye:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ByeOk:
+class ByeAck:
     """Learner: every offset of yours is received or booked; go."""
 
     KIND: ClassVar[int] = 11
@@ -195,13 +195,13 @@ class Drain:
 class WeightsRequest:
     """Actor, weights port: pieces [piece, piece + count) of a blob.
 
-    With `piece` 0 the newest blob is meant unless (epoch, version) is held already; later pieces
+    With `piece` 0 the newest blob is meant unless (generation, version) is held already; later pieces
     name the blob they belong to.
     """
 
     KIND: ClassVar[int] = 16
     name: Literal["bundle", "target"]
-    epoch: int
+    generation: int
     version: int
     piece: int
     count: int
@@ -213,7 +213,7 @@ class WeightsMeta:
 
     KIND: ClassVar[int] = 17
     name: Literal["bundle", "target"]
-    epoch: int
+    generation: int
     version: int
     size: int
     pieces: int
@@ -226,14 +226,14 @@ class WeightsPiece:
 
     KIND: ClassVar[int] = 18
     name: Literal["bundle", "target"]
-    epoch: int
+    generation: int
     version: int
     piece: int
     body: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WeightsSame:
+class WeightsUnchanged:
     """Learner, weights port: you hold the newest already."""
 
     KIND: ClassVar[int] = 19
@@ -248,13 +248,13 @@ Message = (
     | Skip
     | Ack
     | Resend
-    | Rehello
+    | HelloRequired
     | Heartbeat
     | Bye
-    | ByeOk
+    | ByeAck
     | Drain
     | WeightsRequest
     | WeightsMeta
     | WeightsPiece
-    | WeightsSame
+    | WeightsUnchanged
 )

@@ -17,8 +17,8 @@ from typing import Self, get_args
 import zmq
 
 from common import addresses
-from common.keys.curve import ActorKeys, Gate
-from common.keys.handshake import Entry, Handshakes, Refusal
+from common.keys.curve import ActorKeys, ZapHandler
+from common.keys.handshake import ClientHandshake, HandshakeMonitor, Refusal
 
 _SMALL_BYTES = 65_536  # above it, sending without a copy is cheaper
 _POLL_BATCH = 256  # messages read per socket before anything else gets a turn
@@ -77,13 +77,13 @@ class Context:
         self.raw.destroy(linger=0)
 
 
-class Server:
+class RouterSocket:
     """One ROUTER: many peers, each named by an opaque routing id of its present connection.
 
     With a gate, TCP peers need an authorised key; what comes without one is counted in `refused`.
     """
 
-    def __init__(self, context: Context, message_bytes: int, gate: Gate | None = None) -> None:
+    def __init__(self, context: Context, message_bytes: int, gate: ZapHandler | None = None) -> None:
         self.raw = context.raw.socket(zmq.ROUTER)
         _tune(self.raw, message_bytes)
         self.raw.setsockopt(zmq.ROUTER_MANDATORY, 1)
@@ -91,7 +91,7 @@ class Server:
         self.raw.setsockopt(zmq.RCVHWM, 16)
         self.raw.setsockopt(zmq.BACKLOG, 1024)
         self._gate = gate
-        self._handshakes = Handshakes(self.raw) if gate is not None else None
+        self._handshakes = HandshakeMonitor(self.raw) if gate is not None else None
         self.refused: Counter[str] = Counter(dict.fromkeys((*get_args(Refusal), "revoked"), 0))
         self.would_block = 0
 
@@ -146,7 +146,7 @@ class Server:
         self.raw.close(linger=1_000)
 
 
-class Client:
+class DealerSocket:
     """One DEALER: a connection to one learner port, made again by itself when it breaks.
 
     A watched client can tell why it is not let in; `refusal` must then be called every few seconds.
@@ -173,7 +173,7 @@ class Client:
                 self.raw.setsockopt(zmq.IPV6, int(family == sockets.AF_INET6))
         if keys is not None:
             keys.present(self.raw)
-        self._entry = Entry(self.raw, endpoint, keys is not None) if watched else None
+        self._entry = ClientHandshake(self.raw, endpoint, keys is not None) if watched else None
         self.raw.connect(endpoint)
 
     @property
@@ -243,7 +243,7 @@ class Waker:
         self._writer.close()
 
 
-def wait(servers: Sequence[Server | Gate], waker: Waker, timeout_seconds: float) -> None:
+def wait(servers: Sequence[RouterSocket | ZapHandler], waker: Waker, timeout_seconds: float) -> None:
     """Wait until a server has a message, the gate a handshake, or the waker was used."""
     poller = zmq.Poller()
     for server in servers:

@@ -18,11 +18,11 @@ import common
 from common.config import Config
 from common.protocol.messages import Reason
 from learner.monitoring.bottleneck import SIDES, Recent, busy, held_back
-from learner.server.decoder import Inbox
+from learner.server.decoder import ChunkDecoder
 from learner.server.ledger import Totals
-from learner.server.status import View
+from learner.server.status import ServerStatus
 from learner.training.episodes import EpisodeTracker
-from learner.training.status import PHASES, Progress
+from learner.training.status import PHASES, TrainerStatus
 
 _LAGS = (0, 1, 2, 4, 8, 16)  # bucket bounds, in versions
 
@@ -54,17 +54,17 @@ class LearnerCollector:
 
     def __init__(
         self,
-        view: Callable[[], View],
-        progress: Callable[[], Progress],
+        view: Callable[[], ServerStatus],
+        progress: Callable[[], TrainerStatus],
         episodes: EpisodeTracker,
-        inbox: Inbox,
+        inbox: ChunkDecoder,
         config: Config,
-        epoch: int,
+        generation: int,
         silences: Callable[[], Mapping[str, float]],
         insecure_plaintext: bool = False,
     ) -> None:
         self._view, self._progress, self._episodes, self._inbox = view, progress, episodes, inbox
-        self._config, self._epoch, self._silences = config, epoch, silences
+        self._config, self._generation, self._silences = config, generation, silences
         self._batch_steps = config.rollout.batch_steps
         self._insecure_plaintext = insecure_plaintext
         self._base = view().totals
@@ -80,7 +80,7 @@ class LearnerCollector:
         run = GaugeMetricFamily("outrider_run_info", "The run.", labels=["preset", "env_id", "seed"])
         run.add_metric([config.preset, config.env.id, str(config.seed)], 1)
         yield run
-        yield _gauge("learner_epoch", "Lives of the learner in this run.", self._epoch)
+        yield _gauge("learner_epoch", "Lives of the learner in this run.", self._generation)
         yield from self._bottleneck(view, progress)
         yield from self._books(view.totals)
         yield from self._training(progress)
@@ -90,7 +90,7 @@ class LearnerCollector:
         silences = self._silences()
         yield _gauge_by("thread", "learner_thread_silence_seconds", "Since a thread turned last.", silences)
 
-    def _bottleneck(self, view: View, progress: Progress) -> Iterator[Metric]:
+    def _bottleneck(self, view: ServerStatus, progress: TrainerStatus) -> Iterator[Metric]:
         shares = busy(*self._recent.since(progress.phase_seconds, view.actor_phases))
         yield _gauge_by("side", "busy_ratio", "Share of the last minute that a side worked.", shares)
         answer = held_back(progress.version, view.actors, shares)
@@ -112,7 +112,7 @@ class LearnerCollector:
             "learner_accounting_imbalance_steps", "Steps unaccounted for; must be 0.", totals.imbalance
         )
 
-    def _training(self, progress: Progress) -> Iterator[Metric]:
+    def _training(self, progress: TrainerStatus) -> Iterator[Metric]:
         updates = max(0, progress.version)
         yield _gauge("run_updates", "Updates of the run.", updates)
         yield _gauge("run_env_steps", "Trained steps of the run.", updates * self._batch_steps)
@@ -190,7 +190,7 @@ class LearnerCollector:
         yield _gauge("rnd_intrinsic_reward_std", "Scaled bonus.", figures["intrinsic_reward_std"])
         yield _gauge("rnd_bonus_moved_ratio", "What rating anew changed, deviations.", figures["bonus_moved"])
 
-    def _fleet(self, view: View) -> Iterator[Metric]:
+    def _fleet(self, view: ServerStatus) -> Iterator[Metric]:
         yield _gauge("fleet_actors", "Sessions with a place.", view.actors)
         yield _gauge("fleet_playing", "Sessions that play for a batch.", view.playing)
         if view.chunk_seconds is not None:
@@ -201,7 +201,7 @@ class LearnerCollector:
         yield _by("event", "fleet_sessions", "Sessions by event.", view.events)
         yield _by("phase", "fleet_phase_seconds", "All actors' time by phase.", view.actor_phases)
 
-    def _wire(self, view: View) -> Iterator[Metric]:
+    def _wire(self, view: ServerStatus) -> Iterator[Metric]:
         yield _by("kind", "wire_messages", "Messages read.", view.messages)
         yield _by("reason", "wire_errors", "Messages refused.", view.wire_errors)
         yield _by(

@@ -21,9 +21,9 @@ from common.config import Config
 from common.http_server import Answer, Answers
 from learner.monitoring.bottleneck import SIDES, Recent, Seconds, busy, held_back
 from learner.monitoring.curve import Point
-from learner.monitoring.progress_line import Line
-from learner.server.status import View
-from learner.training.status import Progress, Scene
+from learner.monitoring.progress_line import ProgressFacts
+from learner.server.status import ServerStatus
+from learner.training.status import ChunkPreview, TrainerStatus
 
 _FRESH_SECONDS = 1.0
 _FILE = Path(__file__).with_name("page.html")
@@ -31,9 +31,9 @@ _FILE = Path(__file__).with_name("page.html")
 
 def status(
     config: Config,
-    line: Line,
-    view: View,
-    progress: Progress,
+    line: ProgressFacts,
+    view: ServerStatus,
+    progress: TrainerStatus,
     points: tuple[Point, ...],
     recent: tuple[Seconds, Seconds],
 ) -> dict[str, object]:
@@ -90,7 +90,7 @@ def _shares(seconds: Seconds) -> Mapping[str, float]:
     return {name: spent / whole for name, spent in seconds.items()} if whole else {}
 
 
-def scene(shown: Scene | None) -> dict[str, object]:
+def scene(shown: ChunkPreview | None) -> dict[str, object]:
     """What a lane met, for JSON: images as base64 of T x 84 x 84 bytes; empty before the first update."""
     if shown is None:
         return {}
@@ -111,9 +111,9 @@ class Page:
     def __init__(
         self,
         config: Config,
-        line: Callable[[], Line],
-        view: Callable[[], View],
-        progress: Callable[[], Progress],
+        line: Callable[[], ProgressFacts],
+        view: Callable[[], ServerStatus],
+        progress: Callable[[], TrainerStatus],
         points: Callable[[], tuple[Point, ...]],
     ) -> None:
         self._config, self._line, self._view = config, line, view
@@ -122,7 +122,7 @@ class Page:
         self._recent.since({}, {})  # the first reader sees sums from the start on
         self._lock = threading.Lock()
         self._status, self._until = b"", 0.0
-        self._scene: tuple[Scene | None, bytes] | None = None
+        self._scene: tuple[ChunkPreview | None, bytes] | None = None
         html = _FILE.read_bytes()
         self._html = Answer("text/html; charset=utf-8", html, {"Content-Security-Policy": _policy(html)})
 

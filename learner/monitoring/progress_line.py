@@ -46,7 +46,7 @@ class RecentRate:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class ProgressFacts:
     """The facts of the line."""
 
     env_steps: int
@@ -96,7 +96,7 @@ class ProgressLine:
         self._terminal = sys.stdout.isatty()
         self._shown_at = float("-inf")
 
-    def show(self, line: Line, last: bool = False) -> None:
+    def show(self, line: ProgressFacts, last: bool = False) -> None:
         """Show the line if it is time, or if it is the last."""
         now = time.monotonic()
         if not last and now - self._shown_at < (_TERMINAL_SECONDS if self._terminal else _PLAIN_SECONDS):

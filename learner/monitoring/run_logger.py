@@ -27,7 +27,7 @@ log = structlog.get_logger()
 _RETRY_SECONDS = 60.0
 
 
-class Recorder:
+class RunLogger:
     """Writes into a run directory. Owned by the trainer's thread.
 
     A file that could not be written is closed and opened again, at most once a minute; what was to be
@@ -49,7 +49,7 @@ class Recorder:
         """Open episodes.csv for appending, without what does not belong there; returns the rows kept."""
         rows: list[EpisodeRow] = []
         self._file_retry_at = time.monotonic() + _RETRY_SECONDS
-        with _whatever_the_disk():
+        with _log_disk_errors():
             if self._episodes_path.exists():
                 rows, unreadable = episode_file.read(self._episodes_path)
                 rows = [row for row in rows if row.env_steps <= self._recorded_steps]
@@ -69,7 +69,7 @@ class Recorder:
         rows = [
             EpisodeRow(env_steps, frames, wall, one.slot, one.lane, one.steps, one.score) for one in ended
         ]
-        with _whatever_the_disk():
+        with _log_disk_errors():
             try:
                 episode_file.append(self._file, rows)
                 self._recorded_steps = env_steps
@@ -87,7 +87,7 @@ class Recorder:
             return
         writer, self._writer = self._writer, None  # one that failed does not write again
         self._writer_retry_at = time.monotonic() + _RETRY_SECONDS
-        with _whatever_the_disk():
+        with _log_disk_errors():
             # Points from `env_steps` on in earlier files were lost with a crash.
             writer = writer or SummaryWriter(str(self._path), purge_step=env_steps)
             for name, value in values.items():
@@ -96,21 +96,21 @@ class Recorder:
 
     def summary(self, values: Mapping[str, object]) -> None:
         """Replace summary.json."""
-        with _whatever_the_disk():
+        with _log_disk_errors():
             write_atomically(self._path / "summary.json", (json.dumps(values, indent=2) + "\n").encode())
 
     def close(self) -> None:
         """Close every file."""
-        with _whatever_the_disk():
+        with _log_disk_errors():
             if self._writer is not None:
                 self._writer.close()
-        with _whatever_the_disk():
+        with _log_disk_errors():
             if self._file is not None:
                 self._file.close()
 
 
 @contextlib.contextmanager
-def _whatever_the_disk() -> Iterator[None]:
+def _log_disk_errors() -> Iterator[None]:
     """A record that cannot be written is said and left out: training is worth more."""
     try:
         yield

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.config import Config
-from learner.server.status import View
+from learner.server.status import ServerStatus
 from learner.training.episodes import EpisodeTracker
-from learner.training.status import Progress
+from learner.training.status import TrainerStatus
 
 
 @dataclass(frozen=True, slots=True)
 class Clock:
     """Of one process: how long it ran, how far the run is, how fast it trained."""
 
-    epoch: int
+    generation: int
     env_steps: int
     frames: int
     wall_seconds: float
@@ -24,7 +24,12 @@ class Clock:
 
 
 def summarise(
-    config: Config, clock: Clock, progress: Progress, episodes: EpisodeTracker, view: View, exit_reason: str
+    config: Config,
+    clock: Clock,
+    progress: TrainerStatus,
+    episodes: EpisodeTracker,
+    view: ServerStatus,
+    exit_reason: str,
 ) -> dict[str, object]:
     """One run in numbers, after `exit_reason` ended its process."""
     totals, report = view.totals, progress.report
@@ -50,7 +55,7 @@ def summarise(
         "imbalance_steps": totals.imbalance,
         "actors_seen": view.sessions_seen,
         "version": progress.version,
-        "epoch": clock.epoch,
+        "epoch": clock.generation,
         "exit_reason": exit_reason,
         "wire_bytes_per_step": round(view.chunk_bytes / view.chunk_steps, 1) if view.chunk_steps else None,
         "phase_seconds": {name: round(seconds, 3) for name, seconds in progress.phase_seconds.items()},

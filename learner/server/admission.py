@@ -14,36 +14,37 @@ from collections.abc import Container
 from common.config import Config
 from common.protocol import messages as m
 from common.protocol.chunk import WARMUP_VERSION
+from learner.interface import Verdict
 from learner.server import leases, validation
 from learner.server.hello import Terms, Violation, former_sessions, refusal, welcome
 from learner.server.leases import Leases
-from learner.server.ledger import Ledger, Receipt, Verdict
+from learner.server.ledger import Ledger, Receipt
 from learner.server.rate_limit import SESSIONS_PER_KEY
-from learner.server.scheduler import Arrival, Credit
-from learner.server.sessions import Seat, Seats
+from learner.server.scheduler import AdmittedChunk, GrantScheduler
+from learner.server.sessions import SessionRecord, SessionTable
 
 _LOOK_SECONDS = 0.1  # between two looks at every lease
 _CRC_TRIES = 3
 
 
 class Admission:
-    """Seats, credit and the ledger. `sessions_per_key`: how many one key may have at a time."""
+    """SessionTable, credit and the ledger. `sessions_per_key`: how many one key may have at a time."""
 
     def __init__(
-        self, config: Config, epoch: int, target: bytes, sessions_per_key: int = SESSIONS_PER_KEY
+        self, config: Config, generation: int, target: bytes, sessions_per_key: int = SESSIONS_PER_KEY
     ) -> None:
-        self.config, self.epoch = config, epoch
-        self._terms = Terms(config, epoch, target, sessions_per_key)
+        self.config, self.generation = config, generation
+        self._terms = Terms(config, generation, target, sessions_per_key)
         self.ledger = Ledger()
-        self.seats = Seats()
+        self.seats = SessionTable()
         self._leases = Leases(self.seats)
-        self.credit = Credit(config)
+        self.credit = GrantScheduler(config)
         self.first_credit_at: float | None = None
         self._looked = 0.0
         self._draining: m.Drain | None = None
         self.replies: list[tuple[bytes, m.Message]] = []
-        self._owed: dict[bytes, Seat] = {}  # an Ack, by session
-        self.arrivals: list[Arrival] = []
+        self._owed: dict[bytes, SessionRecord] = {}  # an Ack, by session
+        self.arrivals: list[AdmittedChunk] = []
         self.offences: list[str] = []  # in the newest message: what no honest actor says
         self.events: Counter[str] = Counter(join=0, leave=0, lost=0, revoked=0, full=0)
         self.duplicates = 0
@@ -82,7 +83,7 @@ class Admission:
         self.credit.close()
         self.replies += [(seat.peer, self._draining) for seat in self.seats if seat.peer is not None]
 
-    def dismiss(self) -> None:
+    def close_remaining(self) -> None:
         """Close the books on whoever has not left."""
         assert self._draining is not None
         reason = _ending(self._draining)
@@ -106,7 +107,7 @@ class Admission:
             if seat.key and seat.key not in authorised:
                 self._revoke(seat)
 
-    def _revoke(self, seat: Seat) -> None:
+    def _revoke(self, seat: SessionRecord) -> None:
         self._remove(seat, "revoked")
         self.events["revoked"] += 1
 
@@ -127,13 +128,13 @@ class Admission:
             return
         seat = self.seats.heard_on(peer)
         if seat is None or getattr(message, "sid", None) != seat.sid:
-            self.replies.append((peer, m.Rehello(epoch=self.epoch)))
+            self.replies.append((peer, m.HelloRequired(generation=self.generation)))
             return
         self._offends(seat.offence)
         seat.offence = None
-        if self._offends(validation.false_progress(message, seat, self.config.rollout.chunk_steps)):
+        if self._offends(validation.progress_violation(message, seat, self.config.rollout.chunk_steps)):
             return
-        self._leases.renew(seat, now, validation.plays(message, self.epoch))
+        self._leases.renew(seat, now, validation.plays(message, self.generation))
         match message:
             case m.ChunkMessage():
                 self._on_chunk(seat, message, now)
@@ -141,7 +142,7 @@ class Admission:
                 self._on_skip(seat, message)
             case m.Heartbeat():
                 self.ledger.announce(seat.sid, message.produced)
-                self.seats.note(seat, validation.figures(message.stats))
+                self.seats.note(seat, validation.valid_phase_times(message.stats))
             case m.Bye():
                 self._on_bye(seat, message, peer)
                 return
@@ -175,7 +176,7 @@ class Admission:
         self._grant(now)
         self.replies.append((peer, welcome(seat, account, self.credit.version, self._terms)))
 
-    def _on_chunk(self, seat: Seat, chunk: m.ChunkMessage, now: float) -> None:
+    def _on_chunk(self, seat: SessionRecord, chunk: m.ChunkMessage, now: float) -> None:
         damaged = zlib.crc32(chunk.body) != chunk.crc
         if damaged and seat.bad_crcs < _CRC_TRIES:
             seat.bad_crcs += 1
@@ -184,19 +185,19 @@ class Admission:
         if not self._receive(seat, chunk.offset, chunk.steps, chunk.produced):
             return
         seat.bad_crcs = 0
-        self.credit.answered(seat, now)
+        self.credit.chunk_received(seat, now)
         reason = self._judge(chunk, seat, damaged)
         if reason == "invalid":
             self._offends("expected a whole, undamaged chunk within credit, got another")
         if reason is not None:
             self.ledger.settle(seat.sid, chunk.offset, reason)
         else:
-            self.arrivals.append(Arrival(seat.batch, seat.slot, seat.incarnation, chunk))
+            self.arrivals.append(AdmittedChunk(seat.batch, seat.slot, seat.incarnation, chunk))
         self._grant(now)
 
-    def _judge(self, chunk: m.ChunkMessage, seat: Seat, damaged: bool) -> m.Reason | None:
-        if chunk.epoch != self.epoch:
-            return "epoch"
+    def _judge(self, chunk: m.ChunkMessage, seat: SessionRecord, damaged: bool) -> m.Reason | None:
+        if chunk.generation != self.generation:
+            return "old_generation"
         if self._draining is not None:
             return _ending(self._draining)
         uncalled = chunk.offset + chunk.steps > seat.credit
@@ -204,12 +205,12 @@ class Admission:
             return "invalid"
         return self.credit.admit(seat.batch, chunk.version)
 
-    def _on_skip(self, seat: Seat, skip: m.Skip) -> None:
+    def _on_skip(self, seat: SessionRecord, skip: m.Skip) -> None:
         if self._receive(seat, skip.offset, skip.steps, skip.produced):
             self.ledger.settle(seat.sid, skip.offset, skip.reason)
             seat.credit += skip.steps
 
-    def _receive(self, seat: Seat, offset: int, steps: int, produced: int) -> bool:
+    def _receive(self, seat: SessionRecord, offset: int, steps: int, produced: int) -> bool:
         """Enter steps that arrived; False, with the right reply, if they are not new."""
         self.ledger.announce(seat.sid, produced)
         receipt = self.ledger.receive(seat.sid, offset, offset + steps)
@@ -219,7 +220,7 @@ class Admission:
         seat.steps += steps if receipt is Receipt.NEW else 0
         return receipt is Receipt.NEW
 
-    def _on_bye(self, seat: Seat, bye: m.Bye, peer: bytes) -> None:
+    def _on_bye(self, seat: SessionRecord, bye: m.Bye, peer: bytes) -> None:
         self.ledger.announce(seat.sid, bye.produced)
         account = self.ledger.accounts[seat.sid]
         if account.announced:
@@ -227,7 +228,7 @@ class Admission:
             return
         self._remove(seat, "actor_shutdown")
         self.events["leave"] += 1
-        self.replies.append((peer, m.ByeOk()))
+        self.replies.append((peer, m.ByeAck()))
 
     # Time.
 
@@ -247,7 +248,7 @@ class Admission:
         for sid, seat in self._owed.items():
             account = self.ledger.accounts[sid]
             ack = m.Ack(
-                epoch=self.epoch,
+                generation=self.generation,
                 received=account.received,
                 settled=account.settled,
                 credit=seat.credit,
@@ -264,7 +265,7 @@ class Admission:
                 self.first_credit_at = now
             self._owed[seat.sid] = seat
 
-    def _reply(self, seat: Seat, message: m.Message) -> None:
+    def _reply(self, seat: SessionRecord, message: m.Message) -> None:
         if seat.peer is not None:
             self.replies.append((seat.peer, message))
 
@@ -273,10 +274,10 @@ class Admission:
             self.offences.append(text)
         return text is not None
 
-    def _remove(self, seat: Seat, reason: m.Reason) -> None:
+    def _remove(self, seat: SessionRecord, reason: m.Reason) -> None:
         self._owed.pop(seat.sid, None)
-        self.ledger.bury(seat.sid, reason)
-        self.credit.left(seat)
+        self.ledger.close_session(seat.sid, reason)
+        self.credit.remove(seat)
         self.seats.leave(seat)
 
     # Checkpoints.
@@ -286,7 +287,7 @@ class Admission:
         return json.dumps({"ledger": self.ledger.to_json(), "seats": self.seats.to_list(local)})
 
     def restore(self, text: str, now: float) -> None:
-        """Take over the books of an earlier epoch."""
+        """Take over the books of an earlier generation."""
         data = json.loads(text)
         self.ledger = Ledger.from_json(data["ledger"])
         owners = {sid: account.key for sid, account in self.ledger.accounts.items()}

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import structlog
 
 from common.keys import curve
-from common.keys.curve import Gate
+from common.keys.curve import ZapHandler
 from common.keys.files import KeyDirectory, KeysError
 from common.protocol.sockets import Context
 
@@ -18,27 +18,27 @@ _READ_SECONDS = 1.0
 _ASKED_SECONDS = 0.1  # a key that was just added may be used at once
 
 
-class Door:
+class SessionAuthenticator:
     """Owned by the network thread, like the sockets that its gate guards."""
 
     def __init__(self, context: Context, keys: KeyDirectory) -> None:
         """Raises KeysError if nobody can be authorised."""
         self._keys = keys
-        self.gate = Gate(context.raw, keys.pair)
+        self.gate = ZapHandler(context.raw, keys.pair)
         self._endpoints: list[str] = []
         self._complaints: list[str] = []
         self._read_at = time.monotonic()
         self._admit(*keys.authorised())
         log.info("keys_read", actors=sorted(self.gate.admitted.values()))
 
-    def prove(self, endpoints: list[str]) -> None:
+    def verify_access_control(self, endpoints: list[str]) -> None:
         """Show that the bound endpoints refuse strangers.
 
         Raises:
-            GateError: they do not.
+            AccessControlError: they do not.
         """
         self._endpoints = endpoints
-        self.gate.prove(endpoints)
+        self.gate.verify_access_control(endpoints)
 
     @property
     def authorised(self) -> Mapping[str, str]:
@@ -63,7 +63,9 @@ class Door:
         if asked:
             self.gate.answer()
         if gone:
-            log.warning("keys_revoked", actors=sorted(gone), connections_cut=curve.cut(self._endpoints))
+            log.warning(
+                "keys_revoked", actors=sorted(gone), connections_cut=curve.drop_connections(self._endpoints)
+            )
         return bool(gone)
 
     def _admit(self, names: dict[str, str], complaints: list[str]) -> list[str]:

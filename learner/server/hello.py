@@ -10,7 +10,7 @@ from common.config import Config
 from common.protocol import messages as m
 from learner.server import leases, validation
 from learner.server.ledger import Account, Ledger
-from learner.server.sessions import Seat, Seats
+from learner.server.sessions import SessionRecord, SessionTable
 
 HEARTBEAT_SECONDS = 2.0
 _FULL_SECONDS = 10.0  # until a session that found no room asks again
@@ -21,7 +21,7 @@ class Terms:
     """What a learner process compares every Hello with, and tells every actor that it accepts."""
 
     config: Config
-    epoch: int  # of the learner process
+    generation: int  # of the learner process
     target: bytes  # digest of the target network
     sessions_per_key: int
 
@@ -45,7 +45,7 @@ def refusal(
     key: str,
     peer: bytes,
     ledger: Ledger,
-    seats: Seats,
+    seats: SessionTable,
     terms: Terms,
     draining: m.Drain | None,
 ) -> m.Reject | m.Drain | None:
@@ -64,9 +64,9 @@ def refusal(
         raise Violation("expected sessions of the key of the connection, got one of another key")
     account, seat = ledger.accounts.get(hello.sid), seats.get(hello.sid)
     _require_none(validation.history_violation(hello))
-    if validation.session_ended(hello, terms.epoch, account, terms.limit_steps):
+    if validation.session_ended(hello, terms.generation, account, terms.limit_steps):
         countable = account is not None and hello.produced <= terms.limit_steps
-        if countable and 0 <= hello.epoch < terms.epoch:
+        if countable and 0 <= hello.generation < terms.generation:
             ledger.extend(hello.sid, key, hello.produced)
         produced = ledger.accounts[hello.sid].produced if countable else hello.produced
         text = "the session was given up: begin a new one"
@@ -77,7 +77,9 @@ def refusal(
         text = f"expected at most {terms.sessions_per_key} sessions of a key: raise --sessions-per-key"
         return m.Reject(code="full", text=text, retry_after_ms=int(_FULL_SECONDS * 1000))
     steps = terms.config.rollout.chunk_steps
-    _require_none(validation.false_hello(hello, terms.epoch, account, seat, seats.heard_on(peer), steps))
+    _require_none(
+        validation.hello_violation(hello, terms.generation, account, seat, seats.heard_on(peer), steps)
+    )
     return None
 
 
@@ -87,7 +89,7 @@ def former_sessions(hello: m.Hello, terms: Terms) -> list[tuple[bytes, int]]:
     The first process of a run has counted them: 0. A later one may have restarted from a checkpoint
     that is older than their end. Numbers that no session of the run reaches are of another run: 0.
     """
-    limit_steps = terms.limit_steps if terms.epoch > 0 else 0
+    limit_steps = terms.limit_steps if terms.generation > 0 else 0
     return [(sid, produced if 0 < produced <= limit_steps else 0) for sid, produced in hello.former.items()]
 
 
@@ -96,11 +98,11 @@ def _require_none(violation: str | None) -> None:
         raise Violation(violation)
 
 
-def welcome(seat: Seat, account: Account, version: int, terms: Terms) -> m.Welcome:
+def welcome(seat: SessionRecord, account: Account, version: int, terms: Terms) -> m.Welcome:
     """What an accepted session is told; `version` is the newest bundle."""
     return m.Welcome(
         sid=seat.sid,
-        epoch=terms.epoch,
+        generation=terms.generation,
         slot=seat.slot,
         incarnation=seat.incarnation,
         received=account.received,

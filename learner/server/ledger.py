@@ -18,12 +18,11 @@ from bisect import bisect_right
 from collections import Counter
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Literal
+from typing import Any
 
-from common.protocol.messages import Reason
+from learner.interface import Verdict
 
 TRAINED = "trained"
-Verdict = Reason | Literal["trained"]
 _KEPT_DEAD = 10_000  # sessions whose ranges stay after they ended; older ones only count
 
 
@@ -177,14 +176,14 @@ class Ledger:
         account.advance()
 
     def rollback(self, sid: bytes, base: int) -> None:
-        """The actor freed everything before `base`: what we do not have, an earlier epoch settled."""
+        """The actor freed everything before `base`: what we do not have, an earlier generation settled."""
         account = self.accounts[sid]
         self.announce(sid, base)
         for start, stop in account.gaps(base):
             self._book(account, start, stop, "learner_rollback")
         account.advance()
 
-    def bury(self, sid: bytes, verdict: Verdict) -> None:
+    def close_session(self, sid: bytes, verdict: Verdict) -> None:
         """The session is over: what never arrived is dropped; what arrived still settles."""
         account = self.accounts[sid]
         if account.dead:
@@ -206,7 +205,7 @@ class Ledger:
         account.dead = False
         self._ended.pop(sid, None)
         self.announce(sid, produced)
-        self.bury(sid, "learner_rollback")
+        self.close_session(sid, "learner_rollback")
 
     def _forget(self) -> None:
         """Drop the ranges of the sessions that ended first; their steps stay in the sums."""

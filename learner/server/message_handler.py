@@ -14,7 +14,7 @@ import structlog
 from common.protocol import codec
 from common.protocol.messages import ChunkMessage, Hello, Reject, WeightsRequest
 from learner.server.admission import Admission
-from learner.server.rate_limit import BAN_SECONDS, STRIKES, VERSION_SECONDS, Conduct, Sender
+from learner.server.rate_limit import BAN_SECONDS, STRIKES, VERSION_SECONDS, PeerRateLimiter, Sender
 
 log = structlog.get_logger()
 
@@ -27,7 +27,7 @@ class Intake:
 
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
-        self.conduct = Conduct()
+        self.conduct = PeerRateLimiter()
         self.wire_errors: Counter[str] = Counter(dict.fromkeys(get_args(codec.WireReason), 0))
         self.messages: Counter[str] = Counter(dict.fromkeys(_KINDS, 0))
         self.received_bytes = self.chunk_bytes = self.chunk_steps = 0
@@ -75,7 +75,7 @@ class Intake:
         return request
 
     def _allows(self, sender: Sender, size: int, now: float) -> bool:
-        hearing = self.conduct.hears(sender.peer, size, now)
+        hearing = self.conduct.classify_message(sender.peer, size, now)
         if hearing == "excess":
             self._strike(sender, "quota", "expected fewer or smaller messages, got more than the quota", now)
         return hearing == "heard"
@@ -103,7 +103,7 @@ class Intake:
 
     def _strike(self, sender: Sender, reason: str, text: str, now: float) -> None:
         log.warning("message_refused", reason=reason, text=text)
-        if self.conduct.strike(sender.peer, now):
+        if self.conduct.record_violation(sender.peer, now):
             text = f"ignored for {BAN_SECONDS:.0f} s after {STRIKES} offences, the last: {text}"[:256]
             log.warning("peer_banned", text=text)
             self._admission.expel(sender.peer, text)

@@ -19,15 +19,15 @@ import structlog
 from common.keys.files import KeyDirectory
 from common.process.lifecycle import EXIT_INTERNAL, Fatal
 from common.protocol import codec
-from common.protocol.sockets import Context, Server, Waker, wait
+from common.protocol.sockets import Context, RouterSocket, Waker, wait
 from learner.server.admission import Admission
-from learner.server.authenticator import Door
+from learner.server.authenticator import SessionAuthenticator
 from learner.server.leases import LEASE_SECONDS
 from learner.server.message_handler import Intake
 from learner.server.publisher import PIECE_BYTES, Publisher
 from learner.server.rate_limit import Sender
-from learner.server.scheduler import Arrival
-from learner.server.status import View
+from learner.server.scheduler import AdmittedChunk
+from learner.server.status import ServerStatus
 
 log = structlog.get_logger()
 
@@ -52,26 +52,26 @@ class Network:
         keys: KeyDirectory | None = None,
     ) -> None:
         self._admission, self._publisher, self._keys = admission, publisher, keys
-        self._door: Door | None = None  # with keys only
+        self._door: SessionAuthenticator | None = None  # with keys only
         self._message_bytes = message_bytes
         self._asked: queue.Queue[tuple[Callable[[], Any], Future[Any]]] = queue.Queue()
         self._waker = Waker()
         self._closing = threading.Event()
         self.intake = Intake(admission)
-        self.view = View()
-        self.turned_at = time.monotonic()  # for the watchdog
+        self.view = ServerStatus()
+        self.last_loop_at = time.monotonic()  # for the watchdog
         self._viewed = 0.0
         self._auth_refused: dict[str, int] = {}
         self.endpoints: list[str] = []
         self.failure: Fatal | None = None  # what ended the thread while it served
-        self._deliver: Callable[[Arrival], None] = lambda arrival: None
+        self._deliver: Callable[[AdmittedChunk], None] = lambda arrival: None
 
-    def start(self, endpoints: list[tuple[str, str]], deliver: Callable[[Arrival], None]) -> None:
+    def start(self, endpoints: list[tuple[str, str]], deliver: Callable[[AdmittedChunk], None]) -> None:
         """Bind every (data, weights) pair and serve.
 
         Raises:
             BindError: an address cannot be served.
-            GateError: a port with keys does not refuse strangers.
+            AccessControlError: a port with keys does not refuse strangers.
         """
         self._deliver = deliver
         started: Future[None] = Future()
@@ -103,18 +103,18 @@ class Network:
             with Context() as context, contextlib.ExitStack() as stack:
                 gates = []
                 if self._keys is not None:
-                    self._door = Door(context, self._keys)
+                    self._door = SessionAuthenticator(context, self._keys)
                     gates.append(self._door.gate)
                     stack.callback(self._door.gate.close)
-                data = Server(context, self._message_bytes, *gates)
+                data = RouterSocket(context, self._message_bytes, *gates)
                 stack.callback(data.close)
-                weights = Server(context, _WEIGHTS_REQUEST_BYTES, *gates)
+                weights = RouterSocket(context, _WEIGHTS_REQUEST_BYTES, *gates)
                 stack.callback(weights.close)
                 for data_endpoint, weights_endpoint in endpoints:
                     self.endpoints.append(data.bind(data_endpoint))
                     self.endpoints.append(weights.bind(weights_endpoint))
                 if self._door is not None:
-                    self._door.prove(self.endpoints)
+                    self._door.verify_access_control(self.endpoints)
                 started.set_result(None)
                 while not self._closing.is_set():
                     wait((data, weights, *gates), self._waker, _TURN_SECONDS)
@@ -122,8 +122,8 @@ class Network:
         except BaseException as error:  # noqa: BLE001  # raised by `start`, or by the next `ask`
             self._fail(error, started)
 
-    def _turn(self, data: Server, weights: Server) -> None:
-        now = self.turned_at = time.monotonic()
+    def _turn(self, data: RouterSocket, weights: RouterSocket) -> None:
+        now = self.last_loop_at = time.monotonic()
         if self._door is not None and self._door.tick(now):
             self._admission.revoke(self._door.authorised)
         ignored = 0
@@ -154,13 +154,13 @@ class Network:
             self._auth_refused = {why: data.refused[why] + weights.refused[why] for why in data.refused}
             self.view = self.look(data.would_block + weights.would_block)
 
-    def look(self, would_block: int = 0) -> View:
+    def look(self, would_block: int = 0) -> ServerStatus:
         """The present state; only in the network thread (`ask`) or after it ended."""
         admission = self._admission
         seats = [seat for seat in admission.seats if seat.peer is not None]
         heard = time.monotonic() + LEASE_SECONDS  # when a lease ends that is renewed now
         oldest = min((seat.expires for seat in seats), default=heard)
-        return View(
+        return ServerStatus(
             totals=admission.ledger.totals(),
             sessions_seen=admission.ledger.sessions_seen,
             actors=len(seats),
@@ -188,13 +188,13 @@ class Network:
         name = self._door.authorised.get(key) if self._door is not None else None
         return Sender(peer, key, name)
 
-    def _on_weights(self, weights: Server, sender: Sender, parts: list[bytes], now: float) -> int:
+    def _on_weights(self, weights: RouterSocket, sender: Sender, parts: list[bytes], now: float) -> int:
         """Answer a request; returns like `Intake.take`."""
         request = self.intake.take_request(sender, parts, now)
         if isinstance(request, int):
             return request
         for answer in self._publisher.answer(request):
-            may = self.intake.conduct.serves(sender.peer, PIECE_BYTES, now)
+            may = self.intake.conduct.allow_send(sender.peer, PIECE_BYTES, now)
             if not may or not weights.send(sender.peer, codec.encode(answer)):
                 break  # it has had its share, or its pipe is full: it asks again
         return 0

@@ -58,7 +58,7 @@ class _Record:
         )
 
 
-class Conduct:
+class PeerRateLimiter:
     """Owned by the network thread."""
 
     def __init__(self) -> None:
@@ -66,7 +66,7 @@ class Conduct:
         self.bans = 0
         self.unheard = 0  # messages of the banned, and beyond a quota
 
-    def hears(self, who: bytes, size_bytes: int, now: float) -> Hearing:
+    def classify_message(self, who: bytes, size_bytes: int, now: float) -> Hearing:
         """Whether to look at a message; one beyond the quota is an offence, for the caller to count."""
         record = self._record(who, now)
         if now < record.banned_until or record.paid_until > now + _SAVED_SECONDS:
@@ -89,7 +89,7 @@ class Conduct:
         record = self._record(who, now)
         record.paid_until = max(record.paid_until, now) + seconds
 
-    def serves(self, who: bytes, size_bytes: int, now: float) -> bool:
+    def allow_send(self, who: bytes, size_bytes: int, now: float) -> bool:
         """Whether to send so many bytes of weights; who may not yet has to ask again, without offence."""
         record = self._record(who, now)
         if record.pulled_until > now + _SAVED_SECONDS:
@@ -97,7 +97,7 @@ class Conduct:
         record.pulled_until = max(record.pulled_until, now) + size_bytes / _WEIGHTS_BYTES_PER_SECOND
         return True
 
-    def strike(self, who: bytes, now: float) -> bool:
+    def record_violation(self, who: bytes, now: float) -> bool:
         """Count an offence; True if it was one too many, and a ban begins."""
         record = self._record(who, now)
         record.strikes.append(now)

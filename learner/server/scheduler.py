@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from common.config import Config
 from common.protocol.chunk import WARMUP_VERSION
 from common.protocol.messages import ChunkMessage, Reason
-from learner.server.sessions import Seat
+from learner.server.sessions import SessionRecord
 
 _OVERDUE_SECONDS = 2.0  # least time before a place is offered again,
 _OVERDUE_MEDIANS = 3.0  # and in medians of the recent chunk times
 
 
 @dataclass(slots=True)
-class Places:
+class OpenBatch:
     """Of one batch."""
 
     total: int
@@ -30,7 +30,7 @@ class Places:
 
 
 @dataclass(frozen=True, slots=True)
-class Arrival:
+class AdmittedChunk:
     """A chunk admitted to a batch, still compressed."""
 
     batch: int
@@ -39,18 +39,18 @@ class Arrival:
     message: ChunkMessage
 
 
-class Credit:
+class GrantScheduler:
     """Owned by the network thread, through `Admission`."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
         self.version = WARMUP_VERSION  # newest published
-        self.batches: dict[int, Places] = {}  # open ones by number: the version they will update
+        self.batches: dict[int, OpenBatch] = {}  # open ones by number: the version they will update
         self._chunk_seconds: deque[float] = deque(maxlen=64)
         self._serial = 0
         # Kept up to date, so that a chunk costs the same in a fleet of any size.
-        self._idle: dict[bytes, Seat] = {}  # connected, without a grant
-        self._playing: dict[bytes, Seat] = {}  # with a grant that is not overdue, the oldest first
+        self._idle: dict[bytes, SessionRecord] = {}  # connected, without a grant
+        self._playing: dict[bytes, SessionRecord] = {}  # with a grant that is not overdue, the oldest first
         self._taken: Counter[int] = Counter()  # of those, by batch
 
     def open(self, version: int) -> None:
@@ -60,11 +60,11 @@ class Credit:
         if version == WARMUP_VERSION:
             chunks, last = self._config.warmup_chunks, version
         numbers = range(version, max(version, min(last, self._config.updates - 1)) + 1)
-        self.batches = {number: self.batches.get(number, Places(chunks)) for number in numbers}
+        self.batches = {number: self.batches.get(number, OpenBatch(chunks)) for number in numbers}
 
     def reopen(self) -> None:
         """The batch of the present version could not be used: ask for another one."""
-        self.batches[self.version] = Places(self._config.rollout.batch_chunks)
+        self.batches[self.version] = OpenBatch(self._config.rollout.batch_chunks)
 
     def close(self) -> None:
         """No more places."""
@@ -85,17 +85,17 @@ class Credit:
         if batch in self.batches:
             self.batches[batch].filled -= 1
 
-    def seated(self, seat: Seat) -> None:
+    def seated(self, seat: SessionRecord) -> None:
         """The session has a connection: it may play."""
         if seat.granted_at is None:
             self._idle[seat.sid] = seat
 
-    def left(self, seat: Seat) -> None:
+    def remove(self, seat: SessionRecord) -> None:
         """The session is over: its place is open again."""
         self._idle.pop(seat.sid, None)
         self._release(seat)
 
-    def answered(self, seat: Seat, now: float) -> None:
+    def chunk_received(self, seat: SessionRecord, now: float) -> None:
         """The session sent its chunk: its grant is used."""
         if seat.granted_at is not None:
             self._chunk_seconds.append(now - seat.granted_at)
@@ -103,11 +103,11 @@ class Credit:
             self._release(seat)
             self._idle[seat.sid] = seat
 
-    def grant(self, now: float) -> list[Seat]:
+    def grant(self, now: float) -> list[SessionRecord]:
         """Give open places to idle sessions; returns those."""
         self._release_overdue(now)
         taken = self._taken.copy()
-        given: list[Seat] = []
+        given: list[SessionRecord] = []
         for batch, places in self.batches.items():
             free = places.total - places.filled - taken[batch]
             if free <= 0 or not self._idle:
@@ -127,14 +127,14 @@ class Credit:
         """Median time from a grant to its chunk, of the newest 64; None before the first."""
         return statistics.median(self._chunk_seconds) if self._chunk_seconds else None
 
-    def _play(self, seat: Seat, batch: int, now: float) -> None:
+    def _play(self, seat: SessionRecord, batch: int, now: float) -> None:
         self._serial += 1
         seat.served, seat.granted_at, seat.batch = self._serial, now, batch
         del self._idle[seat.sid]
         self._playing[seat.sid] = seat
         self._taken[batch] += 1
 
-    def _release(self, seat: Seat) -> None:
+    def _release(self, seat: SessionRecord) -> None:
         """The session holds no place any more, if it did."""
         if self._playing.pop(seat.sid, None) is not None:
             self._taken[seat.batch] -= 1

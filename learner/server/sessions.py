@@ -10,11 +10,11 @@ from typing import get_args
 
 from common.protocol.chunk import WARMUP_VERSION
 from common.protocol.messages import Phase
-from learner.server.status import Seated
+from learner.server.status import SessionStatus
 
 
 @dataclass(slots=True)
-class Seat:
+class SessionRecord:
     """A live session's place in the fleet."""
 
     sid: bytes
@@ -22,9 +22,9 @@ class Seat:
     slot: int
     incarnation: int
     expires: float
-    peer: bytes | None = None  # None: known from a checkpoint, not heard of in this epoch
+    peer: bytes | None = None  # None: known from a checkpoint, not heard of in this generation
     credit: int = 0
-    returned: int = 0  # steps it had produced when it was first heard of in this epoch
+    returned: int = 0  # steps it had produced when it was first heard of in this generation
     granted_at: float | None = None  # of the open grant
     batch: int = WARMUP_VERSION - 1  # that the newest grant is for
     served: int = 0  # serial number of its last grant
@@ -34,36 +34,36 @@ class Seat:
     steps: int = 0  # that arrived since it took this place
     host: str = ""
 
-    def shown(self, lease_until: float) -> Seated:
+    def shown(self, lease_until: float) -> SessionStatus:
         """For other threads; `lease_until` is when a lease ends that is renewed now."""
         silent = max(0.0, lease_until - self.expires)
         plays = self.granted_at is not None
-        return Seated(self.slot, self.host, self.incarnation, self.steps, plays, silent)
+        return SessionStatus(self.slot, self.host, self.incarnation, self.steps, plays, silent)
 
 
-class Seats:
+class SessionTable:
     """Owned by the network thread, through `Admission`."""
 
     def __init__(self) -> None:
-        self._seats: dict[bytes, Seat] = {}
-        self._by_peer: dict[bytes, Seat] = {}
+        self._seats: dict[bytes, SessionRecord] = {}
+        self._by_peer: dict[bytes, SessionRecord] = {}
         self._by_key: Counter[str] = Counter()
         self._incarnations: dict[int, int] = {}
         self._free_slots: list[int] = []  # a heap of those below `_new_slot`
         self._new_slot = 0
         self.phase_seconds = dict.fromkeys(get_args(Phase), 0.0)  # of all actors so far
 
-    def __iter__(self) -> Iterator[Seat]:
+    def __iter__(self) -> Iterator[SessionRecord]:
         return iter(list(self._seats.values()))
 
     def __len__(self) -> int:
         return len(self._seats)
 
-    def get(self, sid: bytes) -> Seat | None:
+    def get(self, sid: bytes) -> SessionRecord | None:
         """The seat of a session."""
         return self._seats.get(sid)
 
-    def heard_on(self, peer: bytes) -> Seat | None:
+    def heard_on(self, peer: bytes) -> SessionRecord | None:
         """The seat whose session speaks on a connection."""
         return self._by_peer.get(peer)
 
@@ -71,11 +71,11 @@ class Seats:
         """Sessions of one key."""
         return self._by_key[key]
 
-    def join(self, sid: bytes, key: str, peer: bytes, expires: float) -> tuple[Seat, bool]:
+    def join(self, sid: bytes, key: str, peer: bytes, expires: float) -> tuple[SessionRecord, bool]:
         """Enter a session, or its new connection; also whether its lanes are reset."""
         seat = self._seats.get(sid)
         if seat is None:
-            seat = self._seats[sid] = Seat(sid, key, self._take_slot(), 0, 0.0)
+            seat = self._seats[sid] = SessionRecord(sid, key, self._take_slot(), 0, 0.0)
             self._by_key[key] += 1
         lanes_reset = seat.peer is None
         if lanes_reset:
@@ -86,7 +86,7 @@ class Seats:
         self._by_peer[peer] = seat
         return seat, lanes_reset
 
-    def note(self, seat: Seat, stats: dict[str, float]) -> None:
+    def note(self, seat: SessionRecord, stats: dict[str, float]) -> None:
         """Add what the actor's sums grew by. At first they may be of earlier sessions: a mark, no more."""
         before = stats if seat.stats is None else seat.stats
         for phase in self.phase_seconds:
@@ -94,7 +94,7 @@ class Seats:
             self.phase_seconds[phase] += max(0.0, grown)
         seat.stats = stats
 
-    def leave(self, seat: Seat) -> None:
+    def leave(self, seat: SessionRecord) -> None:
         """Free the seat and its slot."""
         self._by_peer.pop(seat.peer or b"", None)
         del self._seats[seat.sid]
@@ -115,7 +115,7 @@ class Seats:
 
     def restore(
         self, saved: list[list[list[object]]], owners: Mapping[bytes, str], expires: float
-    ) -> list[Seat]:
+    ) -> list[SessionRecord]:
         """Take over `to_list`; `owners` are the keys of the sessions.
 
         Returns:
@@ -126,7 +126,7 @@ class Seats:
         ended = []
         for name, slot, local in seats:
             sid, number = bytes.fromhex(str(name)), int(str(slot))
-            seat = Seat(sid, owners[sid], number, self._incarnations[number], expires)
+            seat = SessionRecord(sid, owners[sid], number, self._incarnations[number], expires)
             self._seats[sid] = seat
             self._by_key[seat.key] += 1
             if local:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from learner.server.ledger import Totals
 
 
-class Seated(NamedTuple):
+class SessionStatus(NamedTuple):
     """A session in its place."""
 
     slot: int
@@ -20,7 +20,7 @@ class Seated(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class ServerStatus:
     """The fleet and the books at one moment, for other threads to read."""
 
     totals: Totals = field(default_factory=lambda: Totals(0, 0, {}, 0))
@@ -28,7 +28,7 @@ class View:
     actors: int = 0
     heartbeat_age_max_seconds: float = 0.0
     playing: int = 0  # sessions with credit that they have not used
-    fleet: tuple[Seated, ...] = ()  # of the first slots
+    fleet: tuple[SessionStatus, ...] = ()  # of the first slots
     chunk_seconds: float | None = None  # usual time from credit to its chunk
     actor_phases: dict[str, float] = field(default_factory=dict)  # seconds, sums over sessions
     messages: dict[str, int] = field(default_factory=dict)  # read on the data port, by kind

@@ -22,7 +22,7 @@ from common.protocol.messages import (
     Skip,
 )
 from learner.server.ledger import Account
-from learner.server.sessions import Seat
+from learner.server.sessions import SessionRecord
 
 _SECONDS = 1e12  # no phase lasts longer; sums of what is less stay finite
 _FIGURES = tuple(f"phase_{phase}" for phase in get_args(Phase))
@@ -47,24 +47,31 @@ def history_violation(hello: Hello) -> str | None:
     return None
 
 
-def session_ended(hello: Hello, epoch: int, account: Account | None, limit_steps: int) -> bool:
+def session_ended(hello: Hello, generation: int, account: Account | None, limit_steps: int) -> bool:
     """Whether a Hello is of a session that was given up, or of another run.
 
     A session that returns to another learner process with more steps than the run has cannot continue.
     """
-    if hello.epoch != epoch and hello.produced > limit_steps and hello.epoch >= 0:
+    if hello.generation != generation and hello.produced > limit_steps and hello.generation >= 0:
         return True
-    return hello.epoch >= epoch if account is None else account.dead or hello.epoch > epoch
+    return (
+        hello.generation >= generation if account is None else account.dead or hello.generation > generation
+    )
 
 
-def false_hello(
-    hello: Hello, epoch: int, account: Account | None, seat: Seat | None, other: Seat | None, chunk_steps: int
+def hello_violation(
+    hello: Hello,
+    generation: int,
+    account: Account | None,
+    seat: SessionRecord | None,
+    other: SessionRecord | None,
+    chunk_steps: int,
 ) -> str | None:
     """Why a Hello cannot be true, or None.
 
     Args:
         hello: of a session that is not closed.
-        epoch: the learner's.
+        generation: the learner's.
         account: the step account of the session, if there is one.
         seat: its seat, if it has one.
         other: the session that used this connection before, if there is one.
@@ -72,16 +79,18 @@ def false_hello(
     """
     if other is not None and other.sid != hello.sid and other.sid not in hello.former:
         return "expected one session on a connection, got a second"
-    if hello.epoch < 0 and hello.produced > chunk_steps:  # what it played before it heard of its former end
+    if (
+        hello.generation < 0 and hello.produced > chunk_steps
+    ):  # what it played before it heard of its former end
         return f"expected a new session with at most {chunk_steps} steps, got {hello.produced}"
-    if hello.epoch == epoch and account is not None and hello.base > account.settled:
+    if hello.generation == generation and account is not None and hello.base > account.settled:
         return f"expected steps from {account.settled} on to be held, got {hello.base}"
     if seat is not None and seat.peer is not None:
         return _beyond(hello.produced, seat, chunk_steps)
     return None
 
 
-def false_progress(message: Message, seat: Seat, chunk_steps: int) -> str | None:
+def progress_violation(message: Message, seat: SessionRecord, chunk_steps: int) -> str | None:
     """Why a message of a seated session, or the steps that it tells of, cannot be true; or None."""
     if not isinstance(message, ChunkMessage | Skip | Heartbeat | Bye):
         return f"expected what an actor says, got {type(message).__name__}"
@@ -93,18 +102,18 @@ def false_progress(message: Message, seat: Seat, chunk_steps: int) -> str | None
     return _beyond(produced, seat, chunk_steps)
 
 
-def plays(message: Message, epoch: int) -> bool:
+def plays(message: Message, generation: int) -> bool:
     """Whether a message shows that its actor plays, and need not be silent to make environments."""
     if not isinstance(message, ChunkMessage):
         return False
-    return message.version > WARMUP_VERSION and message.epoch == epoch
+    return message.version > WARMUP_VERSION and message.generation == generation
 
 
-def _beyond(produced: int, seat: Seat, chunk_steps: int) -> str | None:
+def _beyond(produced: int, seat: SessionRecord, chunk_steps: int) -> str | None:
     most = max(seat.credit, seat.returned) + chunk_steps
     return f"expected at most {most} steps, got {produced}" if produced > most else None
 
 
-def figures(stats: Mapping[str, float]) -> dict[str, float]:
+def valid_phase_times(stats: Mapping[str, float]) -> dict[str, float]:
     """Of a heartbeat's figures, those that the learner adds up: seconds by phase."""
     return {name: stats[name] for name in _FIGURES if 0.0 <= stats.get(name, -1.0) < _SECONDS}

@@ -149,17 +149,17 @@ class RunDirectory:
         """Count this process life, durably, before anyone hears of it; keep `config` if it is a new run's.
 
         Returns:
-            The epoch: the number of earlier lives.
+            The generation: the number of earlier lives.
 
         Raises:
             CheckpointError: the disk is full or broken, or the count so far cannot be read.
         """
-        file = self.path / "epoch"
+        file = self.path / "generation"
         try:
             if config is not None:
                 write_atomically(self.path / "config.json", config.encode())
-            epoch = int(file.read_text()) + 1 if file.exists() else 0
-            write_atomically(file, str(epoch).encode())
+            generation = int(file.read_text()) + 1 if file.exists() else 0
+            write_atomically(file, str(generation).encode())
         except ValueError:
             raise CheckpointError(
                 f"expected a whole number in {file}, got something else: write how often this run was started"
@@ -168,7 +168,7 @@ class RunDirectory:
             raise CheckpointError(
                 f"expected to write into {self.path}, got an error ({error.strerror}): make room on the disk"
             ) from None
-        return epoch
+        return generation
 
     def __enter__(self) -> Self:
         return self

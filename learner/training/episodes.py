@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from learner.server.decoder import Delivered
+from learner.interface import DecodedChunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class EpisodeTracker:
     best: float = float("-inf")
     _lanes: dict[int, _Lanes] = field(default_factory=dict)
 
-    def advance(self, delivered: Delivered) -> list[Episode]:
+    def advance(self, delivered: DecodedChunk) -> list[Episode]:
         """Take in one chunk; returns the games that ended in it."""
         chunk = delivered.chunk
         steps, lanes = chunk.reward.shape

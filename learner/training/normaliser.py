@@ -38,7 +38,7 @@ class Normaliser:
         rows = observation[self._stack - 1 : -1]
         self.observation = self.observation.merge(Moments.of(rows.reshape(-1, *rows.shape[2:])))
 
-    def absorb(self, parts: Sequence[Moments]) -> None:
+    def merge_warmup(self, parts: Sequence[Moments]) -> None:
         """Merge warm-up moments, in the given order."""
         for part in parts:
             self.observation = self.observation.merge(part)
@@ -54,7 +54,7 @@ class Normaliser:
             slots: of the batch's chunks, in batch order; a slot may fill several places.
 
         Returns:
-            Intrinsic rewards, float32 [T, E].
+            BonusModel rewards, float32 [T, E].
 
         Source: Burda et al. 2018, section 2.4, and its code (ppo_agent.py).
         """

@@ -163,7 +163,7 @@ class PPO:
         return parameters, extrinsic, intrinsic
 
     @torch.no_grad()
-    def rate(self, observation: Tensor, statistics: tuple[Tensor, Tensor]) -> Tensor:
+    def compute_bonus(self, observation: Tensor, statistics: tuple[Tensor, Tensor]) -> Tensor:
         """The bonus as the predictor is now, [T, B, ...] -> float32 [T, B]; see `common.model.rnd.bonus`."""
         with autocast(self._config.precision, self._device.type):
             bonus = rnd.bonus(self.predictor, self.target, observation.flatten(0, 1), *statistics)

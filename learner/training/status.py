@@ -13,14 +13,14 @@ import numpy.typing as npt
 
 from common.protocol.chunk import WARMUP_VERSION
 from common.spaces import Spaces
-from learner.server.decoder import Delivered
+from learner.interface import DecodedChunk
 from learner.training.ppo import Report
 
 PHASES = ("wait", "assemble", "train", "publish", "checkpoint")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Scene:
+class ChunkPreview:
     """What one lane met in the T steps of a chunk, to be looked at."""
 
     slot: int
@@ -31,22 +31,22 @@ class Scene:
     done: npt.NDArray[np.bool_]  # [T]: the image is the first of another episode
 
     @staticmethod
-    def of(delivered: Delivered, spaces: Spaces) -> Scene:
+    def of(delivered: DecodedChunk, spaces: Spaces) -> ChunkPreview:
         """The first lane, copied: the chunk around it is larger, and goes."""
         chunk = delivered.chunk
         images = chunk.observation[spaces.stack :, 0].copy() if spaces.is_image else None
         bonus, reward = chunk.bonus[:, 0].copy(), chunk.reward[:, 0].copy()
-        return Scene(delivered.slot, delivered.version, images, bonus, reward, chunk.done[:, 0].copy())
+        return ChunkPreview(delivered.slot, delivered.version, images, bonus, reward, chunk.done[:, 0].copy())
 
 
 @dataclass(slots=True)
-class Progress:
+class TrainerStatus:
     """Written by the trainer alone: fields are replaced, their values never mutated."""
 
     version: int = WARMUP_VERSION
     warmup_chunks: int = 0
     report: Report | None = None
-    scene: Scene | None = None  # of the last batch
+    scene: ChunkPreview | None = None  # of the last batch
     bonus_scale: float = 1.0  # what a raw bonus is divided by
     observations: float = 0.0  # in the observation statistics
     lag_max: int = 0
@@ -55,7 +55,7 @@ class Progress:
     checkpoint_failures: int = 0
     checkpoint_at: float | None = None
     last_update_at: float | None = None
-    turned_at: float = field(default_factory=time.monotonic)  # for the watchdog
+    last_loop_at: float = field(default_factory=time.monotonic)  # for the watchdog
     trained_here: int = 0  # steps trained by this process
     phase_seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
 

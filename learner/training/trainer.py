@@ -24,11 +24,11 @@ from common.model.bundle import Bundle
 from common.process.lifecycle import EXIT_INTERNAL, Fatal
 from common.protocol.chunk import WARMUP_VERSION, Chunk
 from common.spaces import Spaces
+from learner.interface import DecodedChunk, Verdict
 from learner.server.admission import Admission
-from learner.server.decoder import Delivered, Inbox
-from learner.server.ledger import Verdict
+from learner.server.decoder import ChunkDecoder
 from learner.server.network import Network
-from learner.server.publisher import Offer, Publisher
+from learner.server.publisher import Publisher, WeightsBlob
 from learner.training import checkpoint
 from learner.training.batch import join, make_batch
 from learner.training.checkpoint import Checkpoint, RunDirectory
@@ -36,7 +36,7 @@ from learner.training.episodes import Episode, EpisodeTracker
 from learner.training.normaliser import Normaliser
 from learner.training.ppo import PPO, Report
 from learner.training.running_stats import Moments
-from learner.training.status import Progress, Scene
+from learner.training.status import ChunkPreview, TrainerStatus
 
 log = structlog.get_logger()
 
@@ -56,17 +56,17 @@ class Trainer:
         spaces: Spaces,
         device: torch.device,
         run: RunDirectory,
-        epoch: int,
+        generation: int,
         stop: threading.Event,
     ) -> None:
         self._config, self._spaces, self._device, self._run = config, spaces, device, run
-        self._epoch, self._stop = epoch, stop
+        self._generation, self._stop = generation, stop
         self.ppo = PPO(config, spaces, device)
         self.normaliser = Normaliser(spaces, config)
         self.episodes = EpisodeTracker()
-        self.progress = Progress()
+        self.progress = TrainerStatus()
         self.local_sids: frozenset[bytes] = frozenset()
-        self._waiting: defaultdict[int, list[Delivered]] = defaultdict(list)  # decoded, by batch
+        self._waiting: defaultdict[int, list[DecodedChunk]] = defaultdict(list)  # decoded, by batch
         self._failures = 0  # in a row
         self._save_at = 0.0
 
@@ -77,19 +77,19 @@ class Trainer:
         admission: Admission,
         publisher: Publisher,
         network: Network,
-        inbox: Inbox,
+        inbox: ChunkDecoder,
         watch: Callable[[], None],
     ) -> None:
         """Say where chunks come from and bundles go to; `watch` is called while it waits."""
         self._admission, self._publisher, self._network, self._inbox = admission, publisher, network, inbox
         self._watch = watch
 
-    def target(self) -> Offer | None:
+    def target(self) -> WeightsBlob | None:
         """The target network on offer; None without a bonus."""
         if not self._config.rnd.enabled:
             return None
         state = {name: value.detach().cpu() for name, value in self.ppo.target.state_dict().items()}
-        return Offer.of("target", Bundle(0, 0, state))
+        return WeightsBlob.of("target", Bundle(0, 0, state))
 
     def warm_up(self) -> bool:
         """Fill the observation statistics with random play; False if asked to stop."""
@@ -105,7 +105,7 @@ class Trainer:
                 parts.append((delivered.order, Moments.of(rows.reshape(-1, *rows.shape[2:]))))
                 self._settle([delivered], "warmup")
                 self.progress.warmup_chunks = len(parts)
-            self.normaliser.absorb([moments for _, moments in sorted(parts, key=lambda part: part[0])])
+            self.normaliser.merge_warmup([moments for _, moments in sorted(parts, key=lambda part: part[0])])
         self.progress.version = max(0, version)
         self._turn_over()
         return True
@@ -142,7 +142,7 @@ class Trainer:
         self.progress.lags = self.progress.lags + Counter(lags)
         self.progress.lag_max = max(self.progress.lag_max, *lags)
         self.progress.version, self.progress.report = version + 1, report
-        self.progress.scene = Scene.of(chunks[0], self._spaces)
+        self.progress.scene = ChunkPreview.of(chunks[0], self._spaces)
         self.progress.bonus_scale = float(self.normaliser.intrinsic_return.std)
         self.progress.observations = self.normaliser.observation.count
         self.progress.trained_here += self._config.rollout.batch_steps
@@ -150,7 +150,7 @@ class Trainer:
         self._turn_over()
         return ended
 
-    def _gather(self) -> list[Delivered] | None:
+    def _gather(self) -> list[DecodedChunk] | None:
         """The batch of the present version, in the order of slots, incarnations and offsets."""
         version = self.progress.version
         while len(self._waiting[version]) < self._config.rollout.batch_chunks:
@@ -160,7 +160,7 @@ class Trainer:
             self._waiting[delivered.batch].append(delivered)
         return sorted(self._waiting.pop(version), key=lambda delivered: delivered.order)
 
-    def _train(self, chunks: list[Delivered], joined: Chunk) -> Report | None:
+    def _train(self, chunks: list[DecodedChunk], joined: Chunk) -> Report | None:
         """Statistics, then the update; None, and everything as before, if a number was not finite."""
         version, before = self.progress.version, copy.deepcopy(self.normaliser)
         with self.progress.phase("assemble"):
@@ -194,12 +194,12 @@ class Trainer:
             return 0.0
         rows = torch.from_numpy(joined.observation[self._spaces.stack :, lanes]).to(self._device)
         mean, std = (x.to(self._device) for x in statistics)
-        bonus = self.ppo.rate(rows, (mean, std)).cpu().numpy()
+        bonus = self.ppo.compute_bonus(rows, (mean, std)).cpu().numpy()
         distance = np.abs(joined.bonus[:, lanes] - bonus).mean() / max(bonus.std(), _TINY)
         joined.bonus[:, lanes] = bonus
         return float(distance)
 
-    def _reward(self, chunks: list[Delivered], joined: Chunk) -> npt.NDArray[np.float32]:
+    def _reward(self, chunks: list[DecodedChunk], joined: Chunk) -> npt.NDArray[np.float32]:
         """What the extrinsic stream learns from."""
         match self._config.env.reward:
             case "sign":
@@ -210,7 +210,7 @@ class Trainer:
             case _:
                 return joined.reward
 
-    def _give_up(self, chunks: list[Delivered], joined: Chunk) -> None:
+    def _give_up(self, chunks: list[DecodedChunk], joined: Chunk) -> None:
         """Keep the batch on disk, book its steps, and ask for another one."""
         self._failures += 1
         self.progress.failed_updates += 1
@@ -230,9 +230,9 @@ class Trainer:
             )
         self._network.ask(lambda: self._admission.reopen(time.monotonic()))
 
-    def _next(self) -> Delivered | None:
+    def _next(self) -> DecodedChunk | None:
         while not self._stop.is_set():
-            self.progress.turned_at = time.monotonic()
+            self.progress.last_loop_at = time.monotonic()
             with self.progress.phase("wait"):
                 delivered = self._inbox.take(_POLL_SECONDS)
             if delivered is not None:
@@ -240,7 +240,7 @@ class Trainer:
             self._watch()
         return None
 
-    def _settle(self, chunks: list[Delivered], verdict: Verdict) -> None:
+    def _settle(self, chunks: list[DecodedChunk], verdict: Verdict) -> None:
         names = [(delivered.sid, delivered.offset) for delivered in chunks]
         self._network.ask(lambda: self._admission.settle(names, verdict))
 
@@ -251,7 +251,7 @@ class Trainer:
         with self.progress.phase("publish"):
             mean, std = self.normaliser.observation_statistics()
             tensors = self.ppo.tensors() | {"mean": mean, "std": std}
-            offer = Offer.of("bundle", Bundle(self._epoch, self.progress.version, tensors))
+            offer = WeightsBlob.of("bundle", Bundle(self._generation, self.progress.version, tensors))
             self._network.ask(lambda: self._publisher.publish(offer))
             self._open(self.progress.version)
 

@@ -16,20 +16,20 @@ import torch
 
 from actor.metrics import Phases
 from actor.rollout import Rollout
-from actor.service import Actor, Player
+from actor.service import Actor, PlayingState
 from actor.session import Session
 from actor.weights import Blob, Name
 from common import envs
 from common.config import Config, EnvConfig
-from common.model.bonus import Intrinsic
+from common.model.bonus import BonusModel
 from common.model.bundle import Bundle
 from common.model.policy import Policy
 from common.model.precision import configure_torch, resolve_precision
-from common.process.parent_link import Parent
+from common.process.parent_link import ParentLink
 from common.protocol import codec
 from common.protocol.messages import ChunkMessage, Welcome
-from common.protocol.sockets import Client, Context, Server
-from learner.server.publisher import Offer
+from common.protocol.sockets import Context, DealerSocket, RouterSocket
+from learner.server.publisher import WeightsBlob
 from learner.training.ppo import PPO
 from tests.bench.machine import Emulator, hardware
 from tests.support.fake_fleet import quiet
@@ -58,7 +58,7 @@ def measure() -> dict[str, object]:
     return result
 
 
-class _Until(Parent):
+class _Until(ParentLink):
     """A parent that is gone once the session has sent so many chunks: it ends the actor's loop."""
 
     session: Session
@@ -90,10 +90,10 @@ def _blobs(config: Config) -> tuple[_Blobs, bytes]:
     ppo = PPO(config, spaces, torch.device("cpu"))
     white = {"mean": torch.full(spaces.observation, 60.0), "std": torch.full(spaces.observation, 40.0)}
     offers = {
-        "bundle": Offer.of("bundle", Bundle(1, 0, ppo.tensors() | white)),
-        "target": Offer.of("target", Bundle(0, 0, dict(ppo.target.state_dict()))),
+        "bundle": WeightsBlob.of("bundle", Bundle(1, 0, ppo.tensors() | white)),
+        "target": WeightsBlob.of("target", Bundle(0, 0, dict(ppo.target.state_dict()))),
     }
-    blobs = {name: Blob(x.meta.epoch, x.meta.version, x.data) for name, x in offers.items()}
+    blobs = {name: Blob(x.meta.generation, x.meta.version, x.data) for name, x in offers.items()}
     return _Blobs(blobs), offers["target"].meta.digest
 
 
@@ -106,10 +106,10 @@ def _measure(game: str) -> dict[str, object]:
     weights, digest = _blobs(config)
     bare = Emulator(config, config.rollout.lanes)
     with Context() as context, tempfile.TemporaryDirectory() as directory:
-        server = Server(context, _MESSAGE_BYTES)
+        server = RouterSocket(context, _MESSAGE_BYTES)
         endpoint = server.bind(f"ipc://{directory}/data")
         parent, phases = _Until(), Phases()
-        session = parent.session = Session(lambda: Client(context, endpoint, _MESSAGE_BYTES), parent)
+        session = parent.session = Session(lambda: DealerSocket(context, endpoint, _MESSAGE_BYTES), parent)
         _welcome(server, session, config, digest)
         player = _player(session, config, bare, weights, phases)
         actor = Actor(session, weights, parent, threading.Event(), phases, lambda stats: None, player)
@@ -137,20 +137,22 @@ def _measure(game: str) -> dict[str, object]:
     }
 
 
-def _player(session: Session, config: Config, bare: Emulator, weights: _Blobs, phases: Phases) -> Player:
+def _player(
+    session: Session, config: Config, bare: Emulator, weights: _Blobs, phases: Phases
+) -> PlayingState:
     """What plays, on the lanes of the reference: to make lanes takes half a second each."""
     assert session.welcome is not None
     spaces = envs.spaces(config.env)
     rollout = Rollout(bare.env, spaces, config.rollout, phases)
-    intrinsic = Intrinsic(spaces, config, weights.blobs["target"].tensors())
-    return Player(session.welcome, config, spaces, rollout, Policy(spaces, config), intrinsic)
+    intrinsic = BonusModel(spaces, config, weights.blobs["target"].tensors())
+    return PlayingState(session.welcome, config, spaces, rollout, Policy(spaces, config), intrinsic)
 
 
-def _welcome(server: Server, session: Session, config: Config, digest: bytes) -> None:
+def _welcome(server: RouterSocket, session: Session, config: Config, digest: bytes) -> None:
     """Give the session a place and credit without end."""
     welcome = Welcome(
         sid=session.sid,
-        epoch=1,
+        generation=1,
         slot=0,
         incarnation=0,
         received=0,
@@ -179,7 +181,7 @@ def _play(actor: Actor, parent: _Until) -> float:
     return time.perf_counter() - start
 
 
-def _taken(server: Server) -> int:
+def _taken(server: RouterSocket) -> int:
     """Bytes of the chunk that was sent."""
     deadline = time.monotonic() + 10.0
     while time.monotonic() < deadline:

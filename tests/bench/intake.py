@@ -12,12 +12,13 @@ from common.config import Config
 from common.model.precision import configure_torch
 from common.protocol import codec
 from common.protocol.sockets import weights_endpoint
+from learner.interface import DecodedChunk
 from learner.server.admission import Admission
-from learner.server.decoder import Delivered, Inbox
+from learner.server.decoder import ChunkDecoder
 from learner.server.ledger import Totals
 from learner.server.network import Network
 from learner.server.publisher import Publisher
-from learner.server.scheduler import Arrival
+from learner.server.scheduler import AdmittedChunk
 
 _POLL_SECONDS = 0.25
 
@@ -39,7 +40,7 @@ class Intake:
         self.network = Network(
             self.admission, self.publisher, codec.message_limit_bytes(config.rollout, spaces)
         )
-        self._inbox = Inbox(config.rollout, spaces, self._refuse)
+        self._inbox = ChunkDecoder(config.rollout, spaces, self._refuse)
         self.chunks = 0  # settled
         self.invalid = 0
         self._stop = threading.Event()
@@ -73,11 +74,11 @@ class Intake:
         self._stop.set()
         self._consumer.join()
         self.network.ask(lambda: self.admission.drain(True))
-        self.network.ask(self.admission.dismiss)
+        self.network.ask(self.admission.close_remaining)
         return self.network.ask(self.network.look).totals
 
     def _consume(self) -> None:
-        waiting: defaultdict[int, list[Delivered]] = defaultdict(list)
+        waiting: defaultdict[int, list[DecodedChunk]] = defaultdict(list)
         version, due = 0, time.monotonic()
         while not self._stop.is_set():
             delivered = self._inbox.take(_POLL_SECONDS)
@@ -98,7 +99,7 @@ class Intake:
         self.network.ask(lambda: self.admission.open(version, time.monotonic()))
         self.chunks += len(names)
 
-    def _refuse(self, arrival: Arrival, text: str) -> None:
+    def _refuse(self, arrival: AdmittedChunk, text: str) -> None:
         self.invalid += 1
         sid, offset = arrival.message.sid, arrival.message.offset
         self.network.ask(lambda: self.admission.refuse(sid, offset, arrival.batch, time.monotonic()))

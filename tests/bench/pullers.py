@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from actor.weights import PIECE_MESSAGE_BYTES, WeightsClient
-from common.protocol.sockets import Client, Context, weights_endpoint
+from common.protocol.sockets import Context, DealerSocket, weights_endpoint
 from tests.support.fake_fleet import quiet
 
 
@@ -26,7 +26,7 @@ def main() -> int:
     quiet()
     with Context() as context, tempfile.TemporaryDirectory() as directory:
         clients = [
-            WeightsClient(lambda: Client(context, endpoint, PIECE_MESSAGE_BYTES)) for _ in range(count)
+            WeightsClient(lambda: DealerSocket(context, endpoint, PIECE_MESSAGE_BYTES)) for _ in range(count)
         ]
         held = [(-1, -1)] * count
 
@@ -34,7 +34,7 @@ def main() -> int:
             blob = None
             while blob is None:
                 blob = clients[number].fetch("bundle", held[number], lambda: True)
-            held[number] = (blob.epoch, blob.version)
+            held[number] = (blob.generation, blob.version)
             if readers:
                 path = Path(directory) / str(number)
                 path.write_bytes(blob.data)

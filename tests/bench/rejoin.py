@@ -78,9 +78,9 @@ def measure(actors: int = 2_000) -> dict[str, object]:
 
 
 def _serve(
-    config: Config, epoch: int, saved: str | None, endpoint: str, path: Path
+    config: Config, generation: int, saved: str | None, endpoint: str, path: Path
 ) -> tuple[Admission, Network]:
-    admission = Admission(config, epoch, bytes(32))
+    admission = Admission(config, generation, bytes(32))
     if saved is not None:
         admission.restore(saved, time.monotonic())
     limit = codec.message_limit_bytes(config.rollout, envs.spaces(config.env))

@@ -14,7 +14,7 @@ import torch
 from common import envs
 from common.config import Config, EnvConfig, RolloutConfig
 from common.model.bundle import Bundle
-from learner.server.publisher import Offer
+from learner.server.publisher import WeightsBlob
 from learner.training.ppo import PPO
 from tests.bench.intake import Intake
 from tests.bench.machine import cpu_seconds, hardware
@@ -50,7 +50,7 @@ def _measure(pullers: int, readers: int) -> dict[str, float]:
     ppo = PPO(config, envs.spaces(config.env), torch.device("cpu"))
     white = {"mean": torch.zeros(84, 84), "std": torch.ones(84, 84)}
     offers = [
-        Offer.of("bundle", Bundle(1, version, ppo.tensors() | white)) for version in range(_BUNDLES + 1)
+        WeightsBlob.of("bundle", Bundle(1, version, ppo.tensors() | white)) for version in range(_BUNDLES + 1)
     ]
     endpoint = f"tcp://127.0.0.1:{free_port()}"
     with Intake(config, endpoint, _CHUNKS_PER_SECOND) as intake:
@@ -97,7 +97,7 @@ def _start(endpoint: str, pullers: int, readers: int) -> list[subprocess.Popen[s
     ]
 
 
-def _publish(intake: Intake, offer: Offer, processes: list[subprocess.Popen[str]]) -> list[float]:
+def _publish(intake: Intake, offer: WeightsBlob, processes: list[subprocess.Popen[str]]) -> list[float]:
     """Make a bundle the newest; returns after how many seconds each puller held it."""
     start = time.monotonic()
     intake.network.ask(lambda: intake.publisher.publish(offer))

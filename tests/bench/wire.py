@@ -20,7 +20,7 @@ from common.model.precision import configure_torch
 from common.protocol import codec
 from common.protocol.chunk import Chunk
 from common.protocol.messages import ChunkMessage
-from common.rng import Place
+from common.rng import RngKey
 from common.spaces import Spaces
 from learner.agent import load_agent
 from tests.bench.machine import hardware
@@ -77,7 +77,7 @@ def _mean(games: dict[str, dict[str, float]], name: str) -> float:
 def _record(config: Config, policy: Policy | None) -> list[Chunk]:
     spaces = envs.spaces(config.env)
     rollout = Rollout(envs.make(config.env, _ROLLOUT.lanes), spaces, _ROLLOUT, Phases())
-    rollout.reset(Place(1, 0, 0, policy is None))
+    rollout.reset(RngKey(1, 0, 0, policy is None))
     chunks = []
     for _ in range(_CHUNKS):
         chunk = rollout.collect(policy, lambda: True)
@@ -123,7 +123,7 @@ def _encode(chunk: Chunk) -> list[bytes]:
     steps = _ROLLOUT.chunk_steps
     return codec.encode(
         codec.pack(chunk).message(
-            sid=bytes(16), epoch=0, version=0, offset=0, steps=steps, produced=steps, fresh=True
+            sid=bytes(16), generation=0, version=0, offset=0, steps=steps, produced=steps, fresh=True
         )
     )
 

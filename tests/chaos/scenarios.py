@@ -66,9 +66,9 @@ def killed_learners(directory: Path, kills: int, seed: int = 0) -> Figures:
         for number in range(kills + 1):
             started = time.monotonic()
             with field.learner("--resume") as learner:
-                epochs = len({row["epoch"] for row in field.updates()})
+                epochs = len({row["generation"] for row in field.updates()})
                 until(
-                    lambda e=epochs: len({row["epoch"] for row in field.updates()}) > e,  # type: ignore[misc]
+                    lambda e=epochs: len({row["generation"] for row in field.updates()}) > e,  # type: ignore[misc]
                     PATIENCE_SECONDS,
                     "updates",
                 )
@@ -491,7 +491,7 @@ def replayed_frames(directory: Path, chunks: int, seed: int = 0) -> Figures:
             until(lambda: bool(field.sampler.imbalances), PATIENCE_SECONDS, "a sample of the imbalance")
             with frozen(psutil.Process(learner.pid)):
                 held = peer.record()
-                peer.send(held)  # the old epoch never reads it
+                peer.send(held)  # the old generation never reads it
                 kill(learner.pid)
             learner.process.wait()
         with field.learner("--resume") as learner:
@@ -511,7 +511,7 @@ def replayed_frames(directory: Path, chunks: int, seed: int = 0) -> Figures:
             peer.leave()
             stop(learner)
     figures = field.figures()
-    assert figures["dropped_steps"]["epoch"] == CHUNK_STEPS, figures
+    assert figures["dropped_steps"]["old_generation"] == CHUNK_STEPS, figures
     assert peer.resends > 0
     return {
         "chunks": len(peer.frames),

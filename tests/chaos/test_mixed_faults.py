@@ -117,7 +117,7 @@ def test_every_step_is_accounted_for_over_partition_freeze_learner_kill_and_acto
             for command in (proxied, others, learner):
                 stop(command)
     figures = field.figures(unreported_steps=LANES)  # of the killed local actor: not counted yet
-    epochs = {row["epoch"] for row in field.timeline()}
+    epochs = {row["generation"] for row in field.timeline()}
     assert epochs == {0, 1}
     assert figures["dropped_steps"].get("actor_lost", 0) > 0, figures
     keep("mixed-faults", {"seed": SEED, **figures})

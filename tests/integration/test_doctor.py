@@ -12,7 +12,7 @@ import pytest
 from common import doctor
 from common.keys import files
 from common.protocol import codec
-from common.protocol.sockets import Context, Server, weights_endpoint
+from common.protocol.sockets import Context, RouterSocket, weights_endpoint
 from tests.support.processes import free_port
 from tests.support.serving import Served
 from tests.support.wire_fuzz import part
@@ -54,7 +54,7 @@ def test_a_sound_connection_gets_a_line_with_figures_for_each_step(served: Serve
     code, lines, complaint = examine("--learner", at(served), "--keys", str(served.path / "bundle.json"))
     assert (code, complaint) == (0, "")
     assert [line[:12].strip() for line in lines] == STEPS
-    assert "127.0.0.1" in lines[0] and "as alice, encrypted" in lines[2] and "epoch 3" in lines[3]
+    assert "127.0.0.1" in lines[0] and "as alice, encrypted" in lines[2] and "generation 3" in lines[3]
     assert "ms" in lines[4] and "1.60 MB of weights" in lines[5]
     assert served.admission.ledger.sessions_seen == 0, "an examination joins nothing"
 
@@ -113,12 +113,12 @@ def test_a_learner_that_hangs_or_speaks_another_version_fails_at_the_protocol(
         monkeypatch.setattr(doctor, "_receive", lambda client, seconds: receive(client, 1.0))
     endpoint = f"tcp://127.0.0.1:{free_port()}"
     with Context() as context:
-        data, weights = Server(context, 1 << 20), Server(context, 1 << 20)
+        data, weights = RouterSocket(context, 1 << 20), RouterSocket(context, 1 << 20)
         data.bind(endpoint)
         weights.bind(weights_endpoint(endpoint))
-        beat = doctor.Examination._beat
+        beat = doctor.ConnectionCheck._beat
 
-        def answered(self: doctor.Examination, seconds: float) -> object:
+        def answered(self: doctor.ConnectionCheck, seconds: float) -> object:
             assert self._client is not None
             send = self._client.send
 
@@ -133,7 +133,7 @@ def test_a_learner_that_hangs_or_speaks_another_version_fails_at_the_protocol(
             monkeypatch.setattr(self._client, "send", send_and_answer)
             return beat(self, seconds)
 
-        monkeypatch.setattr(doctor.Examination, "_beat", answered)
+        monkeypatch.setattr(doctor.ConnectionCheck, "_beat", answered)
         got, complaint = failed(examine("--learner", endpoint.removeprefix("tcp://")), "protocol")
         data.close()
         weights.close()

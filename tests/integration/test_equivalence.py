@@ -237,13 +237,13 @@ class MaskFromElsewhere(Reference):
 class BonusOneVersionAhead(Reference):
     """The bonus is rated with statistics that include the batch."""
 
-    def rate(self, chunks: list[tuple[int, int]], plays: list[Play]) -> np.ndarray:
+    def compute_bonus(self, chunks: list[tuple[int, int]], plays: list[Play]) -> np.ndarray:
         before, now = self.observation, max(self.bundles)
         for (slot, _), play in zip(chunks, plays, strict=True):
             self.observe([slot], play)
         self.publish(now)
         self.observation = before
-        return super().rate(chunks, plays)
+        return super().compute_bonus(chunks, plays)
 
 
 @pytest.mark.parametrize("env", [POLE], ids=lambda env: env.id)

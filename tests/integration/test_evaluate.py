@@ -13,7 +13,7 @@ import torch
 
 from common import envs
 from common.config import Config, EnvConfig, NetworkConfig, RolloutConfig
-from common.rng import Place
+from common.rng import RngKey
 from learner import evaluate, video
 from learner.agent import load_agent
 from learner.presets import PRESETS
@@ -132,7 +132,7 @@ def test_a_film_of_an_atari_run_has_a_frame_for_every_step(
 def test_the_bonus_of_a_film_is_the_error_of_the_run_s_predictor(breakout: Path) -> None:
     agent = load_agent(breakout)
     observation = np.random.default_rng(3).integers(0, 255, (3, 84, 84), np.uint8)
-    bonus = video.rate(agent, observation)
+    bonus = video.compute_bonus(agent, observation)
     assert bonus.shape == (3,)
     assert (bonus > 0).all()
     assert len(set(bonus.tolist())) == 3
@@ -151,7 +151,7 @@ def test_a_vector_task_is_filmed_through_its_own_camera(cartpole: Path, tmp_path
 
 def test_a_film_is_no_longer_than_its_bound(breakout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(video, "MAX_STEPS", 5)
-    shot = video.film(load_agent(breakout), Place(1, 2, 3, warmup=False))
+    shot = video.film(load_agent(breakout), RngKey(1, 2, 3, warmup=False))
     assert (len(shot.pictures), len(shot.observation), len(shot.score), shot.ended) == (5, 5, 6, False)
 
 

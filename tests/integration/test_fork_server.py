@@ -20,7 +20,7 @@ import pytest
 from actor.fleet import Fleet
 from actor.metrics import FleetCollector
 from actor.weights import Weights
-from common.process.children import ACTOR_SERVER, Children, Exit
+from common.process.children import ACTOR_SERVER, ChildProcesses, Exit
 from common.process.fork_server import Forked, ForkServer
 from tests.support.processes import PATIENCE_SECONDS, ROOT, SELECT_DESCRIPTORS, wait_until
 
@@ -109,7 +109,7 @@ def test_a_server_that_cannot_start_is_an_internal_error_of_each_child() -> None
 
 def test_children_are_stopped_while_their_server_loads() -> None:
     """Nothing waits for the loading, which here never ends; a child that never was has no end."""
-    children = Children(ForkServer("tests.support.never_loads"), [], 3)
+    children = ChildProcesses(ForkServer("tests.support.never_loads"), [], 3)
     assert children.tick() == []
     assert children.alive == 3
     assert children.stop() == []
@@ -117,7 +117,7 @@ def test_children_are_stopped_while_their_server_loads() -> None:
 
 
 def test_a_fleet_that_is_stopped_while_its_server_loads_ends_with_success(tmp_path: Path) -> None:
-    children, stop = Children(ForkServer("tests.support.never_loads"), [], 3), Event()
+    children, stop = ChildProcesses(ForkServer("tests.support.never_loads"), [], 3), Event()
     children.tick()
     stop.set()
     assert Fleet(children, cast(Weights, None), tmp_path, FleetCollector()).run(stop) == 0
@@ -160,7 +160,7 @@ def test_children_are_forked_over_descriptors_that_select_refuses() -> None:
 
 @pytest.mark.parametrize(("code", "starts"), [(70, 3), (75, 3), (0, 1), (78, 1)])
 def test_a_child_starts_again_unless_it_ended_for_good(server: ForkServer, code: int, starts: int) -> None:
-    children, ends = Children(server, ["exit", str(code)], 1), list[Exit]()
+    children, ends = ChildProcesses(server, ["exit", str(code)], 1), list[Exit]()
 
     def ended() -> bool:
         ends.extend(children.tick())

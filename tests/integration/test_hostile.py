@@ -21,7 +21,7 @@ from structlog.testing import capture_logs
 from common.config import Config, EnvConfig, PPOConfig, RolloutConfig
 from common.protocol import codec
 from common.protocol import messages as m
-from common.protocol.sockets import Client, Context
+from common.protocol.sockets import Context, DealerSocket
 from learner.presets import PRESETS
 from tests.bench.intake import Intake
 from tests.support.hostile_peer import LIES, HostilePeer, Lie
@@ -89,7 +89,7 @@ def garbage(rng: random.Random) -> bytes:
             return b""
 
 
-def answers(client: Client) -> bool:
+def answers(client: DealerSocket) -> bool:
     """Whether the learner answers a Hello."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
@@ -104,7 +104,7 @@ def test_ten_thousand_connections_of_garbage_leave_the_learner_as_it_was(served:
     """It answers all the while; descriptors and memory come back."""
     rng = random.Random(3)
     with Context() as context:
-        client = Client(context, f"tcp://127.0.0.1:{served.port}", 1 << 20)
+        client = DealerSocket(context, f"tcp://127.0.0.1:{served.port}", 1 << 20)
         assert answers(client)
         before, held_bytes = served.descriptors(), 0
         for wave in range(CONNECTIONS // AT_ONCE):
@@ -128,10 +128,10 @@ def test_ten_thousand_connections_of_garbage_leave_the_learner_as_it_was(served:
 
 VANISHED = """
 import socket, struct, sys, time
-from common.protocol.sockets import Context, Server
+from common.protocol.sockets import Context, RouterSocket
 
 with Context() as context:
-    server = Server(context, 65_536)
+    server = RouterSocket(context, 65_536)
     peer = socket.create_connection(("127.0.0.1", int(server.bind("tcp://127.0.0.1:*").rpartition(":")[2])))
     peer.sendall(bytes.fromhex(sys.argv[1]))
     heard = b""
@@ -158,7 +158,7 @@ def test_a_peer_that_resets_its_connection_does_not_end_the_learner() -> None:
 def test_silent_connections_are_closed(served: Served) -> None:
     """Who says nothing holds a descriptor of the learner for 5 s, the time of a handshake."""
     with Context() as context:
-        client = Client(context, f"tcp://127.0.0.1:{served.port}", 1 << 20)
+        client = DealerSocket(context, f"tcp://127.0.0.1:{served.port}", 1 << 20)
         assert answers(client)  # it listens
         before = served.descriptors()
         with contextlib.ExitStack() as stack:
@@ -183,10 +183,10 @@ def test_each_lie_reaches_the_learner_and_is_refused_with_its_reason(lie: Lie) -
         learner.open()
         peer = Peer(context, endpoint)
         peer.join()
-        while not isinstance(ack := peer.hears(m.Welcome | m.Ack), m.Ack) or ack.credit == 0:
+        while not isinstance(ack := peer.classify_message(m.Welcome | m.Ack), m.Ack) or ack.credit == 0:
             peer.step(0)
         for _ in range(4):  # a damaged chunk is asked for again three times
-            peer.say(lie.message(rng, peer.sid, ack.epoch, 0, ack.credit))
+            peer.say(lie.message(rng, peer.sid, ack.generation, 0, ack.credit))
 
         def refused() -> bool:
             peer.step(0)  # a body that cannot be read counts with the next message

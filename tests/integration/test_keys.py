@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from common.keys import curve, files
-from common.keys.curve import ActorKeys, Gate, GateError, KeyPair
-from common.keys.files import KeyDirectory, read_bundle
-from common.keys.handshake import greeting
+from common.keys.curve import AccessControlError, ActorKeys, KeyPair, ZapHandler
+from common.keys.files import KeyDirectory, read_key_file
+from common.keys.handshake import read_zmtp_greeting
 from common.process.lifecycle import Fatal
 from common.protocol import messages
 from common.protocol.sockets import Context
@@ -142,9 +142,9 @@ def test_a_revocation_cuts_its_session_and_books_what_it_had_begun(served: Serve
     assert sentence is not None and "revoked" in sentence
     assert bob.client.receive() is None or not bob.client.send([b"more"])
     alice.step(28)  # on whatever connection
-    if alice.hears(messages.Ack, 1.0) is None:
+    if alice.classify_message(messages.Ack, 1.0) is None:
         alice.step(0)
-        alice.hears(messages.Rehello, 5.0)
+        alice.classify_message(messages.HelloRequired, 5.0)
         alice.join()
     wait_until(lambda: served.network.view.totals.produced == 228, "228 steps")
     totals = served.network.view.totals
@@ -166,7 +166,7 @@ def test_a_message_of_a_revoked_key_is_refused_even_on_an_open_connection(
     served: Served, meet: Meet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Connections that cannot be cut: the owner of each message is looked at again."""
-    monkeypatch.setattr(curve, "cut", lambda endpoints: 0)
+    monkeypatch.setattr(curve, "drop_connections", lambda endpoints: 0)
     bob = meet(served.endpoint, served.keys_of("bob"))
     served.start()
     bob.join()
@@ -185,19 +185,19 @@ def test_a_key_directory_that_is_away_for_a_moment_cuts_nobody(served: Served, m
     time.sleep(1.5)
     (served.path / "away").rename(served.path / "authorised")
     alice.step(1)
-    assert alice.hears(messages.Ack) is not None
+    assert alice.classify_message(messages.Ack) is not None
     assert served.network.view.events["revoked"] == 0
 
 
-def open_to_all(self: Gate, domain: bytes, mechanism: bytes, credentials: list[bytes]) -> bytes:
+def open_to_all(self: ZapHandler, domain: bytes, mechanism: bytes, credentials: list[bytes]) -> bytes:
     return b"local"
 
 
-def answer_nothing(self: Gate) -> None:
+def answer_nothing(self: ZapHandler) -> None:
     pass
 
 
-def no_keys(self: Gate, socket: object, endpoint: str) -> None:
+def no_keys(self: ZapHandler, socket: object, endpoint: str) -> None:
     pass
 
 
@@ -213,10 +213,10 @@ def no_keys(self: Gate, socket: object, endpoint: str) -> None:
 def test_the_learner_serves_nobody_if_a_stranger_gets_in(
     served: Served, monkeypatch: pytest.MonkeyPatch, part: str, broken: object, came: str
 ) -> None:
-    monkeypatch.setattr(Gate, part, broken)
+    monkeypatch.setattr(ZapHandler, part, broken)
     if part == "answer":  # the others are answered, however late
         monkeypatch.setattr(curve, "_PROOF_SECONDS", 1.0)
-    with pytest.raises(GateError, match=came):
+    with pytest.raises(AccessControlError, match=came):
         served.start()
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port_of(served.endpoint)), 1).close()
@@ -226,14 +226,14 @@ def test_without_a_handler_libzmq_lets_strangers_in_and_the_proof_sees_it(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the proof is for: the handler's address is free, so nobody is asked."""
-    make = Gate.__init__
+    make = ZapHandler.__init__
 
-    def elsewhere(self: Gate, context: object, pair: KeyPair) -> None:
+    def elsewhere(self: ZapHandler, context: object, pair: KeyPair) -> None:
         make(self, context, pair)  # type: ignore[arg-type]
         self.raw.unbind("inproc://zeromq.zap.01")
 
-    monkeypatch.setattr(Gate, "__init__", elsewhere)
-    with pytest.raises(GateError, match="let in"):
+    monkeypatch.setattr(ZapHandler, "__init__", elsewhere)
+    with pytest.raises(AccessControlError, match="let in"):
         served.start()
 
 
@@ -250,17 +250,17 @@ def test_a_handler_that_dies_while_serving_closes_the_ports_and_ends_the_learner
         "cpu",
         KeyDirectory.open(tmp_path / "keys"),
     )
-    prove = Gate.prove
+    prove = ZapHandler.verify_access_control
 
-    def prove_then_die(self: Gate, endpoints: list[str]) -> None:
+    def prove_then_die(self: ZapHandler, endpoints: list[str]) -> None:
         prove(self, endpoints)
         self.raw.close()
 
-    monkeypatch.setattr(Gate, "prove", prove_then_die)
+    monkeypatch.setattr(ZapHandler, "verify_access_control", prove_then_die)
     with pytest.raises(Fatal, match="expected the network thread to serve on") as raised:
         service.run(PRESETS["cartpole"], options, threading.Event())
     assert raised.value.code == 70
-    assert greeting(f"tcp://127.0.0.1:{port}") is None
+    assert read_zmtp_greeting(f"tcp://127.0.0.1:{port}") is None
 
 
 def bundle(path: Path, name: str, out: Path) -> str:
@@ -308,7 +308,7 @@ def test_authorised_actors_train_strangers_exit_with_the_reason_and_a_revoked_on
     assert (summary["imbalance_steps"], summary["in_flight_steps"], summary["actors_seen"]) == (0, 0, 3)
     greeted = [json.loads(line) for line in learner.err.read_text().splitlines() if '"hello"' in line]
     assert {line["key"] for line in greeted} == {"alice", "bob"}
-    secrets = [read_bundle(Path(path)).pair.secret for path in (alice, eve)]
+    secrets = [read_key_file(Path(path)).pair.secret for path in (alice, eve)]
     secrets.append(KeyDirectory.open(tmp_path / "keys").pair.secret)
     written = [*tmp_path.glob("*.err"), *tmp_path.glob("*.out"), *run.path.rglob("*")]
     for path in written:

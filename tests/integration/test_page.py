@@ -21,10 +21,10 @@ from common.config import Config
 from common.http_server import Answer, WebServer
 from learner.monitoring.curve import Point
 from learner.monitoring.page import Page
-from learner.monitoring.progress_line import Line
-from learner.server.status import Seated, View
+from learner.monitoring.progress_line import ProgressFacts
+from learner.server.status import ServerStatus, SessionStatus
 from learner.training.ppo import Report
-from learner.training.status import Progress
+from learner.training.status import TrainerStatus
 from tests.support.processes import Run, free_port, wait_until
 
 pytestmark = pytest.mark.integration
@@ -119,9 +119,11 @@ def test_a_browser_shows_the_numbers_of_the_run_without_complaint(address: str, 
 
 def made_up(host: str) -> Page:
     """The page of a run that a test invents."""
-    view = View(actors=1, fleet=(Seated(0, host, 0, 64, True, 0.5),), actor_phases={"env": 1.0})
-    progress = Progress(version=4, report=Report(defaultdict(float), 1e-4), lags=Counter({0: 4}))
-    line = Line(4_000, 10_000, 16_000, 120.0, 1.5, 0.02, actors=1, lag=0)
+    view = ServerStatus(
+        actors=1, fleet=(SessionStatus(0, host, 0, 64, True, 0.5),), actor_phases={"env": 1.0}
+    )
+    progress = TrainerStatus(version=4, report=Report(defaultdict(float), 1e-4), lags=Counter({0: 4}))
+    line = ProgressFacts(4_000, 10_000, 16_000, 120.0, 1.5, 0.02, actors=1, lag=0)
     points = (Point(1_000, None, 0.5), Point(3_000, 1.0, 0.1))
     return Page(replace(Config(), seed=7), lambda: line, lambda: view, lambda: progress, lambda: points)
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from learner import plot
-from learner.monitoring.run_logger import Recorder
+from learner.monitoring.run_logger import RunLogger
 from learner.plot import Curve, mean_with_band, sliding_mean
 from learner.presets import PRESETS
 from learner.runs import groups
@@ -25,7 +25,7 @@ def write_run(path: Path, preset: str, seed: int, rnd: bool, updates: int = 30) 
     config = dataclasses.replace(config, seed=seed, rnd=dataclasses.replace(config.rnd, enabled=rnd))
     path.mkdir()
     (path / "config.json").write_text(config.to_json())
-    recorder = Recorder(path, 0)
+    recorder = RunLogger(path, 0)
     generator = np.random.default_rng(seed)
     for update in range(1, updates + 1):
         steps = update * 640

@@ -32,12 +32,12 @@ from actor.session import Session
 from common import envs
 from common.config import EnvConfig, RolloutConfig
 from common.keys.curve import ActorKeys
-from common.keys.files import read_bundle
-from common.process.parent_link import Parent
+from common.keys.files import read_key_file
+from common.process.parent_link import ParentLink
 from common.protocol import codec
 from common.protocol.messages import Ack
-from common.protocol.sockets import Client, Context
-from common.rng import Place
+from common.protocol.sockets import Context, DealerSocket
+from common.rng import RngKey
 
 _MESSAGE_BYTES = 1 << 20
 _SWEEP_SECONDS = 0.25  # between two looks at every session: heartbeats fall due, silence is noticed
@@ -55,7 +55,7 @@ class Recording:
 def record(env: EnvConfig, rollout: RolloutConfig, chunks: int, seed: int = 1) -> list[Recording]:
     """Random play, encoded."""
     play = Rollout(envs.make(env, rollout.lanes), envs.spaces(env), rollout, Phases())
-    play.reset(Place(seed, 0, 0, True))
+    play.reset(RngKey(seed, 0, 0, True))
     recordings = []
     for _ in range(chunks):
         chunk = play.collect(None, lambda: True)
@@ -64,7 +64,7 @@ def record(env: EnvConfig, rollout: RolloutConfig, chunks: int, seed: int = 1) -
     return recordings
 
 
-class _Tapped(Client):
+class _Tapped(DealerSocket):
     """A connection that shows each acknowledgement to `heard` on its way to the session."""
 
     def __init__(
@@ -84,14 +84,14 @@ class _Tapped(Client):
 class FakeActor:
     """One session that sends the next recording whenever it is told to and has credit."""
 
-    def __init__(self, connect: Callable[[FakeActor], Client], recordings: Sequence[Recording]) -> None:
+    def __init__(self, connect: Callable[[FakeActor], DealerSocket], recordings: Sequence[Recording]) -> None:
         self._recordings = recordings
         self._next = 0
         self._unheard: deque[tuple[int, float]] = deque()  # end of each chunk on its way, and when it left
         self._sid = b""
         self.made: Counter[bytes] = Counter()  # steps, by session
         self.ack_seconds: list[float] = []
-        self.session = Session(lambda: connect(self), Parent())
+        self.session = Session(lambda: connect(self), ParentLink())
 
     @property
     def ready(self) -> bool:
@@ -110,7 +110,7 @@ class FakeActor:
         session.stepped(recording.steps)
         self.made[session.sid] += recording.steps
         self._unheard.append((session.produced, time.monotonic()))
-        session.send_chunk(session.epoch, session.version, True, recording.packed)
+        session.send_chunk(session.generation, session.version, True, recording.packed)
 
     def heard(self, ack: Ack) -> None:
         """Note how long each chunk took to be acknowledged."""
@@ -125,7 +125,7 @@ class Report:
 
     made: dict[str, int] = field(default_factory=dict)  # steps by session, in hexadecimal
     ack_seconds: list[float] = field(default_factory=list)  # since `forget`
-    left: int = 0  # sessions that the learner let go with ByeOk
+    left: int = 0  # sessions that the learner let go with ByeAck
     reconnects: int = 0
 
     def __add__(self, other: Report) -> Report:
@@ -158,7 +158,7 @@ class FakeFleet:
     def __exit__(self, *error: object) -> None:
         self._context.raw.destroy(linger=1_000)
 
-    def _connect(self, actor: FakeActor) -> Client:
+    def _connect(self, actor: FakeActor) -> DealerSocket:
         for raw in [raw for raw, other in self._speakers.items() if other is actor]:  # closed by the session
             self._poller.unregister(raw)
             del self._speakers[raw]
@@ -256,7 +256,7 @@ def main() -> int:
     parser.add_argument("--keys", type=Path)
     options = parser.parse_args()
     quiet()
-    keys = read_bundle(options.keys) if options.keys is not None else None
+    keys = read_key_file(options.keys) if options.keys is not None else None
     recordings = record(EnvConfig(id=options.game), RolloutConfig(steps=128, lanes=1, batch_lanes=1), 16)
     stop, forget = threading.Event(), threading.Event()
 

@@ -149,7 +149,7 @@ class Field:
         """The updates that count: those before each resume, without what it rolled back."""
         kept: list[dict[str, Any]] = []
         for row in self.updates():
-            if kept and row["epoch"] != kept[-1]["epoch"]:
+            if kept and row["generation"] != kept[-1]["generation"]:
                 kept = [other for other in kept if other["version"] < row["version"]]
             kept.append(row)
         return kept

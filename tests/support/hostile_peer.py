@@ -66,13 +66,13 @@ class HostilePeer:
     def _live(self, data: zmq.Socket[bytes], weights: zmq.Socket[bytes]) -> None:
         """Join honestly, then say anything until banned, then flood until heard again."""
         rng, sid = self._rng, os.urandom(16)
-        epoch, offset, credit, banned = 0, 0, 0, False
+        generation, offset, credit, banned = 0, 0, 0, False
         self._send(data, hello(sid))
         while not banned and not self._stop.is_set():
             while data.poll(int(_ANSWER_SECONDS * 1000)):
                 match codec.decode(data.recv_multipart()):
                     case m.Welcome() as welcome:
-                        epoch, credit = welcome.epoch, welcome.credit
+                        generation, credit = welcome.generation, welcome.credit
                     case m.Ack() as ack:
                         offset, credit = ack.received, ack.credit
                     case m.Reject(code="lost"):
@@ -81,13 +81,15 @@ class HostilePeer:
             for _ in range(4):
                 message = rng.choice(CORPUS)
                 self._send(rng.choice([data, weights]), mutant(message, codec.encode(message), rng))
-                lie = rng.choice(LIES).message(rng, sid, epoch, offset, credit)
+                lie = rng.choice(LIES).message(rng, sid, generation, offset, credit)
                 self._send(data, lie)
                 self.chunks += sum(isinstance(one, m.ChunkMessage) for one in (message, lie))
-            self._send(weights, m.WeightsRequest(name="bundle", epoch=-1, version=-1, piece=0, count=1 << 40))
+            self._send(
+                weights, m.WeightsRequest(name="bundle", generation=-1, version=-1, piece=0, count=1 << 40)
+            )
         until = time.monotonic() + BAN_SECONDS
         while time.monotonic() < until and not self._stop.is_set():
-            self._send(data, m.Heartbeat(sid=sid, epoch=epoch, produced=offset, stats={}))
+            self._send(data, m.Heartbeat(sid=sid, generation=generation, produced=offset, stats={}))
 
     def _send(self, socket: zmq.Socket[bytes], message: m.Message | list[bytes]) -> None:
         parts = message if isinstance(message, list) else codec.encode(message)
@@ -98,27 +100,36 @@ class HostilePeer:
             pass  # nobody reads as fast as we talk
 
 
-def false_heartbeat(rng: random.Random, sid: bytes, epoch: int, offset: int, credit: int) -> m.Message:
+def false_heartbeat(rng: random.Random, sid: bytes, generation: int, offset: int, credit: int) -> m.Message:
     """More steps than any credit allows."""
-    return m.Heartbeat(sid=sid, epoch=epoch, produced=1 << 60, stats={"phase_" + "x" * 200: 1e308})
+    return m.Heartbeat(sid=sid, generation=generation, produced=1 << 60, stats={"phase_" + "x" * 200: 1e308})
 
 
-def false_skip(rng: random.Random, sid: bytes, epoch: int, offset: int, credit: int) -> m.Message:
+def false_skip(rng: random.Random, sid: bytes, generation: int, offset: int, credit: int) -> m.Message:
     """A gap of more steps than any credit allows."""
-    return m.Skip(sid=sid, epoch=epoch, offset=offset, steps=1 << 60, produced=1 << 60, reason="epoch")
+    return m.Skip(
+        sid=sid,
+        generation=generation,
+        offset=offset,
+        steps=1 << 60,
+        produced=1 << 60,
+        reason="old_generation",
+    )
 
 
-def second_hello(rng: random.Random, sid: bytes, epoch: int, offset: int, credit: int) -> m.Message:
+def second_hello(rng: random.Random, sid: bytes, generation: int, offset: int, credit: int) -> m.Message:
     """The first Hello of another session on the same connection."""
     return dataclasses.replace(hello(os.urandom(16)), host="x" * 256, software="x" * 256)
 
 
-def unreadable_chunk(rng: random.Random, sid: bytes, epoch: int, offset: int, credit: int) -> m.ChunkMessage:
+def unreadable_chunk(
+    rng: random.Random, sid: bytes, generation: int, offset: int, credit: int
+) -> m.ChunkMessage:
     """An undamaged body of noise: within credit it takes a place until it is unpacked."""
     body, steps = rng.randbytes(500), max(1, credit - offset)
     return m.ChunkMessage(
         sid=sid,
-        epoch=epoch,
+        generation=generation,
         version=0,
         offset=offset,
         steps=steps,
@@ -131,15 +142,17 @@ def unreadable_chunk(rng: random.Random, sid: bytes, epoch: int, offset: int, cr
     )
 
 
-def damaged_chunk(rng: random.Random, sid: bytes, epoch: int, offset: int, credit: int) -> m.Message:
+def damaged_chunk(rng: random.Random, sid: bytes, generation: int, offset: int, credit: int) -> m.Message:
     """A body that does not match its checksum."""
-    return dataclasses.replace(unreadable_chunk(rng, sid, epoch, offset, credit), crc=1)
+    return dataclasses.replace(unreadable_chunk(rng, sid, generation, offset, credit), crc=1)
 
 
 class Lie(NamedTuple):
     """A well-formed message that cannot be true, and how the learner begins to refuse it."""
 
-    message: Callable[[random.Random, bytes, int, int, int], m.Message]  # rng, sid, epoch, offset, credit
+    message: Callable[
+        [random.Random, bytes, int, int, int], m.Message
+    ]  # rng, sid, generation, offset, credit
     reason: str
 
 

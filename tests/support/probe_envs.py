@@ -20,19 +20,19 @@ from torch import Tensor
 
 from actor.metrics import Phases
 from actor.rollout import Rollout
-from actor.service import Actor, Player
+from actor.service import Actor, PlayingState
 from actor.weights import Blob
 from common.config import Config
 from common.envs import Transition
 from common.model import rnd
-from common.model.bonus import Intrinsic
+from common.model.bonus import BonusModel
 from common.model.networks import PolicyOutput
 from common.model.policy import Policy
 from common.protocol import codec
 from common.protocol.chunk import WARMUP_VERSION
 from common.spaces import Spaces
-from learner.server.decoder import Delivered
-from learner.server.publisher import Offer
+from learner.interface import DecodedChunk
+from learner.server.publisher import WeightsBlob
 from learner.training.ppo import Report
 from learner.training.trainer import Trainer
 
@@ -95,30 +95,30 @@ class Loop:
     batch: int = WARMUP_VERSION
     reports: list[Report] = field(default_factory=list)
 
-    sid, epoch, joined, finished = bytes(16), 0, True, False
+    sid, generation, joined, finished = bytes(16), 0, True, False
     counts: ClassVar[Counter[str]] = Counter()  # the session never reconnects
-    welcome: ClassVar[Any] = SimpleNamespace(epoch=0, slot=0, incarnation=0)
+    welcome: ClassVar[Any] = SimpleNamespace(generation=0, slot=0, incarnation=0)
 
     def __post_init__(self) -> None:
         spaces, config = self.probe.spaces, self.config
         phases, never = Phases(), threading.Event()
         nowhere: Any = SimpleNamespace()  # the run's directory
         both: Any = self  # the other side, as far as each side needs it
-        self.trainer = Trainer(config, spaces, torch.device("cpu"), nowhere, self.epoch, never)
+        self.trainer = Trainer(config, spaces, torch.device("cpu"), nowhere, self.generation, never)
         self.trainer._save_at = math.inf
         self.trainer.connect(both, both, both, both, lambda: None)
         target = self.trainer.ppo.target.state_dict()
-        self.player = Player(
+        self.player = PlayingState(
             self.welcome,
             config,
             spaces,
             Rollout(self.probe, spaces, config.rollout, phases),
             Policy(spaces, config),
-            Intrinsic(spaces, config, target) if config.rnd.enabled else None,
+            BonusModel(spaces, config, target) if config.rnd.enabled else None,
         )
         parent: Any = SimpleNamespace(gone=lambda: False)
         self.actor = Actor(both, both, parent, never, phases, lambda stats: None, self.player)
-        self.offers: list[Offer] = []
+        self.offers: list[WeightsBlob] = []
         self._produced = self._sent = 0
         self.trainer.warm_up()
 
@@ -152,7 +152,7 @@ class Loop:
     def ask(self, work: Callable[[], object]) -> object:
         return work()
 
-    def publish(self, offer: Offer) -> None:
+    def publish(self, offer: WeightsBlob) -> None:
         self.offers.append(offer)
 
     def open(self, version: int, now: float) -> None:
@@ -161,7 +161,7 @@ class Loop:
     def settle(self, names: list[tuple[bytes, int]], verdict: str) -> None:
         pass
 
-    def take(self, timeout_seconds: float) -> Delivered:
+    def take(self, timeout_seconds: float) -> DecodedChunk:
         assert self.actor._load(self.player)
         self.actor._play(self.player)
         return self.delivered
@@ -170,7 +170,7 @@ class Loop:
 
     def fetch(self, name: str, held: tuple[int, int], meanwhile: Callable[[], bool]) -> Blob:
         offer = self.offers[self.version]
-        return Blob(offer.meta.epoch, offer.meta.version, offer.data)
+        return Blob(offer.meta.generation, offer.meta.version, offer.data)
 
     def poll(self) -> None:
         pass
@@ -178,12 +178,12 @@ class Loop:
     def stepped(self, steps: int) -> None:
         self._produced += steps
 
-    def send_chunk(self, epoch: int, version: int, fresh: bool, packed: codec.Packed) -> None:
+    def send_chunk(self, generation: int, version: int, fresh: bool, packed: codec.Packed) -> None:
         offset, steps = self._sent, self._produced - self._sent
         self._sent = self._produced
         message = packed.message(
             sid=self.sid,
-            epoch=epoch,
+            generation=generation,
             version=version,
             offset=offset,
             steps=steps,
@@ -191,4 +191,4 @@ class Loop:
             fresh=fresh,
         )
         chunk = codec.unpack(message, self.config.rollout, self.probe.spaces)
-        self.delivered = Delivered(self.sid, self.batch, 0, 0, offset, version, fresh, chunk)
+        self.delivered = DecodedChunk(self.sid, self.batch, 0, 0, offset, version, fresh, chunk)

@@ -27,10 +27,10 @@ from torch import Tensor
 from common import envs
 from common.config import Config
 from common.model import rnd
-from common.model.bonus import Intrinsic
+from common.model.bonus import BonusModel
 from common.model.bundle import Bundle
 from common.model.policy import Policy
-from common.rng import Place, draws, environment_seeds
+from common.rng import RngKey, draws, environment_seeds
 from learner.training.batch import Batch
 from learner.training.ppo import PPO
 from learner.training.running_stats import Moments
@@ -93,7 +93,7 @@ class Reference:
         self.spaces = envs.spaces(config.env)
         self.ppo = self.learner(config, self.spaces, torch.device("cpu"))
         self.policy = Policy(self.spaces, config)
-        self.intrinsic = Intrinsic(self.spaces, config, self.ppo.target.state_dict())
+        self.intrinsic = BonusModel(self.spaces, config, self.ppo.target.state_dict())
         self.observation = Moments.prior(self.spaces.observation)
         self.moments = {"intrinsic": Moments.prior(()), "extrinsic": Moments.prior(())}
         self.filters: defaultdict[tuple[int, int], float] = defaultdict(float)  # (slot, lane)
@@ -117,7 +117,7 @@ class Reference:
 
     def reset(self, incarnation: int, warmup: bool = False) -> None:
         """Start every lane anew, with the streams of its place."""
-        places = [Place(self.config.seed, slot, incarnation, warmup) for slot in self.slots]
+        places = [RngKey(self.config.seed, slot, incarnation, warmup) for slot in self.slots]
         self.streams = [place.generators(self.k) for place in places]
         seeds = [environment_seeds(streams) for streams in self.streams]
         self.now = [
@@ -173,7 +173,7 @@ class Reference:
         chunks, plays = self.arrange(chunks, plays)
         whole, slots = beside(plays), [slot for slot, _ in chunks]
         lag = np.repeat([version - played for _, played in chunks], self.k)
-        bonus = self.rate(chunks, plays)
+        bonus = self.compute_bonus(chunks, plays)
         if lag.any():
             stale = torch.from_numpy(whole.newest[1:, lag > 0])
             with torch.no_grad():
@@ -195,12 +195,12 @@ class Reference:
         """The order of a batch: that of the schedule, by slot."""
         return chunks, plays
 
-    def rate(self, chunks: list[tuple[int, int]], plays: list[Play]) -> npt.NDArray[np.float32]:
+    def compute_bonus(self, chunks: list[tuple[int, int]], plays: list[Play]) -> npt.NDArray[np.float32]:
         """The bonus of each step, float32 [T, E], each slot's by the bundle it played with."""
         parts = []
         for (slot, version), play in zip(chunks, plays, strict=True):
             self.intrinsic.load(self.bundle(slot, version))
-            parts.append(self.intrinsic.rate(play.newest[1:]))
+            parts.append(self.intrinsic.compute_bonus(play.newest[1:]))
         return np.concatenate(parts, 1)
 
     def observe(self, slots: list[int], play: Play) -> None:

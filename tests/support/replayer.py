@@ -13,7 +13,7 @@ import zmq
 
 from common.protocol import codec, messages
 from common.protocol.chunk import Chunk
-from common.protocol.messages import Ack, Bye, ByeOk, Rehello, Reject, Resend, Welcome
+from common.protocol.messages import Ack, Bye, ByeAck, HelloRequired, Reject, Resend, Welcome
 from tests.support.wire_fuzz import hello
 
 _IDENTITY = (123_456, 654_321)
@@ -25,7 +25,7 @@ class Replayer:
     def __init__(self, port: int, steps: int, lanes: int, count_file: Path) -> None:
         self._steps, self._lanes, self._count_file = steps, lanes, count_file
         self.sid, self.produced, self.frames = os.urandom(16), 0, dict[int, list[bytes]]()
-        self.epoch, self.version, self.settled, self.received, self.credit = -1, -1, 0, 0, 0
+        self.generation, self.version, self.settled, self.received, self.credit = -1, -1, 0, 0, 0
         self.joined = self.gone = False
         self.resends = 0
         self._context = zmq.Context()
@@ -72,7 +72,7 @@ class Replayer:
         self._count_file.write_bytes(struct.pack("=Q", self.produced))
         message = codec.pack(chunk).message(
             sid=self.sid,
-            epoch=self.epoch,
+            generation=self.generation,
             version=self.version,
             offset=offset,
             steps=steps,
@@ -89,7 +89,7 @@ class Replayer:
         message = codec.decode(self._socket.recv_multipart())
         match message:
             case Welcome():
-                self.joined, self.epoch = True, message.epoch
+                self.joined, self.generation = True, message.generation
                 self.received, self.settled = message.received, message.settled
                 self.credit, self.version = message.credit, message.version
             case Ack():
@@ -97,9 +97,9 @@ class Replayer:
                 self.credit, self.version = message.credit, message.version
             case Resend():
                 self.resends += 1
-            case Rehello() | Reject():
+            case HelloRequired() | Reject():
                 self.joined = False
-            case ByeOk():
+            case ByeAck():
                 self.gone = True
         return message
 
@@ -108,7 +108,7 @@ class Replayer:
         end = time.monotonic() + seconds
         while not self.joined:
             assert time.monotonic() < end, "expected a Welcome"
-            message = hello(self.sid, self.epoch, self.settled, self.produced)
+            message = hello(self.sid, self.generation, self.settled, self.produced)
             self._socket.send_multipart(codec.encode(message))
             self.hear(1.0)
 
@@ -123,6 +123,6 @@ class Replayer:
         """Bye until it is answered."""
         end = time.monotonic() + seconds
         while not self.gone:
-            assert time.monotonic() < end, "expected ByeOk"
+            assert time.monotonic() < end, "expected ByeAck"
             self._socket.send_multipart(codec.encode(Bye(sid=self.sid, produced=self.produced)))
             self.hear(1.0)

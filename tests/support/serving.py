@@ -11,14 +11,14 @@ import torch
 
 from common.keys import files
 from common.keys.curve import ActorKeys
-from common.keys.files import KeyDirectory, read_bundle
+from common.keys.files import KeyDirectory, read_key_file
 from common.model.bundle import Bundle
 from common.protocol import codec, messages
-from common.protocol.sockets import Client, Context, weights_endpoint
+from common.protocol.sockets import Context, DealerSocket, weights_endpoint
 from learner.presets import PRESETS
 from learner.server.admission import Admission
 from learner.server.network import Network
-from learner.server.publisher import Offer, Publisher
+from learner.server.publisher import Publisher, WeightsBlob
 from tests.support.processes import PATIENCE_SECONDS, free_port
 from tests.support.wire_fuzz import hello
 
@@ -32,7 +32,7 @@ class Served:
         self.path = directory / "keys"
         files.initialise(self.path)
         self.admission = Admission(PRESETS["cartpole"], 3, bytes(32))
-        target = Offer.of("target", Bundle(3, 0, {"weight": torch.zeros(400_000)}))
+        target = WeightsBlob.of("target", Bundle(3, 0, {"weight": torch.zeros(400_000)}))
         opened = KeyDirectory.open(self.path) if keyed else None
         self.network = Network(self.admission, Publisher(target), MESSAGE_BYTES, opened)
         self.endpoint, self.local = f"tcp://127.0.0.1:{free_port()}", f"ipc://{directory}/data"
@@ -53,14 +53,14 @@ class Served:
         """An authorised actor's bundle."""
         files.add(self.path, name)
         files.bundle(self.path, name, self.path / "bundle.json")
-        return read_bundle(self.path / "bundle.json")
+        return read_key_file(self.path / "bundle.json")
 
 
 class Peer:
     """A session without an environment, as far as the learner can tell an actor."""
 
     def __init__(self, context: Context, endpoint: str, bundle: ActorKeys | None = None) -> None:
-        self.client = Client(context, endpoint, MESSAGE_BYTES, bundle, watched=True)
+        self.client = DealerSocket(context, endpoint, MESSAGE_BYTES, bundle, watched=True)
         self.sid = secrets.token_bytes(16)
         self.produced = 0
 
@@ -71,7 +71,7 @@ class Peer:
             assert time.monotonic() < deadline, "expected a connection"
             time.sleep(0.01)
 
-    def hears(
+    def classify_message(
         self, kind: type[messages.Message] | UnionType, seconds: float = PATIENCE_SECONDS
     ) -> messages.Message | None:
         """The next message of a kind."""
@@ -88,7 +88,7 @@ class Peer:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < deadline:
             self.say(hello(self.sid, produced=self.produced))
-            if self.hears(messages.Welcome, 2.0) is not None:
+            if self.classify_message(messages.Welcome, 2.0) is not None:
                 return
         raise AssertionError(f"expected a Welcome within {PATIENCE_SECONDS:.0f} s")
 
@@ -99,7 +99,7 @@ class Peer:
     def step(self, steps: int) -> None:
         """Announce steps."""
         self.produced += steps
-        self.say(messages.Heartbeat(sid=self.sid, epoch=3, produced=self.produced, stats={}))
+        self.say(messages.Heartbeat(sid=self.sid, generation=3, produced=self.produced, stats={}))
 
     def refusal(self, seconds: float = PATIENCE_SECONDS) -> str | None:
         """Why it is not let in, if that comes out in time."""

@@ -17,7 +17,7 @@ import actor.session
 from actor.session import Session
 from common.config import Config
 from common.process import lifecycle
-from common.process.parent_link import Parent
+from common.process.parent_link import ParentLink
 from common.protocol import codec, messages
 from learner.server.admission import Admission
 from learner.server.message_handler import Intake
@@ -46,7 +46,7 @@ class Play:
     """A chunk being made."""
 
     sid: bytes
-    epoch: int
+    generation: int
     version: int
     steps: int = 0
 
@@ -93,7 +93,7 @@ class SimulatedActor:
         self.made_steps = 0
         self.play: Play | None = None
         self.wire = Wire(self)
-        self.session = Session(self._connect, Parent())  # type: ignore[arg-type]  # a Wire acts as a Client
+        self.session = Session(self._connect, ParentLink())  # type: ignore[arg-type]  # a Wire acts as a Client
 
     def _connect(self) -> Wire:
         self.wire = Wire(self)
@@ -104,7 +104,7 @@ class SimulatedActor:
         session, chunk_steps = self.session, self.world.config.rollout.chunk_steps
         session.poll()
         if self.play is None and session.joined and session.credit - session.produced >= chunk_steps:
-            self.play = Play(session.sid, session.epoch, session.version)
+            self.play = Play(session.sid, session.generation, session.version)
         play = self.play
         if play is None:
             return
@@ -112,12 +112,12 @@ class SimulatedActor:
             session.stepped(_LANES_STEPS)
             self.made_steps += _LANES_STEPS
             play.steps += _LANES_STEPS
-        if session.sid != play.sid or session.epoch != play.epoch:
+        if session.sid != play.sid or session.generation != play.generation:
             if session.sid == play.sid:
-                session.skip("epoch")
+                session.skip("old_generation")
             self.play = None
         elif play.steps == chunk_steps:
-            session.send_chunk(play.epoch, play.version, True, _EMPTY)
+            session.send_chunk(play.generation, play.version, True, _EMPTY)
             self.play = None
 
 
@@ -225,7 +225,7 @@ class World:
             connection = self._wires[peer]
             if connection.peer == peer and connection.owner.linked and not connection.owner.frozen:
                 connection.inbox.append(codec.encode(message))
-                connection.owner.gone = isinstance(message, messages.ByeOk)
+                connection.owner.gone = isinstance(message, messages.ByeAck)
         admission.replies.clear()
 
     def finish(self) -> Counter[str]:

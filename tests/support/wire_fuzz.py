@@ -17,7 +17,7 @@ SID, DIGEST = bytes(range(16)), bytes(range(32))
 CORPUS: list[m.Message] = [
     m.Hello(
         sid=SID,
-        epoch=-1,
+        generation=-1,
         host="wirt-ü",
         pid=4711,
         software="0.1.0",
@@ -27,7 +27,7 @@ CORPUS: list[m.Message] = [
     ),
     m.Welcome(
         sid=SID,
-        epoch=2,
+        generation=2,
         slot=1,
         incarnation=3,
         received=40,
@@ -43,7 +43,7 @@ CORPUS: list[m.Message] = [
     m.Reject(code="lost", text="begin a new one"),
     m.ChunkMessage(
         sid=SID,
-        epoch=2,
+        generation=2,
         version=5,
         offset=40,
         steps=15,
@@ -54,25 +54,32 @@ CORPUS: list[m.Message] = [
         crc=0xFFFFFFFF,
         body=b"body",
     ),
-    m.Skip(sid=SID, epoch=2, offset=55, steps=2, produced=57, reason="actor_shutdown"),
-    m.Ack(epoch=2, received=57, settled=40, credit=72, version=6),
+    m.Skip(sid=SID, generation=2, offset=55, steps=2, produced=57, reason="actor_shutdown"),
+    m.Ack(generation=2, received=57, settled=40, credit=72, version=6),
     m.Resend(offset=40),
-    m.Rehello(epoch=3),
-    m.Heartbeat(sid=SID, epoch=2, produced=57, stats={"steps_per_second": 3.5, "phase_env": 1}),
+    m.HelloRequired(generation=3),
+    m.Heartbeat(sid=SID, generation=2, produced=57, stats={"steps_per_second": 3.5, "phase_env": 1}),
     m.Bye(sid=SID, produced=57),
-    m.ByeOk(),
+    m.ByeAck(),
     m.Drain(finished=True),
-    m.WeightsRequest(name="bundle", epoch=2, version=5, piece=0, count=4),
-    m.WeightsMeta(name="target", epoch=0, version=0, size=1 << 40, pieces=7, digest=DIGEST),
-    m.WeightsPiece(name="bundle", epoch=2, version=5, piece=3, body=b"\0" * 9),
-    m.WeightsSame(name="target"),
+    m.WeightsRequest(name="bundle", generation=2, version=5, piece=0, count=4),
+    m.WeightsMeta(name="target", generation=0, version=0, size=1 << 40, pieces=7, digest=DIGEST),
+    m.WeightsPiece(name="bundle", generation=2, version=5, piece=3, body=b"\0" * 9),
+    m.WeightsUnchanged(name="target"),
 ]
 
 
-def hello(sid: bytes, epoch: int = -1, base: int = 0, produced: int = 0) -> m.Hello:
-    """The first Hello of a session; `epoch`, `base` and `produced` are those of one that comes back."""
+def hello(sid: bytes, generation: int = -1, base: int = 0, produced: int = 0) -> m.Hello:
+    """The first Hello of a session; `generation`, `base` and `produced` are those of one that comes back."""
     return m.Hello(
-        sid=sid, epoch=epoch, host="host", pid=1, software="0", base=base, produced=produced, former={}
+        sid=sid,
+        generation=generation,
+        host="host",
+        pid=1,
+        software="0",
+        base=base,
+        produced=produced,
+        former={},
     )
 
 

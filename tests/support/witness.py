@@ -1,6 +1,6 @@
 """`python -m tests.support.witness`, a learner whose training data is recorded.
 
-A line per update goes to TRAINED_FILE: time, epoch, version, and per lane the steps by the names that
+A line per update goes to TRAINED_FILE: time, generation, version, and per lane the steps by the names that
 `counted` gave them. With CHAOS_* in its environment it is also made to suffer.
 """
 
@@ -33,7 +33,12 @@ def _witnessed(self: Trainer, chunks: Any, joined: Any) -> Any:
             (high, low), made = names[0, lane, :2], names[:, lane, 2]
             whole = (names[:, lane, :2] == (high, low)).all() and (made[1:] - made[:-1] == 1).all()
             lanes.append([f"{high}-{low}", int(made[0]), int(made[-1]), bool(whole)])
-        row = {"time": time.time(), "epoch": self._epoch, "version": self.progress.version, "lanes": lanes}
+        row = {
+            "time": time.time(),
+            "generation": self._generation,
+            "version": self.progress.version,
+            "lanes": lanes,
+        }
         with open(os.environ["TRAINED_FILE"], "a") as file:  # noqa: PTH123  # what is written survives a kill
             file.write(json.dumps(row) + "\n")
     return report
@@ -54,7 +59,7 @@ if __name__ == "__main__":
     Trainer._train = _witnessed  # type: ignore[method-assign]
     if "CHAOS_WEDGE_SECONDS" in os.environ:
         end_seconds = float(os.environ["CHAOS_WEDGE_SECONDS"])
-        watchdog.PATIENCE["network"] = watchdog.Patience(end_seconds / 4, end_seconds)
+        watchdog.PATIENCE["network"] = watchdog.StallLimits(end_seconds / 4, end_seconds)
         Admission.tick = _wedged  # type: ignore[method-assign]
     if "CHAOS_FSYNC_SECONDS" in os.environ:
         os.fsync = _slow_fsync  # type: ignore[assignment]  # we sync descriptors alone

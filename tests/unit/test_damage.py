@@ -10,7 +10,7 @@ import pytest
 
 from common.config import Config
 from common.keys import files
-from common.keys.files import KeysError, read_bundle
+from common.keys.files import KeysError, read_key_file
 from common.process.lifecycle import Fatal
 from learner.runs import read_config
 from learner.training import checkpoint
@@ -47,7 +47,7 @@ def written_config(directory: Path) -> Path:
 def written_epoch(directory: Path) -> Path:
     with RunDirectory(directory, resume=True) as run:
         run.begin(None)
-    return directory / "epoch"
+    return directory / "generation"
 
 
 def next_epoch(path: Path) -> object:
@@ -68,8 +68,8 @@ Reader = Callable[[Path], object]
 FILES: dict[str, tuple[Callable[[Path], Path], Reader, type[Exception], bool]] = {
     "checkpoint": (written_checkpoint, checkpoint.load, CheckpointError, False),
     "config.json": (written_config, lambda path: read_config(path.parent), Fatal, True),
-    "epoch": (written_epoch, next_epoch, CheckpointError, True),
-    "key bundle": (written_bundle, read_bundle, KeysError, False),
+    "generation": (written_epoch, next_epoch, CheckpointError, True),
+    "key bundle": (written_bundle, read_key_file, KeysError, False),
 }
 
 

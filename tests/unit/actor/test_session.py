@@ -12,15 +12,15 @@ import actor.session
 import common
 from actor.session import Session
 from common.process.lifecycle import EXIT_CONFIGURATION, Fatal
-from common.process.parent_link import Parent
+from common.process.parent_link import ParentLink
 from common.protocol import codec
 from common.protocol import messages as m
-from common.protocol.sockets import Client, Context
+from common.protocol.sockets import Context, DealerSocket
 from tests.support.session_world import Clock
 
 WELCOME = m.Welcome(
     sid=bytes(16),
-    epoch=0,
+    generation=0,
     slot=0,
     incarnation=0,
     received=0,
@@ -42,7 +42,7 @@ class Line:
         self._clock = clock
         self.heard: list[m.Message] = []
         self._said: list[m.Message] = []
-        self.session = Session(lambda: self, Parent())  # type: ignore[arg-type, return-value]
+        self.session = Session(lambda: self, ParentLink())  # type: ignore[arg-type, return-value]
 
     def send(self, parts: list[bytes]) -> bool:
         self.heard.append(codec.decode(parts))
@@ -126,7 +126,7 @@ def test_a_session_leaves_a_learner_that_drains_without_joining_again(line: Line
     line.says(dataclasses.replace(WELCOME, sid=hello.sid))
     line.says(m.Drain(finished=False))
     assert line.session.joined
-    line._said.append(m.ByeOk())
+    line._said.append(m.ByeAck())
     assert line.session.leave()
     assert [type(message) for message in line.heard if not isinstance(message, m.Heartbeat)] == [m.Bye]
 
@@ -148,7 +148,7 @@ def test_who_was_never_welcomed_leaves_without_waiting(
 ) -> None:
     """Ctrl-C where the learner's address is wrong."""
     with Context() as context:
-        session = Session(lambda: Client(context, f"ipc://{tmp_path}/nobody", 1 << 16), Parent())
+        session = Session(lambda: DealerSocket(context, f"ipc://{tmp_path}/nobody", 1 << 16), ParentLink())
         assert not session.join(0.2)
         monkeypatch.setattr(session, "poll", wait)
         assert session.leave()

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pytest
 
 from actor.metrics import Phases
-from actor.service import Actor, Player
+from actor.service import Actor, PlayingState
 from common.config import Config, EnvConfig, PPOConfig, RNDConfig, RolloutConfig
 from common.protocol.chunk import WARMUP_VERSION
 from common.spaces import Spaces
@@ -29,7 +29,7 @@ HEAVY = {"matplotlib", "tensorboard", "tyro", "imageio", "torch._dynamo", "torch
 PLAYS = """
 import sys
 from actor import build
-from common.model.bonus import Intrinsic
+from common.model.bonus import BonusModel
 from actor.metrics import Phases
 from actor.rollout import Rollout
 from common import envs
@@ -37,16 +37,16 @@ from common.config import Config, EnvConfig, RolloutConfig
 from common.model.networks import make_target
 from common.model.policy import Policy
 from common.protocol import codec
-from common.rng import Place
+from common.rng import RngKey
 
 rollout = RolloutConfig(steps=4, lanes=2, batch_lanes=2)
 config = Config(precision="bfloat16", env=EnvConfig(id="CartPole-v1"), rollout=rollout)
 env = envs.make(config.env, 2)
-intrinsic = Intrinsic(env.spaces, config, make_target(env.spaces, config.network, 1).state_dict())
+intrinsic = BonusModel(env.spaces, config, make_target(env.spaces, config.network, 1).state_dict())
 rollout = Rollout(env, env.spaces, config.rollout, Phases())
-rollout.reset(Place(1, 0, 0, False))
+rollout.reset(RngKey(1, 0, 0, False))
 chunk = rollout.collect(Policy(env.spaces, config), lambda: True)
-chunk.bonus[:] = intrinsic.rate(chunk.observation[1:])
+chunk.bonus[:] = intrinsic.compute_bonus(chunk.observation[1:])
 codec.pack(chunk)
 print(*sys.modules)
 """
@@ -63,7 +63,7 @@ def test_playing_imports_no_compiler_and_nothing_of_the_learner() -> None:
 
 
 @pytest.fixture
-def built(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Player, list[int]]]:
+def built(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[PlayingState, list[int]]]:
     """A player of Pong, and the number of lanes of each emulator that was made for it."""
     made: list[int] = []
     make: Callable[..., ale_py.AtariVectorEnv] = ale_py.AtariVectorEnv
@@ -94,7 +94,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Player, list[int]]]
     player.rollout._env.close()
 
 
-def test_a_game_is_loaded_once_per_lane(built: tuple[Player, list[int]]) -> None:
+def test_a_game_is_loaded_once_per_lane(built: tuple[PlayingState, list[int]]) -> None:
     """Loading costs as much as a thousand steps, so the lanes themselves say what they show and accept."""
     player, made = built
     assert player.spaces == Spaces((84, 84), 4, 6)

@@ -61,7 +61,7 @@ def test_every_step_of_every_fake_actor_is_in_the_books(
     assert totals.trained >= 40 * ROLLOUT.chunk_steps
     assert report.left == ACTORS and report.reconnects == 0
     chunks = sum(report.made.values()) // ROLLOUT.chunk_steps
-    assert chunks - ACTORS <= len(report.ack_seconds) <= chunks  # ByeOk may answer a session's last one
+    assert chunks - ACTORS <= len(report.ack_seconds) <= chunks  # ByeAck may answer a session's last one
 
 
 def test_who_reconnects_sends_again_and_nothing_is_counted_twice(

@@ -11,12 +11,12 @@ import pytest
 import zmq
 
 from common import addresses
-from common.keys.handshake import greeting
+from common.keys.handshake import read_zmtp_greeting
 from common.protocol.sockets import (
     BindError,
-    Client,
     Context,
-    Server,
+    DealerSocket,
+    RouterSocket,
     is_loopback,
     parse_address,
     weights_endpoint,
@@ -63,7 +63,7 @@ def test_a_connection_uses_ipv6_for_a_name_that_has_no_other_address(
     host: str, ipv6: int, resolver: None
 ) -> None:
     with Context() as context:
-        client = Client(context, f"tcp://{host}:5555", 1 << 16)
+        client = DealerSocket(context, f"tcp://{host}:5555", 1 << 16)
         assert client.raw.getsockopt(zmq.IPV6) == ipv6
         client.close()
 
@@ -89,9 +89,9 @@ def test_a_process_resolves_each_host_once_and_a_literal_address_never(
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     with Context() as context:
         for port in range(5555, 5559):
-            Client(context, f"tcp://later.invalid:{port}", 1 << 16).close()
+            DealerSocket(context, f"tcp://later.invalid:{port}", 1 << 16).close()
         for literal in ("127.0.0.1", "[::1]", "[fe80::1%lo]"):
-            Client(context, f"tcp://{literal}:5555", 1 << 16).close()
+            DealerSocket(context, f"tcp://{literal}:5555", 1 << 16).close()
     assert asked == ["later.invalid"] * 2  # the failure is not kept
     assert addresses.family("127.0.0.1") == socket.AF_INET
     assert addresses.family("::1") == addresses.family("fe80::1%lo") == socket.AF_INET6
@@ -119,13 +119,13 @@ def test_what_is_bound_is_reached_if_the_machine_has_the_address(bound: str, con
     if "[" in bound and not has_ipv6_loopback():
         pytest.skip("this machine has no IPv6 loopback address")
     with Context() as context:
-        server = Server(context, 1 << 16)
+        server = RouterSocket(context, 1 << 16)
         port = addresses.host_and_port(server.bind(bound))[1]
-        client = Client(context, f"tcp://{connected}:{port}", 1 << 16)
+        client = DealerSocket(context, f"tcp://{connected}:{port}", 1 << 16)
         assert client.raw.poll(int(1000 * PATIENCE_SECONDS), zmq.POLLOUT) and client.send([b"over"])
         assert server.raw.poll(int(1000 * PATIENCE_SECONDS))
         assert [parts for _, _, parts in server.receive()] == [[b"over"]]
-        assert greeting(f"tcp://{connected}:{port}") == "NULL"
+        assert read_zmtp_greeting(f"tcp://{connected}:{port}") == "NULL"
         client.close()
         server.close()
 
@@ -134,7 +134,7 @@ def test_what_is_bound_is_reached_if_the_machine_has_the_address(bound: str, con
 def test_an_address_that_no_machine_has_cannot_be_bound(bound: str) -> None:
     """These addresses are reserved for documentation."""
     with Context() as context:
-        server = Server(context, 1 << 16)
+        server = RouterSocket(context, 1 << 16)
         with pytest.raises(BindError, match=re.escape(f"expected to bind {bound}, got")):
             server.bind(bound)
         server.close()

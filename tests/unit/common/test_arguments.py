@@ -14,7 +14,7 @@ import structlog
 
 from common import arguments, log
 from common.process.lifecycle import Fatal
-from learner.monitoring.progress_line import Line, ProgressLine
+from learner.monitoring.progress_line import ProgressFacts, ProgressLine
 
 CLOSED_PIPE = 141  # 128 + SIGPIPE, as a shell shows a program that the signal ended
 
@@ -100,7 +100,7 @@ def test_a_progress_line_that_nobody_reads_does_not_end_training(
     buffered: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log.configure("learner")
-    facts = Line(64, 640, 256, 10.0, None, None, 1, 0)
+    facts = ProgressFacts(64, 640, 256, 10.0, None, None, 1, 0)
     with closed_pipe("stdout", buffered):
         line = ProgressLine()
         line.show(facts, last=True)

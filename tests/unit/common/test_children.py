@@ -9,7 +9,7 @@ import psutil
 import pytest
 from structlog.testing import capture_logs
 
-from common.process.children import Children
+from common.process.children import ChildProcesses
 from common.process.fork_server import ForkServer
 from common.process.lifecycle import Backoff
 
@@ -53,7 +53,7 @@ def test_a_child_that_cannot_be_started_is_tried_again_and_leaks_no_descriptor(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(Backoff, "next_seconds", lambda self: 0.0)
-    owner = Children(cast(ForkServer, FullMachine(failures=2)), [], 3)
+    owner = ChildProcesses(cast(ForkServer, FullMachine(failures=2)), [], 3)
     before = psutil.Process().num_fds()
     with capture_logs() as logged:
         assert owner.tick() == []

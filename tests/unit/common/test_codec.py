@@ -28,7 +28,13 @@ TORQUES = Spaces((5,), 1, 3, ((-2.0, 2.0),) * 3)
 def chunk_message(chunk: Chunk) -> m.ChunkMessage:
     """The message of a chunk, as an actor builds it."""
     return codec.pack(chunk).message(
-        sid=SID, epoch=0, version=0, offset=0, steps=chunk.reward.size, produced=chunk.reward.size, fresh=True
+        sid=SID,
+        generation=0,
+        version=0,
+        offset=0,
+        steps=chunk.reward.size,
+        produced=chunk.reward.size,
+        fresh=True,
     )
 
 
@@ -178,7 +184,7 @@ def test_an_overlong_header_is_not_sent() -> None:
     """What the other side would refuse does not leave."""
     with pytest.raises(ValueError, match="4096"):
         codec.encode(
-            m.Heartbeat(sid=SID, epoch=0, produced=0, stats={"x" * 250 + str(i): 1.0 for i in range(20)})
+            m.Heartbeat(sid=SID, generation=0, produced=0, stats={"x" * 250 + str(i): 1.0 for i in range(20)})
         )
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from common.keys import files
 from common.keys.curve import KeyPair
-from common.keys.files import KeyDirectory, KeysError, read_bundle
+from common.keys.files import KeyDirectory, KeysError, read_key_file
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_a_bundle_holds_the_learners_public_key_and_the_pair_of_an_authorised_ac
     directory: Path, tmp_path: Path
 ) -> None:
     files.bundle(directory, "alice", tmp_path / "a.json")
-    bundle, opened = read_bundle(tmp_path / "a.json"), KeyDirectory.open(directory)
+    bundle, opened = read_key_file(tmp_path / "a.json"), KeyDirectory.open(directory)
     assert bundle.learner == opened.pair.public
     assert opened.authorised()[0][bundle.pair.public] == bundle.name == "alice"
     assert bundle.pair.fits() and opened.pair.secret not in (tmp_path / "a.json").read_text()
@@ -112,7 +112,7 @@ def test_a_secret_that_others_may_read_or_write_is_refused(
     bundle = tmp_path / "a.json"
     files.bundle(directory, "alice", bundle)
     for path, read in (
-        (bundle, lambda: read_bundle(bundle)),
+        (bundle, lambda: read_key_file(bundle)),
         (directory / "learner.json", lambda: KeyDirectory.open(directory)),
     ):
         path.chmod(open_to)
@@ -126,7 +126,7 @@ def test_a_list_of_authorised_actors_that_others_may_extend_is_refused(directory
 
 
 def test_absent_files_and_directories_are_named(directory: Path, tmp_path: Path) -> None:
-    assert "nowhere" in sentence(lambda: read_bundle(tmp_path / "nowhere.json"))
+    assert "nowhere" in sentence(lambda: read_key_file(tmp_path / "nowhere.json"))
     assert "learner.json" in sentence(lambda: KeyDirectory.open(tmp_path / "nowhere"))
     opened = KeyDirectory.open(directory)
     (directory / "authorised").rename(directory / "elsewhere")
@@ -139,14 +139,14 @@ def test_a_damaged_bundle_is_refused_in_a_sentence_that_shows_nothing_of_it(
     """Every bit flipped that a reader would notice, and every cut at 1/64 of the length."""
     path = tmp_path / "a.json"
     files.bundle(directory, "alice", path)
-    whole, read = path.read_bytes(), read_bundle(path)
+    whole, read = path.read_bytes(), read_key_file(path)
     flips = [whole[:n] + bytes([whole[n] ^ 1 << n % 8]) + whole[n + 1 :] for n in range(len(whole) - 1)]
     cuts = [whole[: len(whole) * part // 64] for part in range(64)]
     refused = 0
     for data in [*flips, *cuts, b"[]", b"null", b'"a"', b"[" * 4000, b"\xff" * 100, bytes(5000)]:
         path.write_bytes(data)
         try:
-            assert read_bundle(path) == read, "damage went unseen"
+            assert read_key_file(path) == read, "damage went unseen"
         except KeysError as error:
             refused += 1
             assert len(str(error).splitlines()) == 1
@@ -159,7 +159,7 @@ def test_halves_of_different_pairs_are_refused(directory: Path, tmp_path: Path) 
     for change in ({"public": KeyPair.new().public}, {"secret": KeyPair.new().secret}, {"secret": "short"}):
         files.bundle(directory, "alice", path)
         rewrite(path, **change)
-        assert "halves" in sentence(lambda: read_bundle(path))
+        assert "halves" in sentence(lambda: read_key_file(path))
 
 
 def test_one_damaged_file_keeps_out_its_own_actor_alone(directory: Path) -> None:
@@ -204,7 +204,7 @@ def test_half_a_file_under_way_is_not_read(directory: Path) -> None:
 
 def test_secrets_do_not_show_when_printed(directory: Path, tmp_path: Path) -> None:
     files.bundle(directory, "alice", tmp_path / "a.json")
-    bundle, opened = read_bundle(tmp_path / "a.json"), KeyDirectory.open(directory)
+    bundle, opened = read_key_file(tmp_path / "a.json"), KeyDirectory.open(directory)
     shown = f"{bundle!r} {bundle} {opened!r} {opened}"
     assert bundle.pair.secret not in shown and opened.pair.secret not in shown
     assert bundle.pair.public in shown
@@ -228,7 +228,7 @@ def test_the_command_does_all_of_it_and_complains_in_one_sentence(
     secrets = [json.loads(file.read_text()).get("secret") for file in tmp_path.rglob("*.json")]
     assert len([secret for secret in secrets if secret]) == 3
     assert not any(secret in said.out + said.err for secret in secrets if secret)
-    assert read_bundle(Path("a.json")).pair.public in said.out
+    assert read_key_file(Path("a.json")).pair.public in said.out
     assert run("bundle", "alice", "-o", "no/where.json") == 78
     assert run("add") == run("shout") == run() == 2
     assert all(line.startswith("keys: ") for line in capsys.readouterr().err.splitlines())

@@ -12,8 +12,8 @@ import pytest
 from actor.fleet import Fleet
 from actor.metrics import FleetCollector
 from actor.weights import Weights
-from common.process.children import Child, Children
-from common.process.parent_link import Parent
+from common.process.children import Child, ChildProcesses
+from common.process.parent_link import ParentLink
 from tests.support.processes import SELECT_DESCRIPTORS
 
 
@@ -25,9 +25,9 @@ def test_notes_pass_over_descriptors_that_select_refuses(
     child = Child(5, [], socket=ours)
     collector, told = FleetCollector(), list[tuple[int, dict[str, float]]]()
     monkeypatch.setattr(collector, "update", lambda number, stats: told.append((number, stats)))
-    children = cast(Children, type("Owner", (), {"children": [child]})())
+    children = cast(ChildProcesses, type("Owner", (), {"children": [child]})())
     fleet = Fleet(children, cast(Weights, None), tmp_path, collector)
-    parent = Parent(theirs.detach())
+    parent = ParentLink(theirs.detach())
     descriptor = parent.fileno()
     assert descriptor is not None and min(descriptor, ours.fileno()) >= SELECT_DESCRIPTORS
     parent.send({"stats": {"steps": 7.0}})

@@ -10,7 +10,7 @@ import torch
 
 from common.config import Config
 from common.model import precision
-from common.model.bonus import Intrinsic
+from common.model.bonus import BonusModel
 from common.model.bundle import Bundle
 from common.model.networks import make_policy, make_predictor, make_target
 from common.model.policy import Policy
@@ -58,11 +58,11 @@ def test_an_unresolved_precision_computes_nothing() -> None:
 
 def outputs(config: Config, bundle: Bundle, target: dict[str, torch.Tensor]) -> list[Any]:
     """What an actor computes: parameters of its actions, and bonuses."""
-    policy, intrinsic = Policy(SPACES, config), Intrinsic(SPACES, config, target)
+    policy, intrinsic = Policy(SPACES, config), BonusModel(SPACES, config, target)
     policy.load(bundle)
     intrinsic.load(bundle)
     states = np.random.default_rng(0).normal(size=(7, 3, 5)).astype(np.float32)
-    return [policy.parameters(states[:, :1]).numpy(), intrinsic.rate(states)]
+    return [policy.parameters(states[:, :1]).numpy(), intrinsic.compute_bonus(states)]
 
 
 def test_an_actor_without_native_bfloat16_acts_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:

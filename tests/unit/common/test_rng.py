@@ -6,34 +6,34 @@ import itertools
 
 import numpy as np
 
-from common.rng import Place, environment_seeds, network_seed
+from common.rng import RngKey, environment_seeds, network_seed
 
 
-def first_draws(place: Place, lanes: int = 3) -> list[float]:
+def first_draws(place: RngKey, lanes: int = 3) -> list[float]:
     """One number per lane."""
     return [float(generator.random()) for generator in place.generators(lanes)]
 
 
 def test_a_place_always_has_the_same_streams() -> None:
     """They follow from its four numbers."""
-    assert first_draws(Place(1, 2, 3, False)) == first_draws(Place(1, 2, 3, False))
+    assert first_draws(RngKey(1, 2, 3, False)) == first_draws(RngKey(1, 2, 3, False))
 
 
 def test_no_two_places_share_a_stream() -> None:
     """Seed, slot, incarnation, lane and warm-up each make another stream."""
-    places = [Place(*key) for key in itertools.product((0, 1), (0, 1, 5), (0, 1), (False, True))]
+    places = [RngKey(*key) for key in itertools.product((0, 1), (0, 1, 5), (0, 1), (False, True))]
     draws = [draw for place in places for draw in first_draws(place)]
     assert len(set(draws)) == len(draws)
 
 
 def test_a_lane_does_not_depend_on_how_many_there_are() -> None:
     """Lane b of an actor is the same whatever the number of lanes."""
-    assert first_draws(Place(1, 2, 3, False), 7)[:3] == first_draws(Place(1, 2, 3, False), 3)
+    assert first_draws(RngKey(1, 2, 3, False), 7)[:3] == first_draws(RngKey(1, 2, 3, False), 3)
 
 
 def test_environment_seeds_fit_the_emulator() -> None:
     """Distinct, and in [0, 2^31)."""
-    seeds = environment_seeds(Place(1, 0, 0, False).generators(101))
+    seeds = environment_seeds(RngKey(1, 0, 0, False).generators(101))
     assert seeds.dtype == np.int64
     assert len(set(seeds.tolist())) == 101
     assert seeds.min() >= 0

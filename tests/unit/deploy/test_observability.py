@@ -19,11 +19,11 @@ from common.spaces import Spaces
 from deploy.grafana.build import DIRECTORY, text
 from deploy.grafana.panels import DASHBOARDS
 from learner.monitoring.metrics import LearnerCollector
-from learner.server.decoder import Inbox
-from learner.server.status import Seated, View
+from learner.server.decoder import ChunkDecoder
+from learner.server.status import ServerStatus, SessionStatus
 from learner.training.episodes import EpisodeTracker
 from learner.training.ppo import Report
-from learner.training.status import Progress
+from learner.training.status import TrainerStatus
 from tests.support.prometheus import DEPLOY, command, selectors
 
 RULES = sorted((DEPLOY / "prometheus" / "rules").glob("*.yml"))
@@ -44,16 +44,16 @@ def registries() -> tuple[CollectorRegistry, CollectorRegistry]:
     episodes = EpisodeTracker(count=1, best=1.0)
     episodes.recent.append(1.0)
     episodes.lengths.append(9)
-    progress = Progress(
+    progress = TrainerStatus(
         version=3, report=Report(defaultdict(float), 1e-4), lags=Counter({0: 3}), checkpoint_at=1.0
     )
-    seated = Seated(0, "host", 0, 128, plays=True, silent_seconds=0.1)
-    view = View(actors=1, fleet=(seated,), chunk_seconds=0.5, actor_phases={"env": 1.0})
+    seated = SessionStatus(0, "host", 0, 128, plays=True, silent_seconds=0.1)
+    view = ServerStatus(actors=1, fleet=(seated,), chunk_seconds=0.5, actor_phases={"env": 1.0})
     view.events.update(join=1)
     view.messages.update(chunk=1)
     view.wire_errors.update(frames=0)
     view.auth_refused.update(unknown_key=1)
-    inbox = Inbox(Config().rollout, Spaces((4,), 1, 2), lambda arrival, reason: None)
+    inbox = ChunkDecoder(Config().rollout, Spaces((4,), 1, 2), lambda arrival, reason: None)
     learner = LearnerCollector(
         lambda: view, lambda: progress, episodes, inbox, Config(), 0, lambda: {"network": 0.1}
     ).registry()

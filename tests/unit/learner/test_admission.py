@@ -25,8 +25,8 @@ EPOCH, TARGET, BODY = 4, bytes(32), b"arrays"
 class Fleet:
     """An Admission, a clock, and the replies by peer."""
 
-    def __init__(self, epoch: int = EPOCH, config: Config = CONFIG) -> None:
-        self.admission, self.now = Admission(config, epoch, TARGET), 100.0
+    def __init__(self, generation: int = EPOCH, config: Config = CONFIG) -> None:
+        self.admission, self.now = Admission(config, generation, TARGET), 100.0
 
     def say(self, peer: str, message: m.Message) -> list[m.Message]:
         """Send; returns what that peer hears."""
@@ -48,19 +48,21 @@ class Fleet:
 
     def hello(self, name: str, **facts: object) -> list[m.Message]:
         """Join, or come back, from the peer of that name."""
-        values = {"epoch": -1, "base": 0, "produced": 0, "former": {}} | facts
+        values = {"generation": -1, "base": 0, "produced": 0, "former": {}} | facts
         return self.say(name, m.Hello(sid=sid(name), host="host", pid=1, software="0", **values))  # type: ignore[arg-type]
 
     def join(self, *names: str) -> None:
         """Join, say something, and forget the answers."""
         for name in names:
             self.hello(name)
-            self.say(name, m.Heartbeat(sid=sid(name), epoch=self.admission.epoch, produced=0, stats={}))
+            self.say(
+                name, m.Heartbeat(sid=sid(name), generation=self.admission.generation, produced=0, stats={})
+            )
 
     def chunk(self, name: str, offset: int = 0, version: int = 0, **facts: object) -> list[m.Message]:
         """Send a chunk."""
         values = {
-            "epoch": self.admission.epoch,
+            "generation": self.admission.generation,
             "steps": CHUNK,
             "fresh": offset == 0,
             "truncations": 0,
@@ -111,7 +113,7 @@ def test_a_welcome_brings_all_an_actor_needs() -> None:
     fleet.open(version=7)
     (welcome, ack) = fleet.hello("a")
     assert isinstance(welcome, m.Welcome)
-    assert (welcome.sid, welcome.epoch, welcome.slot, welcome.incarnation) == (sid("a"), EPOCH, 0, 0)
+    assert (welcome.sid, welcome.generation, welcome.slot, welcome.incarnation) == (sid("a"), EPOCH, 0, 0)
     assert (welcome.received, welcome.settled, welcome.credit, welcome.version) == (0, 0, CHUNK, 7)
     assert Config.from_json(welcome.body) == CONFIG
     assert last_ack([ack]).credit == CHUNK
@@ -137,14 +139,21 @@ def test_coming_back_keeps_slot_incarnation_and_credit() -> None:
     fleet.open()
     fleet.chunk("a")
     hello = m.Hello(
-        sid=sid("a"), epoch=EPOCH, host="host", pid=1, software="0", base=0, produced=CHUNK + 3, former={}
+        sid=sid("a"),
+        generation=EPOCH,
+        host="host",
+        pid=1,
+        software="0",
+        base=0,
+        produced=CHUNK + 3,
+        former={},
     )
     welcome = fleet.say("a-again", hello)[-1]
     assert isinstance(welcome, m.Welcome)
     assert (welcome.slot, welcome.incarnation) == (0, 0)
     assert (welcome.received, welcome.settled, welcome.credit) == (CHUNK, 0, 2 * CHUNK)
-    assert fleet.say("a", m.Heartbeat(sid=sid("a"), epoch=EPOCH, produced=0, stats={})) == [
-        m.Rehello(epoch=EPOCH)
+    assert fleet.say("a", m.Heartbeat(sid=sid("a"), generation=EPOCH, produced=0, stats={})) == [
+        m.HelloRequired(generation=EPOCH)
     ]
     assert fleet.admission.events["join"] == 1
 
@@ -152,10 +161,10 @@ def test_coming_back_keeps_slot_incarnation_and_credit() -> None:
 def test_strangers_are_asked_to_say_hello() -> None:
     """An unknown connection, and a known one that speaks for another session."""
     fleet = Fleet()
-    assert fleet.chunk("a") == [m.Rehello(epoch=EPOCH)]
+    assert fleet.chunk("a") == [m.HelloRequired(generation=EPOCH)]
     fleet.join("a", "b")
-    assert fleet.say("a", m.Heartbeat(sid=sid("b"), epoch=EPOCH, produced=0, stats={})) == [
-        m.Rehello(epoch=EPOCH)
+    assert fleet.say("a", m.Heartbeat(sid=sid("b"), generation=EPOCH, produced=0, stats={})) == [
+        m.HelloRequired(generation=EPOCH)
     ]
     assert fleet.dropped() == {}
 
@@ -188,7 +197,7 @@ def test_one_session_fills_several_places() -> None:
 
 
 def test_who_joins_late_shares_in_the_open_batch() -> None:
-    """Places that nobody holds go to whoever comes."""
+    """OpenBatch that nobody holds go to whoever comes."""
     fleet = Fleet()
     fleet.join("a")
     fleet.open()
@@ -238,14 +247,14 @@ def test_slow_fleets_have_patience() -> None:
     [
         ({"version": 0}, "stale"),
         ({"version": 2}, "stale"),
-        ({"epoch": EPOCH - 1}, "epoch"),
-        ({"epoch": EPOCH - 1, "version": 0}, "epoch"),
+        ({"generation": EPOCH - 1}, "old_generation"),
+        ({"generation": EPOCH - 1, "version": 0}, "old_generation"),
         ({"steps": CHUNK - 1}, "invalid"),
         ({"version": 1}, None),
     ],
 )
 def test_each_chunk_out_of_place_has_one_reason(facts: dict[str, int], reason: str | None) -> None:
-    """A chunk of an earlier epoch is always `epoch`; what was dropped is settled at once."""
+    """A chunk of an earlier generation is always `generation`; what was dropped is settled at once."""
     fleet = Fleet()
     fleet.join("a")
     fleet.open(version=1)
@@ -335,12 +344,15 @@ def test_a_skip_is_booked_and_its_credit_given_back() -> None:
     fleet.join("a")
     fleet.open()
     ack = last_ack(
-        fleet.say("a", m.Skip(sid=sid("a"), epoch=EPOCH, offset=0, steps=3, produced=3, reason="epoch"))
+        fleet.say(
+            "a",
+            m.Skip(sid=sid("a"), generation=EPOCH, offset=0, steps=3, produced=3, reason="old_generation"),
+        )
     )
     assert (ack.settled, ack.credit) == (3, CHUNK + 3)
     fleet.chunk("a", 3)
     assert fleet.arrived() == [("a", 3)]
-    assert fleet.dropped() == {"epoch": 3}
+    assert fleet.dropped() == {"old_generation": 3}
 
 
 def test_silence_ends_a_session_and_books_what_it_announced() -> None:
@@ -351,7 +363,9 @@ def test_silence_ends_a_session_and_books_what_it_announced() -> None:
     fleet.chunk("a")
     fleet.say(
         "a",
-        m.Heartbeat(sid=sid("a"), epoch=EPOCH, produced=CHUNK + 7, stats={"phase_env": 2.0, "other": 1.0}),
+        m.Heartbeat(
+            sid=sid("a"), generation=EPOCH, produced=CHUNK + 7, stats={"phase_env": 2.0, "other": 1.0}
+        ),
     )
     fleet.wait(LEASE_SECONDS)
     assert len(fleet.admission.seats) == 1
@@ -371,13 +385,13 @@ def test_the_fleets_seconds_count_nothing_twice_when_a_session_follows_another()
     fleet.join("a")
     fleet.open()
     fleet.chunk("a")
-    fleet.say("a", m.Heartbeat(sid=sid("a"), epoch=EPOCH, produced=CHUNK, stats={"phase_env": 500.0}))
+    fleet.say("a", m.Heartbeat(sid=sid("a"), generation=EPOCH, produced=CHUNK, stats={"phase_env": 500.0}))
     fleet.wait(LEASE_SECONDS + 0.25)
     assert len(fleet.admission.seats) == 0
     fleet.hello("b")
-    fleet.say("b", m.Heartbeat(sid=sid("b"), epoch=EPOCH, produced=0, stats={"phase_env": 520.0}))
+    fleet.say("b", m.Heartbeat(sid=sid("b"), generation=EPOCH, produced=0, stats={"phase_env": 520.0}))
     assert fleet.admission.seats.phase_seconds["env"] == 500.0
-    fleet.say("b", m.Heartbeat(sid=sid("b"), epoch=EPOCH, produced=0, stats={"phase_env": 523.0}))
+    fleet.say("b", m.Heartbeat(sid=sid("b"), generation=EPOCH, produced=0, stats={"phase_env": 523.0}))
     assert fleet.admission.seats.phase_seconds["env"] == 503.0
 
 
@@ -390,7 +404,7 @@ def test_the_fleets_seconds_never_go_back_and_have_no_names_but_the_known() -> N
             "a",
             m.Heartbeat(
                 sid=sid("a"),
-                epoch=EPOCH,
+                generation=EPOCH,
                 produced=0,
                 stats={"phase_env": seconds, "phase_x": 9.0, "steps": 1.0},
             ),
@@ -428,7 +442,7 @@ def test_everybody_has_time_to_reset_the_lanes_after_random_play() -> None:
     fleet.open(version=-1)
     fleet.chunk("a", version=-1)
     fleet.open(version=0)
-    fleet.say("a", m.Heartbeat(sid=sid("a"), epoch=EPOCH, produced=CHUNK, stats={}))
+    fleet.say("a", m.Heartbeat(sid=sid("a"), generation=EPOCH, produced=CHUNK, stats={}))
     fleet.wait(119)
     assert len(fleet.admission.seats) == 1
     fleet.chunk("a", CHUNK)
@@ -452,16 +466,16 @@ def test_a_pause_of_our_own_is_nobodys_fault() -> None:
 
 
 def test_the_dead_begin_anew() -> None:
-    """A session that was given up, or that this epoch welcomed and forgot, is told so."""
+    """A session that was given up, or that this generation welcomed and forgot, is told so."""
     fleet = Fleet()
     fleet.join("a")
     fleet.wait(121)
-    assert fleet.chunk("a") == [m.Rehello(epoch=EPOCH)]
-    for facts in ({"epoch": EPOCH}, {"epoch": -1}, {"epoch": EPOCH - 1}):
+    assert fleet.chunk("a") == [m.HelloRequired(generation=EPOCH)]
+    for facts in ({"generation": EPOCH}, {"generation": -1}, {"generation": EPOCH - 1}):
         (reply,) = fleet.hello("a", **facts)
         assert isinstance(reply, m.Reject)
         assert (reply.code, reply.sid, reply.produced) == ("lost", sid("a"), 0)
-    (reply,) = fleet.hello("never-seen", epoch=EPOCH)
+    (reply,) = fleet.hello("never-seen", generation=EPOCH)
     assert isinstance(reply, m.Reject)
     assert fleet.dropped() == {}
 
@@ -470,9 +484,9 @@ def test_who_was_given_up_is_told_where_its_books_end() -> None:
     """What it stepped beyond that goes into the books of its next session."""
     fleet = Fleet()
     fleet.join("a")
-    fleet.say("a", m.Heartbeat(sid=sid("a"), epoch=EPOCH, produced=4, stats={}))
+    fleet.say("a", m.Heartbeat(sid=sid("a"), generation=EPOCH, produced=4, stats={}))
     fleet.wait(121)
-    (reply,) = fleet.hello("a", epoch=EPOCH, produced=9)
+    (reply,) = fleet.hello("a", generation=EPOCH, produced=9)
     assert isinstance(reply, m.Reject)
     assert reply.produced == 4
     assert fleet.dropped() == {"actor_lost": 4}
@@ -495,7 +509,7 @@ def test_goodbye_is_granted_once_everything_is_here() -> None:
     fleet.open()
     assert fleet.say("a", m.Bye(sid=sid("a"), produced=CHUNK)) == [m.Resend(offset=0)]
     fleet.chunk("a")
-    assert fleet.say("a", m.Bye(sid=sid("a"), produced=CHUNK)) == [m.ByeOk()]
+    assert fleet.say("a", m.Bye(sid=sid("a"), produced=CHUNK)) == [m.ByeAck()]
     assert fleet.dropped() == {}
     assert fleet.admission.events["leave"] == 1
     assert len(fleet.admission.seats) == 0
@@ -523,7 +537,7 @@ def test_a_new_version_extends_no_lease() -> None:
 
 
 def restarted(fleet: Fleet, local: set[bytes]) -> Fleet:
-    """The next epoch, from a snapshot of this one."""
+    """The next generation, from a snapshot of this one."""
     successor = Fleet(EPOCH + 1)
     successor.admission.restore(fleet.admission.to_json(local), successor.now)
     return successor
@@ -540,11 +554,11 @@ def test_an_actor_outlives_its_learner() -> None:
     after = restarted(fleet, set())
     after.open(version=1)
     assert after.granted() == set()  # nobody has been heard of yet
-    welcome = after.hello("b", epoch=EPOCH, base=CHUNK, produced=2 * CHUNK)[0]
+    welcome = after.hello("b", generation=EPOCH, base=CHUNK, produced=2 * CHUNK)[0]
     assert isinstance(welcome, m.Welcome)
     assert (welcome.slot, welcome.incarnation, welcome.received, welcome.settled) == (1, 1, CHUNK, CHUNK)
-    after.chunk("b", CHUNK, epoch=EPOCH)
-    assert after.dropped() == {"epoch": CHUNK}
+    after.chunk("b", CHUNK, generation=EPOCH)
+    assert after.dropped() == {"old_generation": CHUNK}
     after.wait(29)
     assert {seat.sid for seat in after.admission.seats} == {sid("a"), sid("b")}
     after.wait(2)
@@ -552,12 +566,12 @@ def test_an_actor_outlives_its_learner() -> None:
 
 
 def test_what_a_rolled_back_epoch_settled_is_booked() -> None:
-    """The actor freed it, so it will never come; an unknown session of an earlier epoch is taken in."""
+    """The actor freed it, so it will never come; an unknown session of an earlier generation is taken in."""
     fleet = Fleet()
     fleet.join("a")
     after = restarted(fleet, set())
-    after.hello("a", epoch=EPOCH, base=3 * CHUNK, produced=4 * CHUNK)
-    after.hello("b", epoch=EPOCH, base=CHUNK, produced=CHUNK)
+    after.hello("a", generation=EPOCH, base=3 * CHUNK, produced=4 * CHUNK)
+    after.hello("b", generation=EPOCH, base=CHUNK, produced=CHUNK)
     assert after.dropped() == {"learner_rollback": 4 * CHUNK}
     assert after.admission.ledger.totals().in_flight == CHUNK
 
@@ -566,7 +580,7 @@ def test_local_actors_of_an_earlier_epoch_are_buried() -> None:
     """They ended with their learner: nobody waits for them, and their steps are booked."""
     fleet = Fleet()
     fleet.join("a", "b")
-    fleet.say("a", m.Heartbeat(sid=sid("a"), epoch=EPOCH, produced=7, stats={}))
+    fleet.say("a", m.Heartbeat(sid=sid("a"), generation=EPOCH, produced=7, stats={}))
     after = restarted(fleet, {sid("a")})
     assert after.dropped() == {"actor_lost": 7}
     assert [seat.sid for seat in after.admission.seats] == [sid("b")]
@@ -586,13 +600,13 @@ def test_a_drained_run_closes_every_book(finished: bool, reason: str) -> None:
     fleet.open()
     fleet.chunk("a")
     fleet.chunk("b")
-    fleet.say("b", m.Heartbeat(sid=sid("b"), epoch=EPOCH, produced=CHUNK + 3, stats={}))
+    fleet.say("b", m.Heartbeat(sid=sid("b"), generation=EPOCH, produced=CHUNK + 3, stats={}))
     fleet.admission.drain(finished)
     assert fleet.heard("c")[-1] == m.Drain(finished=finished)
-    assert fleet.say("c", m.Bye(sid=sid("c"), produced=0)) == [m.ByeOk()]
+    assert fleet.say("c", m.Bye(sid=sid("c"), produced=0)) == [m.ByeAck()]
     assert fleet.hello("late") == [m.Drain(finished=finished)]
     fleet.chunk("a", CHUNK)  # under way when the end came
-    fleet.admission.dismiss()
+    fleet.admission.close_remaining()
     totals = fleet.admission.ledger.totals()
     assert (totals.imbalance, totals.in_flight, totals.produced) == (0, 0, 3 * CHUNK + 3)
     assert totals.dropped == {reason: 3 * CHUNK + 3}

@@ -8,7 +8,7 @@ from pathlib import Path
 from common.keys import files
 from common.keys.files import KeyDirectory
 from common.protocol.sockets import Context
-from learner.server.authenticator import Door
+from learner.server.authenticator import SessionAuthenticator
 
 
 def test_only_the_absence_of_a_key_file_revokes_its_key(tmp_path: Path) -> None:
@@ -18,7 +18,7 @@ def test_only_the_absence_of_a_key_file_revokes_its_key(tmp_path: Path) -> None:
     file = tmp_path / "authorised" / "bob.json"
     whole, now = file.read_bytes(), time.monotonic()
     with Context() as context:
-        door = Door(context, KeyDirectory.open(tmp_path))
+        door = SessionAuthenticator(context, KeyDirectory.open(tmp_path))
         for number, content in enumerate((b"", whole[:50], whole), start=1):  # as a copy writes it
             file.write_bytes(content)
             assert not door.tick(now + 10 * number)
@@ -35,7 +35,7 @@ def test_a_revoked_key_is_not_authorised_a_second_later_and_its_sessions_end(tmp
     for name in ("alice", "bob"):
         files.add(tmp_path, name)
     with Context() as context:
-        door = Door(context, KeyDirectory.open(tmp_path))
+        door = SessionAuthenticator(context, KeyDirectory.open(tmp_path))
         now = time.monotonic()
         files.revoke(tmp_path, "bob")
         assert door.tick(now + 1.01)

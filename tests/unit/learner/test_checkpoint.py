@@ -202,4 +202,4 @@ def test_every_life_has_a_higher_epoch(tmp_path: Path) -> None:
         with RunDirectory(tmp_path, resume=True) as run:
             epochs.append(run.begin(None))
     assert epochs == [0, 1, 2]
-    assert (tmp_path / "epoch").read_text() == "2"
+    assert (tmp_path / "generation").read_text() == "2"

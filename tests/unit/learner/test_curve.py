@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from learner.monitoring.curve import Curve, Point
-from learner.monitoring.run_logger import Recorder
+from learner.monitoring.run_logger import RunLogger
 from learner.training.episodes import Episode
 
 
@@ -41,11 +41,11 @@ def test_games_of_an_earlier_process_give_the_mean_of_the_last_hundred() -> None
 
 def test_a_resumed_run_begins_with_the_curve_of_its_recorded_games(tmp_path: Path) -> None:
     """Up to its checkpoint: what a crash took from the run is taken from the curve."""
-    before = Recorder(tmp_path, 0)
+    before = RunLogger(tmp_path, 0)
     for env_steps, score in ((100, 2.0), (200, 4.0), (300, 9.0)):
         before.episodes([Episode(0, 0, 10, score)], env_steps, 4 * env_steps, 1.0)
     before.close()
-    after = Recorder(tmp_path, 200)
+    after = RunLogger(tmp_path, 200)
     after.scalars({"episodes/return_mean_100": 5.0, "train/intrinsic_reward_mean": 0.1}, 300)
     after.close()
     assert after.curve.points == (Point(100, 2.0, None), Point(200, 3.0, None), Point(300, 5.0, 0.1))

@@ -16,9 +16,9 @@ from common.config import Config, EnvConfig, PPOConfig, RNDConfig, RolloutConfig
 from common.protocol.chunk import Chunk
 from common.protocol.messages import Message, WeightsRequest
 from common.spaces import Spaces
+from learner.interface import DecodedChunk
 from learner.server.admission import Admission
-from learner.server.decoder import Delivered
-from learner.server.publisher import Offer, Publisher
+from learner.server.publisher import Publisher, WeightsBlob
 from learner.training import checkpoint
 from learner.training.batch import Batch, join, make_batch
 from learner.training.checkpoint import RunDirectory
@@ -146,7 +146,7 @@ def test_a_device_trains_and_rates_as_the_host_does(
         batch = batch_on(where, spaces, make_chunk)
         figures.append([train(ppo, batch, statistics).figures for _ in range(2)])
         device.reset()
-        bonus = ppo.rate(batch.next_observation, statistics)
+        bonus = ppo.compute_bonus(batch.next_observation, statistics)
         assert not device.waits + device.uploads
         bonuses.append(bonus.cpu())
     assert figures[0] == figures[1]
@@ -168,7 +168,7 @@ def published(trainer: Trainer) -> Message:
     network, inbox = mock.Mock(ask=lambda function: function()), mock.Mock()
     trainer.connect(admission, publisher, network, inbox, lambda: None)
     trainer._publish()
-    request = WeightsRequest(name="bundle", epoch=-1, version=-1, piece=0, count=1)
+    request = WeightsRequest(name="bundle", generation=-1, version=-1, piece=0, count=1)
     return next(publisher.answer(request))
 
 
@@ -189,7 +189,7 @@ def test_a_batch_with_a_stale_chunk_is_trained_on_and_published_with_few_copies(
         reports.append(
             trainer._train(
                 [
-                    Delivered(b"", 1, slot, 0, 0, version=min(slot, 1), fresh=True, chunk=chunk)
+                    DecodedChunk(b"", 1, slot, 0, 0, version=min(slot, 1), fresh=True, chunk=chunk)
                     for slot, chunk in enumerate(chunks)  # the first is a version behind
                 ],
                 joined,
@@ -221,7 +221,7 @@ def test_checkpoint_target_and_bundle_leave_the_device(
     snapshot = trainer._snapshot("{}")
     assert {value.device for value in snapshot.tensors.values()} == {CPU}
     saved = checkpoint.load(checkpoint.save(tmp_path, 1, snapshot))
-    assert isinstance(trainer.target(), Offer)
+    assert isinstance(trainer.target(), WeightsBlob)
     assert {value.device for value in trainer.ppo.tensors().values()} == {CPU}
     resumed = trainer_on(DEVICE, tmp_path)
     resumed.restore(saved)

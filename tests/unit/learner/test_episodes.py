@@ -10,7 +10,7 @@ import pytest
 
 from common.protocol.chunk import Chunk
 from common.spaces import Spaces
-from learner.server.decoder import Delivered
+from learner.interface import DecodedChunk
 from learner.training.episodes import Episode, EpisodeTracker
 
 T, B = 7, 3
@@ -19,10 +19,10 @@ SPACES = Spaces((2,), 1, 5)
 
 def delivered(
     chunk: Chunk, offset: int, slot: int = 4, incarnation: int = 0, fresh: bool | None = None
-) -> Delivered:
+) -> DecodedChunk:
     """The chunk, from that place; lanes are reset before the first step of a session unless told."""
     reset = offset == 0 if fresh is None else fresh
-    return Delivered(b"s" * 16, 0, slot, incarnation, offset, 0, reset, chunk)
+    return DecodedChunk(b"s" * 16, 0, slot, incarnation, offset, 0, reset, chunk)
 
 
 def rows(chunk: Chunk, start: int, stop: int) -> Chunk:

@@ -25,7 +25,7 @@ def offences(fleet: Fleet) -> list[str]:
 
 def chunk(**facts: int) -> m.ChunkMessage:
     """The next chunk of session a, with some facts wrong."""
-    fields = {"epoch": EPOCH, "version": 0, "offset": 0, "steps": CHUNK, "produced": CHUNK} | facts
+    fields = {"generation": EPOCH, "version": 0, "offset": 0, "steps": CHUNK, "produced": CHUNK} | facts
     return m.ChunkMessage(
         sid=sid("a"), fresh=True, truncations=0, observation_bytes=0, crc=zlib.crc32(b""), body=b"", **fields
     )
@@ -33,14 +33,18 @@ def chunk(**facts: int) -> m.ChunkMessage:
 
 def skip(offset: int, steps: int, produced: int) -> m.Skip:
     """A skip of session a."""
-    return m.Skip(sid=sid("a"), epoch=EPOCH, offset=offset, steps=steps, produced=produced, reason="epoch")
+    return m.Skip(
+        sid=sid("a"), generation=EPOCH, offset=offset, steps=steps, produced=produced, reason="old_generation"
+    )
 
 
-def hello(name: str = "a", epoch: int = EPOCH, base: int = 0, produced: int = 0, **former: int) -> m.Hello:
+def hello(
+    name: str = "a", generation: int = EPOCH, base: int = 0, produced: int = 0, **former: int
+) -> m.Hello:
     """A Hello of a session, with its former sessions by name."""
     return m.Hello(
         sid=sid(name),
-        epoch=epoch,
+        generation=generation,
         host="host",
         pid=1,
         software="0",
@@ -52,7 +56,7 @@ def hello(name: str = "a", epoch: int = EPOCH, base: int = 0, produced: int = 0,
 
 WELCOME = m.Welcome(
     sid=sid("a"),
-    epoch=EPOCH,
+    generation=EPOCH,
     slot=0,
     incarnation=0,
     received=0,
@@ -69,10 +73,10 @@ MOST = f"expected at most {2 * CHUNK} steps"  # credit is one chunk
 LIES: list[tuple[str, m.Message, str]] = [
     (
         "produced beyond credit",
-        m.Heartbeat(sid=sid("a"), epoch=EPOCH, produced=2 * CHUNK + 1, stats={}),
+        m.Heartbeat(sid=sid("a"), generation=EPOCH, produced=2 * CHUNK + 1, stats={}),
         MOST,
     ),
-    ("produced without end", m.Heartbeat(sid=sid("a"), epoch=EPOCH, produced=HUGE, stats={}), MOST),
+    ("produced without end", m.Heartbeat(sid=sid("a"), generation=EPOCH, produced=HUGE, stats={}), MOST),
     ("a goodbye of more than was played", m.Bye(sid=sid("a"), produced=HUGE), MOST),
     ("a chunk of more than was played", chunk(produced=HUGE), MOST),
     ("a chunk without end", chunk(steps=HUGE), MOST),
@@ -162,8 +166,8 @@ def test_what_honest_actors_say_is_no_offence() -> None:
     fleet = Fleet()
     fleet.join("a", "b")
     fleet.open()
-    fleet.say("a", m.Heartbeat(sid=sid("a"), epoch=EPOCH, produced=3, stats={}))
-    fleet.hello("a", epoch=EPOCH, produced=CHUNK - 1)
+    fleet.say("a", m.Heartbeat(sid=sid("a"), generation=EPOCH, produced=3, stats={}))
+    fleet.hello("a", generation=EPOCH, produced=CHUNK - 1)
     for _ in range(3):
         fleet.chunk("a", crc=1)
     fleet.chunk("a")
@@ -171,13 +175,20 @@ def test_what_honest_actors_say_is_no_offence() -> None:
     fleet.chunk("b")
     successor = Fleet(EPOCH + 1)
     successor.admission.restore(fleet.admission.to_json(set()), successor.now)
-    successor.hello("b", epoch=EPOCH, base=CHUNK, produced=2 * CHUNK + 4)
+    successor.hello("b", generation=EPOCH, base=CHUNK, produced=2 * CHUNK + 4)
     successor.hello(
-        "b", epoch=EPOCH, base=CHUNK, produced=3 * CHUNK
+        "b", generation=EPOCH, base=CHUNK, produced=3 * CHUNK
     )  # its Welcome was lost, and it played on
     successor.say(
         "b",
-        m.Skip(sid=sid("b"), epoch=EPOCH, offset=CHUNK, steps=2 * CHUNK, produced=3 * CHUNK, reason="epoch"),
+        m.Skip(
+            sid=sid("b"),
+            generation=EPOCH,
+            offset=CHUNK,
+            steps=2 * CHUNK,
+            produced=3 * CHUNK,
+            reason="old_generation",
+        ),
     )
     assert offences(fleet) == offences(successor) == []
 
@@ -205,14 +216,14 @@ def test_bodies_that_stay_damaged_or_cannot_be_read_are_offences() -> None:
     fleet.chunk("a", CHUNK)
     fleet.admission.refuse(sid("a"), CHUNK, fleet.admission.arrivals[-1].batch, fleet.now)
     assert offences(fleet) == []  # its message had gone on to be decoded: it counts with the next one
-    fleet.say("a", m.Heartbeat(sid=sid("a"), epoch=EPOCH, produced=2 * CHUNK, stats={}))
+    fleet.say("a", m.Heartbeat(sid=sid("a"), generation=EPOCH, produced=2 * CHUNK, stats={}))
     assert len(offences(fleet)) == 1
 
 
 def test_a_session_of_another_run_begins_anew() -> None:
     """A learner that never lived so often does not know it, and books nothing of it."""
     fleet = Fleet()
-    (reply,) = fleet.hello("a", epoch=EPOCH + 1, base=HUGE, produced=HUGE)
+    (reply,) = fleet.hello("a", generation=EPOCH + 1, base=HUGE, produced=HUGE)
     assert isinstance(reply, m.Reject) and reply.code == "lost"
     assert fleet.admission.ledger.totals().produced == 0
 
@@ -220,7 +231,7 @@ def test_a_session_of_another_run_begins_anew() -> None:
 def test_only_known_figures_of_a_heartbeat_are_kept() -> None:
     """Others would become metric labels, one for each name that a liar invents."""
     told = {"phase_env": 1.5, "phase_bonus": -1.0, "phase_encode": 1e300, "phase_x": 1.0, "steps": 7.0}
-    assert validation.figures(told) == {"phase_env": 1.5}
+    assert validation.valid_phase_times(told) == {"phase_env": 1.5}
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -246,7 +257,9 @@ def test_no_sequence_of_lies_breaks_the_books_or_stops_the_honest(seed: int) -> 
                 fleet.chunk("honest", offset, version)
                 offset += CHUNK
             else:
-                fleet.say("honest", m.Heartbeat(sid=sid("honest"), epoch=EPOCH, produced=offset, stats={}))
+                fleet.say(
+                    "honest", m.Heartbeat(sid=sid("honest"), generation=EPOCH, produced=offset, stats={})
+                )
         for arrival in fleet.admission.arrivals:
             arrived += arrival.message.sid == sid("honest")
             fleet.admission.settle([(arrival.message.sid, arrival.message.offset)], "trained")
@@ -268,12 +281,12 @@ def arbitrary(rng: random.Random, name: bytes) -> m.Message:
     def number() -> int:
         return rng.choice([-1, 0, 1, 3, CHUNK, CHUNK, 2 * CHUNK, rng.randrange(100), 1 << 40, HUGE])
 
-    epoch = rng.choice([EPOCH, EPOCH, -1, EPOCH + 1])
+    generation = rng.choice([EPOCH, EPOCH, -1, EPOCH + 1])
     match rng.randrange(6):
         case 0:
             return m.Hello(
                 sid=name,
-                epoch=epoch,
+                generation=generation,
                 host="host",
                 pid=1,
                 software="0",
@@ -284,7 +297,7 @@ def arbitrary(rng: random.Random, name: bytes) -> m.Message:
         case 1 | 2:
             return m.ChunkMessage(
                 sid=name,
-                epoch=epoch,
+                generation=generation,
                 version=number(),
                 offset=number(),
                 steps=rng.choice([CHUNK, number()]),
@@ -297,16 +310,24 @@ def arbitrary(rng: random.Random, name: bytes) -> m.Message:
             )
         case 3:
             return m.Skip(
-                sid=name, epoch=epoch, offset=number(), steps=number(), produced=number(), reason="epoch"
+                sid=name,
+                generation=generation,
+                offset=number(),
+                steps=number(),
+                produced=number(),
+                reason="old_generation",
             )
         case 4:
             return m.Heartbeat(
-                sid=name, epoch=epoch, produced=number(), stats={"phase_env": 1.0, str(number()): 1.0}
+                sid=name,
+                generation=generation,
+                produced=number(),
+                stats={"phase_env": 1.0, str(number()): 1.0},
             )
         case _:
             others: list[m.Message] = [
                 m.Bye(sid=name, produced=number()),
                 m.Resend(offset=number()),
-                m.Ack(epoch=epoch, received=1, settled=1, credit=HUGE, version=1),
+                m.Ack(generation=generation, received=1, settled=1, credit=HUGE, version=1),
             ]
             return rng.choice(others)

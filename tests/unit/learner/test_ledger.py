@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from learner.interface import Verdict
 from learner.server import ledger as books
 from learner.server.ledger import Account, Ledger, Receipt, Totals
 from tests.support.result_files import keep
@@ -71,11 +72,11 @@ def test_the_ranges_of_the_sessions_that_ended_first_are_dropped_first(
     names = [bytes([number]) * 16 for number in range(4)]
     ledger = opened(*names)
     for name in (names[3], names[0]):
-        ledger.bury(name, "actor_lost")
+        ledger.close_session(name, "actor_lost")
     ledger = Ledger.from_json(ledger.to_json())
-    ledger.bury(names[1], "actor_lost")
+    ledger.close_session(names[1], "actor_lost")
     assert sorted(ledger.accounts) == names[:3]
-    ledger.bury(names[2], "actor_lost")
+    ledger.close_session(names[2], "actor_lost")
     assert sorted(ledger.accounts) == names[1:3]
 
 
@@ -137,7 +138,7 @@ def test_a_death_books_only_what_never_arrived() -> None:
     ledger = opened(A, B)
     ledger.receive(A, 0, 5)
     ledger.announce(A, 12)
-    ledger.bury(A, "actor_lost")
+    ledger.close_session(A, "actor_lost")
     assert ledger.totals() == Totals(12, 0, {"actor_lost": 7}, 5)
     ledger.settle(A, 0, "trained")
     assert ledger.totals() == Totals(12, 5, {"actor_lost": 7}, 0)
@@ -147,16 +148,16 @@ def test_the_dead_say_nothing() -> None:
     """A closed account takes no steps and no announcements, and is closed once."""
     ledger = opened(A)
     ledger.announce(A, 5)
-    ledger.bury(A, "actor_lost")
+    ledger.close_session(A, "actor_lost")
     before = ledger.to_json()
     ledger.announce(A, 9)
-    ledger.bury(A, "actor_shutdown")
+    ledger.close_session(A, "actor_shutdown")
     assert ledger.receive(A, 5, 9) is Receipt.DEAD
     assert ledger.to_json() == before
 
 
 def test_a_rollback_books_only_what_is_missing() -> None:
-    """Steps that an earlier epoch settled and this one does not know are dropped, the known ones kept."""
+    """Steps that an earlier generation settled and this one does not know are dropped."""
     ledger = opened(A)
     ledger.receive(A, 0, 5)
     ledger.rollback(A, 15)
@@ -181,7 +182,7 @@ def test_a_snapshot_forgets_what_was_pending() -> None:
     for start in (0, 5, 10):
         ledger.receive(A, start, start + 5)
     ledger.settle(A, 5, "trained")
-    ledger.bury(B, "actor_lost")
+    ledger.close_session(B, "actor_lost")
     restored = Ledger.from_json(ledger.to_json())
     assert restored.totals() == ledger.totals()
     assert restored.accounts[A].received == 0
@@ -197,7 +198,7 @@ def test_a_snapshot_leaves_no_step_of_the_dead_in_flight() -> None:
     ledger = opened(A)
     ledger.receive(A, 0, 5)
     ledger.announce(A, 7)
-    ledger.bury(A, "actor_lost")
+    ledger.close_session(A, "actor_lost")
     restored = Ledger.from_json(ledger.to_json())
     assert restored.totals() == Totals(7, 0, {"actor_lost": 2, "learner_rollback": 5}, 0)
 
@@ -210,7 +211,7 @@ def test_the_oldest_dead_are_forgotten_and_still_count(monkeypatch: pytest.Monke
         sid = bytes([number]) * 16
         ledger.open(sid)
         ledger.announce(sid, 5)
-        ledger.bury(sid, "actor_lost")
+        ledger.close_session(sid, "actor_lost")
     assert len(ledger.accounts) == 3
     assert ledger.sessions_seen == 7
     assert ledger.totals() == Totals(35, 0, {"actor_lost": 35}, 0)
@@ -219,8 +220,8 @@ def test_the_oldest_dead_are_forgotten_and_still_count(monkeypatch: pytest.Monke
 def test_a_snapshot_counts_the_sessions_that_were_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(books, "_KEPT_DEAD", 1)
     ledger = opened(A, B)
-    ledger.bury(A, "actor_lost")
-    ledger.bury(B, "actor_lost")
+    ledger.close_session(A, "actor_lost")
+    ledger.close_session(B, "actor_lost")
     assert ledger.accounts.keys() == {B}
     assert Ledger.from_json(ledger.to_json()).sessions_seen == 2
 
@@ -234,7 +235,7 @@ class Actor:
     """One actor process at a time: its session and what it still holds."""
 
     sid: bytes
-    epoch: int = -1
+    generation: int = -1
     joined: bool = False
     produced: int = 0
     sealed: int = 0
@@ -256,9 +257,9 @@ class Fleet:
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)  # a schedule, nothing secret
-        self.ledger, self.epoch = Ledger(), 0
+        self.ledger, self.generation = Ledger(), 0
         self.snapshot = self.ledger.to_json()
-        self.known: set[bytes] = set()  # welcomed in this epoch
+        self.known: set[bytes] = set()  # welcomed in this generation
         self.training: list[tuple[bytes, int]] = []
         self.waiting: list[tuple[bytes, int]] = []
         self.network: list[tuple[str, Actor, tuple[Any, ...]]] = []
@@ -284,7 +285,7 @@ class Fleet:
         elif choice < 0.6:
             actor.seal("data" if self.random.random() < 0.9 else "oversize")
         elif not actor.joined:
-            self.post("hello", actor, actor.epoch, actor.base, actor.produced)
+            self.post("hello", actor, actor.generation, actor.base, actor.produced)
         elif actor.held and choice < 0.9:
             first = self.random.random() < 0.7
             self.post(
@@ -293,14 +294,14 @@ class Fleet:
         else:
             self.post("beat", actor, actor.produced)
 
-    def hear(self, actor: Actor, kind: str, epoch: int, settled: int) -> None:
+    def hear(self, actor: Actor, kind: str, generation: int, settled: int) -> None:
         """An answer of the learner."""
         if kind == "lost":
             self.abandon(actor, settled)
         elif kind == "rehello":
             actor.joined = False
-        elif kind == "welcome" or epoch == actor.epoch:
-            actor.joined, actor.epoch = True, epoch
+        elif kind == "welcome" or generation == actor.generation:
+            actor.joined, actor.generation = True, generation
             actor.held = [held for held in actor.held if held[1] > settled]
 
     def abandon(self, actor: Actor, known: int) -> None:
@@ -333,27 +334,27 @@ class Fleet:
     def serve(self, kind: str, actor: Actor, sid: bytes, *facts: Any) -> None:
         account = self.ledger.accounts.get(sid)
         if kind == "hello":
-            epoch, base, produced = facts
-            if (account is None and epoch == self.epoch) or (account is not None and account.dead):
+            generation, base, produced = facts
+            if (account is None and generation == self.generation) or (account is not None and account.dead):
                 known = account.produced if account else produced
-                return self.post("lost", actor, self.epoch, known, sid=sid)
+                return self.post("lost", actor, self.generation, known, sid=sid)
             account = self.ledger.open(sid)
             self.ledger.announce(sid, produced)
             self.ledger.rollback(sid, base)
             self.known.add(sid)
-            return self.post("welcome", actor, self.epoch, account.settled)
+            return self.post("welcome", actor, self.generation, account.settled)
         if sid not in self.known or account is None or account.dead:
-            return self.post("rehello", actor, self.epoch, 0)
+            return self.post("rehello", actor, self.generation, 0)
         self.ledger.announce(sid, facts[-1])
         if kind == "steps" and self.ledger.receive(sid, facts[0], facts[1]) is Receipt.NEW:
-            verdict = self.random.choice(["stale", "surplus", "epoch", "invalid"])
+            verdict = self.random.choice(["stale", "surplus", "old_generation", "invalid"])
             if facts[2] != "data":
                 verdict = facts[2]
             if facts[2] == "data" and self.random.random() < 0.8:
                 self.waiting.append((sid, facts[0]))
             else:
                 self.ledger.settle(sid, facts[0], verdict)  # type: ignore[arg-type]
-        return self.post("ack", actor, self.epoch, account.settled)
+        return self.post("ack", actor, self.generation, account.settled)
 
     def train(self) -> None:
         """Settle the batch in training, in any order, and begin the next."""
@@ -371,19 +372,19 @@ class Fleet:
         account = self.ledger.accounts.get(actor.sid)
         if account is not None and self.random.random() < 0.5:
             self.ledger.announce(actor.sid, self.truth[actor.sid])
-            self.ledger.bury(actor.sid, "actor_lost")
+            self.ledger.close_session(actor.sid, "actor_lost")
         self.actors[self.actors.index(actor)] = Actor(self.name())
 
     def declare_dead(self) -> None:
         """A lease that expired; its actor may well be alive."""
         if self.ledger.accounts:
-            self.ledger.bury(self.random.choice(list(self.ledger.accounts)), "actor_lost")
+            self.ledger.close_session(self.random.choice(list(self.ledger.accounts)), "actor_lost")
 
     def restart_learner(self) -> None:
         """Kill -9 of the learner, and back to the last snapshot; its connections break."""
         self.ledger = Ledger.from_json(self.snapshot)
         self.network.clear()
-        self.epoch += 1
+        self.generation += 1
         self.known.clear()
         self.training, self.waiting = [], []
 
@@ -453,7 +454,7 @@ def test_every_step_is_booked_once_under_random_faults(block: int) -> None:
             assert fleet.ledger.accounts[sid].produced == fleet.truth[sid], seed
             assert fleet.ledger.accounts[sid].announced == 0, seed
         for sid, account in fleet.ledger.accounts.items():
-            fleet.ledger.bury(sid, "actor_lost")
+            fleet.ledger.close_session(sid, "actor_lost")
             assert account.produced <= fleet.truth[sid], seed  # of the killed, what was told
             assert not account.pending, seed
             assert tiles(account, account.produced), (seed, account)
@@ -510,7 +511,7 @@ class OneSession(RuleBasedStateMachine):
 
     @precondition(lambda self: self.pending)
     @rule(data=st.data(), verdict=st.sampled_from(["trained", "stale", "warmup"]))
-    def settle(self, data: st.DataObject, verdict: books.Verdict) -> None:
+    def settle(self, data: st.DataObject, verdict: Verdict) -> None:
         start = data.draw(st.sampled_from(sorted(self.pending)))
         stop = self.pending.pop(start)
         self.steps[start:stop] = [verdict] * (stop - start)
@@ -541,8 +542,8 @@ class OneSession(RuleBasedStateMachine):
 
     @precondition(lambda self: len(self.steps) > 20)
     @rule()
-    def bury(self) -> None:
-        self.ledger.bury(A, "actor_lost")
+    def close_session(self) -> None:
+        self.ledger.close_session(A, "actor_lost")
         if not self.dead:
             self.drop_announced(len(self.steps), "actor_lost")
         self.dead = True

@@ -17,9 +17,9 @@ from actor.service import Actor
 from common import envs
 from common.config import EnvConfig, NetworkConfig
 from common.model import networks, rnd
-from common.model.bonus import Intrinsic
+from common.model.bonus import BonusModel
 from common.model.policy import Policy
-from common.rng import Place, environment_seeds
+from common.rng import RngKey, environment_seeds
 from common.spaces import Spaces
 from learner.training import advantages, batch, losses, running_stats, targets
 from learner.training.normaliser import Normaliser
@@ -52,7 +52,7 @@ def breakout() -> Iterator[envs.VectorEnv]:
 def test_lanes_repeat_actions_independently_of_each_other(breakout: envs.VectorEnv) -> None:
     # No ball is served: only the paddle moves, and going right and left by turns leaves every image as it
     # was two steps before, unless an action was repeated.
-    breakout.reset(environment_seeds(Place(1, 0, 0, warmup=False).generators(2)))
+    breakout.reset(environment_seeds(RngKey(1, 0, 0, warmup=False).generators(2)))
     right, left = np.full(2, 2, np.int32), np.full(2, 3, np.int32)
     images = np.stack([breakout.step((right, left)[t % 2]).stack[:, -1] for t in range(400)])
     repeated = (images[2:] != images[:-2]).any((2, 3))
@@ -302,14 +302,14 @@ MUTANTS = [
     # Skewed bundles.
     Mutant(
         "actor keeps its first statistics for the bonus",
-        Intrinsic.load,
+        BonusModel.load,
         'self._mean, self._std = bundle.tensors["mean"], bundle.tensors["std"]',
         "pass",
         FRESH_BONUS,
     ),
     Mutant(
         "actor keeps its first predictor",
-        Intrinsic.load,
+        BonusModel.load,
         'self._predictor.load_state_dict(bundle.part("predictor"))',
         "pass",
         FRESH_BONUS,
@@ -375,7 +375,7 @@ MUTANTS = [
     # One coin for all.
     Mutant(
         "lanes share their random stream",
-        Place.generators,
+        RngKey.generators,
         "[*key, lane, *phase]",
         "[*key, *phase]",
         test_lanes_repeat_actions_independently_of_each_other,
@@ -389,7 +389,7 @@ MUTANTS = [
     ),
     Mutant(
         "actors share their random streams",
-        Place.generators,
+        RngKey.generators,
         "key = [self.seed, self.slot, self.incarnation]",
         "key = [self.seed, self.incarnation]",
         test_rng.test_no_two_places_share_a_stream,

@@ -16,7 +16,7 @@ from learner.server import admission
 from learner.server.admission import Admission
 from learner.server.leases import Leases
 from learner.server.ledger import Account, Ledger
-from learner.server.scheduler import Credit
+from learner.server.scheduler import GrantScheduler
 from learner.training import checkpoint
 from learner.training.checkpoint import Checkpoint, RunDirectory
 from tests.support.mutation import Fact, Mutant, check_noticed
@@ -362,105 +362,105 @@ CHECKPOINT = [
 SCHEDULER = [
     Mutant(
         "one batch is opened beyond the last update",
-        Credit.open,
+        GrantScheduler.open,
         "self._config.updates - 1",
         "self._config.updates",
         partial(test_scheduler.test_no_batch_is_opened_beyond_the_last_update, test_scheduler.UPDATES - 1),
     ),
     Mutant(
         "a new version forgets what filled a batch early",
-        Credit.open,
-        "self.batches.get(number, Places(chunks))",
-        "Places(chunks)",
+        GrantScheduler.open,
+        "self.batches.get(number, OpenBatch(chunks))",
+        "OpenBatch(chunks)",
         test_scheduler.test_what_filled_a_place_early_still_fills_it_when_the_next_version_is_published,
     ),
     Mutant(
         "the oldest version that may lag is stale",
-        Credit.admit,
+        GrantScheduler.admit,
         "batch - self._config.max_lag <= version",
         "batch - self._config.max_lag < version",
         partial(test_scheduler.test_a_chunk_too_old_for_its_batch_or_from_the_future_is_stale, 1),
     ),
     Mutant(
         "a batch takes one chunk too many",
-        Credit.admit,
+        GrantScheduler.admit,
         "places.filled >= places.total",
         "places.filled > places.total",
         test_scheduler.test_a_chunk_beyond_the_places_of_its_batch_is_surplus,
     ),
     Mutant(
         "a failed update asks for no other batch",
-        Credit.reopen,
-        "self.batches[self.version] = Places(self._config.rollout.batch_chunks)",
-        "self.batches = {self.version: Places(self._config.rollout.batch_chunks)}",
+        GrantScheduler.reopen,
+        "self.batches[self.version] = OpenBatch(self._config.rollout.batch_chunks)",
+        "self.batches = {self.version: OpenBatch(self._config.rollout.batch_chunks)}",
         test_scheduler.test_reopening_asks_for_the_whole_batch_again_and_for_no_other,
     ),
     Mutant(
         "a session that reconnects gets a second grant",
-        Credit.seated,
+        GrantScheduler.seated,
         "seat.granted_at is None",
         "True",
         test_scheduler.test_a_connection_made_anew_gives_no_second_grant,
     ),
     Mutant(
         "a session that left keeps its place",
-        Credit.left,
+        GrantScheduler.remove,
         "self._release(seat)",
         "pass",
         test_scheduler.test_the_place_of_a_session_that_left_is_open_again,
     ),
     Mutant(
         "a session that left is still offered places",
-        Credit.left,
+        GrantScheduler.remove,
         "self._idle.pop(seat.sid, None)",
         "pass",
         test_scheduler.test_places_go_to_the_least_recently_served_of_those_who_are_here,
     ),
     Mutant(
         "places go to the lowest slots",
-        Credit.grant,
+        GrantScheduler.grant,
         "(seat.served, seat.slot)",
         "seat.slot",
         test_scheduler.test_places_go_to_the_least_recently_served_of_those_who_are_here,
     ),
     Mutant(
         "more grants are given than there are places",
-        Credit.grant,
+        GrantScheduler.grant,
         " - taken[batch]",
         "",
         test_scheduler.test_places_go_to_the_least_recently_served_of_those_who_are_here,
     ),
     Mutant(
         "a fast session takes the places of those behind",
-        Credit.grant,
+        GrantScheduler.grant,
         "free > behind or seat.batch < batch",
         "True",
         test_scheduler.test_a_fast_session_takes_no_second_place_of_a_batch_from_as_many_sessions_as_places,
     ),
     Mutant(
         "a place is offered again before two seconds",
-        Credit._release_overdue,
+        GrantScheduler._release_overdue,
         "max(_OVERDUE_SECONDS, ",
         "min(_OVERDUE_SECONDS, ",
         test_scheduler.test_an_overdue_place_of_any_batch_is_offered_to_another_session,
     ),
     Mutant(
         "a slow fleet gets two seconds like a fast one",
-        Credit._release_overdue,
+        GrantScheduler._release_overdue,
         "max(_OVERDUE_SECONDS, _OVERDUE_MEDIANS * usual)",
         "_OVERDUE_SECONDS",
         test_admission.test_slow_fleets_have_patience,
     ),
     Mutant(
         "one slow chunk stretches the patience with all",
-        Credit.usual_seconds.fget,  # type: ignore[attr-defined]  # mypy sees the property's value
+        GrantScheduler.usual_seconds.fget,  # type: ignore[attr-defined]  # mypy sees the property's value
         "statistics.median(",
         "statistics.mean(",
         test_scheduler.test_one_slow_chunk_does_not_delay_the_next_offer_of_a_place,
     ),
     Mutant(
         "an overdue grant keeps its place",
-        Credit._release_overdue,
+        GrantScheduler._release_overdue,
         "self._release(oldest)",
         "return",
         test_scheduler.test_an_overdue_place_of_any_batch_is_offered_to_another_session,

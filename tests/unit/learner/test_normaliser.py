@@ -128,7 +128,7 @@ def test_warm_up_parts_add_up() -> None:
     """Moments taken chunk by chunk are those of all chunks."""
     samples = np.random.default_rng(0).normal(size=(31, 2))
     normaliser = fresh()
-    normaliser.absorb([Moments.of(samples[:7]), Moments.of(samples[7:])])
+    normaliser.merge_warmup([Moments.of(samples[:7]), Moments.of(samples[7:])])
     mean, std = normaliser.observation_statistics()
     assert mean.dtype is std.dtype is torch.float32
     np.testing.assert_allclose(mean, samples.mean(0), rtol=1e-3)

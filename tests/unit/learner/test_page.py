@@ -22,15 +22,15 @@ from common.config import Config, RNDConfig
 from common.protocol.chunk import Chunk
 from common.protocol.messages import Phase
 from common.spaces import Spaces
+from learner.interface import DecodedChunk
 from learner.monitoring.bottleneck import SIDES
 from learner.monitoring.curve import Point
 from learner.monitoring.page import Page, status
-from learner.monitoring.progress_line import Line
-from learner.server.decoder import Delivered
+from learner.monitoring.progress_line import ProgressFacts
 from learner.server.ledger import Totals
-from learner.server.status import Seated, View
+from learner.server.status import ServerStatus, SessionStatus
 from learner.training.ppo import Report
-from learner.training.status import PHASES, Progress, Scene
+from learner.training.status import PHASES, ChunkPreview, TrainerStatus
 
 ROOT = Path(__file__).parents[3]
 HTML = (ROOT / "learner" / "monitoring" / "page.html").read_text()
@@ -38,27 +38,34 @@ IMAGES, NUMBERS = Spaces((84, 84), 4, 18), Spaces((3,), 1, 4)
 CONFIG = Config()
 LEARNER = dict.fromkeys(PHASES, 0.0) | {"wait": 9.0, "train": 1.0}
 ACTORS = dict.fromkeys(get_args(Phase), 0.0) | {"env": 8.0, "credit_wait": 2.0}
-LINE = Line(4_000, 10_000, 16_000, 120.0, 1.5, 0.02, actors=2, lag=0)
+LINE = ProgressFacts(4_000, 10_000, 16_000, 120.0, 1.5, 0.02, actors=2, lag=0)
 POINTS = (Point(1_000, None, 0.5), Point(3_000, 1.0, 0.1))
-VIEW = View(totals=Totals(4_200, 4_000, {"warmup": 64, "epoch": 0}, 100), actors=2, actor_phases=ACTORS)
-PROGRESS = Progress(
+VIEW = ServerStatus(
+    totals=Totals(4_200, 4_000, {"warmup": 64, "old_generation": 0}, 100), actors=2, actor_phases=ACTORS
+)
+PROGRESS = TrainerStatus(
     version=4, report=Report(defaultdict(float), 1e-4), lags=Counter({1: 2, 0: 6}), phase_seconds=LEARNER
 )
 Maker = Callable[..., Chunk]
 
 
-def told(line: Line = LINE, view: View = VIEW, progress: Progress = PROGRESS, config: Config = CONFIG) -> Any:
+def told(
+    line: ProgressFacts = LINE,
+    view: ServerStatus = VIEW,
+    progress: TrainerStatus = PROGRESS,
+    config: Config = CONFIG,
+) -> Any:
     """The status after its way through JSON."""
     value = status(config, line, view, progress, POINTS, (progress.phase_seconds, view.actor_phases))
     return json.loads(json.dumps(value, allow_nan=False))
 
 
-def page(progress: Progress = PROGRESS, view: Callable[[], View] = lambda: VIEW) -> Page:
+def page(progress: TrainerStatus = PROGRESS, view: Callable[[], ServerStatus] = lambda: VIEW) -> Page:
     return Page(CONFIG, lambda: LINE, view, lambda: progress, lambda: POINTS)
 
 
-def delivered(chunk: Chunk) -> Delivered:
-    return Delivered(bytes(16), 4, 3, 0, 0, 4, True, chunk)
+def delivered(chunk: Chunk) -> DecodedChunk:
+    return DecodedChunk(bytes(16), 4, 3, 0, 0, 4, True, chunk)
 
 
 def test_the_sentence_is_that_of_the_busiest_side() -> None:
@@ -80,8 +87,8 @@ def test_what_is_left_is_the_steps_that_are_left_at_this_speed() -> None:
 
 def test_before_the_first_update_nothing_is_made_up() -> None:
     """No return, no curve, no picture, no shares."""
-    fresh = Line(0, 10_000, 0, 0.0, None, None, 0, 0, warmup="1/8 chunks of random play")
-    value = told(fresh, View(), Progress(phase_seconds=dict.fromkeys(PHASES, 0.0)))
+    fresh = ProgressFacts(0, 10_000, 0, 0.0, None, None, 0, 0, warmup="1/8 chunks of random play")
+    value = told(fresh, ServerStatus(), TrainerStatus(phase_seconds=dict.fromkeys(PHASES, 0.0)))
     assert value["curve"] == [] and value["fleet"] == []
     assert value["learner_phases"] == {} and value["actor_phases"] == {}
     for name in ("return_mean", "bonus", "scene", "left_seconds", "update_age_seconds"):
@@ -100,7 +107,7 @@ def test_drops_are_told_by_reason_and_an_imbalance_with_its_sign() -> None:
 
 
 def test_the_fleet_is_told_by_slot() -> None:
-    fleet = (Seated(1, "b", 0, 64, True, 0.5), Seated(0, "a", 2, 128, False, 7.0))
+    fleet = (SessionStatus(1, "b", 0, 64, True, 0.5), SessionStatus(0, "a", 2, 128, False, 7.0))
     rows = told(view=replace(VIEW, fleet=fleet))["fleet"]
     assert [row["slot"] for row in rows] == [0, 1]
     assert rows[0] == {
@@ -116,7 +123,7 @@ def test_a_run_without_a_bonus_says_so() -> None:
 def test_a_scene_is_the_first_lane_after_each_step_beside_its_bonus(make_chunk: Maker) -> None:
     """Row S + t is what step t led to, and what its bonus rates. Nothing of the chunk stays in memory."""
     chunk = make_chunk(5, 2, IMAGES, 0)
-    shown = Scene.of(delivered(chunk), IMAGES)
+    shown = ChunkPreview.of(delivered(chunk), IMAGES)
     answer = page(replace(PROGRESS, scene=shown)).answers["/scene.json"]()
     assert answer.headers == {"Content-Encoding": "gzip"}
     value = json.loads(gzip.decompress(answer.body))
@@ -130,7 +137,7 @@ def test_a_scene_is_the_first_lane_after_each_step_beside_its_bonus(make_chunk: 
 
 
 def test_a_task_of_numbers_has_a_scene_without_pictures(make_chunk: Maker) -> None:
-    shown = Scene.of(delivered(make_chunk(5, 2, NUMBERS, 0)), NUMBERS)
+    shown = ChunkPreview.of(delivered(make_chunk(5, 2, NUMBERS, 0)), NUMBERS)
     value = json.loads(gzip.decompress(page(replace(PROGRESS, scene=shown)).answers["/scene.json"]().body))
     assert value["images"] is None
     assert len(value["bonus"]) == 5
@@ -140,11 +147,13 @@ def test_many_readers_cost_what_one_costs(make_chunk: Maker) -> None:
     """The status is built once a second, a scene is packed once."""
     looked: list[float] = []
 
-    def view() -> View:
+    def view() -> ServerStatus:
         looked.append(time.monotonic())
         return VIEW
 
-    shown = page(replace(PROGRESS, scene=Scene.of(delivered(make_chunk(5, 2, IMAGES, 0)), IMAGES)), view)
+    shown = page(
+        replace(PROGRESS, scene=ChunkPreview.of(delivered(make_chunk(5, 2, IMAGES, 0)), IMAGES)), view
+    )
     assert not looked  # nobody asked
     bodies = [shown.answers["/scene.json"]().body for _ in range(9)]
     assert all(body is bodies[0] for body in bodies)

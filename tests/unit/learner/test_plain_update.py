@@ -15,7 +15,7 @@ import torch
 from common.config import Config, EnvConfig, PPOConfig, RNDConfig, RolloutConfig
 from common.protocol.chunk import Chunk
 from common.spaces import Spaces
-from learner.server.decoder import Delivered
+from learner.interface import DecodedChunk
 from learner.training.batch import join
 from learner.training.checkpoint import RunDirectory
 from learner.training.trainer import Trainer
@@ -50,7 +50,7 @@ RELATIVE = 1e-4  # of the norm of a tensor's change; float32 differs from float6
 Maker = Callable[..., Chunk]
 
 
-def chunks_of(make_chunk: Maker, update: int) -> list[Delivered]:
+def chunks_of(make_chunk: Maker, update: int) -> list[DecodedChunk]:
     """Fresh noise of three slots, each with a drift of its own, so that statistics matter."""
     made = []
     for slot in range(E // B):
@@ -58,7 +58,7 @@ def chunks_of(make_chunk: Maker, update: int) -> list[Delivered]:
         chunk = make_chunk(T, B, SPACES, 10 * update + slot, *ends)
         chunk.observation[:] = chunk.observation * (1 + slot) + update
         made.append(
-            Delivered(bytes([slot]) * 16, update, slot, 0, update * T * B, update, update == 0, chunk)
+            DecodedChunk(bytes([slot]) * 16, update, slot, 0, update * T * B, update, update == 0, chunk)
         )
     return made
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from learner.monitoring.progress_line import Line, RecentRate
+from learner.monitoring.progress_line import ProgressFacts, RecentRate
 
 BATCH_STEPS = 480
 
@@ -23,7 +23,7 @@ def test_a_pause_is_forgotten_after_a_window_and_the_mean_since_the_start_is_not
     mean = 130 * BATCH_STEPS / 1_120
     assert rate.per_second(1_120.0) == pytest.approx(BATCH_STEPS)
     assert mean < 0.2 * BATCH_STEPS
-    left = Line(0, 100 * BATCH_STEPS, 0, rate.per_second(1_120.0), None, None, 1, 0)
+    left = ProgressFacts(0, 100 * BATCH_STEPS, 0, rate.per_second(1_120.0), None, None, 1, 0)
     assert "480 steps/s | ETA 0:01:40" in left.text()
 
 

@@ -14,7 +14,7 @@ import structlog
 import torch
 
 from common.config import NetworkConfig
-from common.protocol.sockets import Context, Server
+from common.protocol.sockets import Context, RouterSocket
 from common.spaces import Spaces
 from learner import resource_limits
 from learner.resource_limits import quota_cores, sessions_that_fit, training_threads, usable_cores
@@ -94,7 +94,7 @@ def test_a_session_takes_two_descriptors() -> None:
 def test_a_connection_takes_one_descriptor_of_the_learner() -> None:
     """A session has two connections. The first byte of the greeting shows that one was accepted."""
     with Context() as context:
-        server = Server(context, 1 << 20)
+        server = RouterSocket(context, 1 << 20)
         port = int(server.bind("tcp://127.0.0.1:*").rpartition(":")[2])
         before, count = len(list(Path("/proc/self/fd").iterdir())), 5
         with contextlib.ExitStack() as stack:

@@ -13,7 +13,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from learner.monitoring import run_logger
-from learner.monitoring.run_logger import Recorder
+from learner.monitoring.run_logger import RunLogger
 from learner.training.episodes import Episode
 
 BATCH_STEPS = 640
@@ -32,7 +32,7 @@ def file_size_limit(size_bytes: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def record_updates(recorder: Recorder, first: int, last: int) -> None:
+def record_updates(recorder: RunLogger, first: int, last: int) -> None:
     """Three finished episodes in each of these updates."""
     for update in range(first, last + 1):
         steps = update * BATCH_STEPS
@@ -43,7 +43,7 @@ def record_updates(recorder: Recorder, first: int, last: int) -> None:
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     """episodes.csv as a learner leaves it after 200 updates."""
-    recorder = Recorder(tmp_path, 0)
+    recorder = RunLogger(tmp_path, 0)
     record_updates(recorder, 1, UPDATES)
     recorder.close()
     return tmp_path / "episodes.csv"
@@ -60,7 +60,7 @@ def expected(last: int) -> list[int]:
 
 def test_a_resume_drops_the_rows_that_a_crash_lost_and_appends(file: Path) -> None:
     whole = file.read_bytes()
-    recorder = Recorder(file.parent, 150 * BATCH_STEPS)
+    recorder = RunLogger(file.parent, 150 * BATCH_STEPS)
     assert updates(file) == expected(150)
     record_updates(recorder, 151, UPDATES)
     recorder.close()
@@ -70,7 +70,7 @@ def test_a_resume_drops_the_rows_that_a_crash_lost_and_appends(file: Path) -> No
 def test_a_resume_on_a_full_disk_keeps_every_row_and_does_not_end_the_run(file: Path) -> None:
     before = file.read_bytes()
     with file_size_limit(len(before) // 4), capture_logs() as logged:
-        recorder = Recorder(file.parent, 150 * BATCH_STEPS)
+        recorder = RunLogger(file.parent, 150 * BATCH_STEPS)
         record_updates(recorder, 151, 152)
     recorder.close()
     assert file.read_bytes() == before
@@ -80,7 +80,7 @@ def test_a_resume_on_a_full_disk_keeps_every_row_and_does_not_end_the_run(file: 
 def test_rows_are_appended_when_the_disk_has_room_again(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_logger, "_RETRY_SECONDS", 0.0)
     with file_size_limit(1000):
-        recorder = Recorder(file.parent, 150 * BATCH_STEPS)
+        recorder = RunLogger(file.parent, 150 * BATCH_STEPS)
         record_updates(recorder, 151, 152)
     record_updates(recorder, 153, 154)
     recorder.close()
@@ -91,7 +91,7 @@ def test_a_row_that_was_written_in_part_is_not_joined_with_the_next(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run_logger, "_RETRY_SECONDS", 0.0)
-    recorder = Recorder(file.parent, UPDATES * BATCH_STEPS)
+    recorder = RunLogger(file.parent, UPDATES * BATCH_STEPS)
     with file_size_limit(file.stat().st_size + 9):
         record_updates(recorder, UPDATES + 1, UPDATES + 1)
     record_updates(recorder, UPDATES + 2, UPDATES + 2)
@@ -116,7 +116,7 @@ class FailsAtWriteAndClose(FailsAtClose):
 
 
 def test_a_close_that_fails_does_not_end_a_finished_run(file: Path) -> None:
-    recorder = Recorder(file.parent, UPDATES * BATCH_STEPS)
+    recorder = RunLogger(file.parent, UPDATES * BATCH_STEPS)
     assert recorder._file is not None
     recorder._file.close()
     recorder._file = FailsAtClose(file, "ab")
@@ -128,7 +128,7 @@ def test_a_close_that_fails_does_not_end_a_finished_run(file: Path) -> None:
 def test_rows_are_appended_after_a_write_and_a_close_that_fail(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recorder = Recorder(file.parent, UPDATES * BATCH_STEPS)
+    recorder = RunLogger(file.parent, UPDATES * BATCH_STEPS)
     assert recorder._file is not None
     recorder._file.close()
     recorder._file = FailsAtWriteAndClose(file, "ab")
@@ -156,7 +156,7 @@ def test_unreadable_rows_are_skipped_with_one_warning_that_counts_them(
     whole = file.read_bytes()
     file.write_bytes(whole + damage)
     with capture_logs() as logged:
-        recorder = Recorder(file.parent, (UPDATES + 1) * BATCH_STEPS)
+        recorder = RunLogger(file.parent, (UPDATES + 1) * BATCH_STEPS)
     recorder.close()
     assert file.read_bytes() == whole
     assert [(entry["event"], entry["rows"]) for entry in logged] == [("episode_rows_skipped", count)]
@@ -164,12 +164,12 @@ def test_unreadable_rows_are_skipped_with_one_warning_that_counts_them(
 
 def test_an_intact_file_gives_no_warning(file: Path) -> None:
     with capture_logs() as logged:
-        Recorder(file.parent, UPDATES * BATCH_STEPS).close()
+        RunLogger(file.parent, UPDATES * BATCH_STEPS).close()
     assert logged == []
 
 
 def test_the_curve_of_a_resumed_run_begins_with_its_earlier_episodes(file: Path) -> None:
-    recorder = Recorder(file.parent, 2 * BATCH_STEPS)
+    recorder = RunLogger(file.parent, 2 * BATCH_STEPS)
     recorder.close()
     assert recorder.curve.points[0].return_mean == 1.0
     assert {point.env_steps for point in recorder.curve.points} == {BATCH_STEPS, 2 * BATCH_STEPS}

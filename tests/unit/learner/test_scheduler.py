@@ -10,8 +10,8 @@ import pytest
 
 from common.config import Config, PPOConfig, RNDConfig, RolloutConfig
 from common.protocol.chunk import WARMUP_VERSION
-from learner.server.scheduler import Credit
-from learner.server.sessions import Seat
+from learner.server.scheduler import GrantScheduler
+from learner.server.sessions import SessionRecord
 
 CONFIG = Config(
     total_steps=20 * 30,  # 20 updates
@@ -22,23 +22,23 @@ CONFIG = Config(
 PLACES, UPDATES = 3, 20
 
 
-def credit_of(max_lag: int, version: int | None = None) -> Credit:
+def credit_of(max_lag: int, version: int | None = None) -> GrantScheduler:
     """With that version published, if any."""
-    credit = Credit(replace(CONFIG, max_lag=max_lag))
+    credit = GrantScheduler(replace(CONFIG, max_lag=max_lag))
     if version is not None:
         credit.open(version)
     return credit
 
 
-def seat_all(credit: Credit, count: int) -> list[Seat]:
+def seat_all(credit: GrantScheduler, count: int) -> list[SessionRecord]:
     """Sessions that are connected and idle."""
-    seats = [Seat(bytes([slot]) * 16, "", slot, 0, 0.0, peer=bytes([slot])) for slot in range(count)]
+    seats = [SessionRecord(bytes([slot]) * 16, "", slot, 0, 0.0, peer=bytes([slot])) for slot in range(count)]
     for seat in seats:
         credit.seated(seat)
     return seats
 
 
-def granted(credit: Credit, now: float = 0.0) -> list[tuple[int, int]]:
+def granted(credit: GrantScheduler, now: float = 0.0) -> list[tuple[int, int]]:
     """(slot, batch) of each new grant."""
     return [(seat.slot, seat.batch) for seat in credit.grant(now)]
 
@@ -76,7 +76,7 @@ def test_the_oldest_batch_is_filled_first() -> None:
     assert [batch for _, batch in granted(credit)] == [4, 4, 4, 5, 5, 5, 6]
     for seat in seats[3:]:  # the younger batches' chunks come first, and go into them
         assert credit.admit(seat.batch, 4) is None
-        credit.answered(seat, 1.0)
+        credit.chunk_received(seat, 1.0)
     assert [batch for _, batch in granted(credit, 1.0)] == [6, 6]
     assert [places.filled for places in credit.batches.values()] == [0, 3, 1]
 
@@ -143,12 +143,12 @@ def test_reopening_asks_for_the_whole_batch_again_and_for_no_other() -> None:
 def test_places_go_to_the_least_recently_served_of_those_who_are_here() -> None:
     credit = credit_of(0, 0)
     seats = seat_all(credit, 5)
-    credit.left(seats[1])
+    credit.remove(seats[1])
     assert granted(credit) == [(0, 0), (2, 0), (3, 0)]
     assert granted(credit) == []  # one grant each, and no more than there are places
     for seat in (seats[3], seats[0], seats[2]):
         credit.admit(0, 0)
-        credit.answered(seat, 1.0)
+        credit.chunk_received(seat, 1.0)
     credit.open(1)
     assert granted(credit, 1.0) == [(4, 1), (0, 1), (2, 1)]
 
@@ -159,9 +159,9 @@ def test_an_overdue_place_of_any_batch_is_offered_to_another_session() -> None:
     assert [batch for _, batch in granted(credit)] == [0, 0, 0, 1, 1, 1]
     for seat in seats[:2] + seats[3:5]:
         credit.admit(seat.batch, 0)
-        credit.answered(seat, 0.5)  # chunks take half a second
+        credit.chunk_received(seat, 0.5)  # chunks take half a second
     for seat in (seats[0], seats[1], seats[3]):
-        credit.left(seat)
+        credit.remove(seat)
     assert granted(credit, 1.9) == []
     assert granted(credit, 2.1) == [(6, 0), (4, 1)]
     assert granted(credit, 2.2) == []
@@ -174,7 +174,7 @@ def test_one_slow_chunk_does_not_delay_the_next_offer_of_a_place() -> None:
     credit.grant(0.0)
     for seat, seconds in zip(seats, (0.5, 0.5, 60.0), strict=False):
         credit.admit(0, 0)
-        credit.answered(seat, seconds)
+        credit.chunk_received(seat, seconds)
     credit.open(1)
     assert granted(credit, 60.0) == [(3, 1), (0, 1), (1, 1)]
     assert granted(credit, 61.9) == []
@@ -198,7 +198,7 @@ def test_with_as_many_sessions_as_places_each_plays_one_chunk_of_every_batch(max
                 if seat.granted_at is not None:
                     played[seat.slot, seat.batch] += 1
                     assert credit.admit(seat.batch, version) is None
-                    credit.answered(seat, now)
+                    credit.chunk_received(seat, now)
                     credit.grant(now)
         if version + 1 < UPDATES:
             credit.open(version + 1)
@@ -212,7 +212,7 @@ def test_a_fast_session_takes_no_second_place_of_a_batch_from_as_many_sessions_a
     credit.grant(0.0)
     for now in (1.0, 2.0):  # slot 0 answers twice before the others do once
         credit.admit(seats[0].batch, 0)
-        credit.answered(seats[0], now)
+        credit.chunk_received(seats[0], now)
         again = granted(credit, now)
     assert again == []
 
@@ -221,7 +221,7 @@ def test_the_place_of_a_session_that_left_is_open_again() -> None:
     credit = credit_of(0, 0)
     seats = seat_all(credit, PLACES + 1)
     assert granted(credit) == [(0, 0), (1, 0), (2, 0)]
-    credit.left(seats[1])
+    credit.remove(seats[1])
     assert granted(credit) == [(PLACES, 0)]
 
 
@@ -238,8 +238,8 @@ def test_a_late_answer_of_an_overdue_grant_makes_its_session_idle_once() -> None
     seats = seat_all(credit, PLACES + 1)
     credit.grant(0.0)
     credit.admit(0, 0)
-    credit.answered(seats[0], 0.5)
+    credit.chunk_received(seats[0], 0.5)
     assert granted(credit, 2.1) == [(PLACES, 0), (0, 0)]  # places of slots 1 and 2, who take too long
-    credit.answered(seats[1], 2.2)
+    credit.chunk_received(seats[1], 2.2)
     assert credit.admit(0, 0) is None
     assert granted(credit, 2.2) == []  # both open places are held

@@ -15,7 +15,7 @@ from common.config import Config, EnvConfig, PPOConfig, RolloutConfig
 from common.model import rnd
 from common.protocol.chunk import Chunk
 from common.spaces import Spaces
-from learner.server.decoder import Delivered
+from learner.interface import DecodedChunk
 from learner.training.batch import join
 from learner.training.checkpoint import RunDirectory
 from learner.training.trainer import Trainer
@@ -46,15 +46,15 @@ def make_trainer(tmp_path: Path) -> TrainerMaker:
     return make
 
 
-def chunks_of(make_chunk: Maker, lags: tuple[int, ...] = (0, 0, 0)) -> list[Delivered]:
+def chunks_of(make_chunk: Maker, lags: tuple[int, ...] = (0, 0, 0)) -> list[DecodedChunk]:
     """One chunk of noise from each of three slots, so many versions behind version 5."""
     return [
-        Delivered(bytes([slot]) * 16, 5, slot, 0, 0, 5 - lag, True, make_chunk(T, B, SPACES, slot))
+        DecodedChunk(bytes([slot]) * 16, 5, slot, 0, 0, 5 - lag, True, make_chunk(T, B, SPACES, slot))
         for slot, lag in enumerate(lags)
     ]
 
 
-def joined(chunks: list[Delivered]) -> Chunk:
+def joined(chunks: list[DecodedChunk]) -> Chunk:
     """The batch they make."""
     return join([delivered.chunk for delivered in chunks])
 

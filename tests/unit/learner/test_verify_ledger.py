@@ -30,7 +30,7 @@ def books() -> dict[str, Any]:
     ledger.receive(A, 10, 10 + STEPS)
     ledger.settle(A, 10, "trained")
     ledger.announce(B, 7)
-    ledger.bury(B, "actor_lost")
+    ledger.close_session(B, "actor_lost")
     ledger.announce(C, 5)
     value: dict[str, Any] = json.loads(ledger.to_json())
     return value

@@ -7,17 +7,17 @@ import os
 import subprocess
 import sys
 
-from learner.watchdog import Patience, Stall, StallDetector
+from learner.watchdog import Stall, StallDetector, StallLimits
 from tests.support.processes import PATIENCE_SECONDS, ROOT
 
 TICK_SECONDS = 1.0
-PATIENCE = {"network": Patience(10.0, 60.0), "trainer": Patience(20.0, 90.0)}
+PATIENCE = {"network": StallLimits(10.0, 60.0), "trainer": StallLimits(20.0, 90.0)}
 
 # The main thread never stops turning; the other one stops as soon as it has begun.
 PROGRAM = """
 import threading, time
 from common import log
-from learner.watchdog import Patience, Watchdog
+from learner.watchdog import StallLimits, Watchdog
 
 log.configure("learner")
 turned = {"network": time.monotonic(), "main": time.monotonic()}
@@ -26,7 +26,7 @@ def hang_here():
     threading.Event().wait()
 
 threading.Thread(target=hang_here).start()
-Watchdog(lambda: turned, {"network": Patience(0.5, 1.5), "main": Patience(600.0, 600.0)}, 0.1)
+Watchdog(lambda: turned, {"network": StallLimits(0.5, 1.5), "main": StallLimits(600.0, 600.0)}, 0.1)
 while True:
     time.sleep(0.05)
     turned["main"] = time.monotonic()
