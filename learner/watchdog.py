@@ -30,7 +30,7 @@ class StallLimits:
 
 PATIENCE = {
     "network": StallLimits(30.0, 120.0),
-    "decode": StallLimits(30.0, 120.0),
+    "decoder": StallLimits(30.0, 120.0),
     "supervisor": StallLimits(30.0, 120.0),
     "trainer": StallLimits(300.0, 1_800.0),  # one update of a large batch on a slow processor takes minutes
 }

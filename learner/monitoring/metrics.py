@@ -188,7 +188,7 @@ class LearnerCollector:
 
     def _fleet(self, view: ServerStatus) -> Iterator[Metric]:
         yield _gauge("fleet_actors", "Sessions with a place.", view.actors)
-        yield _gauge("fleet_playing", "Sessions that play for a batch.", view.playing)
+        yield _gauge("fleet_playing", "Sessions that play for a batch.", view.collecting)
         if view.chunk_seconds is not None:
             yield _gauge("fleet_chunk_seconds", "Usual time from credit to its chunk.", view.chunk_seconds)
         steps = {str(seated.slot): seated.steps for seated in sorted(view.fleet)}
@@ -210,11 +210,11 @@ class LearnerCollector:
         )
         yield _gauge("insecure_plaintext", "1: anybody on the network may join.", self._insecure_plaintext)
         yield _counter("wire_bans", "Peers unheard for a while after offences.", view.bans)
-        yield _counter("wire_unheard_messages", "Of the banned, or beyond a quota.", view.unheard)
+        yield _counter("wire_unheard_messages", "Of the banned, or beyond a quota.", view.ignored_messages)
         yield _counter("wire_received_bytes", "Bytes on the data port.", view.received_bytes)
         yield _counter("wire_chunk_bytes", "Bytes of chunk messages.", view.chunk_bytes)
         yield _counter("wire_duplicate_chunks", "Chunks that came again.", view.duplicates)
-        yield _counter("wire_would_block", "Replies a full pipe refused.", view.would_block)
+        yield _counter("wire_would_block", "Replies a full pipe refused.", view.send_queue_full)
         yield _counter("weights_sent_bytes", "Bytes of weights sent.", view.weights_bytes)
         yield _counter("weights_pulls", "Pulls begun.", view.weights_pulls)
 

@@ -1,4 +1,4 @@
-"""The learner's keys in use: which are authorised now, and what follows when one is revoked."""
+"""Reads which keys are authorised while the learner runs, and ends the connections of revoked ones."""
 
 from __future__ import annotations
 
@@ -15,65 +15,67 @@ from common.protocol.sockets import Context
 log = structlog.get_logger()
 
 _READ_SECONDS = 1.0
-_ASKED_SECONDS = 0.1  # a key that was just added may be used at once
+_HANDSHAKE_READ_SECONDS = 0.1  # before a handshake is answered: a key that was just added works at once
 
 
 class SessionAuthenticator:
-    """Owned by the network thread, like the sockets that its gate guards."""
+    """Owned by the network thread, like the sockets that its ZAP handler guards."""
 
     def __init__(self, context: Context, keys: KeyDirectory) -> None:
-        """Raises KeysError if nobody can be authorised."""
+        """Read the key directory. Raises KeysError if it authorises no key."""
         self._keys = keys
-        self.gate = ZapHandler(context.raw, keys.pair)
+        self.zap_handler = ZapHandler(context.raw, keys.pair)
         self._endpoints: list[str] = []
-        self._complaints: list[str] = []
+        self._warnings: list[str] = []  # of the last reading, so that each is logged once
         self._read_at = time.monotonic()
-        self._admit(*keys.authorised())
-        log.info("keys_read", actors=sorted(self.gate.admitted.values()))
-
-    def verify_access_control(self, endpoints: list[str]) -> None:
-        """Show that the bound endpoints refuse strangers.
-
-        Raises:
-            AccessControlError: they do not.
-        """
-        self._endpoints = endpoints
-        self.gate.verify_access_control(endpoints)
+        self._authorise(*keys.authorised())
+        log.info("keys_read", actors=sorted(self.zap_handler.admitted.values()))
 
     @property
     def authorised(self) -> Mapping[str, str]:
         """Names by public key."""
-        return self.gate.admitted
+        return self.zap_handler.admitted
+
+    def verify_access_control(self, endpoints: list[str]) -> None:
+        """Test that the bound endpoints refuse unknown clients.
+
+        Raises:
+            AccessControlError: an endpoint does not.
+        """
+        self._endpoints = endpoints
+        self.zap_handler.verify_access_control(endpoints)
 
     def tick(self, now: float) -> bool:
         """Answer handshakes; each second, and before an answer, read which keys are authorised.
 
         Returns:
-            Whether keys were revoked. Every TCP connection is cut then: authorised peers reconnect,
-            and the protocol sends again what was under way.
+            Whether keys were revoked. Every TCP connection is shut down then: authorised peers reconnect,
+            and the protocol sends again what was in flight.
         """
-        asked = self.gate.asked()
-        gone: list[str] = []
-        if now - self._read_at > (_ASKED_SECONDS if asked else _READ_SECONDS):
+        asked = self.zap_handler.asked()
+        revoked: list[str] = []
+        if now - self._read_at > (_HANDSHAKE_READ_SECONDS if asked else _READ_SECONDS):
             self._read_at = now
             try:
-                gone = self._admit(*self._keys.authorised(self.gate.admitted))
-            except KeysError as error:  # a volume that is away for a moment ends no run
-                self._admit(self.gate.admitted, [str(error)])
+                revoked = self._authorise(*self._keys.authorised(self.authorised))
+            except KeysError as error:  # a volume that is unavailable for a moment ends no run
+                self._log_warnings([str(error)])
         if asked:
-            self.gate.answer()
-        if gone:
-            log.warning(
-                "keys_revoked", actors=sorted(gone), connections_cut=curve.drop_connections(self._endpoints)
-            )
-        return bool(gone)
+            self.zap_handler.answer()
+        if revoked:
+            count = curve.drop_connections(self._endpoints)
+            log.warning("keys_revoked", actors=sorted(revoked), connections_cut=count)
+        return bool(revoked)
 
-    def _admit(self, names: dict[str, str], complaints: list[str]) -> list[str]:
-        """Take over who is authorised; returns the names whose keys no longer are."""
-        for complaint in complaints:
-            if complaint not in self._complaints:
-                log.warning("key_file_refused", text=complaint)
-        self._complaints = complaints
-        gone = [name for key, name in self.gate.admitted.items() if key not in names]
-        self.gate.admitted = names
-        return gone
+    def _authorise(self, names: dict[str, str], warnings: list[str]) -> list[str]:
+        """Replace the authorised keys; returns the names of those that no longer are."""
+        self._log_warnings(warnings)
+        revoked = [name for key, name in self.authorised.items() if key not in names]
+        self.zap_handler.admitted = names
+        return revoked
+
+    def _log_warnings(self, warnings: list[str]) -> None:
+        for warning in warnings:
+            if warning not in self._warnings:
+                log.warning("key_file_refused", text=warning)
+        self._warnings = warnings

@@ -1,7 +1,4 @@
-"""From the parts of a message to the decision about it: limits, decoding, counts. No sockets.
-
-The network thread reads; what it read is limited, decoded and handed to admission here.
-"""
+"""Limits, decodes and counts each message, and passes it to admission. It uses no sockets."""
 
 from __future__ import annotations
 
@@ -12,59 +9,61 @@ from typing import get_args
 import structlog
 
 from common.protocol import codec
-from common.protocol.messages import ChunkMessage, Hello, Reject, WeightsRequest
+from common.protocol.messages import ChunkMessage, Hello, Message, Reject, WeightsRequest
 from learner.server.admission import Admission
 from learner.server.rate_limit import BAN_SECONDS, STRIKES, VERSION_SECONDS, PeerRateLimiter, Sender
 
 log = structlog.get_logger()
 
-_LEAST_IGNORED_BYTES = 2**16  # what an ignored message counts as, at least
+_IGNORED_BYTES_MIN = 2**16  # what an ignored message counts as, at least
 _KINDS = ("hello", "chunk", "skip", "heartbeat", "bye")  # of messages that actors send
 
 
-class Intake:
-    """Owned by the network thread."""
+class MessageHandler:
+    """Owned by the network thread. Replies go to `outbox`, in the order of the messages that they answer."""
 
-    def __init__(self, admission: Admission) -> None:
-        self._admission = admission
-        self.conduct = PeerRateLimiter()
+    def __init__(self, admission: Admission, outbox: list[tuple[bytes, Message]]) -> None:
+        self._admission, self._outbox = admission, outbox
+        self.rate_limiter = PeerRateLimiter()
         self.wire_errors: Counter[str] = Counter(dict.fromkeys(get_args(codec.WireReason), 0))
         self.messages: Counter[str] = Counter(dict.fromkeys(_KINDS, 0))
         self.received_bytes = self.chunk_bytes = self.chunk_steps = 0
 
-    def take(self, sender: Sender, parts: list[bytes], now: float) -> int:
-        """Take in a message of the data port.
+    def handle(self, sender: Sender, parts: list[bytes], now: float) -> int:
+        """Handle a message of the data port.
 
         Returns:
-            0, or the bytes that an ignored message counts as, so that the caller can pause between many.
+            0, or the bytes that an ignored message counts as, so that the caller can pause after many.
         """
-        size = sum(map(len, parts))
-        self.received_bytes += size
-        if not self._allows(sender, size, now):
-            return max(size, _LEAST_IGNORED_BYTES)
+        size_bytes = sum(map(len, parts))
+        self.received_bytes += size_bytes
+        if not self._accepts(sender, size_bytes, now):
+            return max(size_bytes, _IGNORED_BYTES_MIN)
         try:
             message = codec.decode(parts)
         except codec.WireError as error:
             self._refuse(sender, error, now)
             if error.reason == "version":
-                self._admission.replies.append((sender.peer, Reject(code="protocol", text=str(error))))
+                self._outbox.append((sender.peer, Reject(code="protocol", text=str(error))))
             return 0
         self.messages[type(message).__name__.removesuffix("Message").lower()] += 1
         if isinstance(message, Hello) and not self._allow_hello(sender, message, now):
             return 0
         if isinstance(message, ChunkMessage):
-            self.chunk_bytes += size
+            self.chunk_bytes += size_bytes
             self.chunk_steps += message.steps
         self._admission.on(sender.peer, message, now, sender.key)
-        for offence in self._admission.offences:
-            self._strike(sender, "offence", offence, now)
+        for violation in self._admission.offences:
+            self._record_violation(sender, "offence", violation, now)
         self._admission.offences.clear()
+        self._outbox += self._admission.replies
+        self._admission.replies.clear()
         return 0
 
-    def take_request(self, sender: Sender, parts: list[bytes], now: float) -> WeightsRequest | int:
-        """Take in a message of the weights port: the request to answer, or a number as from `take`."""
-        if not self._allows(sender, sum(map(len, parts)), now):
-            return _LEAST_IGNORED_BYTES
+    def handle_request(self, sender: Sender, parts: list[bytes], now: float) -> WeightsRequest | int:
+        """Check a message of the weights port; returns the request to answer, or a number like `handle`."""
+        if not self._accepts(sender, sum(map(len, parts)), now):
+            return _IGNORED_BYTES_MIN
         try:
             request = codec.decode(parts)
             if not isinstance(request, WeightsRequest):
@@ -74,36 +73,40 @@ class Intake:
             return 0
         return request
 
-    def _allows(self, sender: Sender, size: int, now: float) -> bool:
-        hearing = self.conduct.classify_message(sender.peer, size, now)
-        if hearing == "excess":
-            self._strike(sender, "quota", "expected fewer or smaller messages, got more than the quota", now)
-        return hearing == "heard"
+    def _accepts(self, sender: Sender, size_bytes: int, now: float) -> bool:
+        """Whether to read a message; one beyond the quota is recorded as a violation."""
+        verdict = self.rate_limiter.classify_message(sender.peer, size_bytes, now)
+        if verdict == "excess":
+            text = "expected fewer or smaller messages, got more than the quota"
+            self._record_violation(sender, "quota", text, now)
+        return verdict == "heard"
 
     def _allow_hello(self, sender: Sender, hello: Hello, now: float) -> bool:
-        """Whether to take in a Hello now; if not, its sender is told when to ask again."""
-        pause_seconds = self.conduct.allow_hello(sender.hello_identity, now)
+        """Whether to handle a Hello now; if not, its sender is told when to send it again."""
+        pause_seconds = self.rate_limiter.allow_hello(sender.hello_identity, now)
         if pause_seconds:
             self._admission.events["full"] += 1
-            text = "expected fewer new sessions at once: the learner takes in the others first"
+            text = "expected fewer new sessions at once: the learner accepts the others first"
             retry_after_ms = math.ceil(pause_seconds * 1000)
             reject = Reject(code="full", text=text, retry_after_ms=retry_after_ms)
-            self._admission.replies.append((sender.peer, reject))
+            self._outbox.append((sender.peer, reject))
             return False
         log.info("hello", sid=hello.sid.hex(), host=hello.host, pid=hello.pid, key=sender.name)
         return True
 
     def _refuse(self, sender: Sender, error: codec.WireError, now: float) -> None:
+        """Count a message that is not one of this protocol; one of another version is no violation."""
         self.wire_errors[error.reason] += 1
         if error.reason != "version":
-            self._strike(sender, error.reason, str(error), now)
+            self._record_violation(sender, error.reason, str(error), now)
             return
         log.warning("message_refused", reason=error.reason, text=str(error))
-        self.conduct.charge(sender.peer, VERSION_SECONDS, now)  # it may be honest, only older or newer
+        self.rate_limiter.charge(sender.peer, VERSION_SECONDS, now)  # the sender may run another release
 
-    def _strike(self, sender: Sender, reason: str, text: str, now: float) -> None:
+    def _record_violation(self, sender: Sender, reason: str, text: str, now: float) -> None:
+        """Log a violation; the one that exceeds the limit bans the connection and ends its session."""
         log.warning("message_refused", reason=reason, text=text)
-        if self.conduct.record_violation(sender.peer, now):
-            text = f"ignored for {BAN_SECONDS:.0f} s after {STRIKES} offences, the last: {text}"[:256]
+        if self.rate_limiter.record_violation(sender.peer, now):
+            text = f"ignored for {BAN_SECONDS:.0f} s after {STRIKES} violations, the last: {text}"[:256]
             log.warning("peer_banned", text=text)
             self._admission.expel(sender.peer, text)

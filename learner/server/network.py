@@ -1,15 +1,14 @@
-"""The network thread: the only one that touches sockets, seats and the ledger.
+"""The network thread: the only one that uses sockets, sessions and the ledger.
 
-Order within a turn: read everything that waits, do what other threads asked for, let time pass,
-send the replies. So nobody is given up while a message of theirs lies unread.
+Each loop reads what waits, runs the calls of other threads, advances time and sends the replies, in this
+order: no session expires while one of its messages waits to be read.
 """
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import TypeVar
 
@@ -18,184 +17,181 @@ import structlog
 from common.keys.files import KeyDirectory
 from common.process.lifecycle import EXIT_INTERNAL, Fatal
 from common.protocol import codec
-from common.protocol.sockets import Context, RouterSocket, wait
+from common.protocol.messages import Message, WeightsRequest
+from common.protocol.sockets import wait
 from learner.server.admission import Admission
-from learner.server.authenticator import SessionAuthenticator
 from learner.server.calls import CallQueue
+from learner.server.decoder import ChunkDecoder
 from learner.server.leases import LEASE_SECONDS
-from learner.server.message_handler import Intake
+from learner.server.message_handler import MessageHandler
+from learner.server.ports import Ports
 from learner.server.publisher import PIECE_BYTES, Publisher
-from learner.server.rate_limit import Sender
-from learner.server.scheduler import AdmittedChunk
 from learner.server.status import ServerStatus
 
 log = structlog.get_logger()
 
 T = TypeVar("T")
-_VIEW_SECONDS = 0.5
-_TURN_SECONDS = 0.25
+_STATUS_SECONDS = 0.5
+_LOOP_SECONDS = 0.25  # the longest wait for a message
 _START_SECONDS = 30.0
-_WEIGHTS_REQUEST_BYTES = 8_192
-_REST_AFTER_BYTES = 2**19  # of ignored messages that end the reading of a turn
-_REST_SECONDS = 0.005  # the pause that follows: a flood costs little, and delays others by little
-_SHOWN_SLOTS = 256  # of which exporter and page show each
+_PAUSE_AFTER_BYTES = 2**19  # of ignored messages that end the reading of a loop
+_PAUSE_SECONDS = 0.005  # follows: a flood costs little, and delays other peers by little
+_STATUS_SLOTS = 256  # sessions that a status lists
 
 
 class Network:
-    """Runs `Admission` and `Publisher` on sockets; `ask` runs a function in its thread."""
+    """Runs `Admission` and `Publisher` on sockets; `call` runs a function in its thread."""
 
     def __init__(
         self,
         admission: Admission,
         publisher: Publisher,
+        decoder: ChunkDecoder,
         message_bytes: int,
         keys: KeyDirectory | None = None,
     ) -> None:
-        self._admission, self._publisher, self._keys = admission, publisher, keys
-        self._door: SessionAuthenticator | None = None  # with keys only
-        self._message_bytes = message_bytes
+        self._admission, self._publisher, self._decoder = admission, publisher, decoder
+        self._message_bytes, self._keys = message_bytes, keys
         self._calls = CallQueue()
         self._closing = threading.Event()
-        self.intake = Intake(admission)
-        self.view = ServerStatus()
+        self._outbox: list[tuple[bytes, Message]] = []  # what to send to which peer at the end of a loop
+        self._message_handler = MessageHandler(admission, self._outbox)
+        self.status = ServerStatus()
         self.last_loop_at = time.monotonic()  # for the watchdog
-        self._viewed = 0.0
-        self._auth_refused: dict[str, int] = {}
-        self.endpoints: list[str] = []
         self.failure: Fatal | None = None  # what ended the thread while it served
-        self._deliver: Callable[[AdmittedChunk], None] = lambda arrival: None
 
-    def start(self, endpoints: list[tuple[str, str]], deliver: Callable[[AdmittedChunk], None]) -> None:
-        """Bind every (data, weights) pair and serve.
+    @property
+    def endpoints(self) -> list[str]:
+        """The bound endpoints: data and weights port of each address."""
+        return self._ports.endpoints
 
-        Raises:
-            BindError: an address cannot be served.
-            AccessControlError: a port with keys does not refuse strangers.
-        """
-        self._deliver = deliver
+    def start(self, endpoints: Sequence[tuple[str, str]]) -> None:
+        """Bind every (data, weights) pair, publish the first status and serve. Raises like `Ports`."""
         started: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, args=(endpoints, started), name="network")
         self._thread.start()
         try:
             started.result(_START_SECONDS)
         except BaseException:
-            self._thread.join()
-            self._calls.waker.close()
+            self._end_thread()
             raise
 
-    def ask(self, function: Callable[[], T]) -> T:
-        """Run `function` in the network thread and return its result; any thread may call."""
+    def call(self, function: Callable[[], T]) -> T:
+        """Run `function` in the network thread and return its result; any other thread may call."""
         return self._calls.call(function)
 
     def close(self) -> None:
-        """Stop serving."""
+        """Stop serving; later calls raise."""
+        self._end_thread()
+
+    def _end_thread(self) -> None:
         self._closing.set()
         self._calls.waker.wake()
         self._thread.join()
         self._calls.waker.close()
 
-    def _run(self, endpoints: list[tuple[str, str]], started: Future[None]) -> None:
+    def _run(self, endpoints: Sequence[tuple[str, str]], started: Future[None]) -> None:
         try:
-            with Context() as context, contextlib.ExitStack() as stack:
-                gates = []
-                if self._keys is not None:
-                    self._door = SessionAuthenticator(context, self._keys)
-                    gates.append(self._door.gate)
-                    stack.callback(self._door.gate.close)
-                data = RouterSocket(context, self._message_bytes, *gates)
-                stack.callback(data.close)
-                weights = RouterSocket(context, _WEIGHTS_REQUEST_BYTES, *gates)
-                stack.callback(weights.close)
-                for data_endpoint, weights_endpoint in endpoints:
-                    self.endpoints.append(data.bind(data_endpoint))
-                    self.endpoints.append(weights.bind(weights_endpoint))
-                if self._door is not None:
-                    self._door.verify_access_control(self.endpoints)
-                self.view = self.look()
+            with Ports(endpoints, self._message_bytes, self._keys) as self._ports:
+                self.status = self.read_status()
                 started.set_result(None)
                 while not self._closing.is_set():
-                    wait((data, weights, *gates), self._calls.waker, _TURN_SECONDS)
-                    self._turn(data, weights)
+                    self._ports.wait(self._calls.waker, _LOOP_SECONDS)
+                    self.poll_once()
             self._calls.end(RuntimeError("expected a call before close, got one after it"))
-        except BaseException as error:  # noqa: BLE001  # raised by `start`, or by the next `ask`
+        except BaseException as error:  # noqa: BLE001  # `start` raises it, or the next `call`
             self._fail(error, started)
 
-    def _turn(self, data: RouterSocket, weights: RouterSocket) -> None:
+    def poll_once(self) -> None:
+        """Serve what came in since the last loop."""
         now = self.last_loop_at = time.monotonic()
-        if self._door is not None and self._door.tick(now):
-            self._admission.revoke(self._door.authorised)
-        ignored = 0
-        for peer, key, parts in data.receive():
-            ignored += self.intake.take(self._sender(peer, key), parts, now)
-            if ignored >= _REST_AFTER_BYTES:
-                break
-        for peer, key, parts in weights.receive():
-            used = self._on_weights(weights, self._sender(peer, key), parts, now)
-            ignored += used
-            if not used or ignored >= 2 * _REST_AFTER_BYTES:
-                break  # one answer, 2 MiB, in a turn: chunks do not wait behind a whole fleet's weights
+        authenticator = self._ports.authenticator
+        if authenticator is not None and authenticator.tick(now):
+            self._admission.revoke(authenticator.authorised)
+        ignored_bytes = self._read_data(now)
+        ignored_bytes += self._read_weights(now, 2 * _PAUSE_AFTER_BYTES - ignored_bytes)
         self._calls.run_pending()
         self._admission.tick(time.monotonic())
         self._admission.acknowledge()
-        for arrival in self._admission.arrivals:
-            self._deliver(arrival)
-        self._admission.arrivals.clear()
-        for peer, message in self._admission.replies:
-            data.send(peer, codec.encode(message))
-        self._admission.replies.clear()
-        if ignored >= _REST_AFTER_BYTES:
-            wait((), self._calls.waker, _REST_SECONDS)
-        now = time.monotonic()
-        if now - self._viewed > _VIEW_SECONDS:
-            self._viewed = now
-            self._auth_refused = {why: data.refused[why] + weights.refused[why] for why in data.refused}
-            self.view = self.look(data.would_block + weights.would_block)
+        self._send()
+        if ignored_bytes >= _PAUSE_AFTER_BYTES:
+            wait((), self._calls.waker, _PAUSE_SECONDS)
+        if time.monotonic() - self.status.read_at > _STATUS_SECONDS:
+            self.status = self.read_status()
 
-    def look(self, would_block: int = 0) -> ServerStatus:
-        """The present state; only in the network thread (`ask`) or after it ended."""
-        admission = self._admission
-        seats = [seat for seat in admission.seats if seat.peer is not None]
-        heard = time.monotonic() + LEASE_SECONDS  # when a lease ends that is renewed now
-        oldest = min((seat.expires for seat in seats), default=heard)
+    def _read_data(self, now: float) -> int:
+        """Handle the messages of the data port; returns the bytes that ignored ones count as."""
+        ignored_bytes = 0
+        for peer, key, parts in self._ports.data.receive():
+            ignored_bytes += self._message_handler.handle(self._ports.sender(peer, key), parts, now)
+            if ignored_bytes >= _PAUSE_AFTER_BYTES:
+                break
+        return ignored_bytes
+
+    def _read_weights(self, now: float, limit_bytes: int) -> int:
+        """Answer one request, at most 4 MiB, so that chunks do not wait behind the pulls of a whole fleet."""
+        ignored_bytes = 0
+        for peer, key, parts in self._ports.weights.receive():
+            sender = self._ports.sender(peer, key)
+            request = self._message_handler.handle_request(sender, parts, now)
+            if not isinstance(request, int):
+                self._answer_request(peer, request, now)
+                break
+            ignored_bytes += request
+            if not request or ignored_bytes >= limit_bytes:
+                break
+        return ignored_bytes
+
+    def _answer_request(self, peer: bytes, request: WeightsRequest, now: float) -> None:
+        for answer in self._publisher.answer(request):
+            allowed = self._message_handler.rate_limiter.allow_send(peer, PIECE_BYTES, now)
+            if not allowed or not self._ports.weights.send(peer, codec.encode(answer)):
+                return  # its quota is used up or its queue is full: it asks again
+
+    def _send(self) -> None:
+        """Hand admitted chunks to the decoder and send every reply."""
+        for chunk in self._admission.arrivals:
+            self._decoder.submit(chunk)
+        self._admission.arrivals.clear()
+        self._outbox += self._admission.replies
+        self._admission.replies.clear()
+        for peer, message in self._outbox:
+            self._ports.data.send(peer, codec.encode(message))
+        self._outbox.clear()
+
+    def read_status(self) -> ServerStatus:
+        """Return the present state. Only the network thread calls it."""
+        admission, messages, decoder = self._admission, self._message_handler, self._decoder
+        sessions = [session for session in admission.seats if session.peer is not None]
+        renewed = time.monotonic() + LEASE_SECONDS  # when a lease ends that is renewed now
+        oldest = min((session.expires for session in sessions), default=renewed)
         return ServerStatus(
+            read_at=time.monotonic(),
             totals=admission.ledger.totals(),
             sessions_seen=admission.ledger.sessions_seen,
-            actors=len(seats),
-            heartbeat_age_max_seconds=max(0.0, heard - oldest),
-            playing=sum(seat.granted_at is not None for seat in seats),
-            fleet=tuple(seat.shown(heard) for seat in seats if seat.slot < _SHOWN_SLOTS),
+            actors=len(sessions),
+            heartbeat_age_max_seconds=max(0.0, renewed - oldest),
+            collecting=sum(session.granted_at is not None for session in sessions),
+            fleet=tuple(session.shown(renewed) for session in sessions if session.slot < _STATUS_SLOTS),
             chunk_seconds=admission.credit.usual_seconds,
             first_credit_at=admission.first_credit_at,
+            decoder_chunks=decoder.waiting_chunks,
+            decoder_seconds=decoder.decode_seconds,
             actor_phases=dict(admission.seats.phase_seconds),
-            messages=dict(self.intake.messages),
+            messages=dict(messages.messages),
             events=dict(admission.events),
-            wire_errors=dict(self.intake.wire_errors),
+            wire_errors=dict(messages.wire_errors),
             duplicates=admission.duplicates,
-            received_bytes=self.intake.received_bytes,
-            chunk_bytes=self.intake.chunk_bytes,
-            chunk_steps=self.intake.chunk_steps,
+            received_bytes=messages.received_bytes,
+            chunk_bytes=messages.chunk_bytes,
+            chunk_steps=messages.chunk_steps,
             weights_bytes=self._publisher.sent_bytes,
             weights_pulls=self._publisher.pulls,
-            would_block=would_block,
-            auth_refused=self._auth_refused,
-            bans=self.intake.conduct.bans,
-            unheard=self.intake.conduct.unheard,
+            send_queue_full=self._ports.send_queue_full,
+            auth_refused=self._ports.refused,
+            bans=messages.rate_limiter.bans,
+            ignored_messages=messages.rate_limiter.unheard,
         )
-
-    def _sender(self, peer: bytes, key: str) -> Sender:
-        name = self._door.authorised.get(key) if self._door is not None else None
-        return Sender(peer, key, name)
-
-    def _on_weights(self, weights: RouterSocket, sender: Sender, parts: list[bytes], now: float) -> int:
-        """Answer a request; returns like `Intake.take`."""
-        request = self.intake.take_request(sender, parts, now)
-        if isinstance(request, int):
-            return request
-        for answer in self._publisher.answer(request):
-            may = self.intake.conduct.allow_send(sender.peer, PIECE_BYTES, now)
-            if not may or not weights.send(sender.peer, codec.encode(answer)):
-                break  # it has had its share, or its pipe is full: it asks again
-        return 0
 
     def _fail(self, error: BaseException, started: Future[None]) -> None:
         if not started.done():

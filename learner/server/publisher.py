@@ -1,4 +1,4 @@
-"""Bundles on offer: the last two and the target, in pieces, to whoever asks. Owned by the network thread."""
+"""Serves the last two weight bundles and the target network in pieces. Owned by the network thread."""
 
 from __future__ import annotations
 
@@ -14,72 +14,77 @@ from common.model.bundle import Bundle
 from common.protocol.messages import Message, WeightsMeta, WeightsPiece, WeightsRequest, WeightsUnchanged
 
 PIECE_BYTES = 256 * 1024
-_MOST_PIECES = 16  # per request
+_REQUEST_PIECES_MAX = 16
 
 
 @dataclass(frozen=True, slots=True)
 class WeightsBlob:
-    """One blob, ready to be cut."""
+    """Serialised tensors and their description."""
 
     meta: WeightsMeta
     data: bytes
 
     @staticmethod
     def of(name: Literal["bundle", "target"], bundle: Bundle) -> WeightsBlob:
-        """Serialise tensors; called by the trainer, so that the network thread need not."""
+        """Serialise tensors. The caller is not the network thread, which it would keep busy."""
         data = safetensors.torch.save({key: value.contiguous() for key, value in bundle.tensors.items()})
-        pieces = -(-len(data) // PIECE_BYTES)
-        digest = hashlib.sha256(data).digest()
-        return WeightsBlob(
-            WeightsMeta(
-                name=name,
-                generation=bundle.generation,
-                version=bundle.version,
-                size=len(data),
-                pieces=pieces,
-                digest=digest,
-            ),
-            data,
+        meta = WeightsMeta(
+            name=name,
+            generation=bundle.generation,
+            version=bundle.version,
+            size=len(data),
+            pieces=-(-len(data) // PIECE_BYTES),
+            digest=hashlib.sha256(data).digest(),
+        )
+        return WeightsBlob(meta, data)
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """Generation and version: what names a blob among those of its kind."""
+        return self.meta.generation, self.meta.version
+
+    def piece(self, number: int) -> WeightsPiece:
+        """One piece of the data."""
+        meta = self.meta
+        body = self.data[number * PIECE_BYTES : (number + 1) * PIECE_BYTES]
+        return WeightsPiece(
+            name=meta.name, generation=meta.generation, version=meta.version, piece=number, body=body
         )
 
 
 class Publisher:
-    """Keeps the last two bundles, so that a pull that began before an update can end."""
+    """Keeps the last two bundles, so that a pull that began before an update can finish."""
 
     def __init__(self, target: WeightsBlob | None) -> None:
-        self._offers: dict[str, deque[WeightsBlob]] = {"bundle": deque(maxlen=2), "target": deque(maxlen=1)}
+        self._blobs: dict[str, deque[WeightsBlob]] = {"bundle": deque(maxlen=2), "target": deque(maxlen=1)}
         if target is not None:
-            self._offers["target"].append(target)
+            self._blobs["target"].append(target)
         self.sent_bytes = 0
         self.pulls = 0
 
-    def publish(self, offer: WeightsBlob) -> None:
+    def publish(self, blob: WeightsBlob) -> None:
         """Make a bundle the newest."""
-        self._offers["bundle"].append(offer)
+        self._blobs["bundle"].append(blob)
 
     def answer(self, request: WeightsRequest) -> Iterator[Message]:
-        """The messages that answer a request; none while there is nothing to offer."""
-        offers = self._offers[request.name]
-        if not offers:
+        """Yield the messages that answer a request; none while nothing is published.
+
+        A pull continues with the blob that it began with, or starts again with the newest if that is gone.
+        """
+        blobs = self._blobs[request.name]
+        if not blobs:
             return
-        held = (request.generation, request.version)
-        offer = offers[-1]
-        if request.piece == 0 and held == (offer.meta.generation, offer.meta.version):
+        blob, first, held = blobs[-1], max(0, request.piece), (request.generation, request.version)
+        if request.piece == 0 and held == blob.version:
             yield WeightsUnchanged(name=request.name)
             return
-        first = request.piece
-        if first > 0:
-            known = [other for other in offers if held == (other.meta.generation, other.meta.version)]
-            offer = known[0] if known else offer
-            first = first if known else 0
-        if first <= 0:
-            first = 0
+        if first:
+            known = [other for other in blobs if other.version == held]
+            blob, first = (known[0], first) if known else (blob, 0)
+        if not first:
             self.pulls += 1
-            yield offer.meta
-        meta = offer.meta
-        for piece in range(first, min(meta.pieces, first + min(request.count, _MOST_PIECES))):
-            body = offer.data[piece * PIECE_BYTES : (piece + 1) * PIECE_BYTES]
-            self.sent_bytes += len(body)
-            yield WeightsPiece(
-                name=meta.name, generation=meta.generation, version=meta.version, piece=piece, body=body
-            )
+            yield blob.meta
+        for number in range(first, min(blob.meta.pieces, first + min(request.count, _REQUEST_PIECES_MAX))):
+            piece = blob.piece(number)
+            self.sent_bytes += len(piece.body)
+            yield piece

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 
 import structlog
 
@@ -45,8 +44,8 @@ class Server:
         self._admission = Admission(config, generation, digest, sessions_per_key)
         self._publisher = Publisher(target)
         message_bytes = codec.message_limit_bytes(config.rollout, spaces)
-        self._network = Network(self._admission, self._publisher, message_bytes, keys)
         self._decoder = ChunkDecoder(config.rollout, spaces, self._refuse)
+        self._network = Network(self._admission, self._publisher, self._decoder, message_bytes, keys)
         self.local_sessions: frozenset[bytes] = frozenset()  # assigned by the supervisor
 
     @property
@@ -57,7 +56,7 @@ class Server:
     @property
     def status(self) -> ServerStatus:
         """The newest status, about 0.5 s old."""
-        return self._with_decoder(self._network.view)
+        return self._network.status
 
     def restore(self, text: str) -> None:
         """Continue from `accounting` of an earlier generation; its local sessions end as lost."""
@@ -71,7 +70,7 @@ class Server:
             AccessControlError: a port with keys does not refuse strangers.
             KeysError: no key is authorised.
         """
-        self._network.start(endpoints, self._decoder.submit)
+        self._network.start(endpoints)
         self._decoder.start()
 
     def close(self) -> None:
@@ -83,11 +82,11 @@ class Server:
 
     def open_batch(self, version: int) -> None:
         """Hand out credit for the batch of `version` and `max_lag` more; -1 is the warm-up."""
-        self._network.ask(lambda: self._admission.open(version, time.monotonic()))
+        self._network.call(lambda: self._admission.open(version, time.monotonic()))
 
     def retry_batch(self) -> None:
         """Hand out credit for the present batch again, because its update failed."""
-        self._network.ask(lambda: self._admission.reopen(time.monotonic()))
+        self._network.call(lambda: self._admission.reopen(time.monotonic()))
 
     def take(self, timeout_seconds: float) -> DecodedChunk | None:
         """Return the next decoded chunk, oldest batch first, or None after the timeout."""
@@ -98,50 +97,46 @@ class Server:
     def settle(self, chunks: Sequence[DecodedChunk], verdict: Verdict) -> None:
         """Record the steps of `chunks` in the ledger as trained, or as dropped for a reason."""
         names = [(chunk.sid, chunk.offset) for chunk in chunks]
-        self._network.ask(lambda: self._admission.settle(names, verdict))
+        self._network.call(lambda: self._admission.settle(names, verdict))
 
     def publish(self, bundle: Bundle) -> None:
         """Serialise a bundle and make it the newest that actors can fetch."""
         blob = WeightsBlob.of("bundle", bundle)
-        self._network.ask(lambda: self._publisher.publish(blob))
+        self._network.call(lambda: self._publisher.publish(blob))
 
     def accounting(self) -> str:
         """Return ledger and sessions as JSON for a checkpoint."""
         local = set(self.local_sessions)
-        return self._network.ask(lambda: self._admission.to_json(local))
+        return self._network.call(lambda: self._admission.to_json(local))
 
     # Called by the main thread, the supervisor and the watchdog.
 
     def local_actor_exited(self, sid: bytes, produced: int) -> None:
         """End the session of a local actor whose process ended after `produced` steps."""
-        self._network.ask(lambda: self._admission.lost(sid, produced))
+        self._network.call(lambda: self._admission.lost(sid, produced))
 
     def session_count(self) -> int:
         """Count the sessions that connected to this process; restored ones count once they return."""
-        return self._network.ask(lambda: sum(seat.peer is not None for seat in self._admission.seats))
+        return self._network.call(lambda: sum(seat.peer is not None for seat in self._admission.seats))
 
     def drain(self, finished: bool) -> None:
         """Ask every session to leave; hand out no more credit."""
-        self._network.ask(lambda: self._admission.drain(finished))
+        self._network.call(lambda: self._admission.drain(finished))
 
     def close_remaining(self) -> None:
         """End every session that has not left, and settle its steps."""
-        self._network.ask(self._admission.close_remaining)
+        self._network.call(self._admission.close_remaining)
 
     def refresh_status(self) -> ServerStatus:
         """Return a status of this moment."""
-        return self._with_decoder(self._network.ask(self._network.look))
+        return self._network.call(self._network.read_status)
 
     def loop_times(self) -> dict[str, float]:
         """Return the time.monotonic() of each thread's last loop; valid after `close` as well."""
-        return {"network": self._network.last_loop_at, "decode": self._decoder.last_loop_at}
-
-    def _with_decoder(self, status: ServerStatus) -> ServerStatus:
-        decoder = self._decoder
-        return replace(status, decoder_chunks=decoder.waiting_chunks, decoder_seconds=decoder.decode_seconds)
+        return {"network": self._network.last_loop_at, "decoder": self._decoder.last_loop_at}
 
     def _refuse(self, chunk: AdmittedChunk, text: str) -> None:
         """Drop a chunk that the decoder could not read. Runs in the decode thread."""
         log.warning("chunk_invalid", text=text)
         sid, offset = chunk.message.sid, chunk.message.offset
-        self._network.ask(lambda: self._admission.refuse(sid, offset, chunk.batch, time.monotonic()))
+        self._network.call(lambda: self._admission.refuse(sid, offset, chunk.batch, time.monotonic()))

@@ -1,4 +1,4 @@
-"""What the network thread shows to other threads."""
+"""The state of the server at one moment, for other threads to read."""
 
 from __future__ import annotations
 
@@ -9,41 +9,45 @@ from learner.server.ledger import Totals
 
 
 class SessionStatus(NamedTuple):
-    """A session in its place."""
+    """One connected session."""
 
     slot: int
-    host: str  # as it says itself: not to be trusted
-    incarnation: int  # how many sat there before
-    steps: int  # that it sent since it sits there
-    plays: bool  # has credit that it has not used
+    host: str  # as the actor reports it: not to be trusted
+    incarnation: int  # number of earlier sessions in this slot
+    steps: int  # received since the session took its slot
+    plays: bool  # whether it holds credit that it has not used
     silent_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class ServerStatus:
-    """The fleet and the books at one moment, for other threads to read."""
+    """Sessions, ledger totals and counters. The network thread replaces it whole, in one assignment.
 
+    Counters start at 0 with the process; `totals` and `sessions_seen` are those of the run.
+    """
+
+    read_at: float = 0.0  # time.monotonic()
     totals: Totals = field(default_factory=lambda: Totals(0, 0, {}, 0))
     sessions_seen: int = 0
-    actors: int = 0
+    actors: int = 0  # connected sessions
     heartbeat_age_max_seconds: float = 0.0
-    playing: int = 0  # sessions with credit that they have not used
+    collecting: int = 0  # sessions with credit that they have not used
     fleet: tuple[SessionStatus, ...] = ()  # of the first slots
-    chunk_seconds: float | None = None  # usual time from credit to its chunk
+    chunk_seconds: float | None = None  # median time from credit to its chunk
     first_credit_at: float | None = None  # time.monotonic() of the first credit after the warm-up
-    decoder_chunks: int = 0  # that arrived and were not taken yet
+    decoder_chunks: int = 0  # received and not taken yet
     decoder_seconds: float = 0.0  # spent on decoding
     actor_phases: dict[str, float] = field(default_factory=dict)  # seconds, sums over sessions
     messages: dict[str, int] = field(default_factory=dict)  # read on the data port, by kind
-    events: dict[str, int] = field(default_factory=dict)
-    wire_errors: dict[str, int] = field(default_factory=dict)
-    duplicates: int = 0
+    events: dict[str, int] = field(default_factory=dict)  # of sessions, by kind
+    wire_errors: dict[str, int] = field(default_factory=dict)  # messages refused, by reason
+    duplicates: int = 0  # chunks received a second time
     received_bytes: int = 0
     chunk_bytes: int = 0
     chunk_steps: int = 0
     weights_bytes: int = 0
     weights_pulls: int = 0
-    would_block: int = 0
-    auth_refused: dict[str, int] = field(default_factory=dict)
+    send_queue_full: int = 0  # messages not sent because the queue of the peer was full
+    auth_refused: dict[str, int] = field(default_factory=dict)  # handshakes and messages, by reason
     bans: int = 0
-    unheard: int = 0
+    ignored_messages: int = 0  # of banned peers, or beyond a quota

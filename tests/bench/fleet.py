@@ -65,7 +65,7 @@ def measure(actors: int = 256, rate: float | None = None, seconds: float = 30.0)
         "actors_served": served,
         "imbalance_steps": totals.imbalance,
         "miscounted_steps": sum(report.made.values()) - totals.produced,
-        "invalid_chunks": intake.invalid,
+        "invalid_chunks": totals.dropped.get("invalid", 0) // config.rollout.chunk_steps,
         "reconnects": report.reconnects,
         "left_cleanly": report.left,
     }
@@ -97,14 +97,14 @@ def _observe(
     time.sleep(_SETTLING_SECONDS)
     for fleet in fleets:
         fleet.forget()
-    view, chunks = intake.network.ask(intake.network.look), intake.chunks
+    view, chunks = intake.server.refresh_status(), intake.chunks
     cpu, threads, start = cpu_seconds(), _thread_seconds(), time.monotonic()
     times, memory = [], []
     while time.monotonic() - start < seconds:
         time.sleep(0.25)
         times.append(time.monotonic() - start)
         memory.append(_resident_bytes())
-    after, done = intake.network.ask(intake.network.look), max(1, intake.chunks - chunks)
+    after, done = intake.server.refresh_status(), max(1, intake.chunks - chunks)
     wall, spent = time.monotonic() - start, cpu_seconds() - cpu
     by_thread = {name: seconds - threads.get(name, 0.0) for name, seconds in _thread_seconds().items()}
     received_bytes, received_steps = (

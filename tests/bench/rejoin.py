@@ -13,11 +13,8 @@ from common import envs
 from common.config import Config, EnvConfig, RolloutConfig
 from common.keys import files
 from common.keys.files import KeyDirectory
-from common.protocol import codec
 from common.protocol.sockets import weights_endpoint
-from learner.server.admission import Admission
-from learner.server.network import Network
-from learner.server.publisher import Publisher
+from learner.server.server import Server
 from tests.bench.fleet import JOIN_SECONDS, start
 from tests.bench.machine import hardware
 from tests.support.fake_fleet import Report, quiet
@@ -41,27 +38,27 @@ def measure(actors: int = 2_000) -> dict[str, object]:
         files.initialise(path)
         files.add(path, "fleet")
         files.bundle(path, "fleet", bundle)
-        admission, network = _serve(config, 0, None, endpoint, path)
+        server = _serve(config, 0, None, endpoint, path)
         began = time.monotonic()
         fleets = start(endpoint, actors, bundle)
         try:
-            _wait(lambda: _connected(network, admission), actors, JOIN_SECONDS)
+            _wait(server.session_count, actors, JOIN_SECONDS)
             joined = time.monotonic() - began
-            saved = network.ask(lambda: admission.to_json(set()))
-            network.close()
+            saved = server.accounting()
+            server.close()
             time.sleep(_DOWN_SECONDS)
-            admission, network = _serve(config, 1, saved, endpoint, path)
+            server = _serve(config, 1, saved, endpoint, path)
             began = time.monotonic()
-            _wait(lambda: _connected(network, admission), actors, JOIN_SECONDS)
+            _wait(server.session_count, actors, JOIN_SECONDS)
             rejoined = time.monotonic() - began
             time.sleep(_STEADY_SECONDS)
-            connected, view = _connected(network, admission), network.ask(network.look)
-            network.ask(lambda: admission.drain(True))
+            connected, view = server.session_count(), server.refresh_status()
+            server.drain(finished=True)
         finally:
             for fleet in fleets:
                 fleet.leave()
         report = sum((fleet.report() for fleet in fleets), Report())
-        network.close()
+        server.close()
     return {
         **hardware(),
         "benchmark": "rejoin",
@@ -77,20 +74,12 @@ def measure(actors: int = 2_000) -> dict[str, object]:
     }
 
 
-def _serve(
-    config: Config, generation: int, saved: str | None, endpoint: str, path: Path
-) -> tuple[Admission, Network]:
-    admission = Admission(config, generation, bytes(32))
+def _serve(config: Config, generation: int, saved: str | None, endpoint: str, path: Path) -> Server:
+    server = Server(config, envs.spaces(config.env), generation, None, KeyDirectory.open(path))
     if saved is not None:
-        admission.restore(saved, time.monotonic())
-    limit = codec.message_limit_bytes(config.rollout, envs.spaces(config.env))
-    network = Network(admission, Publisher(None), limit, KeyDirectory.open(path))
-    network.start([(endpoint, weights_endpoint(endpoint))], lambda arrival: None)
-    return admission, network
-
-
-def _connected(network: Network, admission: Admission) -> int:
-    return network.ask(lambda: sum(seat.peer is not None for seat in admission.seats))
+        server.restore(saved)
+    server.start([(endpoint, weights_endpoint(endpoint))])
+    return server
 
 
 def _wait(count: Callable[[], int], least: int, limit_seconds: float) -> None:

@@ -49,9 +49,7 @@ def _measure(pullers: int, readers: int) -> dict[str, float]:
     config = replace(config, rnd=replace(config.rnd, warmup_steps=0))
     ppo = PPO(config, envs.spaces(config.env), torch.device("cpu"))
     white = {"mean": torch.zeros(84, 84), "std": torch.ones(84, 84)}
-    offers = [
-        WeightsBlob.of("bundle", Bundle(1, version, ppo.tensors() | white)) for version in range(_BUNDLES + 1)
-    ]
+    bundles = [Bundle(1, version, ppo.tensors() | white) for version in range(_BUNDLES + 1)]
     endpoint = f"tcp://127.0.0.1:{free_port()}"
     with Intake(config, endpoint, _CHUNKS_PER_SECOND) as intake:
         player = FleetProcess(endpoint, 1, config.env.id)
@@ -59,20 +57,20 @@ def _measure(pullers: int, readers: int) -> dict[str, float]:
         try:
             intake.wait_for(1, _JOIN_SECONDS)
             intake.open()
-            _publish(intake, offers[0], processes)  # makes the connections
+            _publish(intake, bundles[0], processes)  # makes the connections
             player.forget()
             before = cpu_seconds()
-            seconds = [x for offer in offers[1:] for x in _publish(intake, offer, processes)]
+            seconds = [x for bundle in bundles[1:] for x in _publish(intake, bundle, processes)]
             cpu = cpu_seconds() - before
         finally:
             player.leave()
             for process in processes:
                 process.communicate(timeout=_PULL_SECONDS)
         round_trips = player.report().ack_seconds
-        view = intake.network.ask(intake.network.look)
+        view = intake.server.refresh_status()
     return {
         "pullers": pullers,
-        "bundle_mb": round(len(offers[0].data) / 1e6, 2),
+        "bundle_mb": round(len(WeightsBlob.of("bundle", bundles[0]).data) / 1e6, 2),
         "pull_p50_seconds": round(float(np.quantile(seconds, 0.5)), 3),
         "pull_p99_seconds": round(float(np.quantile(seconds, 0.99)), 3),
         "last_seconds": round(max(seconds), 3),
@@ -81,7 +79,7 @@ def _measure(pullers: int, readers: int) -> dict[str, float]:
         "round_trips": len(round_trips),
         "sent_mb_per_bundle": round(view.weights_bytes / (_BUNDLES + 1) / 1e6, 1),
         "learner_cpu_ms_per_bundle": round(cpu / _BUNDLES * 1e3, 1),
-        "would_block": view.would_block,
+        "would_block": view.send_queue_full,
     }
 
 
@@ -97,10 +95,10 @@ def _start(endpoint: str, pullers: int, readers: int) -> list[subprocess.Popen[s
     ]
 
 
-def _publish(intake: Intake, offer: WeightsBlob, processes: list[subprocess.Popen[str]]) -> list[float]:
+def _publish(intake: Intake, bundle: Bundle, processes: list[subprocess.Popen[str]]) -> list[float]:
     """Make a bundle the newest; returns after how many seconds each puller held it."""
+    intake.server.publish(bundle)
     start = time.monotonic()
-    intake.network.ask(lambda: intake.publisher.publish(offer))
     for process in processes:
         assert process.stdin is not None
         process.stdin.write("pull\n")

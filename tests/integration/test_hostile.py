@@ -190,13 +190,13 @@ def test_each_lie_reaches_the_learner_and_is_refused_with_its_reason(lie: Lie) -
 
         def refused() -> bool:
             peer.step(0)  # a body that cannot be read counts with the next message
-            learner.network.ask(lambda: None)
+            learner.server.session_count()  # the next loop of the network thread
             texts = [row["text"] for row in logged if row["event"] == "message_refused"]
             return any(text.startswith(lie.reason) for text in texts)
 
         wait_until(refused, lie.reason)
         peer.close()
-        assert learner.network.ask(learner.network.look).totals.imbalance == 0
+        assert learner.server.refresh_status().totals.imbalance == 0
 
 
 def ports(run: Run) -> tuple[str, str]:

@@ -59,7 +59,7 @@ def test_an_authorised_key_gets_in_and_local_sockets_need_none(served: Served, m
     served.start()
     for peer in (meet(served.endpoint, alice), meet(served.local)):
         peer.join()
-    wait_until(lambda: served.network.view.actors == 2, "two sessions")
+    wait_until(lambda: served.server.status.actors == 2, "two sessions")
 
 
 def test_a_key_that_is_added_while_the_learner_runs_gets_in_at_once(served: Served, meet: Meet) -> None:
@@ -81,14 +81,14 @@ def test_each_kind_of_stranger_is_refused_and_told_why(served: Served, meet: Mee
     assert other is not None and "the bundle is of another learner" in other
 
     def counted(*reasons: str) -> bool:
-        return sum(served.network.view.auth_refused.get(reason, 0) for reason in reasons) >= 3
+        return sum(served.server.status.auth_refused.get(reason, 0) for reason in reasons) >= 3
 
     # The learner's own tries at both ports, and ours. A client without keys may notice the difference
     # first, and hang up.
     wait_until(lambda: counted("unknown_key"), "refusals of unknown keys")
     wait_until(lambda: counted("mechanism", "hangup"), "refusals without a key")
     wait_until(lambda: counted("garbled"), "refusals of another learner's key")
-    assert served.admission.ledger.sessions_seen == 0
+    assert served.server.status.sessions_seen == 0
 
 
 def test_a_learner_without_keys_is_no_learner_for_an_actor_with_some(tmp_path: Path, meet: Meet) -> None:
@@ -135,9 +135,9 @@ def test_a_revocation_cuts_its_session_and_books_what_it_had_begun(served: Serve
     for peer in (alice, bob):
         peer.join()
         peer.step(100)
-    wait_until(lambda: served.network.view.totals.produced == 200, "200 steps")
+    wait_until(lambda: served.server.status.totals.produced == 200, "200 steps")
     files.revoke(served.path, "bob")
-    wait_until(lambda: served.network.view.totals.dropped.get("revoked") == 100, "100 dropped steps")
+    wait_until(lambda: served.server.status.totals.dropped.get("revoked") == 100, "100 dropped steps")
     sentence = bob.refusal()
     assert sentence is not None and "revoked" in sentence
     assert bob.client.receive() is None or not bob.client.send([b"more"])
@@ -146,10 +146,10 @@ def test_a_revocation_cuts_its_session_and_books_what_it_had_begun(served: Serve
         alice.step(0)
         alice.classify_message(messages.HelloRequired, 5.0)
         alice.join()
-    wait_until(lambda: served.network.view.totals.produced == 228, "228 steps")
-    totals = served.network.view.totals
+    wait_until(lambda: served.server.status.totals.produced == 228, "228 steps")
+    totals = served.server.status.totals
     assert (totals.in_flight, totals.imbalance) == (128, 0)
-    assert served.network.view.events["revoked"] == 1
+    assert served.server.status.events["revoked"] == 1
 
 
 def test_an_exchanged_key_cuts_the_session_of_the_old_one(served: Served, meet: Meet) -> None:
@@ -171,10 +171,10 @@ def test_a_message_of_a_revoked_key_is_refused_even_on_an_open_connection(
     served.start()
     bob.join()
     files.revoke(served.path, "bob")
-    wait_until(lambda: served.network.view.events["revoked"] == 1, "the end of the session")
+    wait_until(lambda: served.server.status.events["revoked"] == 1, "the end of the session")
     bob.step(100)
-    wait_until(lambda: served.network.view.auth_refused["revoked"] >= 1, "a refused message")
-    assert served.network.view.totals.produced == 0
+    wait_until(lambda: served.server.status.auth_refused["revoked"] >= 1, "a refused message")
+    assert served.server.status.totals.produced == 0
 
 
 def test_a_key_directory_that_is_away_for_a_moment_cuts_nobody(served: Served, meet: Meet) -> None:
@@ -186,7 +186,7 @@ def test_a_key_directory_that_is_away_for_a_moment_cuts_nobody(served: Served, m
     (served.path / "away").rename(served.path / "authorised")
     alice.step(1)
     assert alice.classify_message(messages.Ack) is not None
-    assert served.network.view.events["revoked"] == 0
+    assert served.server.status.events["revoked"] == 0
 
 
 def open_to_all(self: ZapHandler, domain: bytes, mechanism: bytes, credentials: list[bytes]) -> bytes:

@@ -1,4 +1,4 @@
-"""`python -m tests.support.network_alone PORT`: a network thread in a process of its own."""
+"""`python -m tests.support.network_alone PORT`: a server without a trainer in a process of its own."""
 
 from __future__ import annotations
 
@@ -6,21 +6,17 @@ import sys
 
 from common.config import Config
 from common.process.lifecycle import stop_on_signals
-from common.protocol import codec
 from common.spaces import Spaces
-from learner.server.admission import Admission
-from learner.server.network import Network
-from learner.server.publisher import Publisher
+from learner.server.server import Server
 
 
 def main() -> None:
     """Serve until SIGTERM."""
     stop, config, port = stop_on_signals(), Config(), int(sys.argv[1])
-    limit = codec.message_limit_bytes(config.rollout, Spaces((84, 84), 4, 7))
-    network = Network(Admission(config, 0, bytes(32)), Publisher(None), limit)
-    network.start([(f"tcp://127.0.0.1:{port}", f"tcp://127.0.0.1:{port + 1}")], lambda arrival: None)
+    server = Server(config, Spaces((84, 84), 4, 7), 0, None, None)
+    server.start([(f"tcp://127.0.0.1:{port}", f"tcp://127.0.0.1:{port + 1}")])
     stop.wait()
-    network.close()
+    server.close()
 
 
 if __name__ == "__main__":

@@ -15,10 +15,10 @@ from common.keys.files import KeyDirectory, read_key_file
 from common.model.bundle import Bundle
 from common.protocol import codec, messages
 from common.protocol.sockets import Context, DealerSocket, weights_endpoint
+from common.spaces import Spaces
 from learner.presets import PRESETS
-from learner.server.admission import Admission
-from learner.server.network import Network
-from learner.server.publisher import Publisher, WeightsBlob
+from learner.server.publisher import WeightsBlob
+from learner.server.server import Server
 from tests.support.processes import PATIENCE_SECONDS, free_port
 from tests.support.wire_fuzz import hello
 
@@ -31,23 +31,22 @@ class Served:
     def __init__(self, directory: Path, keyed: bool = True) -> None:
         self.path = directory / "keys"
         files.initialise(self.path)
-        self.admission = Admission(PRESETS["cartpole"], 3, bytes(32))
         target = WeightsBlob.of("target", Bundle(3, 0, {"weight": torch.zeros(400_000)}))
         opened = KeyDirectory.open(self.path) if keyed else None
-        self.network = Network(self.admission, Publisher(target), MESSAGE_BYTES, opened)
+        self.server = Server(PRESETS["cartpole"], Spaces((4,), 1, 2), 3, target, opened)
         self.endpoint, self.local = f"tcp://127.0.0.1:{free_port()}", f"ipc://{directory}/data"
         self.running = False
 
     def start(self) -> None:
         """Serve."""
         pairs = [(endpoint, weights_endpoint(endpoint)) for endpoint in (self.endpoint, self.local)]
-        self.network.start(pairs, lambda arrival: None)
+        self.server.start(pairs)
         self.running = True
 
     def close(self) -> None:
         """Stop."""
         if self.running:
-            self.network.close()
+            self.server.close()
 
     def keys_of(self, name: str) -> ActorKeys:
         """An authorised actor's bundle."""

@@ -20,7 +20,7 @@ from common.process import lifecycle
 from common.process.parent_link import ParentLink
 from common.protocol import codec, messages
 from learner.server.admission import Admission
-from learner.server.message_handler import Intake
+from learner.server.message_handler import MessageHandler
 from learner.server.rate_limit import Sender
 from learner.verify_ledger import problems
 
@@ -125,8 +125,9 @@ class SimulatedActor:
 class Learner:
     """One life of the learner."""
 
-    intake: Intake
+    handler: MessageHandler
     admission: Admission
+    outbox: list[tuple[bytes, messages.Message]]
     batches: dict[int, list[tuple[bytes, int]]] = field(default_factory=lambda: defaultdict(list))
 
 
@@ -183,7 +184,8 @@ class World:
         else:
             self.version = 0
         self.lives += 1
-        self.learner = Learner(Intake(admission), admission)
+        outbox: list[tuple[bytes, messages.Message]] = []
+        self.learner = Learner(MessageHandler(admission, outbox), admission, outbox)
         self.requests.clear()
         for simulated in self.actors:
             simulated.wire.peer = None  # the system resets the connections of a process that ended
@@ -200,7 +202,7 @@ class World:
         admission, now = self.learner.admission, self.clock.now
         for _ in range(min(messages_limit, len(self.requests))):
             peer, key, parts = self.requests.popleft()
-            self.learner.intake.take(Sender(peer, key), parts, now)
+            self.learner.handler.handle(Sender(peer, key), parts, now)
         admission.tick(now)
         admission.acknowledge()
         for arrival in admission.arrivals:
@@ -213,20 +215,21 @@ class World:
             if self.random.random() < 0.3:
                 self.save()
             admission.open(self.version, now)
-        self._answer(admission)
+        self._answer(self.learner)
 
     def save(self) -> None:
         """Write a checkpoint."""
         assert self.learner is not None
         self._checkpoints.append((self.version, self.learner.admission.to_json(set())))
 
-    def _answer(self, admission: Admission) -> None:
-        for peer, message in admission.replies:
+    def _answer(self, learner: Learner) -> None:
+        for peer, message in learner.outbox + learner.admission.replies:
             connection = self._wires[peer]
             if connection.peer == peer and connection.owner.linked and not connection.owner.frozen:
                 connection.inbox.append(codec.encode(message))
                 connection.owner.gone = isinstance(message, messages.ByeAck)
-        admission.replies.clear()
+        learner.outbox.clear()
+        learner.admission.replies.clear()
 
     def finish(self) -> Counter[str]:
         """Let every actor leave and settle what is left; returns the sums of the ledger.

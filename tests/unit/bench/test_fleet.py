@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,8 +56,8 @@ def test_every_step_of_every_fake_actor_is_in_the_books(
         play(fleet, intake, 40)
         report = fleet.leave()
     totals = intake.close_books()
-    accounts = intake.admission.ledger.accounts
-    assert {sid.hex(): account.produced for sid, account in accounts.items()} == report.made
+    accounts = json.loads(json.loads(intake.server.accounting())["ledger"])["accounts"]
+    assert {sid: produced for sid, (produced, *_) in accounts.items()} == report.made
     assert totals.imbalance == totals.in_flight == 0
     assert totals.trained >= 40 * ROLLOUT.chunk_steps
     assert report.left == ACTORS and report.reconnects == 0

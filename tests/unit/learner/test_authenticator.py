@@ -18,15 +18,15 @@ def test_only_the_absence_of_a_key_file_revokes_its_key(tmp_path: Path) -> None:
     file = tmp_path / "authorised" / "bob.json"
     whole, now = file.read_bytes(), time.monotonic()
     with Context() as context:
-        door = SessionAuthenticator(context, KeyDirectory.open(tmp_path))
+        authenticator = SessionAuthenticator(context, KeyDirectory.open(tmp_path))
         for number, content in enumerate((b"", whole[:50], whole), start=1):  # as a copy writes it
             file.write_bytes(content)
-            assert not door.tick(now + 10 * number)
-            assert sorted(door.gate.admitted.values()) == ["alice", "bob"]
+            assert not authenticator.tick(now + 10 * number)
+            assert sorted(authenticator.authorised.values()) == ["alice", "bob"]
         file.unlink()
-        door.tick(now + 40)
-        assert list(door.gate.admitted.values()) == ["alice"]
-        door.gate.close()
+        authenticator.tick(now + 40)
+        assert list(authenticator.authorised.values()) == ["alice"]
+        authenticator.zap_handler.close()
 
 
 def test_a_revoked_key_is_not_authorised_a_second_later_and_its_sessions_end(tmp_path: Path) -> None:
@@ -35,10 +35,10 @@ def test_a_revoked_key_is_not_authorised_a_second_later_and_its_sessions_end(tmp
     for name in ("alice", "bob"):
         files.add(tmp_path, name)
     with Context() as context:
-        door = SessionAuthenticator(context, KeyDirectory.open(tmp_path))
+        authenticator = SessionAuthenticator(context, KeyDirectory.open(tmp_path))
         now = time.monotonic()
         files.revoke(tmp_path, "bob")
-        assert door.tick(now + 1.01)
-        assert list(door.authorised.values()) == ["alice"]
-        assert not door.tick(now + 2.02)
-        door.gate.close()
+        assert authenticator.tick(now + 1.01)
+        assert list(authenticator.authorised.values()) == ["alice"]
+        assert not authenticator.tick(now + 2.02)
+        authenticator.zap_handler.close()

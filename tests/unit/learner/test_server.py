@@ -94,7 +94,7 @@ def test_a_call_after_close_raises_at_once(tmp_path: Path) -> None:
     server.close()
     with pytest.raises(RuntimeError, match="after it"):
         server.settle([], "trained")
-    assert server.loop_times().keys() == {"network", "decode"}
+    assert server.loop_times().keys() == {"network", "decoder"}
 
 
 def test_a_chunk_that_proves_unreadable_during_close_is_still_dropped(

@@ -1,0 +1,74 @@
+"""The learner's bound sockets. The network thread opens, uses and closes them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Self
+
+from common.keys.files import KeyDirectory
+from common.protocol.sockets import Context, RouterSocket, Waker, wait
+from learner.server.authenticator import SessionAuthenticator
+from learner.server.rate_limit import Sender
+
+_WEIGHTS_REQUEST_BYTES = 8_192  # the largest legal request
+
+
+class Ports:
+    """The data and the weights socket, each bound to one or more endpoints, and what authenticates peers."""
+
+    def __init__(
+        self, endpoints: Sequence[tuple[str, str]], message_bytes: int, keys: KeyDirectory | None
+    ) -> None:
+        """Bind every (data, weights) pair. Without `keys` every peer is accepted.
+
+        Raises:
+            BindError: an address cannot be served.
+            AccessControlError: a port with keys does not refuse strangers.
+            KeysError: no key is authorised.
+        """
+        with contextlib.ExitStack() as stack:
+            context = stack.enter_context(Context())
+            self.authenticator = SessionAuthenticator(context, keys) if keys is not None else None
+            zap_handler = None
+            if self.authenticator is not None:
+                zap_handler = self.authenticator.zap_handler
+                stack.callback(zap_handler.close)
+            self.data = RouterSocket(context, message_bytes, zap_handler)
+            stack.callback(self.data.close)
+            self.weights = RouterSocket(context, _WEIGHTS_REQUEST_BYTES, zap_handler)
+            stack.callback(self.weights.close)
+            self.endpoints: list[str] = []
+            for data_endpoint, weights_endpoint in endpoints:
+                self.endpoints.append(self.data.bind(data_endpoint))
+                self.endpoints.append(self.weights.bind(weights_endpoint))
+            if self.authenticator is not None:
+                self.authenticator.verify_access_control(self.endpoints)
+            self._stack = stack.pop_all()
+
+    def wait(self, waker: Waker, timeout_seconds: float) -> None:
+        """Wait until a message or a handshake came in, or the waker was used."""
+        sockets: list[RouterSocket] = [self.data, self.weights]
+        handlers = [self.authenticator.zap_handler] if self.authenticator is not None else []
+        wait((*sockets, *handlers), waker, timeout_seconds)
+
+    def sender(self, peer: bytes, key: str) -> Sender:
+        """Describe the connection of a message, with the name under which its key is authorised."""
+        name = self.authenticator.authorised.get(key) if self.authenticator is not None else None
+        return Sender(peer, key, name)
+
+    @property
+    def refused(self) -> dict[str, int]:
+        """Handshakes and messages without an authorised key, by reason."""
+        return {reason: count + self.weights.refused[reason] for reason, count in self.data.refused.items()}
+
+    @property
+    def send_queue_full(self) -> int:
+        """Messages that were not sent because the peer's queue was full."""
+        return self.data.would_block + self.weights.would_block
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
