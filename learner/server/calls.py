@@ -36,10 +36,15 @@ class CallQueue:
             self.waker.wake()
         return future.result(_CALL_SECONDS)
 
+    @property
+    def pending(self) -> bool:
+        """Whether a function waits to be run."""
+        return not self._calls.empty()
+
     def run_pending(self) -> None:
         """Run every function that waits; called by the network thread."""
         self.waker.clear()
-        while not self._calls.empty():
+        while self.pending:
             function, future = self._calls.get()
             try:
                 future.set_result(function())
@@ -50,6 +55,6 @@ class CallQueue:
         """Raise `error` from every call that waits and from every later one."""
         with self._lock:
             self._ended = error
-        while not self._calls.empty():
+        while self.pending:
             _, future = self._calls.get()
             future.set_exception(error)

@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 
 from common.config import Config, EnvConfig, PPOConfig, RolloutConfig
+from common.process.lifecycle import Fatal
 from common.protocol import codec, messages
-from common.protocol.sockets import Context, DealerSocket, weights_endpoint
+from common.protocol.sockets import BindError, Context, DealerSocket, weights_endpoint
 from common.spaces import Spaces
 from learner.server.admission import Admission
 from learner.server.decoder import ChunkDecoder
 from learner.server.server import Server
-from tests.support.processes import PATIENCE_SECONDS
+from tests.support.processes import PATIENCE_SECONDS, free_port
 from tests.support.wire_fuzz import hello
 
 T, B, PRODUCED = 8, 1, 5
@@ -130,3 +131,55 @@ def test_a_chunk_that_proves_unreadable_during_close_is_still_dropped(
         client.close()
     server.close()
     assert server.take(0.0) is None
+
+
+def test_an_error_of_the_network_thread_ends_the_run(
+    server: Server, start: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every later call raises one sentence, and so does the trainer's `take`, which makes no call."""
+    start()
+
+    def tick(admission: Admission, now: float) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Admission, "tick", tick)
+    with pytest.raises(Fatal, match="ZeroDivisionError"):
+        while True:
+            server.session_count()
+    with pytest.raises(Fatal, match="ZeroDivisionError"):
+        server.take(0.0)
+
+
+def test_a_taken_address_is_refused_and_nothing_is_left_running(
+    server: Server, start: Callable[[], str]
+) -> None:
+    """The test session fails if a thread is left."""
+    other = Server(CONFIG, SPACES, 1, None, None)
+    port = free_port()
+    pair = (f"tcp://127.0.0.1:{port}", f"tcp://127.0.0.1:{port + 1}")
+    server.start([pair])
+    with pytest.raises(BindError, match=str(port)):
+        other.start([pair])
+
+
+def test_the_sessions_of_local_actors_are_ended_by_a_restore(
+    server: Server, start: Callable[[], str], tmp_path: Path
+) -> None:
+    """Their processes ended with the learner; a remote session is expected to return."""
+    earlier = Server(CONFIG, SPACES, 0, None, None)
+    endpoint = f"ipc://{tmp_path}/earlier"
+    earlier.start([(endpoint, weights_endpoint(endpoint))])
+    with Context() as context:
+        for sid in (SID, bytes(16)):
+            client = DealerSocket(context, endpoint, 1 << 20)
+            answer(client, messages.Welcome, hello(sid))
+            heartbeat = messages.Heartbeat(sid=sid, generation=0, produced=PRODUCED, stats={})
+            answer(client, messages.Ack, heartbeat)
+            client.close()
+    earlier.local_sessions = frozenset({SID})
+    text = earlier.accounting()
+    earlier.close()
+    server.restore(text)
+    start()
+    assert server.status.totals.produced == 2 * PRODUCED
+    assert server.status.totals.dropped == {"actor_lost": PRODUCED}

@@ -1,0 +1,121 @@
+"""What the decoder hands to the trainer, in which order, and what becomes of an unreadable chunk."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+
+import numpy as np
+import pytest
+
+from common.config import RolloutConfig
+from common.protocol import codec
+from common.protocol.chunk import Chunk
+from common.spaces import Spaces
+from learner.interface import DecodedChunk
+from learner.server.decoder import ChunkDecoder
+from learner.server.scheduler import AdmittedChunk
+from tests.support.processes import PATIENCE_SECONDS
+
+T, B = 5, 2
+SPACES = Spaces((3,), 1, 4)
+ROLLOUT = RolloutConfig(steps=T, lanes=B, batch_lanes=2 * B)
+Maker = Callable[..., Chunk]
+
+
+class Decoder:
+    """A decoder whose refused chunks a test can wait for."""
+
+    def __init__(self) -> None:
+        self.refused: queue.Queue[tuple[AdmittedChunk, str]] = queue.Queue()
+        self.decoder = ChunkDecoder(ROLLOUT, SPACES, lambda *chunk: self.refused.put(chunk))
+
+    def take(self) -> DecodedChunk:
+        decoded = self.decoder.take(PATIENCE_SECONDS)
+        assert decoded is not None
+        return decoded
+
+
+@pytest.fixture
+def decoder() -> Iterator[Decoder]:
+    """Not started, so that a test decides what waits when it starts."""
+    decoder = Decoder()
+    yield decoder
+    decoder.decoder.close()
+
+
+def admitted(chunk: Chunk, batch: int, slot: int = 0, body: bytes | None = None) -> AdmittedChunk:
+    packed = codec.pack(chunk)
+    message = packed.message(
+        sid=bytes([slot]) * 16,
+        generation=0,
+        version=batch,
+        offset=batch * T * B,
+        steps=T * B,
+        produced=(batch + 1) * T * B,
+        fresh=False,
+    )
+    if body is not None:
+        message = codec.Packed(packed.truncations, packed.observation_bytes, packed.crc, body).message(
+            sid=message.sid, generation=0, version=batch, offset=0, steps=T * B, produced=T * B, fresh=False
+        )
+    return AdmittedChunk(batch, slot, 1, message)
+
+
+def test_a_chunk_is_decoded_with_its_place_and_its_arrays(decoder: Decoder, make_chunk: Maker) -> None:
+    chunk = make_chunk(T, B, SPACES, 3)
+    decoder.decoder.submit(admitted(chunk, batch=4, slot=6))
+    assert decoder.decoder.waiting_chunks == 1
+    decoder.decoder.start()
+    decoded = decoder.take()
+    assert (decoded.sid, decoded.batch, decoded.version) == (bytes([6]) * 16, 4, 4)
+    assert decoded.order == (6, 1, 4 * T * B)
+    for field in fields(chunk):
+        np.testing.assert_array_equal(getattr(decoded.chunk, field.name), getattr(chunk, field.name))
+    assert decoder.decoder.waiting_chunks == 0 and decoder.decoder.decode_seconds > 0
+
+
+def test_the_oldest_batch_is_decoded_first_and_within_it_the_first_arrival(
+    decoder: Decoder, make_chunk: Maker
+) -> None:
+    """The trainer needs the batch of the present version first."""
+    for batch, slot in ((2, 0), (1, 1), (2, 2), (1, 3)):
+        decoder.decoder.submit(admitted(make_chunk(T, B, SPACES, slot), batch, slot))
+    decoder.decoder.start()
+    taken = [decoder.take() for _ in range(4)]
+    assert [(decoded.batch, decoded.slot) for decoded in taken] == [(1, 1), (1, 3), (2, 0), (2, 2)]
+
+
+def test_an_unreadable_chunk_is_refused_and_the_next_one_decoded(decoder: Decoder, make_chunk: Maker) -> None:
+    chunk = make_chunk(T, B, SPACES, 3)
+    broken, whole = admitted(chunk, 0, body=b"no body"), admitted(chunk, 1)
+    decoder.decoder.submit(broken)
+    decoder.decoder.submit(whole)
+    decoder.decoder.start()
+    assert decoder.take().batch == 1
+    refused, reason = decoder.refused.get(timeout=PATIENCE_SECONDS)
+    assert refused is broken and reason.startswith("expected ")
+
+
+def test_take_returns_none_while_nothing_waits(decoder: Decoder) -> None:
+    decoder.decoder.start()
+    assert decoder.decoder.take(0.0) is None
+
+
+def test_take_raises_what_ended_the_thread(make_chunk: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trainer without a decoder would wait for ever."""
+    failing, ended = Decoder(), threading.Event()
+
+    def unpack(*rest: object) -> None:
+        ended.set()
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(codec, "unpack", unpack)
+    failing.decoder.submit(admitted(make_chunk(T, B, SPACES, 3), 0))
+    failing.decoder.start()
+    assert ended.wait(PATIENCE_SECONDS)
+    failing.decoder.close()
+    with pytest.raises(MemoryError, match="no room"):
+        failing.decoder.take(0.0)

@@ -1,0 +1,106 @@
+"""What happens to a message before admission sees it: limits, decoding, counts."""
+
+from __future__ import annotations
+
+import pytest
+
+from common.config import Config
+from common.protocol import codec, messages
+from learner.server.admission import Admission
+from learner.server.message_handler import MessageHandler
+from learner.server.rate_limit import STRIKES, Sender
+from tests.support.wire_fuzz import header_of, hello, part
+
+SID, PEER = bytes(range(16)), b"peer"
+SENDER = Sender(PEER)
+GARBAGE = [b"garbage"]
+
+
+class Handler(MessageHandler):
+    """A message handler whose outbox a test reads."""
+
+    def __init__(self) -> None:
+        self.outbox: list[tuple[bytes, messages.Message]] = []
+        self.admission = Admission(Config(), 0, bytes(32))
+        super().__init__(self.admission, self.outbox)
+
+    def send(self, *sent: messages.Message, sender: Sender = SENDER) -> None:
+        for message in sent:
+            assert self.handle(sender, codec.encode(message), now=0.0) == 0
+
+
+@pytest.fixture
+def handler() -> Handler:
+    return Handler()
+
+
+def other_version() -> list[bytes]:
+    message = hello(SID)
+    return [part(message.KIND, header_of(message), major=codec.PROTOCOL_MAJOR + 1)]
+
+
+def test_replies_leave_in_the_order_of_the_messages_that_they_answer(handler: Handler) -> None:
+    handler.send(hello(SID))
+    handler.handle(Sender(b"other"), other_version(), 0.0)
+    handler.send(messages.Heartbeat(sid=bytes(16), generation=0, produced=0, stats={}))
+    assert [(peer, type(reply)) for peer, reply in handler.outbox] == [
+        (PEER, messages.Welcome),
+        (b"other", messages.Reject),
+        (PEER, messages.HelloRequired),
+    ]
+
+
+def test_messages_and_bytes_are_counted_by_kind(handler: Handler) -> None:
+    heartbeat = messages.Heartbeat(sid=SID, generation=0, produced=0, stats={})
+    handler.send(hello(SID), heartbeat, heartbeat)
+    assert {kind: count for kind, count in handler.messages.items() if count} == {"hello": 1, "heartbeat": 2}
+    sent = [codec.encode(message) for message in (hello(SID), heartbeat, heartbeat)]
+    assert handler.received_bytes == sum(len(frame) for parts in sent for frame in parts)
+
+
+def test_the_violation_that_exceeds_the_limit_bans_the_connection_and_ends_its_session(
+    handler: Handler,
+) -> None:
+    handler.send(hello(SID))
+    handler.outbox.clear()
+    for _ in range(STRIKES):
+        assert len(handler.admission.seats) == 1
+        assert handler.handle(SENDER, GARBAGE, 0.0) == 0
+    assert handler.wire_errors.total() == STRIKES and handler.rate_limiter.bans == 1
+    assert len(handler.admission.seats) == 0
+    assert handler.handle(SENDER, codec.encode(hello(SID)), 1.0) > 0  # counts as ignored bytes
+    assert handler.messages["hello"] == 1
+    handler.send(hello(bytes(16)), sender=Sender(b"another connection of the key"))
+    assert len(handler.admission.seats) == 1
+
+
+def test_a_message_of_another_version_is_answered_and_is_no_violation(handler: Handler) -> None:
+    """Its sender may be an honest actor of another release."""
+    for _ in range(2 * STRIKES):
+        assert handler.handle(SENDER, other_version(), 0.0) == 0
+    assert handler.rate_limiter.bans == 0
+    ((peer, reply), *rest) = handler.outbox
+    assert peer == PEER and isinstance(reply, messages.Reject) and reply.code == "protocol"
+    assert len(rest) == 2 * STRIKES - 1
+
+
+def test_only_a_request_for_weights_is_a_message_of_the_weights_port(handler: Handler) -> None:
+    request = messages.WeightsRequest(name="bundle", generation=-1, version=-1, piece=0, count=1)
+    assert handler.handle_request(SENDER, codec.encode(request), 0.0) == request
+    assert handler.handle_request(SENDER, codec.encode(hello(SID)), 0.0) == 0
+    assert handler.wire_errors["kind"] == 1
+
+
+def test_hellos_beyond_the_quota_of_a_key_are_told_when_to_come_again(handler: Handler) -> None:
+    """They are no violation: a fleet of one key restarts all at once."""
+    refused: list[messages.Reject] = []
+    for number in range(20_000):
+        sender = Sender(b"%d" % number, key="one key", name="fleet")
+        handler.handle(sender, codec.encode(hello(number.to_bytes(16, "big"))), 0.0)
+        refused += [reply for _, reply in handler.outbox if isinstance(reply, messages.Reject)]
+        handler.outbox.clear()
+        if refused:
+            break
+    (reject,) = refused
+    assert reject.code == "full" and reject.retry_after_ms >= 1_000
+    assert handler.rate_limiter.bans == 0 and handler.admission.events["full"] == 1
