@@ -1,4 +1,4 @@
-"""Local actors: started over ipc, restarted when they die, and their deaths booked at once."""
+"""Starts local actors over ipc, restarts them when they exit, and reports each exit to the server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TICK_SECONDS = 0.25
 
 
 class SupervisedServer(Protocol):
-    """The server, as the supervisor calls it."""
+    """The server, as the supervisor uses it."""
 
     local_sessions: frozenset[bytes]
 
@@ -27,7 +27,7 @@ class SupervisedServer(Protocol):
 
 
 class Supervisor:
-    """Starts and restarts the local actors, in a thread of its own: the trainer is busy for seconds."""
+    """Runs in a thread of its own, because the trainer is busy for seconds."""
 
     def __init__(self, endpoint: str, count: int, server: SupervisedServer) -> None:
         self._children = ChildProcesses(ForkServer(ACTOR_SERVER), ["--learner", endpoint], count)

@@ -1,7 +1,7 @@
-"""A thread that stops turning is named in the log, and in the end the process is not kept alive for it.
+"""Logs a thread that hangs, and ends the process if it hangs for long.
 
-Each thread shows when it turned last; the watchdog looks at it. A process that hangs is worth less
-than one that ends: its supervisor starts it again, and `--resume` loses nothing that was saved.
+Each thread records the time of its last loop, and the watchdog reads it. A process that hangs is better
+ended: its supervisor starts it again, and `--resume` continues from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -22,24 +22,25 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class StallLimits:
-    """Seconds of silence after which a thread is spoken of, and after which the process ends."""
+    """Seconds since a thread's last loop after which it is logged, and after which the process ends."""
 
-    say_seconds: float
+    log_seconds: float
     end_seconds: float
 
 
-PATIENCE = {
+STALL_LIMITS = {
     "network": StallLimits(30.0, 120.0),
     "decoder": StallLimits(30.0, 120.0),
     "supervisor": StallLimits(30.0, 120.0),
     "trainer": StallLimits(300.0, 1_800.0),  # one update of a large batch on a slow processor takes minutes
 }
 _TICK_SECONDS = 1.0
+_STOPPED_TICKS = 5.0  # a longer gap between two checks means that the whole process was stopped
 
 
 @dataclass(frozen=True, slots=True)
 class Stall:
-    """A thread that has been silent for too long; `ends` if the process should end."""
+    """A thread that has not looped for too long; `ends` if the process should end."""
 
     thread: str
     seconds: float
@@ -47,34 +48,34 @@ class Stall:
 
 
 class StallDetector:
-    """Decides which threads are silent for too long. Pure: time comes in as `now`."""
+    """Decides which threads hang. Pure: time comes in as `now`."""
 
-    def __init__(self, patience: Mapping[str, StallLimits], tick_seconds: float, now: float) -> None:
-        self._patience, self._tick_seconds = patience, tick_seconds
-        self._looked = self._awake = now
+    def __init__(self, limits: Mapping[str, StallLimits], tick_seconds: float, now: float) -> None:
+        self._limits, self._tick_seconds = limits, tick_seconds
+        self._checked_at = self._resumed_at = now
         self._reported: set[str] = set()
         self.silence_seconds: dict[str, float] = {}
 
-    def look(self, turned: Mapping[str, float], now: float) -> list[Stall]:
-        """Return the threads whose silence is to be reported: once each, and again when it ends the process.
+    def check(self, loop_times: Mapping[str, float], now: float) -> list[Stall]:
+        """Return the stalls to report: each once, and again when it ends the process.
 
         Args:
-            turned: time of each thread's last turn.
-            now: time of this look.
+            loop_times: time of each thread's last loop.
+            now: time of this check.
         """
-        if now - self._looked > 5 * self._tick_seconds:  # the whole process was stopped: no thread was stuck
-            self._awake = now
-        self._looked = now
-        self.silence_seconds = {name: now - max(at, self._awake) for name, at in turned.items()}
+        if now - self._checked_at > _STOPPED_TICKS * self._tick_seconds:  # no thread could loop
+            self._resumed_at = now
+        self._checked_at = now
+        self.silence_seconds = {name: now - max(at, self._resumed_at) for name, at in loop_times.items()}
         stalls = (self._judge(name, seconds) for name, seconds in self.silence_seconds.items())
         return [stall for stall in stalls if stall is not None]
 
     def _judge(self, name: str, seconds: float) -> Stall | None:
-        patience = self._patience[name]
-        if seconds < patience.say_seconds:
+        limits = self._limits[name]
+        if seconds < limits.log_seconds:
             self._reported.discard(name)
             return None
-        ends = seconds >= patience.end_seconds
+        ends = seconds >= limits.end_seconds
         if name in self._reported and not ends:
             return None
         self._reported.add(name)
@@ -82,40 +83,40 @@ class StallDetector:
 
 
 class Watchdog:
-    """Reads `turned`, the time.monotonic() of each thread's last turn."""
+    """Checks in a thread of its own what `loop_times` returns: the time.monotonic() of each last loop."""
 
     def __init__(
         self,
-        turned: Callable[[], Mapping[str, float]],
-        patience: Mapping[str, StallLimits] = PATIENCE,
+        loop_times: Callable[[], Mapping[str, float]],
+        limits: Mapping[str, StallLimits] = STALL_LIMITS,
         tick_seconds: float = _TICK_SECONDS,
     ) -> None:
-        self._turned, self._tick_seconds = turned, tick_seconds
-        self._detector = StallDetector(patience, tick_seconds, time.monotonic())
+        self._loop_times, self._tick_seconds = loop_times, tick_seconds
+        self._detector = StallDetector(limits, tick_seconds, time.monotonic())
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watchdog")
         self._thread.start()
 
     @property
     def silence_seconds(self) -> dict[str, float]:
-        """Seconds since the last turn of each thread, as of the last tick."""
+        """Seconds since the last loop of each thread, at the last check."""
         return self._detector.silence_seconds
 
     def _run(self) -> None:
         while not self._closing.wait(self._tick_seconds):
-            for stall in self._detector.look(self._turned(), time.monotonic()):
+            for stall in self._detector.check(self._loop_times(), time.monotonic()):
                 _report(stall)
 
     def close(self) -> None:
-        """Stop looking."""
+        """Stop the thread."""
         self._closing.set()
         self._thread.join()
 
 
 def _report(stall: Stall) -> None:
     """Log a stall with the stack of every thread; end the process if it lasts too long."""
-    what = "ending the process: start it again with --resume" if stall.ends else "waiting on"
-    log.error("thread_stuck", thread=stall.thread, seconds=round(stall.seconds, 1), next=what)
+    action = "ending the process: start it again with --resume" if stall.ends else "waiting on"
+    log.error("thread_stuck", thread=stall.thread, seconds=round(stall.seconds, 1), next=action)
     faulthandler.dump_traceback(2, all_threads=True)
     if stall.ends:
         os._exit(EXIT_INTERNAL)

@@ -59,7 +59,7 @@ if __name__ == "__main__":
     Trainer._train = _witnessed  # type: ignore[method-assign]
     if "CHAOS_WEDGE_SECONDS" in os.environ:
         end_seconds = float(os.environ["CHAOS_WEDGE_SECONDS"])
-        watchdog.PATIENCE["network"] = watchdog.StallLimits(end_seconds / 4, end_seconds)
+        watchdog.STALL_LIMITS["network"] = watchdog.StallLimits(end_seconds / 4, end_seconds)
         Admission.tick = _wedged  # type: ignore[method-assign]
     if "CHAOS_FSYNC_SECONDS" in os.environ:
         os.fsync = _slow_fsync  # type: ignore[assignment]  # we sync descriptors alone

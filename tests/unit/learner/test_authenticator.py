@@ -1,4 +1,4 @@
-"""A running learner and the files of its authorised keys."""
+"""Which keys are authorised while a learner runs and its key files change."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_only_the_absence_of_a_key_file_revokes_its_key(tmp_path: Path) -> None:
     whole, now = file.read_bytes(), time.monotonic()
     with Context() as context:
         authenticator = SessionAuthenticator(context, KeyDirectory.open(tmp_path))
-        for number, content in enumerate((b"", whole[:50], whole), start=1):  # as a copy writes it
+        for number, content in enumerate((b"", whole[:50], whole), start=1):  # while it is being copied
             file.write_bytes(content)
             assert not authenticator.tick(now + 10 * number)
             assert sorted(authenticator.authorised.values()) == ["alice", "bob"]

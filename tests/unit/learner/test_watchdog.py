@@ -1,4 +1,4 @@
-"""A thread that hangs ends its process, with a log line and a traceback; a process that was stopped lives."""
+"""A thread that hangs ends its process, with a log line and a traceback; a stopped process continues."""
 
 from __future__ import annotations
 
@@ -11,43 +11,45 @@ from learner.watchdog import Stall, StallDetector, StallLimits
 from tests.support.processes import PATIENCE_SECONDS, ROOT
 
 TICK_SECONDS = 1.0
-PATIENCE = {"network": StallLimits(10.0, 60.0), "trainer": StallLimits(20.0, 90.0)}
+LIMITS = {"network": StallLimits(10.0, 60.0), "trainer": StallLimits(20.0, 90.0)}
 
-# The main thread never stops turning; the other one stops as soon as it has begun.
+# The main thread loops for ever; the other one hangs as soon as it has begun.
 PROGRAM = """
 import threading, time
 from common import log
 from learner.watchdog import StallLimits, Watchdog
 
 log.configure("learner")
-turned = {"network": time.monotonic(), "main": time.monotonic()}
+loop_times = {"network": time.monotonic(), "main": time.monotonic()}
 
 def hang_here():
     threading.Event().wait()
 
 threading.Thread(target=hang_here).start()
-Watchdog(lambda: turned, {"network": StallLimits(0.5, 1.5), "main": StallLimits(600.0, 600.0)}, 0.1)
+Watchdog(lambda: loop_times, {"network": StallLimits(0.5, 1.5), "main": StallLimits(600.0, 600.0)}, 0.1)
 while True:
     time.sleep(0.05)
-    turned["main"] = time.monotonic()
+    loop_times["main"] = time.monotonic()
 """
 
 
 def detector() -> StallDetector:
     """Begins at time 100."""
-    return StallDetector(PATIENCE, TICK_SECONDS, 100.0)
+    return StallDetector(LIMITS, TICK_SECONDS, 100.0)
 
 
-def looks(detector: StallDetector, start: int, stop: int, turned: dict[str, float]) -> list[Stall]:
-    """A look per second from `start` to before `stop`; threads that `turned` does not name turn each time."""
+def check_each_second(
+    detector: StallDetector, start: int, stop: int, loop_times: dict[str, float]
+) -> list[Stall]:
+    """Check from `start` to before `stop`; threads that `loop_times` does not name loop each time."""
     stalls = []
     for now in range(start, stop):
-        stalls += detector.look(dict.fromkeys(PATIENCE, float(now)) | turned, float(now))
+        stalls += detector.check(dict.fromkeys(LIMITS, float(now)) | loop_times, float(now))
     return stalls
 
 
 def test_a_thread_that_hangs_is_named_and_ends_the_process() -> None:
-    """Exit 70 after its patience; the traceback shows where it hangs."""
+    """The exit code is 70; the traceback shows where it hangs."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM],
         capture_output=True,
@@ -67,16 +69,16 @@ def test_a_thread_that_hangs_is_named_and_ends_the_process() -> None:
 def test_silence_is_shown_from_the_first_second_and_reported_once() -> None:
     """A slow update is reported once, and forgotten when it is over."""
     dog = detector()
-    assert looks(dog, 100, 120, {"trainer": 100.0}) == []
+    assert check_each_second(dog, 100, 120, {"trainer": 100.0}) == []
     assert dog.silence_seconds == {"network": 0.0, "trainer": 19.0}
-    assert looks(dog, 120, 180, {"trainer": 100.0}) == [Stall("trainer", 20.0, ends=False)]
-    assert looks(dog, 180, 190, {}) == []
+    assert check_each_second(dog, 120, 180, {"trainer": 100.0}) == [Stall("trainer", 20.0, ends=False)]
+    assert check_each_second(dog, 180, 190, {}) == []
     assert dog.silence_seconds == {"network": 0.0, "trainer": 0.0}
-    assert looks(dog, 190, 220, {"trainer": 190.0}) == [Stall("trainer", 20.0, ends=False)]
+    assert check_each_second(dog, 190, 220, {"trainer": 190.0}) == [Stall("trainer", 20.0, ends=False)]
 
 
-def test_silence_that_lasts_ends_the_process_by_the_patience_with_that_thread() -> None:
-    stalls = looks(detector(), 100, 161, {"network": 100.0, "trainer": 100.0})
+def test_silence_that_lasts_ends_the_process_by_the_limits_of_that_thread() -> None:
+    stalls = check_each_second(detector(), 100, 161, {"network": 100.0, "trainer": 100.0})
     assert stalls == [
         Stall("network", 10.0, ends=False),
         Stall("trainer", 20.0, ends=False),
@@ -85,16 +87,16 @@ def test_silence_that_lasts_ends_the_process_by_the_patience_with_that_thread() 
 
 
 def test_a_process_that_was_stopped_is_not_stuck() -> None:
-    """No thread turns while the whole process stands still: its silence counts from then on."""
+    """No thread loops while the whole process is stopped: its silence counts from then on."""
     dog = detector()
-    assert looks(dog, 100, 105, {}) == []
-    assert dog.look(dict.fromkeys(PATIENCE, 104.0), 1_000.0) == []
+    assert check_each_second(dog, 100, 105, {}) == []
+    assert dog.check(dict.fromkeys(LIMITS, 104.0), 1_000.0) == []
     assert dog.silence_seconds == {"network": 0.0, "trainer": 0.0}
-    assert looks(dog, 1_001, 1_011, {"network": 104.0}) == [Stall("network", 10.0, ends=False)]
+    assert check_each_second(dog, 1_001, 1_011, {"network": 104.0}) == [Stall("network", 10.0, ends=False)]
 
 
-def test_a_look_that_is_a_little_late_forgives_nothing() -> None:
+def test_a_check_that_is_a_little_late_excuses_no_thread() -> None:
     """Otherwise a busy machine would hide a thread that hangs."""
     dog = detector()
-    assert dog.look({"network": 100.0}, 105.0) == []
-    assert dog.look({"network": 100.0}, 110.0) == [Stall("network", 10.0, ends=False)]
+    assert dog.check({"network": 100.0}, 105.0) == []
+    assert dog.check({"network": 100.0}, 110.0) == [Stall("network", 10.0, ends=False)]
