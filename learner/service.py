@@ -1,4 +1,4 @@
-"""One learner: build everything bottom up, train until done or asked to stop, leave nothing behind."""
+"""One learner process: builds its parts, trains until done or asked to stop, and closes them."""
 
 from __future__ import annotations
 
@@ -16,17 +16,13 @@ from common import envs
 from common.config import Config
 from common.keys.curve import AccessControlError
 from common.keys.files import KeysError
-from common.metrics import LEARNER_PORT, Exporter
 from common.model.bundle import Bundle
 from common.model.precision import configure_torch, resolve_precision
 from common.process.lifecycle import EXIT_CONFIGURATION, Fatal
 from common.protocol.sockets import BindError, weights_endpoint
 from learner.commandline import Options
-from learner.monitoring.metrics import LearnerCollector
-from learner.monitoring.page import Page
-from learner.monitoring.progress_line import ProgressFacts, ProgressLine, RecentRate
-from learner.monitoring.run_logger import RunLogger
-from learner.monitoring.summary import Clock, of_finished_run, summarise
+from learner.monitoring.run_monitor import RunMonitor
+from learner.monitoring.summary import of_finished_run
 from learner.resource_limits import apply_limits
 from learner.server.publisher import WeightsBlob
 from learner.server.server import Server
@@ -39,20 +35,20 @@ from learner.watchdog import Watchdog
 
 log = structlog.get_logger()
 
-_GATHER_SECONDS = 30.0  # how long to wait for local actors before the first credit
-_LEAVE_SECONDS = 10.0  # and for all actors to leave a finished run;
-_PART_SECONDS = 1.0  # an interrupted one they do not leave, they wait for its return
+_GATHER_SECONDS = 30.0  # for local actors to connect before the first credit
+_FINISHED_SECONDS = 10.0  # for every actor to leave a finished run
+_INTERRUPTED_SECONDS = 1.0  # remote actors do not leave an interrupted run: they wait for its return
 _POLL_SECONDS = 0.05
 
 
 class Learner:
-    """The parts of a running learner; made by `build`, closed by its stack."""
+    """The parts of a running learner; `stack` closes them in reverse order."""
 
     def __init__(
         self, config: Config, options: Options, stop: threading.Event, stack: contextlib.ExitStack
     ) -> None:
-        self.options, self.stop = options, stop
-        watched = stack.enter_context(contextlib.ExitStack())  # to the end: closing can hang as well
+        self._options, self._stop = options, stop
+        watched = stack.enter_context(contextlib.ExitStack())  # the watchdog's: closing can hang as well
         device = _device(options.device)
         self.config = config = replace(config, precision=resolve_precision(config.precision, device))
         configure_torch()
@@ -60,207 +56,132 @@ class Learner:
         apply_limits(spaces, config.network)
         run = stack.enter_context(RunDirectory(options.run_dir, options.resume))
         saved = checkpoint.newest(run.checkpoints) if options.resume else None
-        self.generation = run.begin(None if saved is not None else config.to_json() + "\n")
+        generation = run.begin(None if saved is not None else config.to_json() + "\n")
         ppo = PPO(config, spaces, device)
         if saved is not None:
             model, target, optimiser = (saved.part(name) for name in ("model", "target", "optimiser"))
             ppo.load(model, target, optimiser, saved.tensors["generator"])
         blob = target_blob(ppo) if config.rnd.enabled else None
-        self.server = Server(config, spaces, self.generation, blob, options.keys, options.sessions_per_key)
-        self.trainer = Trainer(
-            config, spaces, device, ppo, self.server, run, self.generation, stop, self._watch
-        )
+        self.server = Server(config, spaces, generation, blob, options.keys, options.sessions_per_key)
+        self.trainer = Trainer(config, spaces, device, ppo, self.server, run, generation, stop, self._watch)
         if saved is not None:
             self.server.restore(saved.meta["books"])
             self.trainer.restore(saved)
-        self.supervisor: Supervisor | None = None
-        self._serve(stack)
-        self.recorder = RunLogger(run.path, self.env_steps)
-        stack.callback(self.recorder.close)
-        self._watchdog = Watchdog(self._loop_times)
-        watched.callback(self._watchdog.close)
-        self._export(stack)
-        self.started = time.monotonic()
-        self._line, self._rate = ProgressLine(), RecentRate()
+        self._supervisor = self._serve(generation, stack)
+        self._monitor = RunMonitor(
+            config,
+            generation,
+            run.path,
+            lambda: self.server.status,
+            lambda: self.trainer.progress,
+            self.trainer.episodes,
+        )
+        stack.callback(self._monitor.close)
+        watchdog = Watchdog(self._loop_times)
+        watched.callback(watchdog.close)
+        exporter = self._monitor.serve(
+            options.metrics_host, lambda: watchdog.silence_seconds, options.insecure_plaintext
+        )
+        stack.callback(exporter.close)
 
-    def _serve(self, stack: contextlib.ExitStack) -> None:
-        """Open the ports, then start the local actors that connect to them."""
-        options = self.options
+    def _serve(self, generation: int, stack: contextlib.ExitStack) -> Supervisor | None:
+        """Open the ports, then start the local actors, which connect over ipc."""
+        options = self._options
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="outrider-")))
         local = f"ipc://{directory}/data"
         self.server.start([(address, weights_endpoint(address)) for address in (options.bind, local)])
         stack.callback(self.server.close)
         if options.insecure_plaintext:
-            log.warning("insecure_plaintext", text="anybody who reaches the port may join and read along")
-        log.info("learner_serving", data=self.server.endpoints[0], generation=self.generation)
-        if options.local_actors:
-            self.supervisor = Supervisor(local, options.local_actors, self.server)
-            stack.callback(self.supervisor.close)
+            log.warning("insecure_plaintext", text="anyone who reaches the port may join and read along")
+        log.info("learner_serving", data=self.server.endpoints[0], generation=generation)
+        if not options.local_actors:
+            return None
+        supervisor = Supervisor(local, options.local_actors, self.server)
+        stack.callback(supervisor.close)
+        return supervisor
 
     def _loop_times(self) -> dict[str, float]:
-        """When each thread looped last."""
+        """The time of each thread's last loop, for the watchdog."""
         times = self.server.loop_times() | {"trainer": self.trainer.progress.last_loop_at}
-        return times if self.supervisor is None else times | {"supervisor": self.supervisor.last_loop_at}
-
-    def _export(self, stack: contextlib.ExitStack) -> None:
-        collector = LearnerCollector(
-            lambda: self.server.status,
-            lambda: self.trainer.progress,
-            self.trainer.episodes,
-            self.config,
-            self.generation,
-            lambda: self._watchdog.silence_seconds,
-            self.options.insecure_plaintext,
-        )
-        page = Page(
-            self.config,
-            self._facts,
-            lambda: self.server.status,
-            lambda: self.trainer.progress,
-            lambda: self.recorder.curve.points,
-        )
-        exporter = Exporter(collector.registry(), LEARNER_PORT, self.options.metrics_host, page.answers)
-        stack.callback(exporter.close)
-        log.info("metrics_served", port=exporter.port)
-
-    @property
-    def env_steps(self) -> int:
-        """Steps trained on in the run."""
-        return max(0, self.trainer.progress.version) * self.config.rollout.batch_steps
-
-    @property
-    def frames(self) -> int:
-        """Emulator frames behind `env_steps`."""
-        return self.env_steps * envs.frames_per_step(self.config.env.id)
+        return times if self._supervisor is None else times | {"supervisor": self._supervisor.last_loop_at}
 
     @property
     def finished(self) -> bool:
         """Whether the run is complete: by its steps, or by its return."""
-        recent, goal = self.trainer.episodes.recent, self.config.stop_return
-        reached = (
-            goal is not None and len(recent) == recent.maxlen and (self.trainer.episodes.mean or 0.0) >= goal
-        )
+        episodes, stop_return = self.trainer.episodes, self.config.stop_return
+        full = len(episodes.recent) == episodes.recent.maxlen
+        reached = stop_return is not None and full and (episodes.mean or 0.0) >= stop_return
         return reached or self.trainer.progress.version >= self.config.updates
 
-    @property
-    def steps_per_second(self) -> float:
-        """Trained steps of this process over the time from the first credit to the last update."""
-        first, last = self.server.status.first_credit_at, self.trainer.progress.last_update_at
-        return (
-            self.trainer.progress.trained_here / (last - first)
-            if first is not None and last is not None
-            else 0.0
-        )
-
-    def run(self) -> str:
-        """Train; returns why it ended: "finished" or "stopped"."""
+    def run(self) -> dict[str, object]:
+        """Train until finished or asked to stop; returns the summary of the run."""
         self._gather()
         if self.trainer.warm_up():
-            self._rate.add(time.monotonic(), self.env_steps)
+            self._monitor.begin()
             while not self.finished:
                 ended = self.trainer.update()
                 if ended is None:
                     break
-                self._rate.add(time.monotonic(), self.env_steps)
-                wall = time.monotonic() - self.started
-                self.recorder.episodes(ended, self.env_steps, self.frames, wall)
-                self.recorder.scalars(self._curves(), self.env_steps)
+                self._monitor.record(ended)
                 self._watch()
-        self._line.show(self._facts(), last=True)
-        self._drain(self.finished)
+        self.server.refresh_status()
+        self._monitor.show(last=True)
+        finished = self.finished
+        self._drain(finished)
         self.trainer.save()
-        return "finished" if self.finished else "stopped"
+        self.server.refresh_status()
+        return self._monitor.summarise("finished" if finished else "stopped")
 
     def _gather(self) -> None:
-        """Give local actors time to join, so that the first batch has all of them."""
+        """Wait for the local actors to connect, so that the first batch has chunks of all of them."""
         deadline = time.monotonic() + _GATHER_SECONDS
-        while time.monotonic() < deadline and not self.stop.is_set():
-            if self.server.session_count() >= self.options.local_actors:
+        while time.monotonic() < deadline and not self._stop.is_set():
+            if self.server.session_count() >= self._options.local_actors:
                 return
             self._watch()
             time.sleep(_POLL_SECONDS)
 
     def _drain(self, finished: bool) -> None:
-        """Let every actor leave, then close the books on the rest."""
+        """Let every actor leave for a while, then end the sessions that are left."""
         self.server.drain(finished)
-        if not finished and self.supervisor is not None:
-            self.supervisor.close()
-        deadline = time.monotonic() + (_LEAVE_SECONDS if finished else _PART_SECONDS)
+        if not finished and self._supervisor is not None:
+            self._supervisor.close()
+        deadline = time.monotonic() + (_FINISHED_SECONDS if finished else _INTERRUPTED_SECONDS)
         while time.monotonic() < deadline and self.server.session_count():
             time.sleep(_POLL_SECONDS)
         self.server.close_remaining()
 
     def _watch(self) -> None:
-        """While the trainer waits or between updates: show progress, look after local actors."""
-        if self.supervisor is not None and self.supervisor.misconfigured == self.options.local_actors:
+        """Show progress, and end a run whose local actors all refused to start.
+
+        Called while the trainer waits and between updates.
+        """
+        if self._supervisor is not None and self._supervisor.misconfigured == self._options.local_actors:
             raise Fatal(
                 EXIT_CONFIGURATION,
                 "expected local actors to start, got a refusal from each: see their messages above",
             )
-        self._line.show(self._facts())
-
-    def _facts(self) -> ProgressFacts:
-        trainer, chunks = self.trainer, self.config.warmup_chunks
-        report = trainer.progress.report
-        warming = trainer.progress.version < 0 and chunks > 0
-        return ProgressFacts(
-            env_steps=self.env_steps,
-            total_steps=self.config.updates * self.config.rollout.batch_steps,
-            frames=self.frames,
-            steps_per_second=self._rate.per_second(time.monotonic()),
-            return_mean=trainer.episodes.mean,
-            bonus=report.figures["intrinsic_reward_mean"]
-            if report is not None and self.config.rnd.enabled
-            else None,
-            actors=self.server.status.actors,
-            lag=trainer.progress.lag_max,
-            warmup=f"{trainer.progress.warmup_chunks}/{chunks} chunks of random play" if warming else None,
-        )
-
-    def _curves(self) -> dict[str, float]:
-        """The points of one update; none before the first."""
-        report = self.trainer.progress.report
-        if report is None:
-            return {}
-        curves = {f"train/{name}": value for name, value in report.figures.items()}
-        curves |= {
-            "train/learning_rate": report.learning_rate,
-            "speed/steps_per_second": self.steps_per_second,
-        }
-        if self.trainer.episodes.mean is not None:
-            curves |= {"episodes/return_mean_100": self.trainer.episodes.mean}
-        return curves
-
-    def summary(self, exit_reason: str) -> dict[str, object]:
-        """The fields of summary.json."""
-        wall = time.monotonic() - self.started
-        clock = Clock(self.generation, self.env_steps, self.frames, wall, self.steps_per_second)
-        view = self.server.refresh_status()
-        return summarise(self.config, clock, self.trainer.progress, self.trainer.episodes, view, exit_reason)
+        self._monitor.show()
 
 
 def run(config: Config, options: Options, stop: threading.Event) -> dict[str, object]:
     """Run a learner to its end; returns its summary, at once if nothing is left to train.
 
     Raises:
-        Fatal: something the user has to mend, in one sentence.
+        Fatal: an error for the user to correct, in one sentence.
     """
     earlier = of_finished_run(options.run_dir, config) if options.resume else None
     if earlier is not None:
         return earlier
     try:
         with contextlib.ExitStack() as stack:
-            learner = Learner(config, options, stop, stack)
-            reason = learner.run()
-            summary = learner.summary(reason)
-            learner.recorder.summary(summary)
-            return summary
+            return Learner(config, options, stop, stack).run()
     except (BindError, CheckpointError, AccessControlError, KeysError, envs.EnvUnavailable) as error:
         raise Fatal(EXIT_CONFIGURATION, str(error)) from None
 
 
 def target_blob(ppo: PPO) -> WeightsBlob:
-    """Serialise the target network, which actors fetch once."""
+    """Serialise the target network, which an actor fetches once."""
     state = {name: value.detach().cpu() for name, value in ppo.target.state_dict().items()}
     return WeightsBlob.of("target", Bundle(0, 0, state))
 

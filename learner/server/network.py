@@ -93,7 +93,7 @@ class Network:
     def _run(self, endpoints: Sequence[tuple[str, str]], started: Future[None]) -> None:
         try:
             with Ports(endpoints, self._message_bytes, self._keys) as self._ports:
-                self.status = self.read_status()
+                self.refresh_status()
                 started.set_result(None)
                 while not self._closing.is_set():
                     self._ports.wait(self._calls.waker, _LOOP_SECONDS)
@@ -117,7 +117,7 @@ class Network:
         if ignored_bytes >= _PAUSE_AFTER_BYTES:
             wait((), self._calls.waker, _PAUSE_SECONDS)
         if time.monotonic() - self.status.read_at > _STATUS_SECONDS:
-            self.status = self.read_status()
+            self.refresh_status()
 
     def _read_data(self, now: float) -> int:
         """Handle the messages of the data port; returns the bytes that ignored ones count as."""
@@ -159,8 +159,12 @@ class Network:
             self._ports.data.send(peer, codec.encode(message))
         self._outbox.clear()
 
-    def read_status(self) -> ServerStatus:
-        """Return the present state. Only the network thread calls it."""
+    def refresh_status(self) -> ServerStatus:
+        """Replace the status by the present one. Only the network thread calls it."""
+        self.status = self._read_status()
+        return self.status
+
+    def _read_status(self) -> ServerStatus:
         admission, messages, decoder = self._admission, self._message_handler, self._decoder
         sessions = [session for session in admission.seats if session.peer is not None]
         renewed = time.monotonic() + LEASE_SECONDS  # when a lease ends that is renewed now

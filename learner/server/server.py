@@ -128,8 +128,8 @@ class Server:
         self._network.call(self._admission.close_remaining)
 
     def refresh_status(self) -> ServerStatus:
-        """Return a status of this moment."""
-        return self._network.call(self._network.read_status)
+        """Replace `status` by one of this moment and return it."""
+        return self._network.call(self._network.refresh_status)
 
     def loop_times(self) -> dict[str, float]:
         """Return the time.monotonic() of each thread's last loop; valid after `close` as well."""
