@@ -26,6 +26,7 @@ from common.config import Config
 from common.envs import Transition
 from common.model import rnd
 from common.model.bonus import BonusModel
+from common.model.bundle import Bundle
 from common.model.networks import PolicyOutput
 from common.model.policy import Policy
 from common.protocol import codec
@@ -33,7 +34,7 @@ from common.protocol.chunk import WARMUP_VERSION
 from common.spaces import Spaces
 from learner.interface import DecodedChunk
 from learner.server.publisher import WeightsBlob
-from learner.training.ppo import Report
+from learner.training.ppo import PPO, Report
 from learner.training.trainer import Trainer
 
 Array = npt.NDArray[Any]
@@ -85,7 +86,7 @@ class Probe:
 class Loop:
     """A whole run in one thread: this stands for everything that lies between a trainer and one actor.
 
-    It plays the session and the weights of the actor; inbox, network, admission and publisher of the trainer.
+    It plays the session and the weights of the actor, and the server of the trainer.
     """
 
     probe: Probe
@@ -104,9 +105,10 @@ class Loop:
         phases, never = Phases(), threading.Event()
         nowhere: Any = SimpleNamespace()  # the run's directory
         both: Any = self  # the other side, as far as each side needs it
-        self.trainer = Trainer(config, spaces, torch.device("cpu"), nowhere, self.generation, never)
+        cpu = torch.device("cpu")
+        ppo = PPO(config, spaces, cpu)
+        self.trainer = Trainer(config, spaces, cpu, ppo, both, nowhere, self.generation, never, lambda: None)
         self.trainer._save_at = math.inf
-        self.trainer.connect(both, both, both, both, lambda: None)
         target = self.trainer.ppo.target.state_dict()
         self.player = PlayingState(
             self.welcome,
@@ -149,16 +151,13 @@ class Loop:
 
     # What the trainer calls.
 
-    def ask(self, work: Callable[[], object]) -> object:
-        return work()
+    def publish(self, bundle: Bundle) -> None:
+        self.offers.append(WeightsBlob.of("bundle", bundle))
 
-    def publish(self, offer: WeightsBlob) -> None:
-        self.offers.append(offer)
-
-    def open(self, version: int, now: float) -> None:
+    def open_batch(self, version: int) -> None:
         self.batch, self.version = version, max(min(version, 0), version - self.lag)
 
-    def settle(self, names: list[tuple[bytes, int]], verdict: str) -> None:
+    def settle(self, chunks: list[DecodedChunk], verdict: str) -> None:
         pass
 
     def take(self, timeout_seconds: float) -> DecodedChunk:
