@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import structlog
 
 import common
-from actor.metrics import Phases
 from actor.rollout import Rollout
 from actor.session import Session
 from actor.weights import Blob, Name, Weights
@@ -19,6 +18,7 @@ from common.config import Config
 from common.model.bonus import BonusModel
 from common.model.bundle import Bundle
 from common.model.policy import Policy
+from common.phase_timer import PhaseTimer
 from common.process.lifecycle import EXIT_CONFIGURATION, EXIT_DONE, EXIT_TEMPORARY, Fatal
 from common.process.parent_link import ParentLink
 from common.protocol import codec
@@ -53,7 +53,7 @@ class Actor:
     weights: Weights
     parent: ParentLink
     stop: threading.Event
-    phases: Phases
+    phases: PhaseTimer
     tell: Callable[[dict[str, float]], None]  # where its figures go, besides the heartbeats
     player: PlayingState | None = None
     reconnects: int = 0  # of the session, when the weights connection was made
@@ -67,7 +67,7 @@ class Actor:
             if player is None:
                 continue
             if self.session.credit - self.session.produced < player.config.rollout.chunk_steps:
-                with self.phases.of("credit_wait"):
+                with self.phases.measure("credit_wait"):
                     self.session.poll(_POLL_SECONDS)
                 self._report()
                 continue
@@ -118,7 +118,7 @@ class Actor:
         welcome, version = self.session.welcome, self.session.version
         assert welcome is not None
         if version > WARMUP_VERSION and player.held != (welcome.generation, version):
-            with self.phases.of("weights"):
+            with self.phases.measure("weights"):
                 blob = self._fetch("bundle", player.held)
                 if blob is None:
                     return False
@@ -167,9 +167,9 @@ class Actor:
             return
         version = WARMUP_VERSION if warm else player.held[1]
         if not warm and player.intrinsic is not None:
-            with self.phases.of("bonus"):
+            with self.phases.measure("bonus"):
                 chunk.bonus[:] = player.intrinsic.compute_bonus(chunk.observation[player.spaces.stack :])
-        with self.phases.of("encode"):
+        with self.phases.measure("encode"):
             self._send(player, chunk, generation, version, fresh)
 
     def _send(self, player: PlayingState, chunk: Chunk, generation: int, version: int, fresh: bool) -> None:

@@ -26,13 +26,14 @@ from typing import Self
 import structlog
 import zmq
 
-from actor.metrics import Phases
+from actor.metrics import PHASES
 from actor.rollout import Rollout
 from actor.session import Session
 from common import envs
 from common.config import EnvConfig, RolloutConfig
 from common.keys.curve import ActorKeys
 from common.keys.files import read_key_file
+from common.phase_timer import PhaseTimer
 from common.process.parent_link import ParentLink
 from common.protocol import codec
 from common.protocol.messages import Ack
@@ -54,7 +55,7 @@ class Recording:
 
 def record(env: EnvConfig, rollout: RolloutConfig, chunks: int, seed: int = 1) -> list[Recording]:
     """Random play, encoded."""
-    play = Rollout(envs.make(env, rollout.lanes), envs.spaces(env), rollout, Phases())
+    play = Rollout(envs.make(env, rollout.lanes), envs.spaces(env), rollout, PhaseTimer(PHASES))
     play.reset(RngKey(seed, 0, 0, True))
     recordings = []
     for _ in range(chunks):

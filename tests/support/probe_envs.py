@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from actor.metrics import Phases
+from actor.metrics import PHASES
 from actor.rollout import Rollout
 from actor.service import Actor, PlayingState
 from actor.weights import Blob
@@ -28,6 +28,7 @@ from common.model import rnd
 from common.model.bonus import BonusModel
 from common.model.networks import PolicyOutput
 from common.model.policy import Policy
+from common.phase_timer import PhaseTimer
 from common.protocol import codec
 from common.protocol.chunk import WARMUP_VERSION
 from common.spaces import Spaces
@@ -101,7 +102,7 @@ class Loop:
 
     def __post_init__(self) -> None:
         spaces, config = self.probe.spaces, self.config
-        phases, never = Phases(), threading.Event()
+        phases, never = PhaseTimer(PHASES), threading.Event()
         nowhere: Any = SimpleNamespace()  # the run's directory
         both: Any = self  # the other side, as far as each side needs it
         self.trainer = Trainer(config, spaces, torch.device("cpu"), nowhere, self.generation, never)
