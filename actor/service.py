@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import threading
 from collections.abc import Callable
@@ -139,11 +140,11 @@ class Actor:
 
     def _fetch(self, name: Name, held: tuple[int, int]) -> Blob | None:
         """See `Weights.fetch`; given up once the session finds the learner silent."""
-        if self.reconnects != self.session.counts["reconnects"]:
-            self.reconnects = self.session.counts["reconnects"]
+        if self.reconnects != self.session.counters.reconnects:
+            self.reconnects = self.session.counters.reconnects
             self.weights.renew()
         return self.weights.fetch(
-            name, held, lambda: self._meanwhile() and self.reconnects == self.session.counts["reconnects"]
+            name, held, lambda: self._meanwhile() and self.reconnects == self.session.counters.reconnects
         )
 
     def _play(self, player: PlayingState) -> None:
@@ -182,7 +183,7 @@ class Actor:
     def _between(self, player: PlayingState, generation: int, sid: bytes) -> bool:
         """After each step of the lanes: count it, keep the session alive, notice a reason to stop."""
         if self.session.sid == sid:
-            self.session.stepped(player.config.rollout.lanes)
+            self.session.count_steps(player.config.rollout.lanes)
         return self._meanwhile() and self.session.generation == generation and self.session.sid == sid
 
     def _meanwhile(self) -> bool:
@@ -193,10 +194,10 @@ class Actor:
         self.session.stats = {
             "steps": self.session.produced,
             "connected": float(self.session.joined),
-            "unsettled": self.session.unsettled_steps,
+            "unsettled": self.session.buffer.unsettled_steps,
             "version": self.session.version,
             **{f"phase_{name}": seconds for name, seconds in self.phases.seconds.items()},
-            **{name: float(count) for name, count in self.session.counts.items()},
+            **{name: float(count) for name, count in dataclasses.asdict(self.session.counters).items()},
         }
         self.tell(self.session.stats)
 

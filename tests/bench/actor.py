@@ -66,7 +66,7 @@ class _Until(ParentLink):
     goal = 0
 
     def gone(self) -> bool:
-        return self.session.counts["chunks_sent"] >= self.goal
+        return self.session.counters.chunks_sent >= self.goal
 
 
 @dataclass

@@ -108,7 +108,7 @@ class FakeActor:
         if session.sid != self._sid:  # the learner gave the last one up
             self._sid = session.sid
             self._unheard.clear()
-        session.stepped(recording.steps)
+        session.count_steps(recording.steps)
         self.made[session.sid] += recording.steps
         self._unheard.append((session.produced, time.monotonic()))
         session.send_chunk(session.generation, session.version, True, recording.packed)
@@ -208,7 +208,7 @@ class FakeFleet:
             {sid.hex(): steps for sid, steps in made.items()},
             [seconds for actor in self.actors for seconds in actor.ack_seconds],
             left,
-            sum(actor.session.counts["reconnects"] for actor in self.actors),
+            sum(actor.session.counters.reconnects for actor in self.actors),
         )
 
 

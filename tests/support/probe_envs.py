@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import threading
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -21,6 +20,7 @@ from torch import Tensor
 from actor.metrics import PHASES
 from actor.rollout import Rollout
 from actor.service import Actor, PlayingState
+from actor.session import SessionCounters
 from actor.weights import Blob
 from common.config import Config
 from common.envs import Transition
@@ -97,7 +97,7 @@ class Loop:
     reports: list[Report] = field(default_factory=list)
 
     sid, generation, joined, finished = bytes(16), 0, True, False
-    counts: ClassVar[Counter[str]] = Counter()  # the session never reconnects
+    counters: ClassVar[SessionCounters] = SessionCounters()  # the session never reconnects
     welcome: ClassVar[Any] = SimpleNamespace(generation=0, slot=0, incarnation=0)
 
     def __post_init__(self) -> None:
@@ -176,7 +176,7 @@ class Loop:
     def poll(self) -> None:
         pass
 
-    def stepped(self, steps: int) -> None:
+    def count_steps(self, steps: int) -> None:
         self._produced += steps
 
     def send_chunk(self, generation: int, version: int, fresh: bool, packed: codec.Packed) -> None:
