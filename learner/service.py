@@ -26,7 +26,7 @@ from learner.monitoring.metrics import LearnerCollector
 from learner.monitoring.page import Page
 from learner.monitoring.progress_line import ProgressFacts, ProgressLine, RecentRate
 from learner.monitoring.run_logger import RunLogger
-from learner.monitoring.summary import Clock, of_finished_run, summarise
+from learner.monitoring.summary import ProcessFacts, read_finished, summarise
 from learner.resource_limits import apply_limits
 from learner.server.publisher import WeightsBlob
 from learner.server.server import Server
@@ -234,9 +234,11 @@ class Learner:
     def summary(self, exit_reason: str) -> dict[str, object]:
         """The fields of summary.json."""
         wall = time.monotonic() - self.started
-        clock = Clock(self.generation, self.env_steps, self.frames, wall, self.steps_per_second)
-        view = self.server.refresh_status()
-        return summarise(self.config, clock, self.trainer.progress, self.trainer.episodes, view, exit_reason)
+        process = ProcessFacts(self.generation, self.env_steps, self.frames, wall, self.steps_per_second)
+        status = self.server.refresh_status()
+        return summarise(
+            self.config, process, self.trainer.progress, self.trainer.episodes, status, exit_reason
+        )
 
 
 def run(config: Config, options: Options, stop: threading.Event) -> dict[str, object]:
@@ -245,7 +247,7 @@ def run(config: Config, options: Options, stop: threading.Event) -> dict[str, ob
     Raises:
         Fatal: something the user has to mend, in one sentence.
     """
-    earlier = of_finished_run(options.run_dir, config) if options.resume else None
+    earlier = read_finished(options.run_dir, config) if options.resume else None
     if earlier is not None:
         return earlier
     try:
