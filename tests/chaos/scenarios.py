@@ -466,7 +466,7 @@ def replayed_frames(directory: Path, chunks: int, seed: int = 0) -> Figures:
     count_file = directory / "steps" / "1"  # the peer is in this process; no other has that number
 
     def asked_again() -> bool:
-        peer.hear(0.2)
+        peer.receive(0.2)
         return peer.resends > 0
 
     with Replayer(field.run.port, STEPS, LANES, count_file) as peer:
@@ -482,7 +482,7 @@ def replayed_frames(directory: Path, chunks: int, seed: int = 0) -> Figures:
                 offsets += [offsets[0]] * chance.randrange(2)
                 offsets += chance.choices(list(peer.frames), k=chance.randrange(3))
                 for offset in offsets:
-                    peer.send(offset)
+                    peer.send_chunk(offset)
                 said += len(offsets)
             peer.wait_credit()
             until(asked_again, PATIENCE_SECONDS, "a resend asked for")
@@ -491,23 +491,23 @@ def replayed_frames(directory: Path, chunks: int, seed: int = 0) -> Figures:
             until(lambda: bool(field.sampler.imbalances), PATIENCE_SECONDS, "a sample of the imbalance")
             with frozen(psutil.Process(learner.pid)):
                 held = peer.record()
-                peer.send(held)  # the old generation never reads it
+                peer.send_chunk(held)  # the old generation never reads it
                 kill(learner.pid)
             learner.process.wait()
         with field.learner("--resume") as learner:
             peer.joined = False
-            peer.send(held)
+            peer.send_chunk(held)
             peer.join()
             for offset in [*chance.choices(list(peer.frames), k=20), held]:
-                peer.send(offset)
+                peer.send_chunk(offset)
             until(
-                lambda: peer.hear(0.2) is not None and peer.settled >= peer.produced,
+                lambda: peer.receive(0.2) is not None and peer.settled >= peer.produced,
                 PATIENCE_SECONDS,
                 "old frames booked",
             )
             for _ in range(20):
                 peer.wait_credit()
-                peer.send(peer.record())
+                peer.send_chunk(peer.record())
             peer.leave()
             stop(learner)
     figures = field.figures()
