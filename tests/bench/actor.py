@@ -33,7 +33,7 @@ from common.protocol.sockets import Context, DealerSocket, RouterSocket
 from learner.server.publisher import WeightsBlob
 from learner.training.ppo import PPO
 from tests.bench.machine import Emulator, hardware
-from tests.support.fake_fleet import quiet
+from tests.support.fake_fleet import log_warnings_only
 
 _GAMES = ("gravitar", "breakout", "montezuma_revenge", "private_eye")
 _ROUNDS = 3
@@ -100,7 +100,7 @@ def _blobs(config: Config) -> tuple[_Blobs, bytes]:
 
 def _measure(game: str) -> dict[str, object]:
     """Emulator and actor in turn, so that both see the same disturbances; medians."""
-    quiet()
+    log_warnings_only()
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     configure_torch(threads=1)
     config = Config(env=EnvConfig(id=game), precision=resolve_precision("auto", torch.device("cpu")))

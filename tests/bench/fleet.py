@@ -14,7 +14,7 @@ import psutil
 from common.config import Config, EnvConfig, RolloutConfig
 from tests.bench.intake import Intake
 from tests.bench.machine import cpu_seconds, hardware
-from tests.support.fake_fleet import FleetProcess, Report, quiet
+from tests.support.fake_fleet import FleetProcess, FleetReport, log_warnings_only
 from tests.support.processes import free_port
 
 _GAME = "gravitar"
@@ -27,7 +27,7 @@ _BATCH_LANES = 256
 
 def measure(actors: int = 256, rate: float | None = None, seconds: float = 30.0) -> dict[str, object]:
     """Chunks of 128 x 1 through admission, decoding and settling, without training."""
-    quiet()
+    log_warnings_only()
     rollout = RolloutConfig(steps=128, lanes=1, batch_lanes=_BATCH_LANES)
     config = Config(total_steps=1 << 50, max_lag=1, env=EnvConfig(id=_GAME), rollout=rollout)
     config = replace(config, rnd=replace(config.rnd, warmup_steps=0))
@@ -43,7 +43,7 @@ def measure(actors: int = 256, rate: float | None = None, seconds: float = 30.0)
         finally:
             for fleet in fleets:
                 fleet.leave()
-        report = sum((fleet.report() for fleet in fleets), Report())
+        report = sum((fleet.report() for fleet in fleets), FleetReport())
         totals = intake.close_books()
         served = sum(steps > 0 for steps in report.made.values())
         memory = (joined_bytes - empty_bytes) / actors
@@ -96,7 +96,7 @@ def _observe(
     intake.open()
     time.sleep(_SETTLING_SECONDS)
     for fleet in fleets:
-        fleet.forget()
+        fleet.reset_measurements()
     view, chunks = intake.network.ask(intake.network.look), intake.chunks
     cpu, threads, start = cpu_seconds(), _thread_seconds(), time.monotonic()
     times, memory = [], []
@@ -127,7 +127,7 @@ def _observe(
     }
 
 
-def _acknowledgement(report: Report) -> dict[str, float]:
+def _acknowledgement(report: FleetReport) -> dict[str, float]:
     seconds = np.array(report.ack_seconds or [float("nan")])
     p50, p99, most = (float(x) for x in (*np.quantile(seconds, [0.5, 0.99]), seconds.max()))
     return {

@@ -17,13 +17,13 @@ from pathlib import Path
 
 from actor.weights import PIECE_MESSAGE_BYTES, WeightsClient
 from common.protocol.sockets import Context, DealerSocket, weights_endpoint
-from tests.support.fake_fleet import quiet
+from tests.support.fake_fleet import log_warnings_only
 
 
 def main() -> int:
     """Serve until standard input is closed."""
     endpoint, count, readers = weights_endpoint(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    quiet()
+    log_warnings_only()
     with Context() as context, tempfile.TemporaryDirectory() as directory:
         clients = [
             WeightsClient(lambda: DealerSocket(context, endpoint, PIECE_MESSAGE_BYTES)) for _ in range(count)

@@ -20,7 +20,7 @@ from learner.server.network import Network
 from learner.server.publisher import Publisher
 from tests.bench.fleet import JOIN_SECONDS, start
 from tests.bench.machine import hardware
-from tests.support.fake_fleet import Report, quiet
+from tests.support.fake_fleet import FleetReport, log_warnings_only
 from tests.support.processes import free_port
 
 _GAME = "gravitar"
@@ -30,7 +30,7 @@ _STEADY_SECONDS = 30.0  # afterwards, in which no session may be lost
 
 def measure(actors: int = 2_000) -> dict[str, object]:
     """Real sessions on CURVE connections; the learner has no trainer, and hands out no credit."""
-    quiet()
+    log_warnings_only()
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     config = Config(env=EnvConfig(id=_GAME), rollout=RolloutConfig(steps=128, lanes=1, batch_lanes=32))
@@ -60,7 +60,7 @@ def measure(actors: int = 2_000) -> dict[str, object]:
         finally:
             for fleet in fleets:
                 fleet.leave()
-        report = sum((fleet.report() for fleet in fleets), Report())
+        report = sum((fleet.report() for fleet in fleets), FleetReport())
         network.close()
     return {
         **hardware(),

@@ -18,7 +18,7 @@ from learner.server.publisher import WeightsBlob
 from learner.training.ppo import PPO
 from tests.bench.intake import Intake
 from tests.bench.machine import cpu_seconds, hardware
-from tests.support.fake_fleet import FleetProcess, quiet
+from tests.support.fake_fleet import FleetProcess, log_warnings_only
 from tests.support.processes import free_port
 
 _PROCESSES = 4
@@ -31,7 +31,7 @@ _CHUNKS_PER_SECOND = 50.0
 
 def measure(pullers: int = 64) -> dict[str, object]:
     """One puller per actor; then one per host of sixteen, as `--procs 16` has it. One fake actor plays on."""
-    quiet()
+    log_warnings_only()
     hosts = max(1, pullers // _ACTORS_PER_HOST)
     return {
         **hardware(),
@@ -60,7 +60,7 @@ def _measure(pullers: int, readers: int) -> dict[str, float]:
             intake.wait_for(1, _JOIN_SECONDS)
             intake.open()
             _publish(intake, offers[0], processes)  # makes the connections
-            player.forget()
+            player.reset_measurements()
             before = cpu_seconds()
             seconds = [x for offer in offers[1:] for x in _publish(intake, offer, processes)]
             cpu = cpu_seconds() - before

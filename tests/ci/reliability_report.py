@@ -14,7 +14,9 @@ import json
 from collections import Counter
 from typing import Any
 
-from tests.bench.report import DOCS, RESULTS, Results, Target, table, value, words
+from tests.bench.markdown import table, value, words
+from tests.bench.report import DOCS, RESULTS
+from tests.bench.targets import Results, Target
 
 ARTEFACTS = DOCS / "reliability"
 _STRAGGLER_SECONDS = 3.0  # two until a place is offered anew, one to play it

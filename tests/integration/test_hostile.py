@@ -9,7 +9,6 @@ import socket
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,16 +18,14 @@ import pytest
 from structlog.testing import capture_logs
 
 from common.config import Config, EnvConfig, PPOConfig, RolloutConfig
-from common.protocol import codec
 from common.protocol import messages as m
-from common.protocol.sockets import Context, DealerSocket
+from common.protocol.sockets import Context
 from learner.presets import PRESETS
 from tests.bench.intake import Intake
 from tests.support.hostile_peer import LIES, HostilePeer, Lie
 from tests.support.processes import PATIENCE_SECONDS, ROOT, Command, Run, free_port, wait_until
 from tests.support.result_files import keep
 from tests.support.serving import Peer
-from tests.support.wire_fuzz import hello
 
 pytestmark = pytest.mark.integration
 
@@ -89,23 +86,18 @@ def garbage(rng: random.Random) -> bytes:
             return b""
 
 
-def answers(client: DealerSocket) -> bool:
-    """Whether the learner answers a Hello."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while time.monotonic() < deadline:
-        client.send(codec.encode(hello(SID)))
-        parts = client.receive(0.5)
-        if parts is not None and isinstance(codec.decode(parts), m.Welcome | m.Ack):
-            return True
-    return False
+@contextlib.contextmanager
+def joined(served: Served) -> Iterator[Peer]:
+    """A peer with a session of the learner."""
+    with Context() as context, contextlib.closing(Peer(context, f"tcp://127.0.0.1:{served.port}")) as peer:
+        peer.join()
+        yield peer
 
 
 def test_ten_thousand_connections_of_garbage_leave_the_learner_as_it_was(served: Served) -> None:
-    """It answers all the while; descriptors and memory come back."""
+    """The learner answers throughout; descriptors and memory return to what they were."""
     rng = random.Random(3)
-    with Context() as context:
-        client = DealerSocket(context, f"tcp://127.0.0.1:{served.port}", 1 << 20)
-        assert answers(client)
+    with joined(served) as peer:
         before, held_bytes = served.descriptors(), 0
         for wave in range(CONNECTIONS // AT_ONCE):
             if wave == 10:
@@ -117,12 +109,11 @@ def test_ten_thousand_connections_of_garbage_leave_the_learner_as_it_was(served:
             for stranger in strangers:
                 stranger.close()
             if wave % 20 == 0:
-                assert answers(client)
+                peer.rejoin()
         wait_until(lambda: served.descriptors() <= before, f"{before} descriptors again")
         grown = served.process.memory_info().rss - held_bytes
         assert grown < 20 * 2**20
-        assert answers(client)
-        client.close()
+        peer.rejoin()
     keep("garbage-connections", {"connections": CONNECTIONS, "memory_growth_bytes": grown})
 
 
@@ -156,18 +147,15 @@ def test_a_peer_that_resets_its_connection_does_not_end_the_learner() -> None:
 
 
 def test_silent_connections_are_closed(served: Served) -> None:
-    """Who says nothing holds a descriptor of the learner for 5 s, the time of a handshake."""
-    with Context() as context:
-        client = DealerSocket(context, f"tcp://127.0.0.1:{served.port}", 1 << 20)
-        assert answers(client)  # it listens
+    """A connection without a handshake holds a descriptor of the learner for 5 s, the handshake's timeout."""
+    with joined(served):
         before = served.descriptors()
         with contextlib.ExitStack() as stack:
             strangers = [stack.enter_context(served.connect()) for _ in range(AT_ONCE)]
             for stranger in strangers:
-                while stranger.recv(64):  # its greeting, and the end of the connection
+                while stranger.recv(64):  # the learner's greeting, and then the end of the connection
                     pass
-            wait_until(lambda: served.descriptors() <= before, "its ends closed")
-        client.close()
+            wait_until(lambda: served.descriptors() <= before, "the end of the learner's side")
 
 
 @pytest.mark.parametrize("lie", LIES, ids=[lie.message.__name__ for lie in LIES])
@@ -183,10 +171,10 @@ def test_each_lie_reaches_the_learner_and_is_refused_with_its_reason(lie: Lie) -
         learner.open()
         peer = Peer(context, endpoint)
         peer.join()
-        while not isinstance(ack := peer.classify_message(m.Welcome | m.Ack), m.Ack) or ack.credit == 0:
+        while not isinstance(ack := peer.receive_kind(m.Welcome | m.Ack), m.Ack) or ack.credit == 0:
             peer.step(0)
         for _ in range(4):  # a damaged chunk is asked for again three times
-            peer.say(lie.message(rng, peer.sid, ack.generation, 0, ack.credit))
+            peer.send(lie.message(rng, peer.sid, ack.generation, 0, ack.credit))
 
         def refused() -> bool:
             peer.step(0)  # a body that cannot be read counts with the next message
@@ -225,13 +213,13 @@ def test_a_hostile_peer_is_banned_and_honest_actors_train_on(tmp_path: Path) -> 
     # Credit limits what the ledger has of its claims: each of its sessions gets credit for a chunk, and for
     # another one whenever a chunk turns out to be unreadable, because its place is granted again.
     claimed = int(str(summary["produced_steps"])) - run.counted_steps()
-    assert 0 <= claimed <= (peer.told_off + 1 + peer.chunks) * PRESETS["cartpole"].rollout.chunk_steps
-    assert peer.told_off >= 1
+    assert 0 <= claimed <= (peer.bans + 1 + peer.chunks) * PRESETS["cartpole"].rollout.chunk_steps
+    assert peer.bans >= 1
     assert peer.sent > 100
     assert "Traceback" not in learner.err.read_text()
     keep(
         "hostile-peer",
-        {"messages": peer.sent, "bans": peer.told_off, "imbalance_steps": summary["imbalance_steps"]},
+        {"messages": peer.sent, "bans": peer.bans, "imbalance_steps": summary["imbalance_steps"]},
     )
 
 

@@ -140,11 +140,11 @@ def test_a_revocation_cuts_its_session_and_books_what_it_had_begun(served: Serve
     wait_until(lambda: served.network.view.totals.dropped.get("revoked") == 100, "100 dropped steps")
     sentence = bob.refusal()
     assert sentence is not None and "revoked" in sentence
-    assert bob.client.receive() is None or not bob.client.send([b"more"])
+    assert bob.socket.receive() is None or not bob.socket.send([b"more"])
     alice.step(28)  # on whatever connection
-    if alice.classify_message(messages.Ack, 1.0) is None:
+    if alice.receive_kind(messages.Ack, 1.0) is None:
         alice.step(0)
-        alice.classify_message(messages.HelloRequired, 5.0)
+        alice.receive_kind(messages.HelloRequired, 5.0)
         alice.join()
     wait_until(lambda: served.network.view.totals.produced == 228, "228 steps")
     totals = served.network.view.totals
@@ -185,7 +185,7 @@ def test_a_key_directory_that_is_away_for_a_moment_cuts_nobody(served: Served, m
     time.sleep(1.5)
     (served.path / "away").rename(served.path / "authorised")
     alice.step(1)
-    assert alice.classify_message(messages.Ack) is not None
+    assert alice.receive_kind(messages.Ack) is not None
     assert served.network.view.events["revoked"] == 0
 
 

@@ -65,12 +65,32 @@ def forced_precision(preset: str) -> tuple[str, ...]:
     return ("--precision", forced) if forced and PRESETS[preset].precision == "auto" else ()
 
 
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = PATIENCE_SECONDS) -> None:
-    """Look every 50 ms until the condition holds."""
+def _pause() -> None:
+    time.sleep(0.05)
+
+
+def holds_within(
+    condition: Callable[[], object], seconds: float, between: Callable[[], object] = _pause
+) -> bool:
+    """Check the condition until it holds or the time is over, with `between` after each failed check."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, f"expected {what} within {seconds:.0f} s"
-        time.sleep(0.05)
+        if time.monotonic() >= deadline:
+            return False
+        between()
+    return True
+
+
+def wait_until(
+    condition: Callable[[], object],
+    what: str,
+    seconds: float = PATIENCE_SECONDS,
+    between: Callable[[], object] = _pause,
+) -> float:
+    """Wait for the condition, which must hold in time; returns the seconds that it took."""
+    start = time.monotonic()
+    assert holds_within(condition, seconds, between), f"expected {what} within {seconds:.0f} s"
+    return time.monotonic() - start
 
 
 # Fork servers of this test worker; each starts when it is needed, and ends with the worker.

@@ -10,7 +10,7 @@ import pytest
 
 from common.config import Config, EnvConfig, RNDConfig, RolloutConfig
 from tests.bench.intake import Intake
-from tests.support.fake_fleet import FakeFleet, Recording, Report, record
+from tests.support.fake_fleet import FakeFleet, FleetReport, Recording, record
 from tests.support.processes import PATIENCE_SECONDS
 
 ACTORS, LANES = 5, 4
@@ -40,12 +40,12 @@ def play(fleet: FakeFleet, intake: Intake, chunks: int, opens: bool = True) -> N
     goal, deadline = intake.chunks + chunks, time.monotonic() + PATIENCE_SECONDS
     while not all(actor.session.joined for actor in fleet.actors):
         assert time.monotonic() < deadline
-        fleet.turn()
+        fleet.poll_once()
     if opens:
         intake.open()
     while intake.chunks < goal:
         assert time.monotonic() < deadline
-        fleet.turn()
+        fleet.poll_once()
 
 
 def test_every_step_of_every_fake_actor_is_in_the_books(
@@ -91,6 +91,6 @@ def test_a_rate_is_not_exceeded(endpoint: str, recordings: list[Recording]) -> N
 
 
 def test_reports_of_several_processes_add_up() -> None:
-    one, other = Report({"a": 3}, [0.1], 1, 0), Report({"b": 4}, [0.2], 2, 5)
-    assert one + other == Report({"a": 3, "b": 4}, [0.1, 0.2], 3, 5)
-    assert sum((one, other), Report()) == one + other
+    one, other = FleetReport({"a": 3}, [0.1], 1, 0), FleetReport({"b": 4}, [0.2], 2, 5)
+    assert one + other == FleetReport({"a": 3, "b": 4}, [0.1, 0.2], 3, 5)
+    assert sum((one, other), FleetReport()) == one + other

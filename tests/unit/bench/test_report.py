@@ -1,10 +1,11 @@
-"""The page of benchmarks says what the results say, and no more."""
+"""The page of benchmarks shows the stored results and nothing else."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.bench.report import TARGETS, Target, render
+from tests.bench.report import render
+from tests.bench.targets import TARGETS, Target
 
 TEMPLATE = "{hardware}{targets}{actor}{learner}{train}{wire}{fleet}{weights}{growth}{shortfalls}"
 
