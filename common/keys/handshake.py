@@ -81,7 +81,7 @@ class ClientHandshake:
             if outcome == "unknown_key":
                 return (
                     f"expected a key that the learner at {self._endpoint} authorises, got a refusal: the key "
-                    "of --keys was revoked or never added; ask for a bundle of a key that is in its list"
+                    "of --keys was revoked or never added; ask for the key file of an authorised actor"
                 )
             if outcome == "mechanism" or self._hangups == _HANGUPS:
                 self._hangups = 0
@@ -94,7 +94,7 @@ class ClientHandshake:
         if mechanism == "CURVE" and not self._keyed:
             return (
                 f"expected --keys FILE, got none, and the learner at {self._endpoint} lets in holders of "
-                "keys alone: ask for a bundle (python -m common.keys bundle NAME -o FILE)"
+                "keys alone: ask for a key file (python -m common.keys export NAME -o FILE)"
             )
         if mechanism == "NULL" and self._keyed:
             return (
@@ -104,7 +104,7 @@ class ClientHandshake:
         if mechanism == "CURVE" and self._keyed:
             return (
                 f"expected the learner at {self._endpoint} to hold the key named in --keys, got a hang-up in "
-                "the handshake: the bundle is of another learner; ask for a new one"
+                "the handshake: the key file is of another learner; ask for a new one"
             )
         return None
 

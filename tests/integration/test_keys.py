@@ -44,8 +44,8 @@ def meet() -> Iterator[Meet]:
     """A function that makes peers; they are closed with the test."""
     with Context() as context, contextlib.ExitStack() as stack:
 
-        def make(endpoint: str, bundle: ActorKeys | None = None) -> Peer:
-            return stack.enter_context(contextlib.closing(Peer(context, endpoint, bundle)))
+        def make(endpoint: str, keys: ActorKeys | None = None) -> Peer:
+            return stack.enter_context(contextlib.closing(Peer(context, endpoint, keys)))
 
         yield make
 
@@ -70,7 +70,7 @@ def test_a_key_that_is_added_while_the_learner_runs_gets_in_at_once(served: Serv
 
 
 def test_each_kind_of_stranger_is_refused_and_told_why(served: Served, meet: Meet) -> None:
-    """Unknown key, no key, another learner's bundle; the learner counts them."""
+    """Unknown key, no key, another learner's key file; the learner counts them."""
     alice = served.keys_of("alice")
     served.start()
     unknown = meet(served.endpoint, replace(alice, pair=KeyPair.new())).refusal()
@@ -78,7 +78,7 @@ def test_each_kind_of_stranger_is_refused_and_told_why(served: Served, meet: Mee
     keyless = meet(served.endpoint).refusal()
     assert keyless is not None and "expected --keys FILE, got none" in keyless
     other = meet(served.endpoint, replace(alice, learner=KeyPair.new().public)).refusal()
-    assert other is not None and "the bundle is of another learner" in other
+    assert other is not None and "the key file is of another learner" in other
 
     def counted(*reasons: str) -> bool:
         return sum(served.network.view.auth_refused.get(reason, 0) for reason in reasons) >= 3
@@ -263,10 +263,10 @@ def test_a_handler_that_dies_while_serving_closes_the_ports_and_ends_the_learner
     assert read_zmtp_greeting(f"tcp://127.0.0.1:{port}") is None
 
 
-def bundle(path: Path, name: str, out: Path) -> str:
+def key_file(path: Path, name: str, out: Path) -> str:
     files.initialise(path)
     files.add(path, name)
-    files.bundle(path, name, out)
+    files.export(path, name, out)
     return str(out)
 
 
@@ -274,8 +274,8 @@ def test_authorised_actors_train_strangers_exit_with_the_reason_and_a_revoked_on
     tmp_path: Path,
 ) -> None:
     """Real processes. Secrets appear in no log, no summary, no configuration."""
-    alice, bob = (bundle(tmp_path / "keys", name, tmp_path / f"{name}.json") for name in ("alice", "bob"))
-    eve = bundle(tmp_path / "others", "eve", tmp_path / "eve.json")
+    alice, bob = (key_file(tmp_path / "keys", name, tmp_path / f"{name}.json") for name in ("alice", "bob"))
+    eve = key_file(tmp_path / "others", "eve", tmp_path / "eve.json")
     port = free_port()
     run = Run(tmp_path, port, ("cartpole", "--total-steps", "1000000", "--keys", str(tmp_path / "keys")))
 
