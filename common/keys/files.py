@@ -146,7 +146,9 @@ def _require_one_of(authorised: Iterable[str], name: str) -> None:
 
 def _check_name(name: str) -> None:
     if not _NAME.fullmatch(name):
-        raise KeysError(f"expected a name of at most 32 characters of a-z, 0-9 and -, got {name!r}: choose another name")
+        raise KeysError(
+            f"expected a name of at most 32 characters of a-z, 0-9 and -, got {name!r}: choose another name"
+        )
 
 
 def _read(path: Path, fields: tuple[str, ...]) -> dict[str, str]:
