@@ -107,7 +107,7 @@ class ConnectionCheck:
 
     def _enter(self, client: DealerSocket, endpoint: str) -> None:
         deadline = time.monotonic() + _STEP_SECONDS
-        while not client.entered:
+        while not client.handshake_done:
             refusal = client.refusal()
             if refusal is not None:
                 raise Fatal(EXIT_CONFIGURATION, refusal)

@@ -182,7 +182,7 @@ def _read(path: Path, fields: tuple[str, ...]) -> dict[str, str]:
 
 def _pair(values: dict[str, str], path: Path) -> KeyPair:
     pair = KeyPair(values["public"], values["secret"])
-    if not pair.fits():
+    if not pair.matches():
         raise KeysError(f"expected a key pair in {path}, got halves of different pairs: make it again")
     return pair
 

@@ -68,7 +68,7 @@ def test_a_key_file_holds_the_learners_public_key_and_the_pair_of_an_authorised_
     keys, opened = read_key_file(tmp_path / "a.json"), KeyDirectory.open(directory)
     assert keys.learner == opened.pair.public
     assert opened.authorised()[0][keys.pair.public] == keys.name == "alice"
-    assert keys.pair.fits() and opened.pair.secret not in (tmp_path / "a.json").read_text()
+    assert keys.pair.matches() and opened.pair.secret not in (tmp_path / "a.json").read_text()
 
 
 def test_making_and_adding_again_change_nothing(directory: Path) -> None:
