@@ -107,7 +107,7 @@ class ConnectionCheck:
 
     def _enter(self, client: DealerSocket, endpoint: str) -> None:
         deadline = time.monotonic() + _STEP_SECONDS
-        while not client.entered:
+        while not client.handshake_done:
             refusal = client.refusal()
             if refusal is not None:
                 raise Fatal(EXIT_CONFIGURATION, refusal)
@@ -232,7 +232,7 @@ def _milliseconds(began: float) -> str:
 def _examine(argv: list[str]) -> None:
     parser = arguments.Parser(prog="python -m common.doctor", description="Examine the way to a learner.")
     parser.add_argument("--learner", required=True, metavar="HOST:PORT", help="its data port")
-    parser.add_argument("--keys", type=Path, metavar="FILE", help="the key bundle of an actor")
+    parser.add_argument("--keys", type=Path, metavar="FILE", help="the key file of an actor")
     options = parser.parse_args(argv)
     try:
         endpoint = parse_address(options.learner)

@@ -1,1 +1,1 @@
-"""Key files, CURVE access control and the handshake: which peers may connect to a learner."""
+"""CURVE keys: the key files, access control on the learner's sockets, and the outcome of handshakes."""

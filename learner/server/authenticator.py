@@ -52,7 +52,7 @@ class SessionAuthenticator:
             Whether keys were revoked. Every TCP connection is cut then: authorised peers reconnect,
             and the protocol sends again what was under way.
         """
-        asked = self.gate.asked()
+        asked = self.gate.request_pending()
         gone: list[str] = []
         if now - self._read_at > (_ASKED_SECONDS if asked else _READ_SECONDS):
             self._read_at = now

@@ -149,7 +149,7 @@ class Network:
         if now - self._viewed > _VIEW_SECONDS:
             self._viewed = now
             self._auth_refused = {why: data.refused[why] + weights.refused[why] for why in data.refused}
-            self.view = self.look(data.would_block + weights.would_block)
+            self.view = self.look(data.send_queue_full + weights.send_queue_full)
 
     def look(self, would_block: int = 0) -> ServerStatus:
         """The present state; only in the network thread (`ask`) or after it ended."""

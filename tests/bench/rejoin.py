@@ -40,7 +40,7 @@ def measure(actors: int = 2_000) -> dict[str, object]:
         path, bundle = Path(directory) / "keys", Path(directory) / "fleet.json"
         files.initialise(path)
         files.add(path, "fleet")
-        files.bundle(path, "fleet", bundle)
+        files.export(path, "fleet", bundle)
         admission, network = _serve(config, 0, None, endpoint, path)
         began = time.monotonic()
         fleets = start(endpoint, actors, bundle)

@@ -109,7 +109,7 @@ def test_actors_of_two_more_machines_join_and_one_is_cut_off_for_half_a_minute(
     with machines(2) as several:
         for name in ("machine-1", "machine-2"):
             several.load(name, "outrider-actor")
-            home.compose("run", "--rm", "keys", "python", "-m", "common.keys.files", "add", name)
+            home.compose("run", "--rm", "keys", "python", "-m", "common.keys", "add", name)
             bundle = tmp_path / f"{name}.json"
             give = f"python -m common.keys bundle {name} -o /tmp/b.json >&2; cat /tmp/b.json"
             bundle.write_text(home.compose("run", "--rm", "-T", "keys", "sh", "-c", give))

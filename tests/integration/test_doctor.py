@@ -72,7 +72,7 @@ def test_a_missing_and_a_wrong_key_fail_at_the_key(served: Served, examine: Exam
     assert code == 78 and "expected --keys FILE" in complaint
     files.initialise(tmp_path / "other")
     files.add(tmp_path / "other", "eve")
-    files.bundle(tmp_path / "other", "eve", tmp_path / "eve.json")
+    files.export(tmp_path / "other", "eve", tmp_path / "eve.json")
     code, complaint = failed(examine("--learner", at(served), "--keys", str(tmp_path / "eve.json")), "key")
     assert code == 78 and "another learner" in complaint
 

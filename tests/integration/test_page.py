@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from common.config import Config
-from common.http_server import Answer, WebServer
+from common.http_server import Response, WebServer
 from learner.monitoring.curve import Point
 from learner.monitoring.page import Page
 from learner.monitoring.progress_line import ProgressFacts
@@ -146,7 +146,7 @@ def test_a_learner_that_stops_answering_is_said_to_have_stopped(tmp_path: Path) 
     answers, asked = dict(made_up("host").answers), []
     last = answers["/status.json"]
 
-    def once() -> Answer:
+    def once() -> Response:
         asked.append(1)
         if len(asked) > 1:
             raise ConnectionResetError

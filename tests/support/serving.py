@@ -47,7 +47,7 @@ class Served:
     def keys_of(self, name: str) -> ActorKeys:
         """Authorise an actor; returns its keys."""
         files.add(self.path, name)
-        files.bundle(self.path, name, self.path / "bundle.json")
+        files.export(self.path, name, self.path / "bundle.json")
         return read_key_file(self.path / "bundle.json")
 
 

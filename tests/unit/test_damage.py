@@ -58,7 +58,7 @@ def next_epoch(path: Path) -> object:
 def written_bundle(directory: Path) -> Path:
     files.initialise(directory / "keys")
     files.add(directory / "keys", "alice")
-    files.bundle(directory / "keys", "alice", directory / "alice.json")
+    files.export(directory / "keys", "alice", directory / "alice.json")
     return directory / "alice.json"
 
 
@@ -69,7 +69,7 @@ FILES: dict[str, tuple[Callable[[Path], Path], Reader, type[Exception], bool]] =
     "checkpoint": (written_checkpoint, checkpoint.load, CheckpointError, False),
     "config.json": (written_config, lambda path: read_config(path.parent), Fatal, True),
     "generation": (written_epoch, next_epoch, CheckpointError, True),
-    "key bundle": (written_bundle, read_key_file, KeysError, False),
+    "key file": (written_bundle, read_key_file, KeysError, False),
 }
 
 
