@@ -22,10 +22,10 @@ from common.protocol.sockets import Context, RouterSocket, wait
 from learner.server.admission import Admission
 from learner.server.authenticator import SessionAuthenticator
 from learner.server.calls import CallQueue
-from learner.server.leases import LEASE_SECONDS
 from learner.server.message_handler import Intake
 from learner.server.publisher import PIECE_BYTES, Publisher
 from learner.server.rate_limit import Sender
+from learner.server.registry import Replies
 from learner.server.scheduler import AdmittedChunk
 from learner.server.status import ServerStatus
 
@@ -62,6 +62,7 @@ class Network:
         self._viewed = 0.0
         self._auth_refused: dict[str, int] = {}
         self.endpoints: list[str] = []
+        self._outbox: Replies = []
         self.failure: Fatal | None = None  # what ended the thread while it served
         self._deliver: Callable[[AdmittedChunk], None] = lambda arrival: None
 
@@ -82,6 +83,10 @@ class Network:
             self._thread.join()
             self._calls.waker.close()
             raise
+
+    def enqueue(self, replies: Replies) -> None:
+        """Send replies at the end of this poll; only in the network thread."""
+        self._outbox += replies
 
     def ask(self, function: Callable[[], T]) -> T:
         """Run `function` in the network thread and return its result; any thread may call."""
@@ -123,10 +128,14 @@ class Network:
     def _turn(self, data: RouterSocket, weights: RouterSocket) -> None:
         now = self.last_loop_at = time.monotonic()
         if self._door is not None and self._door.tick(now):
-            self._admission.revoke(self._door.authorised)
+            self._admission.registry.revoke(self._door.authorised)
         ignored = 0
         for peer, key, parts in data.receive():
-            ignored += self.intake.take(self._sender(peer, key), parts, now)
+            used, result = self.intake.take(self._sender(peer, key), parts, now)
+            ignored += used
+            self.enqueue(result.replies)
+            for chunk in result.chunks:
+                self._deliver(chunk)
             if ignored >= _REST_AFTER_BYTES:
                 break
         for peer, key, parts in weights.receive():
@@ -135,14 +144,11 @@ class Network:
             if not used or ignored >= 2 * _REST_AFTER_BYTES:
                 break  # one answer, 2 MiB, in a turn: chunks do not wait behind a whole fleet's weights
         self._calls.run_pending()
-        self._admission.tick(time.monotonic())
-        self._admission.acknowledge()
-        for arrival in self._admission.arrivals:
-            self._deliver(arrival)
-        self._admission.arrivals.clear()
-        for peer, message in self._admission.replies:
+        self._admission.registry.tick(time.monotonic())
+        self.enqueue(self._admission.registry.acknowledge())
+        for peer, message in self._outbox:
             data.send(peer, codec.encode(message))
-        self._admission.replies.clear()
+        self._outbox.clear()
         if ignored >= _REST_AFTER_BYTES:
             wait((), self._calls.waker, _REST_SECONDS)
         now = time.monotonic()
@@ -153,24 +159,22 @@ class Network:
 
     def look(self, would_block: int = 0) -> ServerStatus:
         """The present state; only in the network thread (`ask`) or after it ended."""
-        admission = self._admission
-        seats = [seat for seat in admission.seats if seat.peer is not None]
-        heard = time.monotonic() + LEASE_SECONDS  # when a lease ends that is renewed now
-        oldest = min((seat.expires for seat in seats), default=heard)
+        registry, now = self._admission.registry, time.monotonic()
+        ages = registry.lease_ages(now)
         return ServerStatus(
-            totals=admission.ledger.totals(),
-            sessions_seen=admission.ledger.sessions_seen,
-            actors=len(seats),
-            heartbeat_age_max_seconds=max(0.0, heard - oldest),
-            playing=sum(seat.granted_at is not None for seat in seats),
-            fleet=tuple(seat.shown(heard) for seat in seats if seat.slot < _SHOWN_SLOTS),
-            chunk_seconds=admission.credit.usual_seconds,
-            first_credit_at=admission.first_credit_at,
-            actor_phases=dict(admission.seats.phase_seconds),
+            totals=registry.ledger.totals(),
+            sessions_seen=registry.ledger.sessions_seen,
+            actors=len(ages),
+            heartbeat_age_max_seconds=max(ages.values(), default=0.0),
+            playing=sum(registry.scheduler.plays(sid) for sid in ages),
+            fleet=registry.session_statuses(now, _SHOWN_SLOTS),
+            chunk_seconds=registry.scheduler.usual_seconds,
+            first_credit_at=registry.first_credit_at,
+            actor_phases=dict(registry.sessions.phase_seconds),
             messages=dict(self.intake.messages),
-            events=dict(admission.events),
+            events=dict(registry.events),
             wire_errors=dict(self.intake.wire_errors),
-            duplicates=admission.duplicates,
+            duplicates=self._admission.duplicates,
             received_bytes=self.intake.received_bytes,
             chunk_bytes=self.intake.chunk_bytes,
             chunk_steps=self.intake.chunk_steps,
@@ -178,8 +182,8 @@ class Network:
             weights_pulls=self._publisher.pulls,
             would_block=would_block,
             auth_refused=self._auth_refused,
-            bans=self.intake.conduct.bans,
-            unheard=self.intake.conduct.unheard,
+            bans=self.intake.rate_limiter.bans,
+            unheard=self.intake.rate_limiter.ignored_messages,
         )
 
     def _sender(self, peer: bytes, key: str) -> Sender:
@@ -188,11 +192,11 @@ class Network:
 
     def _on_weights(self, weights: RouterSocket, sender: Sender, parts: list[bytes], now: float) -> int:
         """Answer a request; returns like `Intake.take`."""
-        request = self.intake.take_request(sender, parts, now)
+        request = self.intake.take_request(sender, parts, now, self._outbox)
         if isinstance(request, int):
             return request
         for answer in self._publisher.answer(request):
-            may = self.intake.conduct.allow_send(sender.peer, PIECE_BYTES, now)
+            may = self.intake.rate_limiter.allow_send(sender.peer, PIECE_BYTES, now)
             if not may or not weights.send(sender.peer, codec.encode(answer)):
                 break  # it has had its share, or its pipe is full: it asks again
         return 0

@@ -59,23 +59,23 @@ class Intake:
         self.network.close()
 
     def wait_for(self, sessions: int, timeout_seconds: float) -> None:
-        """Until so many have a seat."""
+        """Wait until there are this many sessions."""
         deadline = time.monotonic() + timeout_seconds
-        while (seated := self.network.ask(lambda: len(self.admission.seats))) < sessions:
+        while (seated := self.network.ask(lambda: len(self.admission.registry.sessions))) < sessions:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"expected {sessions} sessions, got {seated} in {timeout_seconds:.0f} s")
             time.sleep(0.1)
 
     def open(self) -> None:
         """Hand out credit for the first batch."""
-        self.network.ask(lambda: self.admission.open(0, time.monotonic()))
+        self.network.ask(lambda: self.admission.registry.open(0, time.monotonic()))
 
     def close_books(self) -> Totals:
         """After everybody left: settle what waits, and add up."""
         self._stop.set()
         self._consumer.join()
-        self.network.ask(lambda: self.admission.drain(True))
-        self.network.ask(self.admission.close_remaining)
+        self.network.ask(lambda: self.network.enqueue(self.admission.registry.drain(True)))
+        self.network.ask(self.admission.registry.close_remaining)
         return self.network.ask(self.network.look).totals
 
     def _consume(self) -> None:
@@ -96,11 +96,13 @@ class Intake:
                 self._turn_over(names, version)
 
     def _turn_over(self, names: list[tuple[bytes, int]], version: int) -> None:
-        self.network.ask(lambda: self.admission.settle(names, "trained"))
-        self.network.ask(lambda: self.admission.open(version, time.monotonic()))
+        self.network.ask(lambda: self.admission.registry.settle(names, "trained"))
+        self.network.ask(lambda: self.admission.registry.open(version, time.monotonic()))
         self.chunks += len(names)
 
     def _refuse(self, arrival: AdmittedChunk, text: str) -> None:
         self.invalid += 1
         sid, offset = arrival.message.sid, arrival.message.offset
-        self.network.ask(lambda: self.admission.refuse(sid, offset, arrival.batch, time.monotonic()))
+        self.network.ask(
+            lambda: self.admission.registry.reject_chunk(sid, offset, arrival.batch, time.monotonic())
+        )

@@ -47,7 +47,7 @@ def measure(actors: int = 2_000) -> dict[str, object]:
         try:
             _wait(lambda: _connected(network, admission), actors, JOIN_SECONDS)
             joined = time.monotonic() - began
-            saved = network.ask(lambda: admission.to_json(set()))
+            saved = network.ask(lambda: admission.registry.to_json(set()))
             network.close()
             time.sleep(_DOWN_SECONDS)
             admission, network = _serve(config, 1, saved, endpoint, path)
@@ -56,7 +56,7 @@ def measure(actors: int = 2_000) -> dict[str, object]:
             rejoined = time.monotonic() - began
             time.sleep(_STEADY_SECONDS)
             connected, view = _connected(network, admission), network.ask(network.look)
-            network.ask(lambda: admission.drain(True))
+            network.ask(lambda: network.enqueue(admission.registry.drain(True)))
         finally:
             for fleet in fleets:
                 fleet.leave()
@@ -82,7 +82,7 @@ def _serve(
 ) -> tuple[Admission, Network]:
     admission = Admission(config, generation, bytes(32))
     if saved is not None:
-        admission.restore(saved, time.monotonic())
+        admission.registry.restore(saved, time.monotonic())
     limit = codec.message_limit_bytes(config.rollout, envs.spaces(config.env))
     network = Network(admission, Publisher(None), limit, KeyDirectory.open(path))
     network.start([(endpoint, weights_endpoint(endpoint))], lambda arrival: None)
@@ -90,7 +90,7 @@ def _serve(
 
 
 def _connected(network: Network, admission: Admission) -> int:
-    return network.ask(lambda: sum(seat.peer is not None for seat in admission.seats))
+    return network.ask(lambda: len(admission.registry.sessions.connected()))
 
 
 def _wait(count: Callable[[], int], least: int, limit_seconds: float) -> None:

@@ -64,7 +64,7 @@ def test_every_step_is_accounted_for_over_partition_freeze_learner_kill_and_acto
     """Three remote actors, one of them behind a proxy; the resumed learner also has a local one."""
     harness, chance, port = FaultHarness(tmp_path, SEED), random.Random(SEED), free_port()
     harness.run.constants |= {
-        "learner.server.leases.LEASE_SECONDS": LEASE_SECONDS,
+        "learner.server.sessions.LEASE_SECONDS": LEASE_SECONDS,
         "learner.server.network.LEASE_SECONDS": LEASE_SECONDS,
         "learner.training.trainer._SAVE_SECONDS": (0.5, 60.0),  # least and most between two checkpoints
     }

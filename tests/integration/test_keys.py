@@ -88,7 +88,7 @@ def test_each_kind_of_stranger_is_refused_and_told_why(served: Served, meet: Mee
     wait_until(lambda: counted("unknown_key"), "refusals of unknown keys")
     wait_until(lambda: counted("mechanism", "hangup"), "refusals without a key")
     wait_until(lambda: counted("garbled"), "refusals of another learner's key")
-    assert served.admission.ledger.sessions_seen == 0
+    assert served.admission.registry.ledger.sessions_seen == 0
 
 
 def test_a_learner_without_keys_is_no_learner_for_an_actor_with_some(tmp_path: Path, meet: Meet) -> None:

@@ -23,6 +23,7 @@ from common.protocol import codec, messages
 from learner.server.admission import Admission
 from learner.server.message_handler import Intake
 from learner.server.rate_limit import Sender
+from learner.server.registry import Replies
 from learner.verify_ledger import problems
 
 TURN_SECONDS = 0.25
@@ -155,13 +156,12 @@ class World:
     @property
     def connected(self) -> int:
         """Sessions that this life of the learner has heard from."""
-        seats = self.learner.admission.seats if self.learner is not None else ()
-        return sum(seat.peer is not None for seat in seats)
+        return len(self.learner.admission.registry.sessions.connected()) if self.learner is not None else 0
 
     def counted(self, sid: bytes) -> int:
         """Steps of a session in the ledger."""
         assert self.learner is not None
-        return self.learner.admission.ledger.accounts[sid].produced
+        return self.learner.admission.registry.ledger.accounts[sid].produced
 
     def keep_checkpoints(self, count: int) -> None:
         """Drop all but the first ones."""
@@ -181,7 +181,7 @@ class World:
             while len(self._checkpoints) > 1 and self.random.random() < 0.3:
                 self._checkpoints.pop()
             self.version, text = self._checkpoints[-1]
-            admission.restore(text, self.clock.now)
+            admission.registry.restore(text, self.clock.now)
         else:
             self.version = 0
         self.lives += 1
@@ -189,7 +189,7 @@ class World:
         self.requests.clear()
         for simulated in self.actors:
             simulated.wire.peer = None  # the system resets the connections of a process that ended
-        admission.open(self.version, self.clock.now)
+        admission.registry.open(self.version, self.clock.now)
 
     def crash(self) -> None:
         """kill -9."""
@@ -202,33 +202,31 @@ class World:
         admission, now = self.learner.admission, self.clock.now
         for _ in range(min(messages_limit, len(self.requests))):
             peer, key, parts = self.requests.popleft()
-            self.learner.intake.take(Sender(peer, key), parts, now)
-        admission.tick(now)
-        admission.acknowledge()
-        for arrival in admission.arrivals:
-            self.learner.batches[arrival.batch].append((arrival.message.sid, arrival.message.offset))
-        admission.arrivals.clear()
+            _, result = self.learner.intake.take(Sender(peer, key), parts, now)
+            self._answer(result.replies)
+            for chunk in result.chunks:
+                self.learner.batches[chunk.batch].append((chunk.message.sid, chunk.message.offset))
+        admission.registry.tick(now)
+        self._answer(admission.registry.acknowledge())
         while len(self.learner.batches[self.version]) >= self.config.rollout.batch_chunks:
             batch = self.learner.batches.pop(self.version)
-            admission.settle(batch, "trained" if self.random.random() < 0.95 else "update_failed")
+            admission.registry.settle(batch, "trained" if self.random.random() < 0.95 else "update_failed")
             self.version += 1
             if self.random.random() < 0.3:
                 self.save()
-            admission.open(self.version, now)
-        self._answer(admission)
+            admission.registry.open(self.version, now)
 
     def save(self) -> None:
         """Write a checkpoint."""
         assert self.learner is not None
-        self._checkpoints.append((self.version, self.learner.admission.to_json(set())))
+        self._checkpoints.append((self.version, self.learner.admission.registry.to_json(set())))
 
-    def _answer(self, admission: Admission) -> None:
-        for peer, message in admission.replies:
+    def _answer(self, replies: Replies) -> None:
+        for peer, message in replies:
             connection = self._wires[peer]
             if connection.peer == peer and connection.owner.linked and not connection.owner.frozen:
                 connection.inbox.append(codec.encode(message))
                 connection.owner.gone = isinstance(message, messages.ByeAck)
-        admission.replies.clear()
 
     def finish(self) -> Counter[str]:
         """Let every actor leave and settle what is left; returns the sums of the ledger.
@@ -249,8 +247,8 @@ class World:
         assert self.learner is not None
         admission = self.learner.admission
         for batch in self.learner.batches.values():
-            admission.settle(batch, "stale")
-        totals, saved = admission.ledger.totals(), json.loads(admission.ledger.to_json())
+            admission.registry.settle(batch, "stale")
+        totals, saved = admission.registry.ledger.totals(), json.loads(admission.registry.ledger.to_json())
         return Counter(
             missing=sum(one.made_steps for one in self.actors) - totals.produced,
             in_flight=totals.in_flight,

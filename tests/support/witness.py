@@ -15,11 +15,11 @@ from typing import Any
 
 from learner import __main__ as learner
 from learner import watchdog
-from learner.server.admission import Admission
+from learner.server.registry import SessionRegistry
 from learner.training.trainer import Trainer
 
 _train = Trainer._train
-_tick = Admission.tick
+_tick = SessionRegistry.tick
 _fsync = os.fsync
 
 
@@ -44,8 +44,8 @@ def _witnessed(self: Trainer, chunks: Any, joined: Any) -> Any:
     return report
 
 
-def _wedged(self: Admission, now: float) -> None:
-    if self.credit.version >= 20:
+def _wedged(self: SessionRegistry, now: float) -> None:
+    if self.scheduler.version >= 20:
         threading.Event().wait()
     _tick(self, now)
 
@@ -60,7 +60,7 @@ if __name__ == "__main__":
     if "CHAOS_WEDGE_SECONDS" in os.environ:
         end_seconds = float(os.environ["CHAOS_WEDGE_SECONDS"])
         watchdog.PATIENCE["network"] = watchdog.StallLimits(end_seconds / 4, end_seconds)
-        Admission.tick = _wedged  # type: ignore[method-assign]
+        SessionRegistry.tick = _wedged  # type: ignore[method-assign]
     if "CHAOS_FSYNC_SECONDS" in os.environ:
         os.fsync = _slow_fsync  # type: ignore[assignment]  # we sync descriptors alone
     sys.exit(learner.main())

@@ -55,7 +55,7 @@ def test_every_step_of_every_fake_actor_is_in_the_books(
         play(fleet, intake, 40)
         report = fleet.leave()
     totals = intake.close_books()
-    accounts = intake.admission.ledger.accounts
+    accounts = intake.admission.registry.ledger.accounts
     assert {sid.hex(): account.produced for sid, account in accounts.items()} == report.made
     assert totals.imbalance == totals.in_flight == 0
     assert totals.trained >= 40 * ROLLOUT.chunk_steps
