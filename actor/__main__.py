@@ -49,7 +49,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--parent-fd", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--shared-weights", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--tally-fd", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--step-count-fd", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     try:
         options.endpoint = parse_address(options.learner)
@@ -90,7 +90,7 @@ def _play() -> int:
             options.metrics_host,
             stop,
         )
-    parent = ParentLink(options.parent_fd, options.tally_fd)
+    parent = ParentLink(options.parent_fd, options.step_count_fd)
     return build.run_one(
         options.endpoint, options.keys, parent, options.shared_weights, options.metrics_host, stop
     )
