@@ -115,12 +115,13 @@ class WeightsClient:
             return None
 
     def _request(self, name: Name, held: tuple[int, int], meta: WeightsMeta | None, piece: int) -> None:
-        generation, version = held if meta is None else (meta.generation, meta.version)
+        # A request for piece 0 names what the caller has: a learner does not send the version that it names.
+        generation, version = held if meta is None or piece == 0 else (meta.generation, meta.version)
         request = WeightsRequest(
             name=name,
             generation=generation,
             version=version,
-            piece=piece if meta is not None else 0,
+            piece=piece,
             count=_WINDOW_PIECES,
         )
         self._client.send(codec.encode(request))
