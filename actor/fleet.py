@@ -45,7 +45,7 @@ class Fleet:
                     and codes
                 ):
                     break
-                self._serve(stop)
+                self.serve_notes(stop)
         finally:
             codes |= self._record(self._children.stop())
         bad = [code for code in codes.values() if code != EXIT_DONE]
@@ -58,7 +58,7 @@ class Fleet:
             log.info("actor_ended", actor=end.number, code=end.code, steps=end.produced)
         return {end.number: end.code for end in ends}
 
-    def _serve(self, stop: threading.Event) -> None:
+    def serve_notes(self, stop: threading.Event) -> None:
         """Handle the notes that arrive within one tick."""
         sockets = {
             child.socket.fileno(): (child.number, child.socket)
@@ -80,6 +80,10 @@ class Fleet:
                 _write(ready, {"have": note["want"], **answer})
 
     def _answer(self, name: Name, held: tuple[int, int], stop: threading.Event) -> dict[str, Any]:
+        """Name the file of the newest weights; fetch newer ones first if the actor already has those.
+
+        The file is None if there are no newer weights.
+        """
         files = self._files[name]
         newest = (files[-1][0].generation, files[-1][0].version) if files else (-1, -1)
         if newest == held or not files:

@@ -169,7 +169,7 @@ def shared(tmp_path: Path) -> Iterator[tuple[Store, list[SharedWeights]]]:
 
     def serve() -> None:
         while not stop.is_set():
-            fleet._serve(stop)
+            fleet.serve_notes(stop)
 
     thread = Thread(target=serve)
     thread.start()

@@ -31,7 +31,7 @@ def test_notes_pass_over_descriptors_that_select_refuses(
     descriptor = parent.fileno()
     assert descriptor is not None and min(descriptor, ours.fileno()) >= SELECT_DESCRIPTORS
     parent.send({"stats": {"steps": 7.0}})
-    fleet._serve(Event())
+    fleet.serve_notes(Event())
     assert updates == [(5, {"steps": 7.0})]
     answer: dict[str, Any] = {"have": "bundle", "path": None}
     ours.send(b'{"have": "bundle", "path": null}')
