@@ -39,7 +39,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         dest="keys_path",
         type=Path,
         metavar="FILE",
-        help="key file, for a learner that requires keys (python -m common.keys export)",
+        help="key file, for a learner with keys (python -m common.keys export)",
     )
     parser.add_argument(
         "--metrics-host",
