@@ -99,7 +99,7 @@ def _blobs(config: Config) -> tuple[_Blobs, bytes]:
 
 
 def _measure(game: str) -> dict[str, object]:
-    """Measure emulator and actor in turns, so that both see the same disturbances; returns medians."""
+    """Emulator and actor in turn, so that both see the same disturbances; medians."""
     quiet()
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     configure_torch(threads=1)
