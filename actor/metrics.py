@@ -1,4 +1,4 @@
-"""What an actor counts, and its Prometheus exporter. One exporter per host process tree."""
+"""The metrics of the actors of one host, as Prometheus families."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ PHASES = get_args(Phase)
 
 
 class FleetCollector:
-    """Exports the sums over the actors of one host, from the newest figures of each.
+    """Exports sums over the actors of one host, from the latest statistics of each.
 
-    Counters of actors that ended stay in the sums, so no total goes back.
+    Counts of actors that ended stay in the sums, so no total decreases.
     """
 
     def __init__(self) -> None:
@@ -25,17 +25,17 @@ class FleetCollector:
         self._ended: defaultdict[str, float] = defaultdict(float)
 
     def update(self, actor: int, stats: Mapping[str, float]) -> None:
-        """Replace the figures of one actor."""
+        """Replace the statistics of one actor."""
         self._live[actor] = stats
 
     def end(self, actor: int) -> None:
-        """Keep an ended actor's counts, drop its gauges."""
+        """Keep the counts of an actor that ended; drop its gauges."""
         for name, value in self._live.pop(actor, {}).items():
             if name.startswith(("phase_", "steps", "chunks", "reconnects")):
                 self._ended[name] += value
 
     def collect(self) -> Iterator[Metric]:
-        """Prometheus families, built anew for each scrape."""
+        """The Prometheus families of one scrape."""
         total = self._ended.copy()
         for stats in list(self._live.values()):
             for name, value in stats.items():
@@ -62,7 +62,7 @@ class FleetCollector:
         )
 
     def registry(self) -> CollectorRegistry:
-        """A registry that holds this collector and the process's own figures."""
+        """A registry with this collector and the metrics of this process."""
         registry = CollectorRegistry(auto_describe=False)
         ProcessCollector(registry=registry)
         registry.register(self)

@@ -58,7 +58,7 @@ class SessionCounters:
 
 
 class Session:
-    """Owned by the actor's only thread. `connect` makes a new socket to the learner's data port."""
+    """An actor's session. Owned by its only thread; `connect` makes a socket to the learner's data port."""
 
     def __init__(self, connect: Callable[[], DealerSocket], parent: ParentLink) -> None:
         self._connection, self._parent = Connection(connect), parent

@@ -48,7 +48,7 @@ class Agent:
     ) -> npt.NDArray[np.generic]:
         """Return an action for each lane, [B, S, ...] -> [B, *action], sampled with the lane's generator."""
         if self.greedy:
-            return self.policy.best(stack)
+            return self.policy.mode(stack)
         return self.policy.act(stack, draws(generators, self.spaces))[0]
 
 

@@ -15,13 +15,10 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from common import envs
-from common.model import rnd
-from common.model.networks import make_predictor, make_target
-from common.model.precision import acting_precision, autocast
+from common.model.bonus import BonusModel
 from common.process.lifecycle import EXIT_CONFIGURATION, Fatal
 from common.rng import RngKey, environment_seeds
 from learner.agent import Agent
@@ -128,14 +125,10 @@ def _resized(picture: Pixels) -> Pixels:
 
 
 def compute_bonus(agent: Agent, observation: npt.NDArray[np.generic]) -> F64:
-    """The bonus of each observation, [N, ...] -> [N]: the prediction error of the checkpoint."""
-    target = make_target(agent.spaces, agent.config.network).eval()
-    target.load_state_dict(agent.target)
-    predictor = make_predictor(agent.spaces, agent.config.network).eval()
-    predictor.load_state_dict(agent.bundle.part("predictor"))
-    mean, std = agent.bundle.tensors["mean"], agent.bundle.tensors["std"]
-    with torch.inference_mode(), autocast(acting_precision(agent.config.precision)):
-        return rnd.bonus(predictor, target, torch.from_numpy(observation), mean, std).double().numpy()
+    """The bonus of each observation, [N, ...] -> [N], by the predictor of the checkpoint."""
+    model = BonusModel(agent.spaces, agent.config, agent.target)
+    model.load(agent.bundle)
+    return model.compute_bonus(observation[:, None])[:, 0].astype(np.float64)
 
 
 def write(path: Path, recording: Recording, bonus: F64 | None, agent: Agent) -> None:

@@ -21,7 +21,7 @@ from actor.fleet import Fleet
 from actor.metrics import FleetCollector
 from actor.weights import Weights
 from common.process.children import ACTOR_SERVER, ChildProcesses, Exit
-from common.process.fork_server import Forked, ForkServer
+from common.process.fork_server import ForkedProcess, ForkServer
 from tests.support.processes import PATIENCE_SECONDS, ROOT, SELECT_DESCRIPTORS, wait_until
 
 pytestmark = pytest.mark.integration
@@ -33,12 +33,12 @@ def server() -> Iterator[ForkServer]:
         yield server
 
 
-def pid_of(child: Forked) -> int:
+def pid_of(child: ForkedProcess) -> int:
     assert child.pid is not None
     return child.pid
 
 
-def parent_of(child: Forked) -> int:
+def parent_of(child: ForkedProcess) -> int:
     return psutil.Process(pid_of(child)).ppid()
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 
 from common.process.children import ACTOR_SERVER
-from common.process.fork_server import Forked, ForkServer
+from common.process.fork_server import ForkedProcess, ForkServer
 from learner.presets import PRESETS
 
 ROOT = Path(__file__).parents[2]
@@ -113,7 +113,7 @@ def close_servers() -> None:
 class Command:
     """A running command; its output goes to files."""
 
-    process: subprocess.Popen[bytes] | Forked
+    process: subprocess.Popen[bytes] | ForkedProcess
     pid: int
     out: Path
     err: Path
