@@ -1,10 +1,11 @@
-"""The size of files, classes and functions has bounds, and no package has an import cycle."""
+"""Bounds of files, classes and functions; no import cycles; tests that leave private attributes alone."""
 
 from __future__ import annotations
 
 import ast
 import functools
 import graphlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -84,6 +85,27 @@ def imports(package: str) -> dict[str, set[str]]:
     return graph
 
 
+def private_sets(tree: ast.Module) -> list[str]:
+    """Every private attribute that a source text sets on an object from outside its class.
+
+    Private constants of modules, in capitals, do not count.
+    """
+    methods = {one for node in ast.walk(tree) if isinstance(node, ast.ClassDef) for one in ast.walk(node)}
+    found = []
+    for node in ast.walk(tree):
+        match node:
+            case ast.Attribute(value=ast.Name(id="self")) if node in methods:
+                continue
+            case ast.Attribute(attr=name, ctx=ast.Store()):
+                found.append(name)
+            case ast.Call(func=ast.Name(id="setattr") | ast.Attribute(attr="setattr"), args=arguments):
+                names = [
+                    x.value for x in arguments if isinstance(x, ast.Constant) and isinstance(x.value, str)
+                ]
+                found += [name.rpartition(".")[2] for name in names]
+    return [name for name in found if re.match(r"_[a-z]", name)]
+
+
 def test_no_file_is_over_300_lines() -> None:
     lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in sources(*PACKAGES)}
     assert {path: lines for path, lines in lengths.items() if lines > FILE_LINES} == {}
@@ -120,6 +142,11 @@ def test_no_package_has_an_import_cycle(package: str) -> None:
     assert list(graphlib.TopologicalSorter(imports(package)).static_order())
 
 
+def test_no_test_sets_a_private_attribute() -> None:
+    found = {str(path.relative_to(ROOT)): private_sets(tree_of(path)) for path in sources("tests")}
+    assert {path: names for path, names in found.items() if names} == {}
+
+
 def test_the_checks_see_what_they_bound() -> None:
     (node,) = ast.parse(
         "class A:\n    x: int\n    def f(self):\n        self.y = 1\n        self.z += self.w\n"
@@ -128,3 +155,7 @@ def test_the_checks_see_what_they_bound() -> None:
     assert (attributes_of(node), lines_of(node), is_value(node)) == ({"x", "y", "z"}, 5, False)
     (value,) = ast.parse("@dataclass(frozen=True, slots=True)\nclass B:\n    x: int\n").body
     assert isinstance(value, ast.ClassDef) and is_value(value)
+    for source in ("a._x = 1", "setattr(a, '_x', 1)", "patch.setattr('a._x', 1)", "def f(self): self._x = 1"):
+        assert private_sets(ast.parse(source)) == ["_x"]
+    for source in ("class A:\n    def f(self):\n        self._x = 1", "setattr(a, '_X', 1)", "b = a._x"):
+        assert private_sets(ast.parse(source)) == []
