@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from common.process import fork_server
 
@@ -62,17 +62,23 @@ class PreparedServer:
         return 0
 
 
-def prepare_server() -> None:
-    """Fork the server of the command's actors now; a second one would start as in a real command."""
-    prepared, launch = [PreparedServer()], fork_server.ForkServer.launch
+class PreparedForkServer(fork_server.ForkServer):
+    """A fork server whose first launch takes a prepared process; a second one starts as in a real command."""
 
-    def adopt(self: fork_server.ForkServer) -> None:
-        if self.process is None and prepared:
-            server = prepared.pop()
+    prepared: ClassVar[list[PreparedServer]] = []
+
+    def launch(self) -> None:
+        if self.process is None and self.prepared:
+            server = self.prepared.pop()
             self._control, self.process = server.control, server  # type: ignore[assignment]
-        launch(self)
+        super().launch()
 
-    fork_server.ForkServer.launch = adopt  # type: ignore[method-assign]
+
+def prepare_server() -> None:
+    """Fork the server of the command's actors now."""
+    PreparedForkServer.prepared.append(PreparedServer())
+    for name in ("common.process.fork_server", "learner.supervisor"):
+        importlib.import_module(name).ForkServer = PreparedForkServer  # type: ignore[attr-defined]
 
 
 def set_up(request: dict[str, Any]) -> None:
