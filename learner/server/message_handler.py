@@ -117,7 +117,5 @@ class Intake:
             text = (
                 f"ignored for {BAN_SECONDS:.0f} s after {VIOLATIONS_PER_BAN} violations, the last: {text}"
             )[:256]
-                :256
-            ]
             log.warning("peer_banned", text=text)
             replies += self._admission.expel(sender.peer, text)

@@ -119,7 +119,7 @@ def _measure(game: str) -> dict[str, object]:
         phases.seconds = dict.fromkeys(phases.seconds, 0.0)
         rates, bytes_sent = [], 0
         for _ in range(_ROUNDS):
-            alone = bare.rate(_EMULATOR_STEPS)
+            alone = bare.measure_rate(_EMULATOR_STEPS)
             rates.append((alone, config.rollout.chunk_steps / _play(actor, parent)))
             bytes_sent += _take_chunk(server)
         session.close()

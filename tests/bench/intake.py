@@ -1,4 +1,4 @@
-"""A learner's data path without training: sockets, admission, ledger, decoding, settling, credit."""
+"""A learner's data path without training: sockets, admission, ledger, decoder and credit."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ from learner.server.ledger import Totals
 from learner.server.network import Network
 from learner.server.publisher import Publisher
 from learner.server.scheduler import AdmittedChunk
+from tests.support.processes import wait_until
 
 _POLL_SECONDS = 0.25
 
 
 class Intake:
-    """Takes decoded batches as a trainer does, holds each until it is whole, and settles it as trained.
+    """Takes decoded chunks as a trainer does, and settles each complete batch as trained.
 
-    With a rate it waits before it hands out credit, so that no more chunks come in a second. Before it
-    settles the first batch it waits for all that are open: from then on it never holds more than it did.
+    With `chunks_per_second` it delays credit to limit the rate. Before it settles the first batch it waits
+    for all open batches, so that later it never holds more chunks than then.
     """
 
     def __init__(self, config: Config, endpoint: str, chunks_per_second: float | None = None) -> None:
@@ -40,13 +41,13 @@ class Intake:
         self.network = Network(
             self.admission, self.publisher, codec.message_limit_bytes(config.rollout, spaces)
         )
-        self._inbox = ChunkDecoder(config.rollout, spaces, self._refuse)
+        self._decoder = ChunkDecoder(config.rollout, spaces, self._refuse)
         self.chunks = 0  # settled
         self.invalid = 0
         self._stop = threading.Event()
         self._consumer = threading.Thread(target=self._consume, name="consumer")
-        self.network.start([(endpoint, weights_endpoint(endpoint))], self._inbox.submit)
-        self._inbox.start()
+        self.network.start([(endpoint, weights_endpoint(endpoint))], self._decoder.submit)
+        self._decoder.start()
 
     def __enter__(self) -> Self:
         self._consumer.start()
@@ -55,23 +56,23 @@ class Intake:
     def __exit__(self, *error: object) -> None:
         self._stop.set()
         self._consumer.join()
-        self._inbox.close()
+        self._decoder.close()
         self.network.close()
 
     def wait_for(self, sessions: int, timeout_seconds: float) -> None:
-        """Wait until there are this many sessions."""
-        deadline = time.monotonic() + timeout_seconds
-        while (seated := self.network.ask(lambda: len(self.admission.registry.sessions))) < sessions:
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"expected {sessions} sessions, got {seated} in {timeout_seconds:.0f} s")
-            time.sleep(0.1)
+        """Wait until so many sessions have joined."""
+        wait_until(
+            lambda: self.network.ask(lambda: len(self.admission.registry.sessions)) >= sessions,
+            f"{sessions} sessions",
+            timeout_seconds,
+        )
 
     def open(self) -> None:
-        """Hand out credit for the first batch."""
+        """Give credit for the first batch."""
         self.network.ask(lambda: self.admission.registry.open(0, time.monotonic()))
 
-    def close_books(self) -> Totals:
-        """After everybody left: settle what waits, and add up."""
+    def close_ledger(self) -> Totals:
+        """Settle the remaining chunks after every session has ended; returns the totals."""
         self._stop.set()
         self._consumer.join()
         self.network.ask(lambda: self.network.enqueue(self.admission.registry.drain(True)))
@@ -82,27 +83,27 @@ class Intake:
         waiting: defaultdict[int, list[DecodedChunk]] = defaultdict(list)
         version, due = 0, time.monotonic()
         while not self._stop.is_set():
-            delivered = self._inbox.take(_POLL_SECONDS)
-            if delivered is None:
+            chunk = self._decoder.take(_POLL_SECONDS)
+            if chunk is None:
                 continue
-            waiting[delivered.batch].append(delivered)
-            whole = range(self._config.max_lag + 1) if version == 0 else [version]
-            if all(len(waiting[batch]) == self._config.rollout.batch_chunks for batch in whole):
-                names = [(delivered.sid, delivered.offset) for delivered in waiting.pop(version)]
+            waiting[chunk.batch].append(chunk)
+            complete = range(self._config.max_lag + 1) if version == 0 else [version]
+            if all(len(waiting[batch]) == self._config.rollout.batch_chunks for batch in complete):
+                names = [(chunk.sid, chunk.offset) for chunk in waiting.pop(version)]
                 version += 1
                 due = max(due + self._pause_seconds, time.monotonic() - self._pause_seconds)
                 if self._stop.wait(max(0.0, due - time.monotonic())):
                     return
-                self._turn_over(names, version)
+                self._settle(names, version)
 
-    def _turn_over(self, names: list[tuple[bytes, int]], version: int) -> None:
+    def _settle(self, names: list[tuple[bytes, int]], version: int) -> None:
         self.network.ask(lambda: self.admission.registry.settle(names, "trained"))
         self.network.ask(lambda: self.admission.registry.open(version, time.monotonic()))
         self.chunks += len(names)
 
-    def _refuse(self, arrival: AdmittedChunk, text: str) -> None:
+    def _refuse(self, chunk: AdmittedChunk, text: str) -> None:
         self.invalid += 1
-        sid, offset = arrival.message.sid, arrival.message.offset
+        sid, offset = chunk.message.sid, chunk.message.offset
         self.network.ask(
-            lambda: self.admission.registry.reject_chunk(sid, offset, arrival.batch, time.monotonic())
+            lambda: self.admission.registry.reject_chunk(sid, offset, chunk.batch, time.monotonic())
         )

@@ -1,9 +1,8 @@
-"""K clients that pull weights in one process: `python -m tests.bench.pullers ENDPOINT K READERS`.
+"""`python -m tests.bench.pullers ENDPOINT K READERS`: K clients that pull weights in one process.
 
-For every line on standard input each pulls the newest bundle, and one line goes to standard output:
-the moments, on the machine's monotonic clock, at which each held it. With READERS above 0 every
-puller stands for the parent of that many actors: it writes a file, and the bundle counts as held
-once the file was read that often.
+For every line on standard input each client pulls the newest bundle, and a line on standard output has the
+times of the machine's monotonic clock at which each had it. With READERS above 0 every client represents the
+parent of that many actors: it writes a file, and it has the bundle once the file was read that often.
 """
 
 from __future__ import annotations

@@ -5,7 +5,6 @@ from __future__ import annotations
 import resource
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from learner.server.publisher import Publisher
 from tests.bench.fleet import JOIN_SECONDS, start
 from tests.bench.machine import hardware
 from tests.support.fake_fleet import FleetReport, log_warnings_only
-from tests.support.processes import free_port
+from tests.support.processes import free_port, wait_until
 
 _GAME = "gravitar"
 _DOWN_SECONDS = 5.0
@@ -29,7 +28,7 @@ _STEADY_SECONDS = 30.0  # afterwards, in which no session may be lost
 
 
 def measure(actors: int = 2_000) -> dict[str, object]:
-    """Real sessions on CURVE connections; the learner has no trainer, and hands out no credit."""
+    """Measure CURVE sessions of the product; the learner has no trainer and gives no credit."""
     log_warnings_only()
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -37,25 +36,25 @@ def measure(actors: int = 2_000) -> dict[str, object]:
     config = replace(config, rnd=replace(config.rnd, warmup_steps=0))
     endpoint = f"tcp://127.0.0.1:{free_port()}"
     with tempfile.TemporaryDirectory() as directory:
-        path, bundle = Path(directory) / "keys", Path(directory) / "fleet.json"
+        path, key_file = Path(directory) / "keys", Path(directory) / "fleet.json"
         files.initialise(path)
         files.add(path, "fleet")
-        files.export(path, "fleet", bundle)
+        files.export(path, "fleet", key_file)
         admission, network = _serve(config, 0, None, endpoint, path)
         began = time.monotonic()
-        fleets = start(endpoint, actors, bundle)
+        fleets = start(endpoint, actors, key_file)
         try:
-            _wait(lambda: _connected(network, admission), actors, JOIN_SECONDS)
+            _wait(network, admission, actors)
             joined = time.monotonic() - began
             saved = network.ask(lambda: admission.registry.to_json(set()))
             network.close()
             time.sleep(_DOWN_SECONDS)
             admission, network = _serve(config, 1, saved, endpoint, path)
             began = time.monotonic()
-            _wait(lambda: _connected(network, admission), actors, JOIN_SECONDS)
+            _wait(network, admission, actors)
             rejoined = time.monotonic() - began
             time.sleep(_STEADY_SECONDS)
-            connected, view = _connected(network, admission), network.ask(network.look)
+            connected, status = _connected(network, admission), network.ask(network.look)
             network.ask(lambda: network.enqueue(admission.registry.drain(True)))
         finally:
             for fleet in fleets:
@@ -71,8 +70,8 @@ def measure(actors: int = 2_000) -> dict[str, object]:
         "down_seconds": _DOWN_SECONDS,
         "rejoined_seconds": round(rejoined, 1),
         "connected_after_30_seconds": connected,
-        "sessions_lost": view.events["lost"],
-        "bans": view.bans,
+        "sessions_lost": status.events["lost"],
+        "bans": status.bans,
         "left_cleanly": report.left,
     }
 
@@ -93,9 +92,5 @@ def _connected(network: Network, admission: Admission) -> int:
     return network.ask(lambda: len(admission.registry.sessions.connected()))
 
 
-def _wait(count: Callable[[], int], least: int, limit_seconds: float) -> None:
-    deadline = time.monotonic() + limit_seconds
-    while (there := count()) < least:
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"expected {least} sessions, got {there} in {limit_seconds:.0f} s")
-        time.sleep(0.1)
+def _wait(network: Network, admission: Admission, sessions: int) -> None:
+    wait_until(lambda: _connected(network, admission) >= sessions, f"{sessions} sessions", JOIN_SECONDS)

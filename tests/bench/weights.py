@@ -1,4 +1,4 @@
-"""From publishing a bundle to the last puller that holds it, and what a data message takes meanwhile."""
+"""The time from publishing a bundle to its last puller, and the round trip of data messages during pulls."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _CHUNKS_PER_SECOND = 50.0
 
 
 def measure(pullers: int = 64) -> dict[str, object]:
-    """One puller per actor; then one per host of sixteen, as `--procs 16` has it. One fake actor plays on."""
+    """Measure one puller per actor, then one per host of sixteen actors; one fake actor sends data."""
     log_warnings_only()
     hosts = max(1, pullers // _ACTORS_PER_HOST)
     return {
@@ -49,7 +49,7 @@ def _measure(pullers: int, readers: int) -> dict[str, float]:
     config = replace(config, rnd=replace(config.rnd, warmup_steps=0))
     ppo = PPO(config, envs.spaces(config.env), torch.device("cpu"))
     white = {"mean": torch.zeros(84, 84), "std": torch.ones(84, 84)}
-    offers = [
+    blobs = [
         WeightsBlob.of("bundle", Bundle(1, version, ppo.tensors() | white)) for version in range(_BUNDLES + 1)
     ]
     endpoint = f"tcp://127.0.0.1:{free_port()}"
@@ -59,10 +59,10 @@ def _measure(pullers: int, readers: int) -> dict[str, float]:
         try:
             intake.wait_for(1, _JOIN_SECONDS)
             intake.open()
-            _publish(intake, offers[0], processes)  # makes the connections
+            _publish(intake, blobs[0], processes)  # establishes the connections
             player.reset_measurements()
             before = cpu_seconds()
-            seconds = [x for offer in offers[1:] for x in _publish(intake, offer, processes)]
+            seconds = [x for blob in blobs[1:] for x in _publish(intake, blob, processes)]
             cpu = cpu_seconds() - before
         finally:
             player.leave()
@@ -72,7 +72,7 @@ def _measure(pullers: int, readers: int) -> dict[str, float]:
         view = intake.network.ask(intake.network.look)
     return {
         "pullers": pullers,
-        "bundle_mb": round(len(offers[0].data) / 1e6, 2),
+        "bundle_mb": round(len(blobs[0].data) / 1e6, 2),
         "pull_p50_seconds": round(float(np.quantile(seconds, 0.5)), 3),
         "pull_p99_seconds": round(float(np.quantile(seconds, 0.99)), 3),
         "last_seconds": round(max(seconds), 3),
@@ -97,10 +97,10 @@ def _start(endpoint: str, pullers: int, readers: int) -> list[subprocess.Popen[s
     ]
 
 
-def _publish(intake: Intake, offer: WeightsBlob, processes: list[subprocess.Popen[str]]) -> list[float]:
-    """Make a bundle the newest; returns after how many seconds each puller held it."""
+def _publish(intake: Intake, blob: WeightsBlob, processes: list[subprocess.Popen[str]]) -> list[float]:
+    """Publish a bundle; returns the seconds until each puller has it."""
     start = time.monotonic()
-    intake.network.ask(lambda: intake.publisher.publish(offer))
+    intake.network.ask(lambda: intake.publisher.publish(blob))
     for process in processes:
         assert process.stdin is not None
         process.stdin.write("pull\n")

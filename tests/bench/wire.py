@@ -44,7 +44,7 @@ _ROLLOUT = RolloutConfig(steps=128, lanes=1, batch_lanes=1)
 
 
 def measure(trained: Iterable[Path] = ()) -> dict[str, object]:
-    """Ten games under random play; under a trained policy those whose run directories are given."""
+    """Measure ten games under random play, and those of the given run directories under their policies."""
     configure_torch(threads=1)
     random = {game: _measure(Config(env=EnvConfig(id=game), rollout=_ROLLOUT), None) for game in _GAMES}
     learned = {}
@@ -84,7 +84,7 @@ def _record(config: Config, policy: Policy | None) -> list[Chunk]:
         chunk = rollout.collect(policy, lambda: True)
         assert chunk is not None
         arrays = {x.name: np.copy(getattr(chunk, x.name)) for x in dataclasses.fields(chunk)}
-        # Real bonuses do not compress, zeros would.
+        # Real bonuses do not compress; zeros would.
         arrays["bonus"] = np.random.default_rng(0).random(arrays["bonus"].shape, np.float32)
         chunks.append(Chunk(**arrays))
     return chunks
@@ -140,7 +140,7 @@ def _decode(parts: list[bytes], spaces: Spaces) -> Chunk:
 
 
 def _milliseconds(work: Callable[[], object]) -> float:
-    """Of processor time per chunk: one thread, so that what else runs here counts little."""
+    """Processor time per chunk in one thread, which other processes hardly affect."""
     start = time.process_time()
     work()
     return (time.process_time() - start) / _CHUNKS * 1e3

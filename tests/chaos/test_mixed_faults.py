@@ -58,6 +58,21 @@ def wait_saved(harness: FaultHarness) -> None:
     )
 
 
+def kill_within_chunk(harness: FaultHarness, actor: psutil.Process) -> None:
+    """Kill an actor that has made part of a chunk, so that it has steps to lose."""
+
+    def killed() -> bool:
+        with frozen(actor):
+            wait_until(lambda: actor.status() == psutil.STATUS_STOPPED, "a stopped actor")
+            # The last step of each lane may be counted here and not yet by the actor.
+            if harness.run.counted_by_process()[actor.pid] % CHUNK_STEPS <= LANES:
+                return False
+            kill(actor.pid)
+            return True
+
+    wait_until(killed, "part of a chunk")
+
+
 def test_every_step_is_accounted_for_over_partition_freeze_learner_kill_and_actor_kill(
     tmp_path: Path,
 ) -> None:
@@ -106,7 +121,7 @@ def test_every_step_is_accounted_for_over_partition_freeze_learner_kill_and_acto
             wait_each(harness, pair)
             harness.wait_steps(learner)
             (victim,) = learner.actors()
-            kill(victim.pid)
+            kill_within_chunk(harness, victim)
             harness.wait_steps(learner)
             for command in (proxied, others, learner):
                 stop(command)

@@ -1,4 +1,4 @@
-"""`python -m tests.support.network_alone PORT`: a network thread in a process of its own."""
+"""`python -m tests.support.network_alone PORT`: a network thread in its own process."""
 
 from __future__ import annotations
 

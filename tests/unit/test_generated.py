@@ -1,4 +1,4 @@
-"""Generated files that are committed are those that `make generate` writes."""
+"""The committed generated files are those that `make generate` writes."""
 
 from __future__ import annotations
 
