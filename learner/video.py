@@ -85,7 +85,7 @@ def _stage(agent: Agent) -> tuple[envs.VectorEnv, Callable[[], Pixels] | None]:
     """One lane, and a camera where the agent sees no images."""
     if agent.spaces.is_image:
         return envs.make(agent.config.env, 1), None
-    return envs.make_filmed(agent.config.env)
+    return envs.make_rendered(agent.config.env)
 
 
 def make(path: Path, agent: Agent, place: RngKey) -> int:
