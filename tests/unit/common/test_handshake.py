@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
+import zmq
 
 from common.keys.curve import ActorKeys, KeyPair, ZapHandler
 from common.keys.handshake import HandshakeMonitor, Outcome, read_zmtp_greeting
@@ -70,10 +71,11 @@ def first_outcome(context: Context, port: Port, keys: ActorKeys | None) -> Outco
     """The outcome of the first handshake that ends."""
     endpoint, answer = port
     outcomes: list[Outcome] = []
-    with (
-        contextlib.closing(DealerSocket(context, endpoint, MESSAGE_BYTES, keys)) as client,
-        contextlib.closing(HandshakeMonitor(client.raw)) as monitor,
-    ):
+    with context.raw.socket(zmq.DEALER) as client, contextlib.closing(HandshakeMonitor(client)) as monitor:
+        client.setsockopt(zmq.LINGER, 0)
+        if keys is not None:
+            keys.apply(client)
+        client.connect(endpoint)  # after the monitor, which would miss an earlier handshake
 
         def ended() -> bool:
             answer()
