@@ -82,7 +82,7 @@ def _make_lane(agent: Agent) -> tuple[envs.VectorEnv, Callable[[], Pixels] | Non
     """One lane, and a function that renders it if its observations are no images."""
     if agent.spaces.is_image:
         return envs.make(agent.config.env, 1), None
-    return envs.make_filmed(agent.config.env)
+    return envs.make_rendered(agent.config.env)
 
 
 def make(path: Path, agent: Agent, rng_key: RngKey) -> int:

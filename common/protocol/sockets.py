@@ -102,7 +102,7 @@ class RouterSocket:
             BindError: the address is taken, unknown or malformed.
         """
         if endpoint.startswith("tcp://"):
-            self.raw.setsockopt(zmq.IPV6, int("*" in endpoint or "[" in endpoint))
+            self.raw.setsockopt(zmq.IPV6, int(endpoint.startswith(("tcp://*", "tcp://["))))
         if self._zap_handler is not None:
             self._zap_handler.guard(self.raw, endpoint)
         try:

@@ -12,6 +12,7 @@ from pathlib import Path
 from deploy.grafana.build import DIRECTORY, text
 from deploy.grafana.panels import DASHBOARDS
 from tests.bench import report as benchmarks
+from tests.ci import configuration_page
 from tests.ci import reliability_report as reliability
 
 
@@ -20,6 +21,7 @@ def generated() -> dict[Path, str]:
     return {
         benchmarks.DOCS / "benchmarks.md": benchmarks.page(),
         benchmarks.DOCS / "reliability.md": reliability.page(),
+        benchmarks.DOCS / "configuration.md": configuration_page.page(),
         **{DIRECTORY / f"{dashboard.uid}.json": text(dashboard) for dashboard in DASHBOARDS},
     }
 
