@@ -1,4 +1,4 @@
-"""The actor: steps environments with the learner's policy, rates what it sees, ships the facts.
+"""The actor: it steps environments with the learner's policy, computes the bonus, and sends chunks.
 
-One process, one core, one thread. Everything it needs to know comes in the learner's Welcome.
+An actor is one process with one thread on one core. The learner's Welcome carries its configuration.
 """

@@ -1,4 +1,4 @@
-"""`python -m actor --learner HOST:PORT [--procs N] [--keys FILE]`: actors for a learner, from any machine."""
+"""`python -m actor --learner HOST:PORT [--procs N] [--keys FILE]`: runs actors for a learner."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         dest="keys_path",
         type=Path,
         metavar="FILE",
-        help="key bundle, for a learner that asks for keys (python -m common.keys bundle)",
+        help="key file, for a learner with keys (python -m common.keys export)",
     )
     parser.add_argument(
         "--metrics-host",
         default=DEFAULT_HOST,
         metavar="ADDRESS",
-        help=f"address of this machine on which Prometheus may ask (default {DEFAULT_HOST}; 0.0.0.0: all)",
+        help=f"address on which to serve metrics to Prometheus (default {DEFAULT_HOST}; 0.0.0.0: all)",
     )
     parser.add_argument("--parent-fd", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--shared-weights", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--tally-fd", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--step-count-fd", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     try:
         options.endpoint = parse_address(options.learner)
@@ -65,15 +65,15 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 
 
 def main() -> NoReturn:
-    """Run actors until the run is finished or a signal comes, and end the process."""
+    """Run actors until the run is finished or a signal comes, then end the process."""
     log.configure("actor")
-    leave(arguments.exit_code(_play, "actor"))
+    leave(arguments.exit_code(_run, "actor"))
 
 
-def _play() -> int:
+def _run() -> int:
     options = _parse(sys.argv[1:])
     leave_on_signals()
-    os.environ["OMP_NUM_THREADS"] = "1"  # before torch, which takes seconds to import: one process, one core
+    os.environ["OMP_NUM_THREADS"] = "1"  # before the import of torch: one process, one core
     server = ForkServer(ACTOR_SERVER) if options.procs > 1 else None
     if server is not None:
         server.launch()  # it loads torch while this process does
@@ -90,7 +90,7 @@ def _play() -> int:
             options.metrics_host,
             stop,
         )
-    parent = ParentLink(options.parent_fd, options.tally_fd)
+    parent = ParentLink(options.parent_fd, options.step_count_fd)
     return build.run_one(
         options.endpoint, options.keys, parent, options.shared_weights, options.metrics_host, stop
     )

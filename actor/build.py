@@ -1,4 +1,4 @@
-"""Everything an actor process or a host's parent owns, built bottom up and closed in reverse."""
+"""Builds and runs an actor process or the parent of `--procs`, and closes what it built in reverse order."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from pathlib import Path
 import structlog
 
 from actor.fleet import Fleet
-from actor.metrics import FleetCollector, Phases
+from actor.metrics import PHASES, FleetCollector
 from actor.service import Actor
 from actor.session import Session
 from actor.weights import PIECE_MESSAGE_BYTES, SharedWeights, WeightsClient
 from common.keys.curve import ActorKeys
 from common.metrics import ACTOR_PORT, Exporter
 from common.model.precision import configure_torch
+from common.phase_timer import PhaseTimer
 from common.process.children import ChildProcesses
 from common.process.fork_server import ForkServer
 from common.process.parent_link import ParentLink
 from common.protocol.sockets import Context, DealerSocket, weights_endpoint
 
-_DATA_MESSAGE_BYTES = 1 << 20  # what a learner sends an actor is small
+_DATA_MESSAGE_BYTES = 1 << 20  # the learner sends small messages on this port
 
 
 def run_one(
@@ -35,24 +36,24 @@ def run_one(
     metrics_host: str,
     stop: threading.Event,
 ) -> int:
-    """One actor in this process; without a parent it exports its own metrics."""
+    """Run one actor in this process; without a parent it serves its own metrics. Returns the exit code."""
     configure_torch(threads=1)
     with contextlib.ExitStack() as stack:
         stack.callback(parent.close)
         if parent.fileno() is None:
             collector = FleetCollector()
-            _export(stack, collector, metrics_host)
-            tell: Callable[[dict[str, float]], None] = partial(collector.update, 0)
+            _serve_metrics(stack, collector, metrics_host)
+            export: Callable[[dict[str, float]], None] = partial(collector.update, 0)
         else:
-            tell = partial(_tell, parent)
+            export = partial(_send_stats, parent)
         context = stack.enter_context(Context())
-        weights = SharedWeights(parent) if shared_weights else _pull(context, endpoint, keys)
+        weights = SharedWeights(parent) if shared_weights else _weights_client(context, endpoint, keys)
         stack.callback(weights.close)
         session = Session(
             lambda: DealerSocket(context, endpoint, _DATA_MESSAGE_BYTES, keys, watched=True), parent
         )
         stack.callback(session.close)
-        return Actor(session, weights, parent, stop, Phases(), tell).run()
+        return Actor(session, weights, parent, stop, PhaseTimer(PHASES), export).run()
 
 
 def run_many(
@@ -64,12 +65,12 @@ def run_many(
     metrics_host: str,
     stop: threading.Event,
 ) -> int:
-    """The parent of `--procs`; its actors read the key file themselves."""
+    """Run the parent of `--procs`; its actors read the key file themselves. Returns the exit code."""
     with contextlib.ExitStack() as stack:
         collector = FleetCollector()
-        _export(stack, collector, metrics_host)
+        _serve_metrics(stack, collector, metrics_host)
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="outrider-")))
-        weights = _pull(stack.enter_context(Context()), endpoint, keys)
+        weights = _weights_client(stack.enter_context(Context()), endpoint, keys)
         stack.callback(weights.close)
         argv = ["--learner", endpoint, "--shared-weights"]
         if keys_path is not None:
@@ -77,15 +78,15 @@ def run_many(
         return Fleet(ChildProcesses(server, argv, procs), weights, directory, collector).run(stop)
 
 
-def _tell(parent: ParentLink, stats: dict[str, float]) -> None:
+def _send_stats(parent: ParentLink, stats: dict[str, float]) -> None:
     parent.send({"stats": stats})
 
 
-def _pull(context: Context, endpoint: str, keys: ActorKeys | None) -> WeightsClient:
+def _weights_client(context: Context, endpoint: str, keys: ActorKeys | None) -> WeightsClient:
     return WeightsClient(lambda: DealerSocket(context, weights_endpoint(endpoint), PIECE_MESSAGE_BYTES, keys))
 
 
-def _export(stack: contextlib.ExitStack, collector: FleetCollector, host: str) -> None:
+def _serve_metrics(stack: contextlib.ExitStack, collector: FleetCollector, host: str) -> None:
     exporter = Exporter(collector.registry(), ACTOR_PORT, host)
     stack.callback(exporter.close)
     structlog.get_logger().info("metrics_served", port=exporter.port)

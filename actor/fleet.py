@@ -1,4 +1,4 @@
-"""`--procs N`: one parent, N actors. It fetches each bundle once for all, and exports their metrics."""
+"""The parent of `--procs N`: it fetches each bundle once for N actors, and exports their metrics."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ log = structlog.get_logger()
 
 _TICK_SECONDS = 0.5
 _NOTE_BYTES = 16_384
-_KEPT_FILES = 2  # a child may still be reading the one before
+_KEPT_FILES = 2  # an actor may still read the previous one
 
 
 class Fleet:
-    """Starts the actors, restarts the dead, answers their requests for weights. Single-threaded."""
+    """Starts and restarts the actors, and answers their requests for weights. Single-threaded."""
 
     def __init__(
         self, children: ChildProcesses, weights: Weights, directory: Path, collector: FleetCollector
@@ -34,32 +34,32 @@ class Fleet:
         self._files: dict[str, list[tuple[Blob, Path]]] = {"bundle": [], "target": []}
 
     def run(self, stop: threading.Event) -> int:
-        """Until every actor ended or a signal came; returns the worst exit code."""
+        """Run until every actor has ended for good or a signal comes; returns the worst exit code."""
         codes: dict[int, int] = {}
         try:
             while not stop.is_set():
-                codes |= self._note(self._children.tick())
+                codes |= self._record(self._children.tick())
                 if (
                     self._children.alive == 0
                     and all(code in (EXIT_DONE, EXIT_CONFIGURATION) for code in codes.values())
                     and codes
                 ):
                     break
-                self._serve(stop)
+                self.serve_notes(stop)
         finally:
-            codes |= self._note(self._children.stop())
+            codes |= self._record(self._children.stop())
         bad = [code for code in codes.values() if code != EXIT_DONE]
         return EXIT_DONE if not bad else EXIT_CONFIGURATION if EXIT_CONFIGURATION in bad else EXIT_TEMPORARY
 
-    def _note(self, ends: list[Exit]) -> dict[int, int]:
-        """Say who ended and how; returns the exit code of each, by its number."""
+    def _record(self, ends: list[Exit]) -> dict[int, int]:
+        """Log the exits; returns the exit code of each actor by its number."""
         for end in ends:
             self._collector.end(end.number)
             log.info("actor_ended", actor=end.number, code=end.code, steps=end.produced)
         return {end.number: end.code for end in ends}
 
-    def _serve(self, stop: threading.Event) -> None:
-        """Answer the notes that wait, for at most a tick."""
+    def serve_notes(self, stop: threading.Event) -> None:
+        """Handle the notes that arrive within one tick."""
         sockets = {
             child.socket.fileno(): (child.number, child.socket)
             for child in self._children.children
@@ -80,6 +80,10 @@ class Fleet:
                 _write(ready, {"have": note["want"], **answer})
 
     def _answer(self, name: Name, held: tuple[int, int], stop: threading.Event) -> dict[str, Any]:
+        """Name the file of the newest weights; fetch newer ones first if the actor already has those.
+
+        The file is None if there are no newer weights.
+        """
         files = self._files[name]
         newest = (files[-1][0].generation, files[-1][0].version) if files else (-1, -1)
         if newest == held or not files:
@@ -110,4 +114,4 @@ def _write(ready: socket.socket, note: dict[str, Any]) -> None:
     try:
         ready.send(json.dumps(note).encode(), socket.MSG_DONTWAIT)
     except (BlockingIOError, ConnectionError):
-        log.warning("note_dropped", next="the actor asks again")
+        log.warning("note_dropped", next="the actor requests the weights again")

@@ -1,4 +1,4 @@
-"""`python -m actor.fork_server FD`: the process that forks the actors of `--procs` and `--local-actors`."""
+"""`python -m actor.fork_server FD`: forks the actors of `--procs` and `--local-actors`."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from common.process.fork_server import serve
 
 
 def main() -> NoReturn:
-    """Serve; each child runs an actor, which ends the child's process."""
+    """Serve requests in this process; run an actor in each child."""
     log.configure("fork_server")
-    os.environ["OMP_NUM_THREADS"] = "1"  # before torch: one process, one core, and one thread to fork from
+    os.environ["OMP_NUM_THREADS"] = "1"  # before the import of torch: one core, and one thread to fork from
     from actor import __main__ as actor
-    from actor import build  # noqa: F401  # loads what every actor needs
+    from actor import build  # noqa: F401  # loads the modules that every actor needs
 
     sys.argv = ["actor", *serve(int(sys.argv[1]))]
     actor.main()

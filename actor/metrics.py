@@ -1,9 +1,7 @@
-"""What an actor counts, and its Prometheus exporter. One exporter per host process tree."""
+"""The metrics of the actors of one host, as Prometheus families."""
 
 from __future__ import annotations
 
-import contextlib
-import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import get_args
@@ -16,26 +14,10 @@ from common.protocol.messages import Phase
 PHASES = get_args(Phase)
 
 
-class Phases:
-    """Seconds spent in each phase of the loop."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = dict.fromkeys(PHASES, 0.0)
-
-    @contextlib.contextmanager
-    def of(self, phase: str) -> Iterator[None]:
-        """Add the time of the enclosed block to `phase`."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[phase] += time.perf_counter() - start
-
-
 class FleetCollector:
-    """Exports the sums over the actors of one host, from the newest figures of each.
+    """Exports sums over the actors of one host, from the latest statistics of each.
 
-    Counters of actors that ended stay in the sums, so no total goes back.
+    Counts of actors that ended stay in the sums, so no total decreases.
     """
 
     def __init__(self) -> None:
@@ -43,17 +25,17 @@ class FleetCollector:
         self._ended: defaultdict[str, float] = defaultdict(float)
 
     def update(self, actor: int, stats: Mapping[str, float]) -> None:
-        """Replace the figures of one actor."""
+        """Replace the statistics of one actor."""
         self._live[actor] = stats
 
     def end(self, actor: int) -> None:
-        """Keep an ended actor's counts, drop its gauges."""
+        """Keep the counts of an actor that ended; drop its gauges."""
         for name, value in self._live.pop(actor, {}).items():
             if name.startswith(("phase_", "steps", "chunks", "reconnects")):
                 self._ended[name] += value
 
     def collect(self) -> Iterator[Metric]:
-        """Prometheus families, built anew for each scrape."""
+        """The Prometheus families of one scrape."""
         total = self._ended.copy()
         for stats in list(self._live.values()):
             for name, value in stats.items():
@@ -80,7 +62,7 @@ class FleetCollector:
         )
 
     def registry(self) -> CollectorRegistry:
-        """A registry that holds this collector and the process's own figures."""
+        """A registry with this collector and the metrics of this process."""
         registry = CollectorRegistry(auto_describe=False)
         ProcessCollector(registry=registry)
         registry.register(self)

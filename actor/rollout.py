@@ -1,4 +1,4 @@
-"""The only stepping loop: plays B lanes for T steps and writes down what happened."""
+"""The only stepping loop: plays B lanes for T steps and records them as a chunk."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from actor.metrics import Phases
 from common.config import RolloutConfig
 from common.envs import VectorEnv
 from common.model.policy import Policy
+from common.phase_timer import PhaseTimer
 from common.process.lifecycle import EXIT_CONFIGURATION, Fatal
 from common.protocol.chunk import Chunk
 from common.rng import RngKey, environment_seeds
 from common.spaces import Spaces
 
-_STUCK_SECONDS = 120  # an environment that takes longer for one step never comes back
+_STUCK_SECONDS = 120  # a single step that takes longer ends the process with a traceback
 
 
 class Rollout:
-    """Owns the lanes, their random streams and the buffers of the chunk being built.
+    """Owns the lanes, their random streams and the buffers of the chunk that it collects.
 
     The arrays of a returned chunk are reused by the next one.
     """
 
-    def __init__(self, env: VectorEnv, spaces: Spaces, config: RolloutConfig, phases: Phases) -> None:
+    def __init__(self, env: VectorEnv, spaces: Spaces, config: RolloutConfig, phases: PhaseTimer) -> None:
         self._env, self._spaces, self._config, self._phases = env, spaces, config, phases
         steps, lanes = config.steps, config.lanes
         self._observation = np.zeros((spaces.stack + steps, lanes, *spaces.observation), spaces.dtype)
@@ -35,52 +35,52 @@ class Rollout:
         self._reward = np.zeros((steps, lanes), np.float32)
         self._terminated = np.zeros((steps, lanes), np.bool_)
         self._truncated = np.zeros((steps, lanes), np.bool_)
-        self.place: RngKey | None = None
+        self.key: RngKey | None = None  # of the random streams; None before the first reset
         self.fresh = False  # whether the next chunk begins with the reset observations
         self._generators: list[np.random.Generator] = []
         self._stack: npt.NDArray[np.generic] = np.zeros(0)
 
-    def reset(self, place: RngKey) -> None:
-        """Start every lane anew, with the streams of `place`."""
-        self.place, self.fresh = place, True
-        self._generators = place.generators(self._config.lanes)
+    def reset(self, key: RngKey) -> None:
+        """Reset every lane, with the random streams of `key`."""
+        self.key, self.fresh = key, True
+        self._generators = key.generators(self._config.lanes)
         self._stack = self._env.reset(environment_seeds(self._generators))
 
     def collect(self, policy: Policy | None, between_steps: Callable[[], bool]) -> Chunk | None:
         """Play T steps.
 
         Args:
-            policy: acts; None plays uniformly at random (warm-up).
+            policy: acts; None draws actions uniformly (warm-up).
             between_steps: called after every step of the lanes; False abandons the chunk.
 
         Returns:
             The chunk, its bonus still zero; None if it was abandoned.
 
         Raises:
-            Fatal: the environment gave a number that is not finite.
+            Fatal: the environment returned a number that is not finite.
         """
         steps, stack = self._config.steps, self._spaces.stack
         self._observation[:stack] = np.moveaxis(self._stack, 1, 0)
         shape = (steps, *self._spaces.action)
         uniform = np.stack([g.random(shape, np.float32) for g in self._generators], axis=1)
-        finals = []
+        final_observations = []
         for t in range(steps):
             faulthandler.dump_traceback_later(_STUCK_SECONDS, exit=True)
-            with self._phases.of("policy"):
+            with self._phases.measure("policy"):
                 self._act(policy, t, uniform[t])
-            with self._phases.of("env"):
-                moved = self._env.step(self._action[t])
-            self._stack = moved.stack
-            self._observation[stack + t] = moved.stack[:, -1]
+            with self._phases.measure("env"):
+                transition = self._env.step(self._action[t])
+            self._stack = transition.stack
+            self._observation[stack + t] = transition.stack[:, -1]
             self._reward[t], self._terminated[t], self._truncated[t] = (
-                moved.reward,
-                moved.terminated,
-                moved.truncated,
+                transition.reward,
+                transition.terminated,
+                transition.truncated,
             )
-            finals.append(moved.final)
-            with self._phases.of("messages"):
-                going_on = between_steps()
-            if not going_on:
+            final_observations.append(transition.final)
+            with self._phases.measure("messages"):
+                proceed = between_steps()
+            if not proceed:
                 faulthandler.cancel_dump_traceback_later()
                 return None
         faulthandler.cancel_dump_traceback_later()
@@ -89,7 +89,7 @@ class Rollout:
         self._require_finite("observations", self._observation)
         return Chunk(
             observation=self._observation,
-            final_observation=np.concatenate(finals),
+            final_observation=np.concatenate(final_observations),
             action=self._action,
             log_prob=self._log_prob,
             reward=self._reward,
@@ -100,11 +100,11 @@ class Rollout:
 
     @staticmethod
     def _require_finite(name: str, array: npt.NDArray[np.generic]) -> None:
-        """The learner would refuse the chunk, and the next one, for ever: better to say why at once."""
+        """Refuse a chunk that the learner would refuse, with the reason; the next ones would fail as well."""
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise Fatal(
                 EXIT_CONFIGURATION,
-                f"expected finite {name} from the environment, got NaN or infinity: mend the environment",
+                f"expected finite {name} from the environment, got NaN or infinity: repair the environment",
             )
 
     def _act(self, policy: Policy | None, t: int, uniform: npt.NDArray[np.float32]) -> None:

@@ -1,7 +1,8 @@
-"""One actor: join, wait for credit, take the newest bundle, play a chunk, rate it, send it, again."""
+"""The loop of one actor: join, wait for credit, load a bundle, collect a chunk, compute the bonus, send."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import threading
 from collections.abc import Callable
@@ -10,7 +11,6 @@ from dataclasses import dataclass
 import structlog
 
 import common
-from actor.metrics import Phases
 from actor.rollout import Rollout
 from actor.session import Session
 from actor.weights import Blob, Name, Weights
@@ -19,11 +19,12 @@ from common.config import Config
 from common.model.bonus import BonusModel
 from common.model.bundle import Bundle
 from common.model.policy import Policy
+from common.phase_timer import PhaseTimer
 from common.process.lifecycle import EXIT_CONFIGURATION, EXIT_DONE, EXIT_TEMPORARY, Fatal
 from common.process.parent_link import ParentLink
 from common.protocol import codec
 from common.protocol.chunk import WARMUP_VERSION, Chunk
-from common.protocol.messages import Welcome
+from common.protocol.messages import SkipReason, Welcome
 from common.rng import RngKey
 from common.spaces import Spaces
 
@@ -34,70 +35,70 @@ _POLL_SECONDS = 0.5
 
 @dataclass(slots=True)
 class PlayingState:
-    """What plays a chunk; built from the first Welcome, for it brings the configuration."""
+    """What collects chunks; built from the first Welcome, which carries the configuration."""
 
-    welcome: Welcome  # the newest that it was checked against
+    welcome: Welcome  # the latest whose run is known to be the same
     config: Config
     spaces: Spaces
     rollout: Rollout
     policy: Policy
-    intrinsic: BonusModel | None
-    held: tuple[int, int] = (-1, -1)  # generation and version of the loaded bundle
+    bonus_model: BonusModel | None
+    loaded: tuple[int, int] = (-1, -1)  # generation and version of the loaded bundle
 
 
 @dataclass(slots=True)
 class Actor:
-    """Everything one actor owns. `run` is its only loop."""
+    """Everything that one actor owns. `run` is its only loop."""
 
     session: Session
     weights: Weights
     parent: ParentLink
     stop: threading.Event
-    phases: Phases
-    tell: Callable[[dict[str, float]], None]  # where its figures go, besides the heartbeats
-    player: PlayingState | None = None
-    reconnects: int = 0  # of the session, when the weights connection was made
+    phases: PhaseTimer
+    export: Callable[[dict[str, float]], None]  # receives the statistics that heartbeats carry
+    state: PlayingState | None = None
+    reconnects: int = 0  # of the session, when the connection for weights was made
 
     def run(self) -> int:
-        """Play until the run is finished, the parent is gone, or a signal came; returns the exit code."""
-        while not self._over():
+        """Play until the run is finished, the parent has ended, or a signal came; returns the exit code."""
+        while not self._must_stop():
             if not self.session.joined and not self.session.join(_POLL_SECONDS):
                 continue
-            player = self._prepare()
-            if player is None:
+            state = self._prepare()
+            if state is None:
                 continue
-            if self.session.credit - self.session.produced < player.config.rollout.chunk_steps:
-                with self.phases.of("credit_wait"):
+            if self.session.credit - self.session.produced < state.config.rollout.chunk_steps:
+                with self.phases.measure("credit_wait"):
                     self.session.poll(_POLL_SECONDS)
                 self._report()
                 continue
-            if self._load(player):
-                self._play(player)
+            if self._load(state):
+                self._play(state)
         if self.parent.gone():
             return EXIT_TEMPORARY
         self.session.leave()
         return EXIT_DONE
 
-    def _over(self) -> bool:
+    def _must_stop(self) -> bool:
         return self.stop.is_set() or self.session.finished or self.parent.gone()
 
     def _prepare(self) -> PlayingState | None:
-        """Build the player, or refuse a run that is not the one it was built for."""
-        welcome, player = self.session.welcome, self.player
+        """Build the playing state for the first Welcome; refuse a later Welcome of another run."""
+        welcome, state = self.session.welcome, self.state
         assert welcome is not None
-        if player is None:
-            self.player = self._build(welcome)
-        elif player.welcome is not welcome:
-            same = player.config.plays_like(configuration(welcome))
-            if not same or player.welcome.target != welcome.target:
+        if state is None:
+            self.state = self._build(welcome)
+        elif state.welcome is not welcome:
+            same = state.config.plays_like(configuration(welcome))
+            if not same or state.welcome.target != welcome.target:
                 raise Fatal(
-                    EXIT_TEMPORARY, "expected the run that this actor joined, got another one: start anew"
+                    EXIT_TEMPORARY, "expected the run that this actor joined, got another: restart the actor"
                 )
-            player.welcome = welcome
-        return self.player
+            state.welcome = welcome
+        return self.state
 
     def _build(self, welcome: Welcome) -> PlayingState | None:
-        """What the run needs; None while its target network is not to be had."""
+        """Build what the run needs; None if its target network cannot be fetched now."""
         config = configuration(welcome)
         target: Blob | None = None
         if config.rnd.enabled:
@@ -109,96 +110,94 @@ class Actor:
         except envs.EnvUnavailable as error:
             raise Fatal(EXIT_CONFIGURATION, str(error)) from None
         spaces = env.spaces
-        intrinsic = BonusModel(spaces, config, target.tensors()) if target is not None else None
+        bonus_model = BonusModel(spaces, config, target.tensors()) if target is not None else None
         rollout = Rollout(env, spaces, config.rollout, self.phases)
-        return PlayingState(welcome, config, spaces, rollout, Policy(spaces, config), intrinsic)
+        return PlayingState(welcome, config, spaces, rollout, Policy(spaces, config), bonus_model)
 
-    def _load(self, player: PlayingState) -> bool:
-        """Bring bundle and lanes up to what the learner expects of the next chunk."""
+    def _load(self, state: PlayingState) -> bool:
+        """Load the bundle and reset the lanes that the next chunk needs; False to try again."""
         welcome, version = self.session.welcome, self.session.version
         assert welcome is not None
-        if version > WARMUP_VERSION and player.held != (welcome.generation, version):
-            with self.phases.of("weights"):
-                blob = self._fetch("bundle", player.held)
+        if version > WARMUP_VERSION and state.loaded != (welcome.generation, version):
+            with self.phases.measure("weights"):
+                blob = self._fetch("bundle", state.loaded)
                 if blob is None:
                     return False
                 bundle = Bundle(blob.generation, blob.version, blob.tensors())
-                player.policy.load(bundle)
-                if player.intrinsic is not None:
-                    player.intrinsic.load(bundle)
-                player.held = (bundle.generation, bundle.version)
-                if player.held < (welcome.generation, version):
-                    return False  # what a sibling fetched before this version: ask again
-        warm = version == WARMUP_VERSION
-        place = RngKey(player.config.seed, welcome.slot, welcome.incarnation, warm)
-        if player.rollout.place != place:
-            if self._over():  # what came before may have taken seconds, and a reset takes as many
+                state.policy.load(bundle)
+                if state.bonus_model is not None:
+                    state.bonus_model.load(bundle)
+                state.loaded = (bundle.generation, bundle.version)
+                if state.loaded < (welcome.generation, version):
+                    return False  # the parent fetched it for another actor, before this version: fetch again
+        key = RngKey(state.config.seed, welcome.slot, welcome.incarnation, version == WARMUP_VERSION)
+        if state.rollout.key != key:
+            if self._must_stop():  # fetching may have taken seconds, and a reset takes as many
                 return False
-            player.rollout.reset(place)
+            state.rollout.reset(key)
         return self.session.joined
 
     def _fetch(self, name: Name, held: tuple[int, int]) -> Blob | None:
-        """See `Weights.fetch`; given up once the session finds the learner silent."""
-        if self.reconnects != self.session.counts["reconnects"]:
-            self.reconnects = self.session.counts["reconnects"]
-            self.weights.renew()
+        """See `Weights.fetch`; gives up when the session reconnects because the learner is silent."""
+        if self.reconnects != self.session.counters.reconnects:
+            self.reconnects = self.session.counters.reconnects
+            self.weights.reconnect()
         return self.weights.fetch(
-            name, held, lambda: self._meanwhile() and self.reconnects == self.session.counts["reconnects"]
+            name, held, lambda: self._poll() and self.reconnects == self.session.counters.reconnects
         )
 
-    def _play(self, player: PlayingState) -> None:
-        """Collect, rate, encode and send one chunk; or skip what was begun."""
-        assert player.rollout.place is not None
-        warm = player.rollout.place.warmup
-        generation, sid, fresh = self.session.generation, self.session.sid, player.rollout.fresh
-        chunk = player.rollout.collect(
-            None if warm else player.policy, lambda: self._between(player, generation, sid)
+    def _play(self, state: PlayingState) -> None:
+        """Collect one chunk, compute its bonus, encode it and send it; skip the steps of an abandoned one."""
+        assert state.rollout.key is not None
+        warmup = state.rollout.key.warmup
+        generation, sid, fresh = self.session.generation, self.session.sid, state.rollout.fresh
+        chunk = state.rollout.collect(
+            None if warmup else state.policy, lambda: self._after_step(state, generation, sid)
         )
         if chunk is None:
             if self.session.sid == sid:
-                self.session.skip(
-                    "run_finished"
-                    if self.session.finished
-                    else "actor_shutdown"
-                    if self._over()
-                    else "old_generation"
-                )
-            player.rollout.place = None
+                self.session.skip(self._skip_reason())
+            state.rollout.key = None
             return
-        version = WARMUP_VERSION if warm else player.held[1]
-        if not warm and player.intrinsic is not None:
-            with self.phases.of("bonus"):
-                chunk.bonus[:] = player.intrinsic.compute_bonus(chunk.observation[player.spaces.stack :])
-        with self.phases.of("encode"):
-            self._send(player, chunk, generation, version, fresh)
+        if not warmup and state.bonus_model is not None:
+            with self.phases.measure("bonus"):
+                chunk.bonus[:] = state.bonus_model.compute_bonus(chunk.observation[state.spaces.stack :])
+        with self.phases.measure("encode"):
+            self._send(state, chunk, generation, WARMUP_VERSION if warmup else state.loaded[1], fresh)
 
-    def _send(self, player: PlayingState, chunk: Chunk, generation: int, version: int, fresh: bool) -> None:
+    def _skip_reason(self) -> SkipReason:
+        if self.session.finished:
+            return "run_finished"
+        return "actor_shutdown" if self._must_stop() else "old_generation"
+
+    def _send(self, state: PlayingState, chunk: Chunk, generation: int, version: int, fresh: bool) -> None:
         packed = codec.pack(chunk)
-        if len(packed.body) > codec.message_limit_bytes(player.config.rollout, player.spaces):
+        if len(packed.body) > codec.message_limit_bytes(state.config.rollout, state.spaces):
             self.session.skip("oversize")
         else:
             self.session.send_chunk(generation, version, fresh, packed)
 
-    def _between(self, player: PlayingState, generation: int, sid: bytes) -> bool:
-        """After each step of the lanes: count it, keep the session alive, notice a reason to stop."""
+    def _after_step(self, state: PlayingState, generation: int, sid: bytes) -> bool:
+        """Count a step of the lanes and poll the session; False to abandon the chunk."""
         if self.session.sid == sid:
-            self.session.stepped(player.config.rollout.lanes)
-        return self._meanwhile() and self.session.generation == generation and self.session.sid == sid
+            self.session.count_steps(state.config.rollout.lanes)
+        return self._poll() and self.session.generation == generation and self.session.sid == sid
 
-    def _meanwhile(self) -> bool:
+    def _poll(self) -> bool:
+        """Keep the session alive; False if the actor must stop."""
         self.session.poll()
-        return not self._over()
+        return not self._must_stop()
 
     def _report(self) -> None:
         self.session.stats = {
             "steps": self.session.produced,
             "connected": float(self.session.joined),
-            "unsettled": self.session.unsettled_steps,
+            "unsettled": self.session.buffer.unsettled_steps,
             "version": self.session.version,
             **{f"phase_{name}": seconds for name, seconds in self.phases.seconds.items()},
-            **{name: float(count) for name, count in self.session.counts.items()},
+            **{name: float(count) for name, count in dataclasses.asdict(self.session.counters).items()},
         }
-        self.tell(self.session.stats)
+        self.export(self.session.stats)
 
 
 def configuration(welcome: Welcome) -> Config:

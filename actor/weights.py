@@ -1,4 +1,4 @@
-"""Getting weights: pulled from the learner's weights port piece by piece, or through the parent."""
+"""Fetches weights: in pieces from the learner's weights port, or through the parent of `--procs`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = structlog.get_logger()
 PIECE_MESSAGE_BYTES = 1 << 20
 _BLOB_BYTES = 1 << 30
 _WINDOW_PIECES = 8
-_SILENCE_SECONDS = 2.0  # then the request is repeated
+_REPEAT_SECONDS = 2.0  # without a piece, the request is repeated
 _FETCH_SECONDS = 30.0
 
 Name = Literal["bundle", "target"]
@@ -31,56 +31,56 @@ Name = Literal["bundle", "target"]
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """Named tensors of one version, still as safetensors bytes."""
+    """Named tensors of one version, as safetensors bytes."""
 
     generation: int
     version: int
     data: bytes
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """The tensors inside."""
+        """Decode the tensors."""
         return safetensors.torch.load(self.data)
 
 
 class Weights(Protocol):
-    """Where an actor gets weights from."""
+    """Where an actor fetches weights."""
 
-    def fetch(self, name: Name, held: tuple[int, int], meanwhile: Callable[[], bool]) -> Blob | None:
-        """The newest blob.
+    def fetch(self, name: Name, held: tuple[int, int], keep_waiting: Callable[[], bool]) -> Blob | None:
+        """Fetch the newest blob.
 
         Args:
             name: bundle or target.
-            held: generation and version already held, (-1, -1) for none.
-            meanwhile: called at least twice a second; False gives up.
+            held: generation and version that the caller has, (-1, -1) for none.
+            keep_waiting: called at least twice a second; False ends the wait.
 
         Returns:
-            None if there is none newer, or the wait was given up.
+            None if there is no newer one, or the wait ended.
         """
 
-    def renew(self) -> None:
-        """Make the connection anew: the learner was silent, and the other end may be gone unnoticed."""
+    def reconnect(self) -> None:
+        """Replace the connection. A silent learner may have gone without closing it."""
 
     def close(self) -> None:
-        """Free the connection."""
+        """Close the connection."""
 
 
 class WeightsClient:
-    """Pulls from a learner. Eight pieces are under way at a time; a lost one is asked for again."""
+    """Pulls from a learner, eight pieces per request; a request without an answer is repeated."""
 
     def __init__(self, connect: Callable[[], DealerSocket]) -> None:
         self._connect = connect
         self._client = connect()
 
-    def fetch(self, name: Name, held: tuple[int, int], meanwhile: Callable[[], bool]) -> Blob | None:
+    def fetch(self, name: Name, held: tuple[int, int], keep_waiting: Callable[[], bool]) -> Blob | None:
         """See `Weights.fetch`."""
         meta: WeightsMeta | None = None
         pieces: list[bytes] = []
         deadline = time.monotonic() + _FETCH_SECONDS
-        asked = -_SILENCE_SECONDS
-        while meanwhile() and time.monotonic() < deadline:
-            if time.monotonic() - asked > _SILENCE_SECONDS:
-                self._ask(name, held, meta, len(pieces))
-                asked = time.monotonic()
+        requested_at = -_REPEAT_SECONDS
+        while keep_waiting() and time.monotonic() < deadline:
+            if time.monotonic() - requested_at > _REPEAT_SECONDS:
+                self._request(name, held, meta, len(pieces))
+                requested_at = time.monotonic()
             match self._receive():
                 case WeightsUnchanged() as message if message.name == name and meta is None:
                     return None
@@ -89,24 +89,24 @@ class WeightsClient:
                         meta, pieces = message, []
                 case WeightsPiece() as message if _continues(message, meta, len(pieces)):
                     pieces.append(message.body)
-                    asked = time.monotonic()
+                    requested_at = time.monotonic()
                     if meta is not None and len(pieces) == meta.pieces:
                         blob = b"".join(pieces)
                         if len(blob) == meta.size and hashlib.sha256(blob).digest() == meta.digest:
                             return Blob(meta.generation, meta.version, blob)
                         meta, pieces = None, []
                     if len(pieces) % _WINDOW_PIECES == 0:
-                        self._ask(name, held, meta, len(pieces))
-        self.renew()  # pieces of an abandoned pull must not reach the next one
+                        self._request(name, held, meta, len(pieces))
+        self.reconnect()  # pieces of this fetch must not reach the next one
         return None
 
-    def renew(self) -> None:
-        """See `Weights.renew`."""
+    def reconnect(self) -> None:
+        """See `Weights.reconnect`."""
         self._client.close()
         self._client = self._connect()
 
     def _receive(self) -> Message | None:
-        """The next message; one that is damaged is like one that was lost."""
+        """The next message; a damaged one is treated as lost."""
         parts = self._client.receive(0.25)
         try:
             return codec.decode(parts) if parts is not None else None
@@ -114,13 +114,14 @@ class WeightsClient:
             log.warning("message_refused", reason=error.reason, text=str(error))
             return None
 
-    def _ask(self, name: Name, held: tuple[int, int], meta: WeightsMeta | None, piece: int) -> None:
-        generation, version = held if meta is None else (meta.generation, meta.version)
+    def _request(self, name: Name, held: tuple[int, int], meta: WeightsMeta | None, piece: int) -> None:
+        # A request for piece 0 names what the caller has: a learner does not send the version that it names.
+        generation, version = held if meta is None or piece == 0 else (meta.generation, meta.version)
         request = WeightsRequest(
             name=name,
             generation=generation,
             version=version,
-            piece=piece if meta is not None else 0,
+            piece=piece,
             count=_WINDOW_PIECES,
         )
         self._client.send(codec.encode(request))
@@ -140,16 +141,16 @@ def _continues(piece: WeightsPiece, meta: WeightsMeta | None, count: int) -> boo
 
 
 class SharedWeights:
-    """Reads what the parent of `--procs` fetched once for all its actors."""
+    """Reads the files into which the parent of `--procs` writes the weights for all its actors."""
 
     def __init__(self, parent: ParentLink) -> None:
         self._parent = parent
 
-    def fetch(self, name: Name, held: tuple[int, int], meanwhile: Callable[[], bool]) -> Blob | None:
+    def fetch(self, name: Name, held: tuple[int, int], keep_waiting: Callable[[], bool]) -> Blob | None:
         """See `Weights.fetch`."""
         self._parent.send({"want": name, "held": held})
         deadline = time.monotonic() + _FETCH_SECONDS
-        while meanwhile() and time.monotonic() < deadline and not self._parent.gone():
+        while keep_waiting() and time.monotonic() < deadline and not self._parent.gone():
             note = self._parent.receive(0.25)
             if note is not None and note.get("have") == name:
                 if note["path"] is None:
@@ -157,8 +158,8 @@ class SharedWeights:
                 return Blob(note["generation"], note["version"], Path(note["path"]).read_bytes())
         return None
 
-    def renew(self) -> None:
-        """See `Weights.renew`; the parent gives up a silent connection by itself."""
+    def reconnect(self) -> None:
+        """See `Weights.reconnect`; the parent replaces a silent connection by itself."""
 
     def close(self) -> None:
         """See `Weights.close`."""

@@ -1,7 +1,7 @@
-"""Which address of a learner's host a connection uses.
+"""The address of a learner's host that a connection uses.
 
-libzmq resolves a name in one family for each socket and tries one address. IPv4 comes first: a name with
-both (localhost on many machines) may belong to a learner that binds to IPv4 alone.
+libzmq resolves a name in one address family per socket, and tries one address. IPv4 is preferred: a name with
+addresses of both families (localhost on many machines) may belong to a learner that binds to IPv4 alone.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import socket
 
 
 def host_and_port(endpoint: str) -> tuple[str, int]:
-    """The two parts of a TCP endpoint; an IPv6 address without its brackets."""
+    """Host and port of a TCP endpoint; an IPv6 address has no brackets."""
     host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
     return host.strip("[]"), int(port)
 
 
-@functools.cache  # successes only; a lookup in an outage of DNS blocks for 10 s and more
+@functools.cache  # caches successes only; a lookup during a DNS outage blocks for 10 s and more
 def family(host: str) -> socket.AddressFamily:
-    """IPv4 if the host has such an address, else IPv6. A process resolves each host once.
+    """IPv4 if the host has an IPv4 address, else IPv6. A process resolves each host once.
 
     Raises:
         OSError: the name has no address.
@@ -32,10 +32,10 @@ def family(host: str) -> socket.AddressFamily:
 
 
 def connect(host: str, port: int, timeout_seconds: float) -> socket.socket:
-    """A plain TCP connection to an address that a socket of libzmq would use.
+    """Open a TCP connection to the address that a ZeroMQ socket would use.
 
     Raises:
-        OSError: the name has no address, or nothing accepts there.
+        OSError: the name has no address, or the connection is refused.
     """
-    *_, where = socket.getaddrinfo(host, port, family(host), socket.SOCK_STREAM)[0]
-    return socket.create_connection((str(where[0]), port), timeout_seconds)
+    *_, address = socket.getaddrinfo(host, port, family(host), socket.SOCK_STREAM)[0]
+    return socket.create_connection((str(address[0]), port), timeout_seconds)

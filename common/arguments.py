@@ -1,4 +1,4 @@
-"""What the commands share at the command line: complaints of one sentence, and exit codes."""
+"""What every command line shares: error messages of one sentence, and exit codes."""
 
 from __future__ import annotations
 
@@ -22,46 +22,46 @@ from common.process.output import discard_if_closed
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose complaint is one sentence, raised as `Fatal`."""
+    """An argument parser that raises `Fatal` with one sentence."""
 
     def error(self, message: str) -> NoReturn:
-        """Complain.
+        """Report a usage error.
 
         Raises:
-            Fatal: always, with the exit code of bad usage.
+            Fatal: always, with the exit code for usage errors.
         """
         raise Fatal(EXIT_USAGE, f"{message}; see {self.prog} --help")
 
 
 def at_least(least: int) -> Callable[[str], int]:
-    """An argument type: whole numbers from `least` on."""
+    """An argument type: integers of at least `least`."""
 
-    def whole(text: str) -> int:
+    def integer(text: str) -> int:
         if not (text.isdecimal() and int(text) >= least):
-            raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, got {text!r}")
+            raise argparse.ArgumentTypeError(f"expected an integer of at least {least}, got {text!r}")
         return int(text)
 
-    return whole
+    return integer
 
 
 def exit_code(command: Callable[[], int | None], name: str) -> int:
-    """Run a command to its end; what the user has to mend becomes one sentence on standard error.
+    """Run a command and return its exit code; write `Fatal` as one sentence to standard error.
 
-    The command returns an exit code, or None for success. Output into a closed pipe, as in
-    `command | head`, ends it without a message.
+    The command returns an exit code, or None for success. A closed output pipe, as in `command | head`, ends
+    it without a message.
     """
     try:
         try:
             return command() or EXIT_DONE
         finally:
-            sys.stdout.flush()  # a closed pipe shows here rather than while the interpreter ends
+            sys.stdout.flush()  # raises BrokenPipeError here rather than at interpreter exit
     except Fatal as fatal:
         sys.stderr.write(f"{name}: {fatal}\n")
         return fatal.code
     except KeyboardInterrupt:
         sys.stderr.write(f"{name}: stopped before the end\n")
         return EXIT_TEMPORARY
-    except Exception as error:  # noqa: BLE001  # the top of the main thread: a defect, with its traceback
+    except Exception as error:  # noqa: BLE001  # the top of the main thread: logs the traceback of a defect
         if isinstance(error, BrokenPipeError) and discard_if_closed(sys.stdout):
             return EXIT_CLOSED_PIPE
         log.configure(name)

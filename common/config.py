@@ -1,8 +1,8 @@
-"""The run configuration: frozen values, checked once, shipped by the learner to every actor.
+"""The run configuration: frozen values, validated when they are built; the learner sends them to every actor.
 
-Nothing here reads a file, an environment variable or a flag. Derived numbers are properties.
-Key to the sources named below: RND = Burda et al. 2018 (arXiv:1810.12894); PPO = Schulman et al.
-2017 (arXiv:1707.06347); GAE = Schulman et al. 2016 (arXiv:1506.02438).
+This module reads no file, environment variable or flag. Derived numbers are properties. Sources: RND is
+Burda et al. 2018 (arXiv:1810.12894); PPO is Schulman et al. 2017 (arXiv:1707.06347); GAE is Schulman et al.
+2016 (arXiv:1506.02438).
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from typing import Any, Literal
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
-_PREDICTOR_LANES = 32  # the predictor learns as many samples as from this many lanes (RND, appendix A.4)
+_PREDICTOR_LANES = 32  # the predictor trains on the samples of this many lanes (RND, appendix A.4)
 
 
-def _require(condition: bool, expected: str, came: object) -> None:
+def _require(condition: bool, expected: str, value: object) -> None:
     if not condition:
-        raise ValueError(f"expected {expected}, got {came}")
+        raise ValueError(f"expected {expected}, got {value}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EnvConfig:
-    """The task."""
+    """The environment."""
 
     id: str = "breakout"
-    """An Atari game ("gravitar" or "ALE/Gravitar-v5") or any Gymnasium id ("CartPole-v1")."""
+    """An Atari game ("gravitar" or "ALE/Gravitar-v5") or a Gymnasium id ("CartPole-v1")."""
     sticky: float = 0.25
     """Probability per emulator frame that the previous action repeats (RND, table 2)."""
     max_frames: int = 18_000
-    """Emulator frames after which an Atari game is cut (RND, appendix A.3)."""
+    """Emulator frames after which an Atari episode is truncated (RND, appendix A.3)."""
     reward: Literal["sign", "raw", "scaled"] = "sign"
-    """What the extrinsic stream learns from: its sign, itself, or itself in deviations of the return."""
+    """Extrinsic reward: its sign, its raw value, or its value divided by the deviation of the return."""
     time_limit_is_end: bool = False
-    """Treat a time limit as a death, as the RND code does; otherwise bootstrap beyond it."""
+    """Treat a time limit as a terminal state, as the RND code does; otherwise bootstrap from it."""
 
     def __post_init__(self) -> None:
         _require(0.0 <= self.sticky < 1.0, "env.sticky in [0, 1)", self.sticky)
@@ -47,14 +47,14 @@ class EnvConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RolloutConfig:
-    """The shape of experience."""
+    """The shape of chunks and batches."""
 
     steps: int = 128
     """T: steps per lane in a chunk (RND, table 5)."""
     lanes: int = 16
     """B: lanes of one actor."""
     batch_lanes: int = 32
-    """E: lanes of one batch, whoever plays them; the lanes of one actor divide it."""
+    """E: lanes of one batch; a multiple of the lanes of one actor."""
 
     def __post_init__(self) -> None:
         _require(1 <= self.steps <= 4096, "rollout.steps in [1, 4096]", self.steps)
@@ -86,39 +86,39 @@ class PPOConfig:
     """Proximal policy optimisation with two reward streams (PPO; RND, section 2.3)."""
 
     epochs: int = 4
-    """Passes over each batch (RND, table 5)."""
+    """Epochs: passes over each batch (RND, table 5)."""
     minibatches: int = 4
-    """Minibatches per pass (RND, table 5)."""
+    """Minibatches per epoch (RND, table 5)."""
     clip: float = 0.1
-    """Half-width of the probability ratio (RND code, run_atari.py)."""
+    """Clip range of the probability ratio (RND code, run_atari.py)."""
     learning_rate: float = 1e-4
-    """Adam step size (RND, table 5)."""
+    """Learning rate of Adam (RND, table 5)."""
     anneal: bool = False
-    """Scale learning rate and clip linearly from 1 to 0 over the run's steps."""
+    """Scale the learning rate and the clip range linearly from 1 to 0 over the steps of the run."""
     adam_eps: float = 1e-5
-    """Adam denominator term; the RND code has 1e-8, most PPO code 1e-5."""
+    """Epsilon of Adam; the RND code has 1e-8, most PPO code 1e-5."""
     max_grad_norm: float = 0.5
-    """Gradient norm bound, of policy and predictor separately; 0 turns it off."""
+    """Maximum gradient norm, for the policy and the predictor separately; 0: no clipping."""
     entropy_coef: float = 0.001
     """Weight of the entropy bonus (RND, table 5)."""
     value_coef: float = 1.0
-    """Weight of 0.5 x squared error of each value head (RND code)."""
+    """Weight of the value loss, 0.5 x the squared error of each value head (RND code)."""
     gamma_extrinsic: float = 0.999
-    """Discount of the game's reward, cut at an end (RND, table 5)."""
+    """Discount of the extrinsic reward; the return ends with the episode (RND, table 5)."""
     gamma_intrinsic: float = 0.99
-    """Discount of the intrinsic reward, never cut (RND, table 5)."""
+    """Discount of the intrinsic reward; the return continues across episodes (RND, table 5)."""
     gae_lambda: float = 0.95
-    """Trace decay of both streams (GAE; RND, table 5)."""
+    """Lambda of GAE, for both reward streams (RND, table 5)."""
     coef_extrinsic: float = 2.0
     """Weight of the extrinsic advantage (RND, table 5)."""
     coef_intrinsic: float = 1.0
     """Weight of the intrinsic advantage (RND, table 5)."""
     normalise_advantages: bool = False
-    """Per minibatch; the RND code does not, plain PPO code does."""
+    """Normalise advantages per minibatch; PPO code usually does, the RND code does not."""
     correct_lag: bool = True
-    """Weigh chunks of older versions (decoupled PPO, V-trace); without, they count as fresh."""
+    """Correct for chunks of older versions (decoupled PPO, V-trace); off: treat them as on-policy."""
     shuffle: bool = True
-    """Minibatches of single steps in random order, or blocks of whole lanes in order."""
+    """Draw minibatches from steps in random order; off: from whole lanes, in order."""
 
     def __post_init__(self) -> None:
         _require(1 <= self.epochs <= 100, "ppo.epochs in [1, 100]", self.epochs)
@@ -140,13 +140,13 @@ class RNDConfig:
     """Random network distillation (RND, section 2.2 and appendix A)."""
 
     enabled: bool = True
-    """Off: no bonus, no predictor, one reward stream."""
+    """Compute the bonus; off: no predictor and one reward stream."""
     warmup_steps: int = 204_800
-    """Random-action steps, all lanes together, that fill the statistics first; not played without a bonus."""
+    """Steps with random actions, over all lanes, that start the observation statistics; only with a bonus."""
     learning_rate: float | None = None
-    """Adam step size of the predictor; none: the policy's (RND). Small tasks are known too soon by it."""
+    """Learning rate of the predictor; none: that of the policy (RND), which is too high for small tasks."""
     predictor_keep: float | None = None
-    """Share of samples the predictor learns from; none: 32 / batch lanes, at most 1 (RND, appendix A.4)."""
+    """Share of samples that train the predictor; none: 32 / batch lanes, at most 1 (RND, appendix A.4)."""
 
     def __post_init__(self) -> None:
         _require(self.warmup_steps >= 0, "rnd.warmup-steps of 0 or more", self.warmup_steps)
@@ -157,14 +157,14 @@ class RNDConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
-    """Shapes of the networks."""
+    """The shapes of the networks."""
 
     conv3_kernel: Literal[3, 4] = 3
-    """Third convolution of the policy: 3 (Mnih et al. 2015), 4 in the RND code."""
+    """Kernel size of the third convolution of the policy: 3 (Mnih et al. 2015), or 4 (RND code)."""
     leaky_slope: float = 0.2
-    """Negative slope of the predictor's and target's convolutions (RND code)."""
+    """Negative slope of the leaky ReLU of predictor and target (RND code)."""
     hidden: int = 64
-    """Width of both tanh layers on vector observations (PPO, section 6.1)."""
+    """Width of both tanh layers for vector observations (PPO, section 6.1)."""
 
     def __post_init__(self) -> None:
         _require(1 <= self.hidden <= 4096, "network.hidden in [1, 4096]", self.hidden)
@@ -172,20 +172,20 @@ class NetworkConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Everything that defines a run; two runs with equal configurations are the same run."""
+    """Every setting of a run; equal configurations define the same run."""
 
     preset: str = "breakout"
-    """Name of the preset it started from."""
+    """Name of the preset that the settings start from."""
     seed: int = 1
-    """Root of every random stream."""
+    """Seed of every random stream."""
     total_steps: int = 10_000_000
-    """Steps to train on; warm-up does not count."""
+    """Steps to train on; the warm-up does not count."""
     stop_return: float | None = None
-    """End earlier, once the mean raw return of the last 100 episodes reaches this."""
+    """End the run when the mean raw return of the last 100 episodes reaches this value."""
     precision: Precision = "auto"
-    """Arithmetic of the networks; auto: bfloat16 if the learner has it natively as the run begins."""
+    """Precision of the networks; auto: bfloat16 if the learner's device supports it when the run begins."""
     max_lag: int = 0
-    """Versions a chunk may be behind its update: 0 synchronous, 1 overlapped, more asynchronous."""
+    """Most versions between a chunk and its update: 0 is synchronous, 1 overlapped, more asynchronous."""
     env: EnvConfig = field(default_factory=EnvConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     ppo: PPOConfig = field(default_factory=PPOConfig)
@@ -214,9 +214,9 @@ class Config:
 
     @property
     def warmup_chunks(self) -> int:
-        """Chunks of random play before version 0; none without a bonus.
+        """Chunks with random actions before version 0; none without a bonus.
 
-        Statistics of images serve the bonus alone. A policy on vectors begins with their prior then.
+        Without a bonus, images need no statistics, and a policy on vectors begins with their prior.
         """
         if not self.rnd.enabled:
             return 0
@@ -224,25 +224,25 @@ class Config:
 
     @property
     def predictor_share(self) -> float:
-        """Share of samples the predictor learns from."""
+        """The share of the samples that train the predictor."""
         keep = self.rnd.predictor_keep
         return min(1.0, _PREDICTOR_LANES / self.rollout.batch_lanes) if keep is None else keep
 
     def plays_like(self, other: Config) -> bool:
-        """Whether chunks of both runs are interchangeable: all but the run's length agrees."""
+        """Whether all settings agree but those of the run's length: the runs then produce the same chunks."""
         mine, theirs = (dataclasses.replace(c, total_steps=1, stop_return=None) for c in (self, other))
         return mine == theirs
 
     def to_json(self) -> str:
-        """Serialise; `from_json` restores an equal value."""
+        """Serialise to JSON."""
         return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True)
 
     @staticmethod
     def from_json(text: str | bytes) -> Config:
-        """Restore a configuration.
+        """The configuration that `to_json` wrote.
 
         Raises:
-            ValueError: not JSON, an unknown field, a wrong type, or a refused value.
+            ValueError: not JSON, an unknown field, a wrong type, or an invalid value.
         """
         try:
             data = json.loads(text)
@@ -254,13 +254,13 @@ class Config:
 
 
 def _build(kind: type, data: object, where: str) -> object:
-    """Construct dataclass `kind` from plain JSON; a missing field, younger than the text, has its default."""
+    """Build the dataclass `kind` from JSON values; a field that an older version lacks has its default."""
     if not isinstance(data, dict):
         raise ValueError(f"expected an object at {where}, got {type(data).__name__}")
     hints = typing.get_type_hints(kind)
-    odd = sorted(set(data) - set(hints))
-    if odd:
-        raise ValueError(f"expected fields of {kind.__name__} at {where}, got also {odd}")
+    unknown = sorted(set(data) - set(hints))
+    if unknown:
+        raise ValueError(f"expected fields of {kind.__name__} at {where}, got also {unknown}")
     return kind(**{name: _value(hints[name], value, f"{where}.{name}") for name, value in data.items()})
 
 
@@ -268,13 +268,13 @@ def _value(hint: Any, value: Any, where: str) -> object:
     if dataclasses.is_dataclass(hint):
         return _build(typing.cast(type, hint), value, where)
     if typing.get_origin(hint) is Literal:
-        known = any(type(value) is type(choice) and value == choice for choice in typing.get_args(hint))
-        _require(known, f"one of {typing.get_args(hint)} at {where}", value)
+        valid = any(type(value) is type(choice) and value == choice for choice in typing.get_args(hint))
+        _require(valid, f"one of {typing.get_args(hint)} at {where}", value)
         return value
-    if isinstance(hint, types.UnionType):  # a value, or none
+    if isinstance(hint, types.UnionType):  # an optional value
         return None if value is None else _value(typing.get_args(hint)[0], value, where)
-    wanted = (int, float) if hint is float else hint
-    if not isinstance(value, wanted) or isinstance(value, bool) != (hint is bool):
+    accepted = (int, float) if hint is float else hint
+    if not isinstance(value, accepted) or isinstance(value, bool) != (hint is bool):
         raise ValueError(f"expected {hint.__name__} at {where}, got {value!r}")
     try:
         return hint(value)

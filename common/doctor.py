@@ -1,7 +1,7 @@
-"""`python -m common.doctor --learner HOST:PORT [--keys FILE]`: says which step of a connection fails.
+"""`python -m common.doctor --learner HOST:PORT [--keys FILE]`: finds the step at which a connection fails.
 
-Six steps, a line each, until one fails: name, TCP, key, protocol, round trip, throughput. It joins
-nothing: the learner sees heartbeats of a session that it does not know, and a pull of weights.
+It prints one line for each of six steps, until one fails: name, TCP, key, protocol, round trip, throughput.
+It does not join the run: the learner receives heartbeats of an unknown session and a request for weights.
 """
 
 from __future__ import annotations
@@ -38,21 +38,21 @@ _MESSAGE_BYTES = 1 << 20
 _ROUND_TRIPS = 20
 _PULL_SECONDS = 3.0
 _WINDOW_PIECES = 8
-_BLOBS: tuple[Literal["target", "bundle"], ...] = ("target", "bundle")  # as an actor asks for them
+_BLOBS: tuple[Literal["target", "bundle"], ...] = ("target", "bundle")  # in the order of an actor's requests
 
 
 class ConnectionCheck:
-    """One look at a learner. Each step returns its figures, or raises `Fatal` with a remedy."""
+    """The check of a connection. Each step returns its result, or raises `Fatal` with a remedy."""
 
     def __init__(self, endpoint: str, keys: ActorKeys | None, context: Context) -> None:
         self._endpoints = (endpoint, weights_endpoint(endpoint))
         self._keys, self._context = keys, context
         self._host, port = addresses.host_and_port(endpoint)
         self._ports = (port, port + 1)
-        self._client: DealerSocket | None = None  # to the data port, once a step has got in
+        self._client: DealerSocket | None = None  # to the data port, after a handshake succeeded
 
     def steps(self) -> list[tuple[str, Callable[[], str]]]:
-        """Their names, in order."""
+        """The steps by name, in order."""
         return [
             ("name", self.name),
             ("tcp", self.tcp),
@@ -63,7 +63,7 @@ class ConnectionCheck:
         ]
 
     def name(self) -> str:
-        """The host's name has an address."""
+        """Check that the host's name has an address."""
         began = time.monotonic()
         try:
             found = socket.getaddrinfo(self._host, self._ports[0], type=socket.SOCK_STREAM)
@@ -77,7 +77,7 @@ class ConnectionCheck:
         return f"{', '.join(texts)} ({_milliseconds(began)})"
 
     def tcp(self) -> str:
-        """Both ports accept connections."""
+        """Check that both ports accept connections."""
         figures = []
         for port in self._ports:
             began = time.monotonic()
@@ -93,21 +93,21 @@ class ConnectionCheck:
         return ", ".join(figures)
 
     def key(self) -> str:
-        """Both ports let us in; nothing is said of a port that is not ZeroMQ's."""
+        """Check that the handshakes with both ports succeed."""
         began = time.monotonic()
         for endpoint in self._endpoints:
             client = DealerSocket(self._context, endpoint, _MESSAGE_BYTES, self._keys, watched=True)
             try:
-                self._enter(client, endpoint)
+                self._complete_handshake(client, endpoint)
             finally:
                 client.close()
         self._client = DealerSocket(self._context, self._endpoints[0], _MESSAGE_BYTES, self._keys)
         how = f"as {self._keys.name}, encrypted" if self._keys is not None else "in plain text"
-        return f"let in {how} ({_milliseconds(began)})"
+        return f"accepted {how} ({_milliseconds(began)})"
 
-    def _enter(self, client: DealerSocket, endpoint: str) -> None:
+    def _complete_handshake(self, client: DealerSocket, endpoint: str) -> None:
         deadline = time.monotonic() + _STEP_SECONDS
-        while not client.entered:
+        while not client.handshake_done:
             refusal = client.refusal()
             if refusal is not None:
                 raise Fatal(EXIT_CONFIGURATION, refusal)
@@ -117,7 +117,7 @@ class ConnectionCheck:
                     EXIT_TEMPORARY if speaks else EXIT_CONFIGURATION,
                     f"expected a learner at {endpoint}, got "
                     + (
-                        f"no end of the handshake within {_STEP_SECONDS:.0f} s: try again"
+                        f"no complete handshake within {_STEP_SECONDS:.0f} s: try again"
                         if speaks
                         else "something that does not speak ZeroMQ: check the port"
                     ),
@@ -125,8 +125,8 @@ class ConnectionCheck:
             client.receive(0.05)
 
     def protocol(self) -> str:
-        """A learner of our version answers a session that it does not know."""
-        answer = self._beat(_STEP_SECONDS)
+        """Check that a learner with the same protocol version answers."""
+        answer = self._heartbeat(_STEP_SECONDS)
         if isinstance(answer, HelloRequired):
             return f"version {codec.PROTOCOL_MAJOR}, learner generation {answer.generation}"
         if isinstance(answer, Reject):
@@ -135,11 +135,11 @@ class ConnectionCheck:
             raise Fatal(
                 EXIT_TEMPORARY,
                 f"expected an answer from the learner, got none for {_STEP_SECONDS:.0f} s: it hangs, or is "
-                "no learner; look into its log",
+                "not a learner; check its log",
             )
         raise Fatal(EXIT_CONFIGURATION, f"expected a learner's answer, got {answer!r}: check the port")
 
-    def _beat(self, seconds: float) -> Message | None:
+    def _heartbeat(self, seconds: float) -> Message | None:
         assert self._client is not None
         deadline = time.monotonic() + seconds
         beat = codec.encode(Heartbeat(sid=secrets.token_bytes(16), generation=0, produced=0, stats={}))
@@ -148,30 +148,30 @@ class ConnectionCheck:
         return _receive(self._client, deadline - time.monotonic())
 
     def round_trip(self) -> str:
-        """The time of a question and its answer."""
+        """Measure the time from a heartbeat to its answer."""
         times: list[float] = []
         for _ in range(_ROUND_TRIPS):
             began = time.monotonic()
-            if self._beat(_STEP_SECONDS) is None:
+            if self._heartbeat(_STEP_SECONDS) is None:
                 raise Fatal(
                     EXIT_TEMPORARY,
                     f"expected each of {_ROUND_TRIPS} answers, got none for {_STEP_SECONDS:.0f} s after "
-                    f"{len(times)}: the connection breaks; look at the network between",
+                    f"{len(times)}: the connection breaks; check the network",
                 )
             times.append((time.monotonic() - began) * 1000)
         return f"median {statistics.median(times):.1f} ms, worst {max(times):.1f} ms of {_ROUND_TRIPS}"
 
     def throughput(self) -> str:
-        """How fast weights come."""
+        """Measure the throughput of the weights port."""
         client = DealerSocket(self._context, self._endpoints[1], _MESSAGE_BYTES, self._keys)
         try:
             for name in _BLOBS:
-                came = _pull(
+                figure = _pull(
                     client,
                     WeightsRequest(name=name, generation=-1, version=-1, piece=0, count=_WINDOW_PIECES),
                 )
-                if came is not None:
-                    return came
+                if figure is not None:
+                    return figure
         finally:
             client.close()
         return "the learner has no weights to send yet: not measured"
@@ -186,7 +186,7 @@ def _receive(client: DealerSocket, seconds: float) -> Message | None:
 
 
 def _pull(client: DealerSocket, request: WeightsRequest) -> str | None:
-    """Ask for the pieces of a blob for some seconds; None if there is none."""
+    """Request the pieces of a blob for some seconds and return the throughput; None without a blob."""
     began = time.monotonic()
     while not client.send(codec.encode(request)):
         if time.monotonic() - began > _SILENCE_SECONDS:
@@ -219,8 +219,8 @@ def _pull(client: DealerSocket, request: WeightsRequest) -> str | None:
     if size == 0:
         raise Fatal(
             EXIT_TEMPORARY,
-            "expected weights to follow their announcement, got none: messages of this size are lost; look "
-            "at the network between (a smaller MTU may help)",
+            "expected the pieces of the weights, got none: messages of this size are lost; check the network "
+            "(a smaller MTU may help)",
         )
     return f"{size / 1e6:.2f} MB of weights at {size / 1e6 / seconds:.1f} MB/s"
 
@@ -229,10 +229,14 @@ def _milliseconds(began: float) -> str:
     return f"{(time.monotonic() - began) * 1000:.0f} ms"
 
 
-def _examine(argv: list[str]) -> None:
-    parser = arguments.Parser(prog="python -m common.doctor", description="Examine the way to a learner.")
-    parser.add_argument("--learner", required=True, metavar="HOST:PORT", help="its data port")
-    parser.add_argument("--keys", type=Path, metavar="FILE", help="the key bundle of an actor")
+def _check(argv: list[str]) -> None:
+    parser = arguments.Parser(
+        prog="python -m common.doctor", description="Check the connection to a learner, step by step."
+    )
+    parser.add_argument(
+        "--learner", required=True, metavar="HOST:PORT", help="the address of the learner's data port"
+    )
+    parser.add_argument("--keys", type=Path, metavar="FILE", help="the key file of an actor")
     options = parser.parse_args(argv)
     try:
         endpoint = parse_address(options.learner)
@@ -243,7 +247,8 @@ def _examine(argv: list[str]) -> None:
         raise Fatal(EXIT_CONFIGURATION, str(error)) from None
     if not endpoint.startswith("tcp://"):
         raise Fatal(
-            EXIT_USAGE, f"expected --learner HOST:PORT, got {options.learner!r}: local actors need none"
+            EXIT_USAGE,
+            f"expected --learner HOST:PORT, got {options.learner!r}: an ipc endpoint needs no check",
         )
     with Context() as context:
         for name, step in ConnectionCheck(endpoint, keys, context).steps():
@@ -255,8 +260,8 @@ def _examine(argv: list[str]) -> None:
 
 
 def main() -> int:
-    """Examine; returns 0, or the exit code of the step that failed."""
-    return arguments.exit_code(lambda: _examine(sys.argv[1:]), "doctor")
+    """Check a connection; returns 0, or the exit code of the step that failed."""
+    return arguments.exit_code(lambda: _check(sys.argv[1:]), "doctor")
 
 
 if __name__ == "__main__":

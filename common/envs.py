@@ -1,7 +1,7 @@
-"""Environments behind one small seam; the only importer of ale_py and gymnasium.
+"""Vectorised environments behind one interface; the only importer of ale_py and gymnasium.
 
-Both kinds reset in the same step: the observation returned with an end is the new episode's, and
-the one it replaced is handed over as `final`.
+An environment resets in the step that ends an episode: the step returns the first observation of the new
+episode, and for a truncated episode its last observation as `final`.
 """
 
 from __future__ import annotations
@@ -27,38 +27,38 @@ Array = npt.NDArray[Any]
 
 
 class EnvUnavailable(Exception):
-    """The task is unknown, its package is missing, or no policy here fits its spaces."""
+    """The environment is unknown, its package is missing, or its spaces are not supported."""
 
 
 class Transition(NamedTuple):
     """One step of all B lanes."""
 
-    stack: Array  # [B, S, ...] the newest observations, after any reset
+    stack: Array  # [B, S, ...], the newest observations, after a reset if there was one
     reward: npt.NDArray[np.float32]  # [B], raw
     terminated: npt.NDArray[np.bool_]  # [B]
     truncated: npt.NDArray[np.bool_]  # [B]
-    final: Array  # [K, ...] newest observation before the reset of each of K truncated lanes
+    final: Array  # [K, ...], the last observation of each of K truncated episodes
 
 
 class VectorEnv(Protocol):
-    """B lanes that step together."""
+    """B environments, called lanes, that step together."""
 
     @property
     def spaces(self) -> Spaces:
-        """What each lane shows and accepts."""
+        """The observation space and the action space of a lane."""
 
     def reset(self, seeds: npt.NDArray[np.int64]) -> Array:
-        """Start every lane anew, one seed each; returns the stacks [B, S, ...]."""
+        """Reset every lane, with one seed each; returns the stacks [B, S, ...]."""
 
     def step(self, action: npt.NDArray[Any]) -> Transition:
-        """Advance every lane by one step; action: [B, *action], numbers beyond their bounds are clipped."""
+        """Step every lane; action: [B, *action], clipped to its bounds if it is continuous."""
 
     def close(self) -> None:
-        """Free what it holds."""
+        """Close every lane."""
 
 
 def atari_rom(env_id: str) -> str | None:
-    """The ROM name of an Atari game, however it was written; None for any other task."""
+    """The ROM name of an Atari game, in any of its spellings; None for any other environment."""
     match = re.fullmatch(r"ALE/(\w+)-v\d+|(\w+)NoFrameskip-v\d+|([\w-]+)", env_id)
     name = next((group for group in match.groups() if group), "") if match else ""
     name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower().replace("-", "_")
@@ -66,12 +66,12 @@ def atari_rom(env_id: str) -> str | None:
 
 
 def frames_per_step(env_id: str) -> int:
-    """Emulator frames behind one step; 1 outside Atari."""
+    """Emulator frames per step; 1 outside Atari."""
     return FRAMES_PER_STEP if atari_rom(env_id) else 1
 
 
 def spaces(config: EnvConfig) -> Spaces:
-    """What the task shows and accepts, without lanes; costs as much as making one.
+    """The spaces of an environment; takes as long as making one lane.
 
     Raises:
         EnvUnavailable: see there.
@@ -87,30 +87,32 @@ def spaces(config: EnvConfig) -> Spaces:
 
 def _gymnasium_spaces(env_id: str, **options: str) -> Spaces:
     env = _gymnasium(env_id, **options)
-    seen, does = env.observation_space, env.action_space
+    observation, action = env.observation_space, env.action_space
     env.close()
-    if not (isinstance(seen, Box) and len(seen.shape) == 1):
-        raise EnvUnavailable(f"expected {env_id} to show a vector, got {seen}: choose another environment")
-    if isinstance(does, Discrete) and does.start == 0:
-        return Spaces(seen.shape, 1, int(does.n))
-    bounds = _bounds(does)
+    if not (isinstance(observation, Box) and len(observation.shape) == 1):
+        raise EnvUnavailable(
+            f"expected {env_id} to have vector observations, got {observation}: choose another environment"
+        )
+    if isinstance(action, Discrete) and action.start == 0:
+        return Spaces(observation.shape, 1, int(action.n))
+    bounds = _bounds(action)
     if not bounds:
         raise EnvUnavailable(
-            f"expected {env_id} to take discrete actions or a bounded vector, got {does}: "
+            f"expected {env_id} to have discrete actions or a bounded vector of them, got {action}: "
             "choose another environment"
         )
-    return Spaces(seen.shape, 1, len(bounds), bounds)
+    return Spaces(observation.shape, 1, len(bounds), bounds)
 
 
-def _bounds(does: Space[Any]) -> tuple[tuple[float, float], ...]:
-    """Least and greatest value of each number of an action; empty if it is not a bounded vector."""
-    if not (isinstance(does, Box) and len(does.shape) == 1 and does.is_bounded()):
+def _bounds(action: Space[Any]) -> tuple[tuple[float, float], ...]:
+    """The least and the greatest value of each component; empty if actions are not bounded vectors."""
+    if not (isinstance(action, Box) and len(action.shape) == 1 and action.is_bounded()):
         return ()
-    return tuple((float(low), float(high)) for low, high in zip(does.low, does.high, strict=True))
+    return tuple((float(low), float(high)) for low, high in zip(action.low, action.high, strict=True))
 
 
 def make(config: EnvConfig, lanes: int) -> VectorEnv:
-    """Build B lanes of the task.
+    """Make an environment with B lanes.
 
     Raises:
         EnvUnavailable: see there.
@@ -119,31 +121,31 @@ def make(config: EnvConfig, lanes: int) -> VectorEnv:
     return _Atari(rom, config, lanes) if rom else _Gymnasium(config.id, lanes)
 
 
-def make_filmed(config: EnvConfig) -> tuple[VectorEnv, Callable[[], Array]]:
-    """One lane of a vector task, and a camera: what it looks like now, uint8 [H, W, 3].
+def make_rendered(config: EnvConfig) -> tuple[VectorEnv, Callable[[], Array]]:
+    """One lane of a vector environment, and a function that renders it: uint8 [H, W, 3].
 
     Raises:
-        EnvUnavailable: see there; also if the task cannot be drawn.
+        EnvUnavailable: see there; also if the environment cannot be rendered.
     """
     env = _Gymnasium(config.id, 1, render_mode="rgb_array")
     try:
         env.reset(np.zeros(1, np.int64))
-        if env.picture().ndim == 3:
-            return env, env.picture
-        reason = "no picture"
+        if env.render().ndim == 3:
+            return env, env.render
+        reason = "no image"
     except (gymnasium.error.Error, ImportError) as error:
         reason = str(error)
     env.close()
     raise EnvUnavailable(
-        f"expected {config.id} to be drawn, got {reason}: install outrider[video] or leave the video out"
+        f"expected {config.id} to be rendered, got {reason}: install outrider[video] or omit the video"
     )
 
 
 class _SparseMountainCar(gymnasium.RewardWrapper[Any, Any]):
-    """MountainCar-v0 that pays 1 at the flag and nothing elsewhere: a task of exploration alone."""
+    """MountainCar-v0 with a reward of 1 at the flag and 0 elsewhere, which needs exploration."""
 
     def reward(self, reward: Any) -> float:
-        position, _ = self.env.unwrapped.state  # type: ignore[attr-defined]  # the task's own
+        position, _ = self.env.unwrapped.state  # type: ignore[attr-defined]  # defined by MountainCar
         return float(position >= self.env.unwrapped.goal_position)  # type: ignore[attr-defined]
 
 
@@ -169,7 +171,7 @@ def _gymnasium(env_id: str, **options: str) -> gymnasium.Env[Any, Any]:
 
 
 class _Atari:
-    """The emulator's own vector environment. Every option is set: its defaults are not RND's."""
+    """The vector environment of ALE. Every option is set, because its defaults differ from those of RND."""
 
     def __init__(self, rom: str, config: EnvConfig, lanes: int) -> None:
         self._env = ale_py.AtariVectorEnv(
@@ -196,12 +198,12 @@ class _Atari:
         self.spaces = Spaces(IMAGE_SHAPE, _STACK, actions)
 
     def reset(self, seeds: npt.NDArray[np.int64]) -> Array:
-        # The emulator takes 32-bit seeds and reads -1 as "none".
+        # ALE accepts 32-bit seeds; -1 means no seed.
         stack, _ = self._env.reset(seed=seeds & 0x7FFFFFFF)
         return np.asarray(stack)
 
     def step(self, action: npt.NDArray[Any]) -> Transition:
-        if action.min() < 0 or action.max() >= self.spaces.actions:  # the emulator would wait for ever
+        if action.min() < 0 or action.max() >= self.spaces.actions:  # ALE would block for ever
             raise ValueError(f"expected actions in [0, {self.spaces.actions}), got {action.tolist()}")
         stack, reward, terminated, truncated, info = self._env.step(action)
         truncated = truncated & ~terminated
@@ -213,23 +215,23 @@ class _Atari:
 
 
 class _Gymnasium:
-    """Any Gymnasium task with vector observations; a stack of one."""
+    """A Gymnasium environment with vector observations and a stack of one."""
 
     def __init__(self, env_id: str, lanes: int, **options: str) -> None:
         self.spaces = _gymnasium_spaces(env_id, **options)
         self._env = SyncVectorEnv(
             [lambda: _gymnasium(env_id, **options)] * lanes, autoreset_mode=AutoresetMode.SAME_STEP
         )
-        does = self._env.single_action_space
-        self._box = (does.low, does.high) if isinstance(does, Box) else None
+        action = self._env.single_action_space
+        self._bounds = (action.low, action.high) if isinstance(action, Box) else None
 
     def reset(self, seeds: npt.NDArray[np.int64]) -> Array:
         observation, _ = self._env.reset(seed=[int(seed) for seed in seeds])
         return np.asarray(observation, np.float32)[:, None]
 
     def step(self, action: npt.NDArray[Any]) -> Transition:
-        if self._box is not None:
-            action = np.clip(action, *self._box)
+        if self._bounds is not None:
+            action = np.clip(action, *self._bounds)
         observation, reward, terminated, truncated, info = self._env.step(action)
         truncated = truncated & ~terminated
         observation = observation.astype(np.float32)
@@ -240,8 +242,8 @@ class _Gymnasium:
             )
         return Transition(observation[:, None], reward.astype(np.float32), terminated, truncated, final)
 
-    def picture(self) -> Array:
-        return np.asarray(self._env.render()[0])  # one per lane
+    def render(self) -> Array:
+        return np.asarray(self._env.render()[0])  # one image per lane
 
     def close(self) -> None:
         self._env.close()

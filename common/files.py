@@ -1,4 +1,4 @@
-"""Files that a crash or a full disk leaves whole."""
+"""Atomic file writes."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Replace `path` so that a crash leaves the old file or the new one.
+    """Replace the content of `path`; after a crash, the file has the old or the new content.
 
     Raises:
-        OSError: the disk is full or broken; the old file is untouched.
+        OSError: the disk is full or broken; the old file is unchanged.
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -18,7 +18,7 @@ def write_atomically(path: Path, data: bytes) -> None:
         _sync(temporary)
         temporary.rename(path)
     except OSError:
-        temporary.unlink(missing_ok=True)  # half a file on a full disk is in the way of the next try
+        temporary.unlink(missing_ok=True)  # a partial file on a full disk would block the next attempt
         raise
     _sync(path.parent)
 

@@ -1,4 +1,4 @@
-"""Structured logging: one event name, facts as keys, to standard error."""
+"""Structured logging to standard error: an event name with key-value pairs."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from common.process.output import discard_if_closed
 
 
 class _Output:
-    """Writes to standard error as it is at that time; a closed pipe does not end the process."""
+    """Writes to the current `sys.stderr`; a closed pipe does not end the process."""
 
     def write(self, text: str) -> None:
-        """Write a whole line at once, or discard it if the pipe is closed.
+        """Write a line in one call, or discard it if the pipe is closed.
 
-        Lines of processes that share standard error would mix if a line took two writes.
+        With two calls, the lines of processes that share standard error could mix.
         """
         try:
             sys.stderr.write(text)
@@ -30,7 +30,7 @@ class _Output:
 
 
 def configure(role: str) -> None:
-    """Set up logging once per process: readable lines on a terminal, JSON otherwise."""
+    """Configure logging for this process: readable lines on a terminal, else JSON."""
     renderer: structlog.typing.Processor
     renderer = structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
     structlog.configure(

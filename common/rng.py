@@ -1,4 +1,4 @@
-"""Random streams that depend on what they are for, and on nothing else."""
+"""Random number streams: each is a function of its purpose alone."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy.typing as npt
 
 from common.spaces import Spaces
 
-_NETWORKS = 1 << 32  # beyond any slot, so that no lane shares a stream with these
+_NETWORKS = 1 << 32  # above every slot, so that no lane shares a stream with a network
 
 
 @dataclass(frozen=True, slots=True)
 class RngKey:
-    """One life of one actor's lanes: changing any part means every lane starts anew."""
+    """The key of the streams of an actor's lanes; every lane is reset when a part of it changes."""
 
     seed: int
     slot: int
@@ -22,7 +22,7 @@ class RngKey:
     warmup: bool
 
     def generators(self, lanes: int) -> list[np.random.Generator]:
-        """One stream per lane; the lane's environment seed is its first draw."""
+        """One generator per lane; its first draw is the environment seed."""
         key = [self.seed, self.slot, self.incarnation]
         phase = [1] if self.warmup else []
         return [np.random.default_rng(np.random.SeedSequence([*key, lane, *phase])) for lane in range(lanes)]
@@ -34,12 +34,12 @@ def environment_seeds(generators: list[np.random.Generator]) -> npt.NDArray[np.i
 
 
 def network_seed(seed: int, role: int) -> int:
-    """Seed of a network's initial weights, or of the learner's own draws."""
+    """The seed of a network's initial weights, or of the learner's sampling; `role` tells which."""
     return int(
         np.random.SeedSequence([seed, _NETWORKS + role]).generate_state(1, np.uint64)[0] >> np.uint64(1)
     )
 
 
 def draws(generators: list[np.random.Generator], spaces: Spaces) -> npt.NDArray[np.float32]:
-    """The next uniform numbers of each lane for one action, float32 [B, *action] in [0, 1)."""
+    """The uniform draws of each lane for its next action, float32 [B, *action] in [0, 1)."""
     return np.stack([generator.random(spaces.action, np.float32) for generator in generators])

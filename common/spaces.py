@@ -1,4 +1,4 @@
-"""The spaces of a task: the shape and dtype of its observations and actions."""
+"""The spaces of an environment: shapes and dtypes of its observations and actions."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ IMAGE_SHAPE = (84, 84)
 
 @dataclass(frozen=True, slots=True)
 class Spaces:
-    """What a task shows and accepts.
+    """The observation space and the action space of an environment.
 
-    `observation` is the shape of one new observation: (84, 84) for images, (D,) for vectors.
-    The policy sees the `stack` newest ones of the episode, zeros where there were none yet.
-    `actions` is how many there are to choose from; where `bounds` are given, an action is a vector
-    of that many numbers instead, each with its least and greatest useful value.
+    `observation` is the shape of one observation: (84, 84) for images, (D,) for vectors. The policy's input
+    is the `stack` newest observations of the episode, with zeros before its first one. Without `bounds`,
+    `actions` is the number of discrete actions. With `bounds`, an action is a vector of that length, and
+    `bounds` holds the least and the greatest value of each component.
     """
 
     observation: tuple[int, ...]
@@ -26,25 +26,25 @@ class Spaces:
 
     @property
     def is_image(self) -> bool:
-        """Images are uint8; vectors are float32."""
+        """Whether observations are uint8 images; else they are float32 vectors."""
         return len(self.observation) == 2
 
     @property
     def dtype(self) -> np.dtype[np.generic]:
-        """Type of one observation element."""
+        """The dtype of observations."""
         return np.dtype(np.uint8 if self.is_image else np.float32)
 
     @property
     def is_continuous(self) -> bool:
-        """Actions are float32 vectors, else int32 numbers."""
+        """Whether actions are float32 vectors; else they are int32 numbers."""
         return bool(self.bounds)
 
     @property
     def action(self) -> tuple[int, ...]:
-        """Shape of one action: () or (A,)."""
+        """The shape of one action: () or (A,)."""
         return (self.actions,) if self.is_continuous else ()
 
     @property
     def action_dtype(self) -> np.dtype[np.generic]:
-        """Type of one action element."""
+        """The dtype of actions."""
         return np.dtype(np.float32 if self.is_continuous else np.int32)

@@ -22,7 +22,7 @@ from common.process.lifecycle import EXIT_CONFIGURATION, Fatal
 from common.protocol.sockets import BindError, weights_endpoint
 from learner.commandline import Options
 from learner.monitoring.run_monitor import RunMonitor
-from learner.monitoring.summary import of_finished_run
+from learner.monitoring.summary import read_finished
 from learner.resource_limits import apply_limits
 from learner.server.publisher import WeightsBlob
 from learner.server.server import Server
@@ -170,7 +170,7 @@ def run(config: Config, options: Options, stop: threading.Event) -> dict[str, ob
     Raises:
         Fatal: an error for the user to correct, in one sentence.
     """
-    earlier = of_finished_run(options.run_dir, config) if options.resume else None
+    earlier = read_finished(options.run_dir, config) if options.resume else None
     if earlier is not None:
         return earlier
     try:

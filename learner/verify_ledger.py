@@ -1,7 +1,7 @@
-"""`python -m learner.verify_ledger RUN_DIR`: the books of the newest checkpoint, added up once more.
+"""`python -m learner.verify_ledger RUN_DIR`: recomputes the newest checkpoint's step accounting.
 
-The ledger keeps its sums beside the ranges that they are sums of. Here the sums are derived from the
-ranges, and the trained steps from the number of updates, without the code that wrote either.
+The ledger keeps its sums beside the ranges of steps. Here the sums are computed from the ranges, and the
+trained steps from the number of updates, without the ledger's code.
 """
 
 from __future__ import annotations
@@ -21,65 +21,71 @@ from learner.training import checkpoint
 from learner.training.checkpoint import Checkpoint, CheckpointError
 
 _TRAINED = "trained"
-_VERDICTS = {_TRAINED, *get_args(Reason)}
+_VERDICTS = {_TRAINED, *get_args(Reason), "epoch"}  # the last one is the name of old_generation in protocol 3
 
 
-def problems(books: dict[str, Any], trained_steps: int) -> Iterator[str]:
-    """What is wrong with a ledger in its saved form, one sentence each.
+def problems(ledger: dict[str, Any], trained_steps: int) -> Iterator[str]:
+    """Find what is wrong with a ledger in its saved form, one sentence each.
 
     Args:
-        books: what `Ledger.to_json` writes.
-        trained_steps: what the updates of the run have taken in.
+        ledger: the JSON of `Ledger.to_json`.
+        trained_steps: the steps of the run's updates.
     """
     sums: Counter[str] = Counter()
-    produced = 0
-    for sid, (made, dead, booked, *_) in books["accounts"].items():
-        produced += made
+    produced_steps = 0
+    for sid, (produced, closed, recorded, *_) in ledger["accounts"].items():
+        produced_steps += produced
         end = 0
-        for start, stop, verdict in booked:
+        for start, stop, verdict in recorded:
             sums[verdict] += stop - start
-            if not start < stop <= made:
-                yield f"session {sid}: expected a range within [0, {made}), got [{start}, {stop})"
+            if not start < stop <= produced:
+                yield f"session {sid}: expected a range within [0, {produced}), got [{start}, {stop})"
             if start < end:
-                yield f"session {sid}: expected each step booked once, got [{start}, {min(end, stop)}) twice"
-            if dead and start > end:
-                yield f"session {sid}: expected an ended session booked whole, got [{end}, {start}) missing"
+                yield f"session {sid}: expected each step once, got [{start}, {min(end, stop)}) twice"
+            if closed and start > end:
+                yield f"session {sid}: expected every step of a closed session, got none of [{end}, {start})"
             if verdict not in _VERDICTS:
                 yield f"session {sid}: expected a known verdict, got {verdict!r}"
             end = max(end, stop)
-        if dead and end < made:
-            yield f"session {sid}: expected an ended session booked whole, got [{end}, {made}) missing"
-    forgotten = books["produced"] - produced  # steps of ended sessions whose ranges are no longer kept
-    of_forgotten = {verdict: books["verdicts"].get(verdict, 0) - sums[verdict] for verdict in _VERDICTS}
-    if books["seen"] == len(books["accounts"]) and (forgotten or any(of_forgotten.values())):
-        yield f"sums: expected those of the ranges, got {forgotten} produced and {of_forgotten} beyond them"
-    if sum(of_forgotten.values()) != forgotten or min(of_forgotten.values()) < 0:
-        yield f"sums: expected ended sessions booked whole, got {of_forgotten} of {forgotten} steps"
-    if books["verdicts"].get(_TRAINED, 0) != trained_steps:
+        if closed and end < produced:
+            yield f"session {sid}: expected every step of a closed session, got none of [{end}, {produced})"
+    dropped = ledger["produced"] - produced_steps  # of closed sessions whose ranges are no longer kept
+    rest = {verdict: ledger["verdicts"].get(verdict, 0) - sums[verdict] for verdict in _VERDICTS}
+    if ledger["seen"] == len(ledger["accounts"]) and (dropped or any(rest.values())):
+        yield f"sums: expected those of the ranges, got {dropped} produced and {rest} more"
+    if sum(rest.values()) != dropped or min(rest.values()) < 0:
+        yield f"sums: expected every step of closed sessions recorded, got {rest} of {dropped} steps"
+    if ledger["verdicts"].get(_TRAINED, 0) != trained_steps:
         yield (
             f"sums: expected {trained_steps} trained steps after so many updates, "
-            f"got {books['verdicts'].get(_TRAINED, 0)}"
+            f"got {ledger['verdicts'].get(_TRAINED, 0)}"
         )
 
 
-def _seats(books: dict[str, Any], seats: list[Any]) -> Iterator[str]:
-    seated = {sid for sid, *_ in seats[0]}
-    alive = {sid for sid, (_, dead, *_) in books["accounts"].items() if not dead}
-    for sid in sorted(seated ^ alive):
-        yield f"session {sid}: expected a seat for every open account and no other, got only one of the two"
+def _sessions(ledger: dict[str, Any], sessions: list[Any]) -> Iterator[str]:
+    live = {sid for sid, *_ in sessions[0]}
+    open_accounts = {sid for sid, (_, closed, *_) in ledger["accounts"].items() if not closed}
+    for sid in sorted(live ^ open_accounts):
+        yield f"session {sid}: expected a slot for every open account and no other, got one of the two"
+
+
+def _read(saved: Checkpoint) -> tuple[dict[str, Any], list[Any]]:
+    """Return ledger and sessions of a checkpoint, of this protocol or of protocol 3."""
+    accounting = json.loads(saved.meta["books"])
+    sessions = accounting["sessions"] if "sessions" in accounting else accounting["seats"]
+    return json.loads(accounting["ledger"]), sessions
 
 
 def verify(saved: Checkpoint) -> list[str]:
-    """What is wrong with the books in a checkpoint, one sentence each."""
-    admission = json.loads(saved.meta["books"])
-    books = json.loads(admission["ledger"])
+    """Find what is wrong with the step accounting of a checkpoint, one sentence each."""
+    ledger, sessions = _read(saved)
     config = Config.from_json(saved.meta["config"])
     trained_steps = max(0, saved.meta["version"]) * config.rollout.batch_steps
-    return [*problems(books, trained_steps), *_seats(books, admission["seats"])]
+    return [*problems(ledger, trained_steps), *_sessions(ledger, sessions)]
 
 
 def main(argv: list[str]) -> int:
-    """Verify the newest intact checkpoint of a run; returns the exit code."""
+    """Verify the newest intact checkpoint of a run; return the exit code."""
     log.configure("ledger")
     return arguments.exit_code(lambda: _verify_run(argv), "ledger")
 
@@ -103,19 +109,22 @@ def _verify_run(argv: list[str]) -> int:
     found = verify(saved)
     for problem in found:
         print(f"ledger: {problem}", file=sys.stderr)
-    books = json.loads(json.loads(saved.meta["books"])["ledger"])
-    dropped = {verdict: steps for verdict, steps in sorted(books["verdicts"].items()) if verdict != _TRAINED}
-    trained = books["verdicts"].get(_TRAINED, 0)
-    in_flight = sum(
-        made - sum(stop - start for start, stop, _ in booked)
-        for made, _, booked, *_ in books["accounts"].values()
-    )
-    print(
-        f"version {saved.meta['version']}: produced {books['produced']} = trained {trained} + dropped "
-        f"{sum(dropped.values())} {dropped} + in flight {in_flight}; {books['seen']} sessions, "
-        f"{len(found)} problems"
-    )
+    print(f"{_summary(saved)}, {len(found)} problems")
     return EXIT_INTERNAL if found else EXIT_DONE
+
+
+def _summary(saved: Checkpoint) -> str:
+    ledger, _ = _read(saved)
+    dropped = {verdict: steps for verdict, steps in sorted(ledger["verdicts"].items()) if verdict != _TRAINED}
+    in_flight = sum(
+        produced - sum(stop - start for start, stop, _ in recorded)
+        for produced, _, recorded, *_ in ledger["accounts"].values()
+    )
+    return (
+        f"version {saved.meta['version']}: produced {ledger['produced']} = trained "
+        f"{ledger['verdicts'].get(_TRAINED, 0)} + dropped {sum(dropped.values())} {dropped} + in flight "
+        f"{in_flight}; {ledger['seen']} sessions"
+    )
 
 
 if __name__ == "__main__":

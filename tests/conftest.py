@@ -1,4 +1,4 @@
-"""Every test gives back what it took: threads, sockets, child processes."""
+"""Fixtures for all tests; every test has to end its threads, sockets and child processes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import os
 import resource
 import threading
-import time
 from collections.abc import Iterator
 
 import psutil
@@ -16,11 +15,11 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from tests.ci.skips import pytest_make_collect_report, pytest_runtest_makereport
-from tests.support.processes import SELECT_DESCRIPTORS, close_servers, server_pids
+from tests.support.processes import SELECT_DESCRIPTORS, close_servers, holds_within, server_pids
 
 __all__ = ["pytest_make_collect_report", "pytest_runtest_makereport"]  # hooks, for every test
 
-_SETTLE_SECONDS = 60.0  # what ended may need a moment to be gone, on a busy machine more than one
+_SETTLE_SECONDS = 60.0  # threads and processes may end late on a busy machine
 
 # The same examples on every machine, however slow it is.
 settings.register_profile(
@@ -29,13 +28,13 @@ settings.register_profile(
 settings.load_profile("same")
 
 
-# One thread for each process: tests run beside others on few cores. Learners in this process obey it too.
+# One thread for each process, also for learners inside a test: tests share few cores.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
 
 def _held() -> tuple[set[str], int, set[int]]:
-    # pyzmq and torch keep threads of their own for the life of the process.
+    # pyzmq and PyTorch keep daemon threads for the life of the process.
     threads = {t.name for t in threading.enumerate() if not t.daemon}
     process = psutil.Process()
     children = {child.pid for child in process.children(recursive=True)} - server_pids()
@@ -44,14 +43,14 @@ def _held() -> tuple[set[str], int, set[int]]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _fork_servers() -> Iterator[None]:
-    """They live as long as the worker."""
+    """End the fork servers with the worker."""
     yield
     close_servers()
 
 
 @pytest.fixture
 def many_descriptors() -> Iterator[None]:
-    """Every descriptor below 1024 is in use."""
+    """Open every descriptor below 1024 for the test."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     with contextlib.ExitStack() as stack:
@@ -64,8 +63,8 @@ def many_descriptors() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _forgets_logging() -> Iterator[None]:
-    """A command run inside a test sets up logging onto that test's captured output."""
+def _resets_logging() -> Iterator[None]:
+    """Reset logging, which a command inside a test directs to that test's output."""
     yield
     structlog.reset_defaults()
     structlog.contextvars.clear_contextvars()
@@ -75,12 +74,10 @@ def _forgets_logging() -> Iterator[None]:
 def _leaves_nothing_behind() -> Iterator[None]:
     threads, sockets, children = _held()
     yield
-    deadline = time.monotonic() + _SETTLE_SECONDS
-    while True:
+
+    def leaked() -> tuple[set[str], int, set[int]]:
         now_threads, now_sockets, now_children = _held()
-        left = (now_threads - threads, now_sockets - sockets, now_children - children)
-        if not left[0] and left[1] <= 0 and not left[2]:
-            return
-        if time.monotonic() > deadline:
-            pytest.fail(f"expected nothing left behind, got threads, sockets, children: {left}")
-        time.sleep(0.05)
+        return now_threads - threads, max(0, now_sockets - sockets), now_children - children
+
+    if not holds_within(lambda: not any(leaked()), _SETTLE_SECONDS):
+        pytest.fail(f"expected no threads, sockets or children left by the test, got {leaked()}")

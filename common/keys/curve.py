@@ -1,9 +1,9 @@
-"""Who is let in: CURVE keys on sockets, the answer to libzmq's question at each handshake, and its proof.
+"""Access control of the learner's sockets: CURVE keys, the ZAP handler, and a test that it refuses strangers.
 
-libzmq asks a handler inside the process whether a key may enter (ZAP, RFC 27), only at the handshake,
-and lets everybody in while no handler is there. So the handler lives in the thread of the sockets it
-guards and is closed after them, strangers are tried before anybody is served, and the owner of a
-connection is compared with the authorised keys again at each message.
+At each handshake libzmq asks a handler inside the process whether the client's key is authorised (ZAP,
+RFC 27). Without a handler libzmq accepts every client. Therefore the handler runs in the thread of the
+sockets that it guards and closes after them, the learner tests before it serves that unauthorised clients
+are refused, and each message is checked against the keys that are authorised at that time.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ from zmq.utils import z85
 
 from common.keys.handshake import HandshakeMonitor, Outcome
 
-_KEYED, _LOCAL = b"keys", b"local"  # ZAP domains: of TCP, and of sockets in a private directory
-_REQUESTS_A_TURN = 256
-_PROOF_SECONDS = 5.0
+_KEYED, _LOCAL = b"keys", b"local"  # the ZAP domains of TCP sockets and of ipc sockets
+_REQUESTS_PER_POLL = 256
+_REFUSAL_SECONDS = 5.0
 
 
 class AccessControlError(Exception):
-    """A guarded port that does not refuse strangers."""
+    """A port does not refuse clients without an authorised key."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeyPair:
-    """A CURVE key pair, each half 40 characters of Z85."""
+    """A CURVE key pair; each half is 40 characters of Z85."""
 
     public: str
     secret: str = field(repr=False)
 
     @staticmethod
     def new() -> KeyPair:
-        """A fresh pair."""
+        """Generate a key pair."""
         public, secret = zmq.curve_keypair()
         return KeyPair(public.decode(), secret.decode())
 
-    def fits(self) -> bool:
-        """Whether the halves belong together."""
+    def matches(self) -> bool:
+        """Whether both halves belong to one key pair."""
         try:
             return zmq.curve_public(self.secret.encode()).decode() == self.public
         except (zmq.ZMQError, ValueError):
@@ -54,21 +54,21 @@ class KeyPair:
 
 @dataclass(frozen=True, slots=True)
 class ActorKeys:
-    """What an actor needs to enter: its own pair, and the key by which it knows its learner."""
+    """The keys of an actor: its own key pair, and the public key of its learner."""
 
     name: str
-    learner: str  # public
+    learner: str  # the public key
     pair: KeyPair
 
-    def present(self, socket: zmq.Socket[bytes]) -> None:
-        """Make the connections of a client socket use these keys."""
+    def apply(self, socket: zmq.Socket[bytes]) -> None:
+        """Set the keys on a client socket, before it connects."""
         socket.setsockopt(zmq.CURVE_SERVERKEY, self.learner.encode())
         socket.setsockopt(zmq.CURVE_PUBLICKEY, self.pair.public.encode())
         socket.setsockopt(zmq.CURVE_SECRETKEY, self.pair.secret.encode())
 
 
 class ZapHandler:
-    """The learner's side of CURVE. `admitted` maps the public keys that may enter to their names."""
+    """Answers the access requests of libzmq; `admitted` maps the authorised public keys to names."""
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], pair: KeyPair) -> None:
         self._context, self._pair = context, pair
@@ -77,28 +77,29 @@ class ZapHandler:
         self.raw.bind("inproc://zeromq.zap.01")
 
     def guard(self, socket: zmq.Socket[bytes], endpoint: str) -> None:
-        """Prepare the bind that follows: keys for TCP, none for a socket of this machine's file system."""
+        """Set up a socket before it binds to `endpoint`: CURVE for TCP, no keys for an ipc socket."""
         local = endpoint.startswith("ipc://")
         socket.setsockopt(zmq.ZAP_DOMAIN, _LOCAL if local else _KEYED)
         socket.setsockopt(zmq.CURVE_SERVER, int(not local))
         if not local:
             socket.setsockopt(zmq.CURVE_SECRETKEY, self._pair.secret.encode())
 
-    def asked(self) -> bool:
-        """Whether a handshake waits for its answer."""
+    def request_pending(self) -> bool:
+        """Whether a handshake waits for an answer."""
         return bool(int(self.raw.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
 
     def answer(self) -> None:
-        """Answer the handshakes that wait; never waits itself."""
+        """Answer the pending handshakes; does not block."""
         with contextlib.suppress(zmq.Again):
-            for _ in range(_REQUESTS_A_TURN):
-                version, number, domain, _, _, mechanism, *credentials = self.raw.recv_multipart(zmq.DONTWAIT)
-                user = self._user(domain, mechanism, credentials)
-                verdict = [b"400", b"not authorised", b""] if user is None else [b"200", b"", user]
-                self.raw.send_multipart([version, number, *verdict, b""], zmq.DONTWAIT)
+            for _ in range(_REQUESTS_PER_POLL):
+                request = self.raw.recv_multipart(zmq.DONTWAIT)
+                version, request_id, domain, _, _, mechanism, *credentials = request
+                user = self._user_id(domain, mechanism, credentials)
+                status = [b"400", b"not authorised", b""] if user is None else [b"200", b"", user]
+                self.raw.send_multipart([version, request_id, *status, b""], zmq.DONTWAIT)
 
-    def _user(self, domain: bytes, mechanism: bytes, credentials: Sequence[bytes]) -> bytes | None:
-        """Who the connection will belong to: a public key, or this machine; None for strangers."""
+    def _user_id(self, domain: bytes, mechanism: bytes, credentials: Sequence[bytes]) -> bytes | None:
+        """The user id of the connection: its public key, or the local domain; None to refuse it."""
         if domain == _LOCAL and mechanism == b"NULL":
             return _LOCAL
         if domain == _KEYED and mechanism == b"CURVE" and len(credentials) == 1:
@@ -107,65 +108,65 @@ class ZapHandler:
         return None
 
     def owner(self, frame: zmq.Frame) -> str | None:
-        """The key of the connection a message came on, "" for this machine; None if it may not speak."""
+        """The public key of a message's connection, "" for a local one; None if it is not authorised now."""
         try:
             user = str(frame.get("User-Id"))
-        except zmq.ZMQError:  # nobody asked the handler: libzmq let it in by itself
+        except zmq.ZMQError:  # libzmq accepted the connection without a request to the handler
             return None
         return "" if user == _LOCAL.decode() else user if user in self.admitted else None
 
     def verify_access_control(self, endpoints: Sequence[str]) -> None:
-        """Try each TCP endpoint as a stranger: with an unknown key, and with none.
+        """Check that each TCP endpoint refuses a client with an unknown key and one without a key.
 
         Raises:
-            AccessControlError: an endpoint let a stranger in, or did not answer.
+            AccessControlError: an endpoint accepted such a client, or did not answer.
         """
         for endpoint in endpoints:
             if endpoint.startswith("ipc://"):
                 continue
-            for stranger, expected in (("an unknown key", "unknown_key"), ("no key", "mechanism")):
+            for client, expected in (("an unknown key", "unknown_key"), ("no key", "mechanism")):
                 keys = ActorKeys("", self._pair.public, KeyPair.new()) if expected == "unknown_key" else None
-                outcome = self._try(endpoint, keys)
+                outcome = self._attempt(endpoint, keys)
                 if outcome != expected:
-                    came = {"done": "let in", None: "left without an answer"}.get(outcome, outcome)
+                    got = {"done": "accepted", None: "no answer"}.get(outcome, outcome)
                     raise AccessControlError(
-                        f"expected {endpoint} to refuse a client with {stranger}, got it {came}: nobody is "
-                        "served without working keys; use another libzmq or report it"
+                        f"expected {endpoint} to refuse a client with {client} ({expected}), got {got}: the "
+                        "learner does not serve without access control; use another libzmq, or report it"
                     )
 
-    def _try(self, endpoint: str, keys: ActorKeys | None) -> Outcome | None:
+    def _attempt(self, endpoint: str, keys: ActorKeys | None) -> Outcome | None:
         host, _, port = endpoint.rpartition(":")
-        here = {"tcp://0.0.0.0": "tcp://127.0.0.1", "tcp://[::]": "tcp://[::1]"}.get(host, host)
+        target = {"tcp://0.0.0.0": "tcp://127.0.0.1", "tcp://[::]": "tcp://[::1]"}.get(host, host)
         with self._context.socket(zmq.DEALER) as client:
             client.setsockopt(zmq.LINGER, 0)
-            client.setsockopt(zmq.IPV6, int("[" in here))
+            client.setsockopt(zmq.IPV6, int("[" in target))
             if keys is not None:
-                keys.present(client)
-            with contextlib.closing(HandshakeMonitor(client)) as handshakes:
-                client.connect(f"{here}:{port}")
-                deadline = time.monotonic() + _PROOF_SECONDS
+                keys.apply(client)
+            with contextlib.closing(HandshakeMonitor(client)) as monitor:
+                client.connect(f"{target}:{port}")
+                deadline = time.monotonic() + _REFUSAL_SECONDS
                 while time.monotonic() < deadline:
                     self.raw.poll(10)
                     self.answer()
-                    for outcome in handshakes.read():
+                    for outcome in monitor.read():
                         return outcome
         return None
 
     def close(self) -> None:
-        """Stop answering; close the guarded sockets first."""
+        """Close the handler; the guarded sockets must be closed before it."""
         self.raw.close(linger=0)
 
 
 def drop_connections(endpoints: Sequence[str]) -> int:
     """Shut down each TCP connection that this process accepted at `endpoints`; returns their number.
 
-    libzmq has no call for it, and does not say which connection is whose before a message came on
-    it. Honest peers connect anew by themselves, within a second.
+    libzmq has no call for this, and does not tell which connection belongs to which key before a
+    message arrives. Authorised peers reconnect by themselves, within a second.
     """
     ports = {int(endpoint.rpartition(":")[2]) for endpoint in endpoints if endpoint.startswith("tcp://")}
     count = 0
     for path in list(Path("/dev/fd").iterdir()):
-        with contextlib.suppress(OSError):  # closed since, a listener, or no connection
+        with contextlib.suppress(OSError):  # closed meanwhile, a listening socket, or not connected
             if not stat.S_ISSOCK(os.fstat(int(path.name)).st_mode):
                 continue
             with sockets.socket(fileno=os.dup(int(path.name))) as connection:

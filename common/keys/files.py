@@ -1,27 +1,24 @@
-"""Key files: `python -m common.keys init|add|revoke|list|bundle`, and how learner and actor read them.
+"""The key files: how they are written, and how the learner and the actors read them.
 
-A key directory holds the learner's pair (`learner.json`), the pairs of its actors (`secrets/`), and who
-of them is authorised (`authorised/`), one file per actor. A running learner reads the last within a
-second of a change. Writing is atomic; a file that another program is copying revokes nobody.
+A key directory holds the learner's key pair (`learner.json`), the key pairs of its actors (`secrets/`) and
+the public keys of the authorised actors (`authorised/`), one file per actor. A running learner reads
+`authorised/` within a second of a change. Each file is written atomically. A file that is incomplete
+because another program is copying it revokes no key.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import hashlib
 import json
 import os
 import re
 import stat
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import arguments
 from common.keys.curve import ActorKeys, KeyPair
-from common.process.lifecycle import EXIT_CONFIGURATION, Fatal
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 _FILE_BYTES = 4096
@@ -29,34 +26,34 @@ _SECRET_MODE, _DIRECTORY_MODE = 0o600, 0o700
 
 
 class KeysError(Exception):
-    """A key file or directory that cannot be used; one sentence."""
+    """A key file or key directory cannot be used; the text is one sentence."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeyDirectory:
-    """The learner's view of a key directory."""
+    """A key directory and the key pair of its learner."""
 
     path: Path
     pair: KeyPair
 
     @staticmethod
     def open(path: Path) -> KeyDirectory:
-        """Read the learner's own pair.
+        """Read the learner's key pair.
 
         Raises:
-            KeysError: absent, damaged, or readable by others.
+            KeysError: the file is absent, damaged, or readable by other users.
         """
         values = _read(path / "learner.json", ("public", "secret"))
         return KeyDirectory(path, _pair(values, path / "learner.json"))
 
-    def authorised(self, before: Mapping[str, str] | None = None) -> tuple[dict[str, str], list[str]]:
-        """Who may enter: names by public key; and a sentence for each file that cannot be used.
+    def authorised(self, previous: Mapping[str, str] | None = None) -> tuple[dict[str, str], list[str]]:
+        """The names of the authorised actors by public key, and one sentence for each unusable file.
 
-        Only the absence of a file revokes: one that cannot be used, for example because it is being
-        copied, keeps the key that its name has in `before`, the names by public key of the last reading.
+        Only the absence of a file revokes a key. A name whose file cannot be used, for example because
+        the file is being copied, keeps its key of `previous`, the result of the previous call.
 
         Raises:
-            KeysError: the directory cannot be read, or others may write to it.
+            KeysError: the directory cannot be read, or other users may write to it.
         """
         folder = self.path / "authorised"
         try:
@@ -71,31 +68,31 @@ class KeyDirectory:
                 f"expected {folder} to be writable by its owner alone, got mode {mode:04o}: "
                 f"chmod 700 {folder}"
             )
-        earlier = {name: key for key, name in (before or {}).items()}
+        previous_keys = {name: key for key, name in (previous or {}).items()}
         names: dict[str, str] = {}
-        complaints = []
+        errors = []
         for file in files:
             try:
                 names[_read(file, ("public",))["public"]] = file.stem
             except KeysError as error:
-                complaints.append(str(error))
-                if file.stem in earlier:
-                    names.setdefault(earlier[file.stem], file.stem)
-        return names, complaints
+                errors.append(str(error))
+                if file.stem in previous_keys:
+                    names.setdefault(previous_keys[file.stem], file.stem)
+        return names, errors
 
 
 def read_key_file(path: Path) -> ActorKeys:
-    """What `bundle` wrote for one actor.
+    """Read the key file of one actor, as `export` writes it.
 
     Raises:
-        KeysError: absent, damaged, or readable by others.
+        KeysError: the file is absent, damaged, or readable by other users.
     """
     values = _read(path, ("learner", "name", "public", "secret"))
     return ActorKeys(values["name"], values["learner"], _pair(values, path))
 
 
 def initialise(path: Path) -> bool:
-    """Make a key directory with a pair for the learner; False if there is one."""
+    """Make a key directory with a key pair for the learner; False if it exists already."""
     if (path / "learner.json").exists():
         KeyDirectory.open(path)
         return False
@@ -104,13 +101,13 @@ def initialise(path: Path) -> bool:
             folder.mkdir(_DIRECTORY_MODE, parents=True, exist_ok=True)
             folder.chmod(_DIRECTORY_MODE)
     except OSError as error:
-        raise KeysError(f"expected to make {path}, got {error.strerror}: choose another --keys") from None
+        raise KeysError(f"expected to make {path}, got {error.strerror}: choose another directory") from None
     _write(path / "learner.json", dataclasses.asdict(KeyPair.new()))
     return True
 
 
 def add(path: Path, name: str) -> bool:
-    """Make a pair for a new actor and authorise it; False if it is authorised already."""
+    """Make a key pair for a new actor and authorise it; False if its name is authorised already."""
     _check_name(name)
     KeyDirectory.open(path)
     if (path / "authorised" / f"{name}.json").exists():
@@ -122,15 +119,15 @@ def add(path: Path, name: str) -> bool:
 
 
 def revoke(path: Path, name: str) -> None:
-    """Authorise an actor no longer, and delete its pair; its file may be damaged."""
+    """Revoke the key of an actor and delete its key pair; works on damaged files, too."""
     folder = path / "authorised"
     _require_one_of([file.stem for file in folder.glob("*.json")], name)
     (folder / f"{name}.json").unlink()
     (path / "secrets" / f"{name}.json").unlink(missing_ok=True)
 
 
-def bundle(path: Path, name: str, out: Path) -> None:
-    """Write the one file that an actor's machine needs."""
+def export(path: Path, name: str, out: Path) -> None:
+    """Write the key file that an actor's machine needs."""
     directory = KeyDirectory.open(path)
     _require_one_of(directory.authorised()[0].values(), name)
     source = path / "secrets" / f"{name}.json"
@@ -141,16 +138,21 @@ def bundle(path: Path, name: str, out: Path) -> None:
 def _require_one_of(authorised: Iterable[str], name: str) -> None:
     names = sorted(authorised)
     if name not in names:
-        raise KeysError(f"expected an authorised actor ({', '.join(names) or 'there is none'}), got {name!r}")
+        raise KeysError(
+            f"expected an authorised actor ({', '.join(names) or 'there is none'}), got {name!r}: "
+            "name one of the list"
+        )
 
 
 def _check_name(name: str) -> None:
     if not _NAME.fullmatch(name):
-        raise KeysError(f"expected a name of at most 32 of a-z, 0-9 and -, got {name!r}: choose another one")
+        raise KeysError(
+            f"expected a name of at most 32 characters of a-z, 0-9 and -, got {name!r}: choose another name"
+        )
 
 
 def _read(path: Path, fields: tuple[str, ...]) -> dict[str, str]:
-    """The fields of a key file. What is in the file never appears in a complaint."""
+    """The fields of a file; its content never appears in an error message."""
     try:
         with path.open("rb") as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
@@ -172,7 +174,7 @@ def _read(path: Path, fields: tuple[str, ...]) -> dict[str, str]:
         intact = False
     if not intact:
         raise KeysError(
-            f"expected {path} as python -m common.keys wrote it, got other content: make it anew with "
+            f"expected {path} as python -m common.keys wrote it, got other content: make it again with "
             "that command"
         )
     return dict(values)
@@ -180,18 +182,18 @@ def _read(path: Path, fields: tuple[str, ...]) -> dict[str, str]:
 
 def _pair(values: dict[str, str], path: Path) -> KeyPair:
     pair = KeyPair(values["public"], values["secret"])
-    if not pair.fits():
-        raise KeysError(f"expected a key pair in {path}, got halves of different ones: make it anew")
+    if not pair.matches():
+        raise KeysError(f"expected a key pair in {path}, got halves of different pairs: make it again")
     return pair
 
 
 def _checksum(values: dict[str, str]) -> str:
-    """Finds damage, not forgery."""
+    """Detects damage, not forgery."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _write(path: Path, values: dict[str, str]) -> None:
-    """Write a key file that nobody else can read, in one step."""
+    """Write a file that only its owner can read, atomically."""
     text = json.dumps({**values, "checksum": _checksum(values)}, indent=1) + "\n"
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
@@ -202,65 +204,4 @@ def _write(path: Path, values: dict[str, str]) -> None:
         part.replace(path)
     except OSError as error:
         part.unlink(missing_ok=True)
-        raise KeysError(f"expected to write {path}, got {error.strerror}: choose another place") from None
-
-
-def _parser() -> arguments.Parser:
-    parser = arguments.Parser(
-        prog="python -m common.keys", description="Decide which actors may join a learner."
-    )
-    shared = arguments.Parser(add_help=False)
-    shared.add_argument(
-        "--keys", type=Path, default=Path("keys"), metavar="DIR", help="the key directory (default keys)"
-    )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", prog=parser.prog)
-    commands.add_parser("init", parents=[shared], help="make a key directory, with the learner's pair")
-    for command, text in (
-        ("add", "authorise an actor"),
-        ("revoke", "authorise it no longer; a learner that runs drops it within seconds"),
-        ("bundle", "write the file that the actor's machine needs"),
-    ):
-        commands.add_parser(command, parents=[shared], help=text).add_argument("name", metavar="NAME")
-    commands.choices["bundle"].add_argument("-o", dest="out", type=Path, required=True, metavar="FILE")
-    commands.add_parser("list", parents=[shared], help="show who is authorised")
-    return parser
-
-
-def _run(options: argparse.Namespace) -> None:
-    path: Path = options.keys
-    match options.command:
-        case "init":
-            made = initialise(path)
-            print(f"{path}: {'made' if made else 'there already'}; start the learner with --keys {path}")
-        case "add":
-            made = add(path, options.name)
-            print(f"{options.name}: {'authorised' if made else 'authorised already'}; next: bundle")
-        case "revoke":
-            revoke(path, options.name)
-            print(f"{options.name}: revoked")
-        case "bundle":
-            bundle(path, options.name, options.out)
-            print(f"{options.out}: for python -m actor --learner HOST:PORT --keys {options.out.name}")
-        case "list":
-            names, complaints = KeyDirectory.open(path).authorised()
-            for complaint in complaints:
-                print(f"keys: {complaint}", file=sys.stderr)
-            for key, name in sorted(names.items(), key=lambda item: item[1]):
-                print(f"{name:32} {key}")
-
-
-def main() -> int:
-    """Change or show a key directory; returns the exit code."""
-
-    def command() -> None:
-        options = _parser().parse_args()
-        try:
-            _run(options)
-        except KeysError as error:
-            raise Fatal(EXIT_CONFIGURATION, str(error)) from None
-
-    return arguments.exit_code(command, "keys")
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        raise KeysError(f"expected to write {path}, got {error.strerror}: choose another path") from None

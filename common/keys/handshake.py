@@ -1,7 +1,7 @@
-"""What became of a handshake, and what a client that was refused can know about it.
+"""The outcome of handshakes, and the reason why a learner refuses a client.
 
-A refused client sees no error. libzmq tells of handshakes through a monitor socket; what that leaves
-open is asked of the port itself, by its greeting.
+libzmq raises no error in a refused client. It reports handshakes through a monitor socket. Where that does
+not give the reason, the greeting of the port tells which security mechanism it requires.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from zmq.utils.monitor import parse_monitor_message
 from common import addresses
 
 _GREETING_SECONDS = 2.0
-_HANGUPS = 3  # in a row, before a learner's hanging up counts as its answer
+_HANGUPS = 3  # in a row, before they count as a refusal: a single one may be a broken connection
 
 Refusal = Literal["unknown_key", "mechanism", "garbled", "hangup", "silence"]
 Outcome = Literal["done"] | Refusal
 
 
 class HandshakeMonitor:
-    """What became of the handshakes of one socket; read it often, for what waits is not bounded."""
+    """The outcomes of the handshakes of one socket; read it often: its queue has no bound."""
 
     def __init__(self, socket: zmq.Socket[bytes]) -> None:
         self._socket = socket
@@ -34,18 +34,18 @@ class HandshakeMonitor:
         events |= zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
         socket.monitor(name, events)
         self._events = socket.context.socket(zmq.PAIR)
-        self._events.setsockopt(zmq.RCVHWM, 0)  # a full pipe would stop libzmq's own thread
+        self._events.setsockopt(zmq.RCVHWM, 0)  # a full queue would block the I/O thread of libzmq
         self._events.connect(name)
 
     def read(self) -> Iterator[Outcome]:
-        """The outcomes since the last reading."""
+        """The outcomes since the last call."""
         with contextlib.suppress(zmq.Again):
             while True:
                 event = parse_monitor_message(self._events.recv_multipart(zmq.DONTWAIT))
                 yield _outcome(int(event["event"]), int(event["value"]))
 
     def close(self) -> None:
-        """Stop watching."""
+        """Stop monitoring."""
         self._socket.disable_monitor()
         self._events.close(linger=0)
 
@@ -61,67 +61,69 @@ def _outcome(event: int, value: int) -> Outcome:
 
 
 class ClientHandshake:
-    """A client's handshakes with its learner: whether it is in, and why it never will be."""
+    """The handshakes of a client with its learner: whether one succeeded, or why the learner refuses it."""
 
     def __init__(self, socket: zmq.Socket[bytes], endpoint: str, keyed: bool) -> None:
-        self._handshakes = HandshakeMonitor(socket)
+        self._monitor = HandshakeMonitor(socket)
         self._endpoint, self._keyed = endpoint, keyed
         self._hangups = 0
         self.done = False
 
     def refusal(self) -> str | None:
-        """Why this client will not be let in, in one sentence; None if that is not certain.
+        """Why the learner will never accept this client, in one sentence; None if that is not certain.
 
-        A learner that holds another key than the client expects cannot say so: it hangs up on a
-        message it cannot read. So may a dying learner, or a proxy without one: a greeting tells.
+        A learner with another key than the client expects cannot decrypt its message, and closes the
+        connection. So does a learner that exits, or a proxy without a learner: the greeting of the port
+        tells the difference.
         """
-        for outcome in self._handshakes.read():
+        for outcome in self._monitor.read():
             self.done = self.done or outcome == "done"
             self._hangups = self._hangups + 1 if outcome == "hangup" else 0
             if outcome == "unknown_key":
                 return (
-                    f"expected a key that the learner at {self._endpoint} authorises, got a refusal: the key "
-                    "of --keys was revoked or never added; ask for a bundle of a key that is in its list"
+                    f"expected the learner at {self._endpoint} to authorise the key of --keys, got a "
+                    "refusal: the key was revoked or never added; ask for the key file of an authorised actor"
                 )
             if outcome == "mechanism" or self._hangups == _HANGUPS:
                 self._hangups = 0
-                sentence = self._differs(read_zmtp_greeting(self._endpoint))
+                sentence = self._mismatch(read_zmtp_greeting(self._endpoint))
                 if sentence is not None:
                     return sentence
         return None
 
-    def _differs(self, mechanism: str | None) -> str | None:
+    def _mismatch(self, mechanism: str | None) -> str | None:
+        """How the mechanism of the port differs from that of the client, in one sentence."""
         if mechanism == "CURVE" and not self._keyed:
             return (
-                f"expected --keys FILE, got none, and the learner at {self._endpoint} lets in holders of "
-                "keys alone: ask for a bundle (python -m common.keys bundle NAME -o FILE)"
+                f"expected --keys FILE, got none, and the learner at {self._endpoint} requires keys: ask for "
+                "a key file (python -m common.keys export NAME -o FILE)"
             )
         if mechanism == "NULL" and self._keyed:
             return (
-                f"expected the learner at {self._endpoint} to prove itself by its key, got one without keys: "
+                f"expected a learner with keys at {self._endpoint}, got one without keys: "
                 "start it with --keys DIR, or drop --keys here"
             )
         if mechanism == "CURVE" and self._keyed:
             return (
-                f"expected the learner at {self._endpoint} to hold the key named in --keys, got a hang-up in "
-                "the handshake: the bundle is of another learner; ask for a new one"
+                f"expected the learner at {self._endpoint} to have the learner's key of --keys, got a closed "
+                "connection in the handshake: the key file is of another learner; ask for a new one"
             )
         return None
 
     def close(self) -> None:
-        """Stop watching."""
-        self._handshakes.close()
+        """Stop monitoring."""
+        self._monitor.close()
 
 
 def read_zmtp_greeting(endpoint: str) -> str | None:
-    """The security mechanism that a ZeroMQ port announces (CURVE, NULL); None if none speaks there.
+    """The security mechanism that a ZeroMQ port announces (CURVE, NULL); None if it does not speak ZMTP.
 
-    Both ends begin with 64 bytes: a signature, a version, the mechanism's name, zeros (RFC 23).
+    Each end first sends 64 bytes: a signature, a version, the name of the mechanism, zeros (RFC 23).
     """
     if not endpoint.startswith("tcp://"):
         return None
     host, port = addresses.host_and_port(endpoint)
-    ours = b"\xff" + bytes(8) + b"\x7f\x03"  # no mechanism: a port that disliked it would say less
+    ours = b"\xff" + bytes(8) + b"\x7f\x03"  # no mechanism: an unsupported one would shorten the answer
     theirs = b""
     with (
         contextlib.suppress(OSError),

@@ -1,1 +1,1 @@
-"""The networks, the policy that acts, and the RND bonus; shared by actors and the learner."""
+"""The networks, the acting policy and the RND bonus."""

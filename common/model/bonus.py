@@ -1,13 +1,13 @@
-"""The bonus of every step of a chunk, in one go, with the predictor of the chunk's bundle."""
+"""The exploration bonus of whole chunks: the one evaluation that actors, learner and videos share."""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from common.config import Config
+from common.config import Config, Precision
 from common.model import rnd
 from common.model.bundle import Bundle
 from common.model.networks import make_predictor, make_target
@@ -15,10 +15,30 @@ from common.model.precision import acting_precision, autocast
 from common.spaces import Spaces
 
 
-class BonusModel:
-    """Rates observations by how badly the predictor knows them. Owned by one thread."""
+def compute_bonus(
+    predictor: nn.Module,
+    target: nn.Module,
+    observation: Tensor,
+    statistics: tuple[Tensor, Tensor],
+    precision: Precision,
+) -> Tensor:
+    """The bonus of each observation, [T, B, ...] -> float32 [T, B]; see `rnd.bonus`.
 
-    def __init__(self, spaces: Spaces, config: Config, target: dict[str, torch.Tensor]) -> None:
+    Args:
+        predictor, target: on the device of the observations.
+        observation: [T, B, ...].
+        statistics: mean and std of the observations, each the shape of one observation.
+        precision: of the matrix products.
+    """
+    with autocast(precision, observation.device.type):
+        bonus = rnd.bonus(predictor, target, observation.flatten(0, 1), *statistics)
+    return bonus.view(observation.shape[:2])
+
+
+class BonusModel:
+    """Computes bonuses with the predictor and the statistics of one bundle. Owned by one thread."""
+
+    def __init__(self, spaces: Spaces, config: Config, target: dict[str, Tensor]) -> None:
         self._target: nn.Module = make_target(spaces, config.network).eval()
         self._target.load_state_dict(target)
         self._predictor = make_predictor(spaces, config.network).requires_grad_(False).eval()
@@ -27,13 +47,12 @@ class BonusModel:
         self._std = torch.ones(spaces.observation)
 
     def load(self, bundle: Bundle) -> None:
-        """Take over predictor and statistics of `bundle`."""
+        """Load the predictor and the statistics of `bundle`."""
         self._predictor.load_state_dict(bundle.part("predictor"))
         self._mean, self._std = bundle.tensors["mean"], bundle.tensors["std"]
 
+    @torch.inference_mode()
     def compute_bonus(self, observation: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
-        """Prediction error of each observation, [T, B, ...] -> float32 [T, B]."""
-        rows = torch.from_numpy(observation).flatten(0, 1)
-        with torch.inference_mode(), autocast(self._precision):
-            bonus = rnd.bonus(self._predictor, self._target, rows, self._mean, self._std)
-        return bonus.reshape(observation.shape[:2]).numpy()
+        """The bonus of each observation, [T, B, ...] -> float32 [T, B]."""
+        rows, statistics = torch.from_numpy(observation), (self._mean, self._std)
+        return compute_bonus(self._predictor, self._target, rows, statistics, self._precision).numpy()

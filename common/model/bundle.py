@@ -1,4 +1,4 @@
-"""The weights bundle: what an actor needs to play one chunk, all of one version."""
+"""The weights bundle: everything an actor needs to produce a chunk."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import torch
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Bundle:
-    """What an actor plays a chunk with, all of one version.
+    """The weights and the observation statistics of one version.
 
-    Tensors, float32: `policy.*`, `predictor.*` (with a bonus), and `mean`, `std` of the
+    The tensors are float32: `policy.*`, `predictor.*` (with a bonus), and `mean` and `std` of the
     observations, in the shape of one observation.
     """
 

@@ -1,6 +1,6 @@
-"""What a policy's outputs say about actions: how likely one is, and how to draw one. Pure functions.
+"""The action distributions: log-probability, entropy and sampling. Pure functions.
 
-Both kinds are drawn from uniform numbers, so that a lane's stream is the same for either.
+Both distributions sample by inversion from uniform draws, so a lane consumes its random stream in one way.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ from torch import Tensor
 
 from common.spaces import Spaces
 
-_LEAST = 2.0**-25  # half the distance of float32 draws: keeps the normal quantile finite
+_LEAST = 2.0**-25  # half the spacing of float32 draws; keeps the normal quantile finite
 
 
 class Distribution(Protocol):
-    """Reads rows of parameters, float32 [N, P]."""
+    """An action distribution with rows of parameters, float32 [N, P]."""
 
     def log_prob(self, parameters: Tensor, action: Tensor) -> Tensor:
-        """Log-probability (or log-density) of one action per row, float32 [N]."""
+        """The log-probability, or log-density, of one action per row, float32 [N]."""
 
     def entropy(self, parameters: Tensor) -> Tensor:
-        """Entropy in nats, float32 [N]."""
+        """The entropy in nats, float32 [N]."""
 
     def sample(self, parameters: Tensor, uniform: Tensor) -> Tensor:
-        """One action per row from uniform draws in [0, 1), float32 of an action's shape."""
+        """One action per row, from uniform draws in [0, 1): float32, in the shape of the actions."""
 
     def mode(self, parameters: Tensor) -> Tensor:
-        """The most probable action of each row, as `sample` gives it."""
+        """The most probable action of each row, in the form of `sample`."""
 
 
 class Categorical:
-    """One of A actions; parameters are logits [N, A]."""
+    """A categorical distribution over A actions; the parameters are logits [N, A]."""
 
     def log_prob(self, parameters: Tensor, action: Tensor) -> Tensor:
         """See `Distribution`; action: int64 [N]."""
@@ -45,9 +45,9 @@ class Categorical:
         return -(log_probs.exp() * log_probs).sum(1)
 
     def sample(self, parameters: Tensor, uniform: Tensor) -> Tensor:
-        """Invert the cumulative distribution; int64 [N]."""
+        """The inverse of the cumulative distribution; int64 [N]."""
         cumulative = torch.softmax(parameters, 1).cumsum(1)
-        # Scaled to the total, so that rounding can leave no draw beyond the last action.
+        # Scaled by the total: it may be rounded below 1, and a draw must not exceed it.
         above = (uniform.unsqueeze(1) * cumulative[:, -1:] >= cumulative).sum(1)
         return above.clamp_(max=parameters.shape[1] - 1)
 
@@ -57,7 +57,7 @@ class Categorical:
 
 
 class Gaussian:
-    """Independent normal numbers; parameters are A means, then A logarithms of deviations, [N, 2 A]."""
+    """A diagonal normal distribution; parameters are A means, then A log standard deviations, [N, 2 A]."""
 
     def log_prob(self, parameters: Tensor, action: Tensor) -> Tensor:
         """See `Distribution`; action: float32 [N, A]."""
@@ -70,7 +70,7 @@ class Gaussian:
         return (parameters.chunk(2, 1)[1] + 0.5 * math.log(2 * math.pi * math.e)).sum(1)
 
     def sample(self, parameters: Tensor, uniform: Tensor) -> Tensor:
-        """Normal quantiles of the draws, shifted and scaled; float32 [N, A]."""
+        """The normal quantiles of the draws, scaled and shifted; float32 [N, A]."""
         mean, log_std = parameters.chunk(2, 1)
         normal: Tensor = torch.special.ndtri(uniform.clamp(_LEAST, 1 - _LEAST))
         return mean + log_std.exp() * normal
@@ -81,5 +81,5 @@ class Gaussian:
 
 
 def distribution(spaces: Spaces) -> Distribution:
-    """The kind that fits the actions of a task."""
+    """The distribution for the action space of an environment."""
     return Gaussian() if spaces.is_continuous else Categorical()

@@ -1,7 +1,7 @@
-"""The networks: policy with two value heads, RND target and predictor.
+"""The networks: the policy with two value heads, the RND target and the RND predictor.
 
-Images follow Burda et al. 2018 (published code, cnn_policy_param_matched.py): orthogonal weights,
-zero biases. Vector tasks use small tanh networks (Schulman et al. 2017, section 6.1).
+The networks for images follow Burda et al. 2018 (published code, cnn_policy_param_matched.py): orthogonal
+weights, zero biases. The policy for vectors is two small tanh networks (Schulman et al. 2017, section 6.1).
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from common.spaces import Spaces
 
 _GAIN = math.sqrt(2)
 _FEATURES = 512  # width of the RND embedding on images
-_VECTOR_FEATURES = 64  # and on vectors
-_BEND_RANGE = 3.0  # of whitened inputs, in deviations
+_VECTOR_FEATURES = 64  # its width on vectors
+_KINK_RANGE = 3.0  # standard deviations of whitened inputs
 
 
 class PolicyOutput(NamedTuple):
-    """Float32 outputs for N observations."""
+    """The outputs of a policy for N observations, float32."""
 
-    parameters: Tensor  # [N, P] of the action distribution: logits, or means and log deviations
+    parameters: Tensor  # [N, P] of the action distribution: logits, or means and log standard deviations
     value_extrinsic: Tensor  # [N]
     value_intrinsic: Tensor  # [N]
 
 
 def compute_dtype(device: torch.device) -> torch.dtype:
-    """The type in which matrix products run there now: that of an enclosing autocast, else float32."""
+    """The dtype of matrix products on `device`: that of an enclosing autocast, else float32."""
     kind = device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
 
@@ -44,7 +44,7 @@ def _conv(
     layer = nn.Conv2d(inputs, outputs, kernel, stride)
     if generator is not None:
         nn.init.orthogonal_(layer.weight, _GAIN, generator)
-        nn.init.zeros_(layer.bias)  # type: ignore[arg-type]  # a Conv2d is built with a bias here
+        nn.init.zeros_(layer.bias)  # type: ignore[arg-type]  # this Conv2d has a bias
     return layer
 
 
@@ -57,12 +57,12 @@ def _linear(inputs: int, outputs: int, gain: float, generator: torch.Generator |
 
 
 def _head(layer: nn.Module, features: Tensor) -> Tensor:
-    """Apply the last layer in float32, whatever type an enclosing autocast asks for.
+    """Apply an output layer in float32, also inside an autocast.
 
     bfloat16 has 8 significant bits: values near 60 would be multiples of 0.25.
     """
     kind = features.device.type
-    # Entered only where it changes something: it takes as long as the layer of a small network.
+    # Entered only inside an autocast: it takes as long as a layer of a small network.
     cast = torch.is_autocast_enabled(kind)
     with torch.autocast(kind, enabled=False) if cast else contextlib.nullcontext():
         output = layer(features.float())
@@ -71,7 +71,7 @@ def _head(layer: nn.Module, features: Tensor) -> Tensor:
 
 
 def _tanh_output(net: nn.Sequential, x: Tensor) -> Tensor:
-    """The output of a `_tanh_net`, its last layer in float32."""
+    """The output of a `_tanh_net`; the last layer runs in float32."""
     *hidden, last = net
     for layer in hidden:
         x = layer(x)
@@ -79,7 +79,7 @@ def _tanh_output(net: nn.Sequential, x: Tensor) -> Tensor:
 
 
 class ImagePolicy(nn.Module):
-    """Convolutions, two dense layers, and a residual branch each for values and actions.
+    """The policy on images: convolutions, two dense layers, a residual branch for values and one for actions.
 
     Source: Burda et al. 2018, code; a third kernel of 3 gives the trunk of Mnih et al. 2015.
     """
@@ -102,7 +102,7 @@ class ImagePolicy(nn.Module):
     def forward(self, stack: Tensor) -> PolicyOutput:
         """uint8 [N, S, 84, 84] -> `PolicyOutput`."""
         x = stack.to(compute_dtype(stack.device), memory_format=torch.channels_last)
-        # The scale 1/255 goes into the small weights instead of a pass over the large images.
+        # The scale 1/255 is applied to the small weights rather than to the large images.
         x = F.relu(F.conv2d(x, self.conv1.weight * (1 / 255), self.conv1.bias, stride=4))
         x = F.relu(self.conv2(x))
         x = F.relu(self.conv3(x))
@@ -114,9 +114,9 @@ class ImagePolicy(nn.Module):
 
 
 class VectorPolicy(nn.Module):
-    """Separate tanh networks for actions and for both values, on whitened vectors.
+    """The policy on whitened vectors: one tanh network for actions and one for both values.
 
-    Continuous actions have a mean that depends on the state and a deviation that does not.
+    The mean of continuous actions depends on the state; their standard deviation does not.
     """
 
     def __init__(self, spaces: Spaces, config: NetworkConfig, generator: torch.Generator | None) -> None:
@@ -149,7 +149,7 @@ def _tanh_net(
 
 
 class ImageEmbedding(nn.Module):
-    """RND network on one whitened image: convolutions, then `dense` layers; no output activation.
+    """The RND network on whitened images: convolutions, then `dense` layers; no output activation.
 
     Source: Burda et al. 2018, code: the target has one dense layer, the predictor three.
     """
@@ -180,9 +180,9 @@ def _vector_embedding(inputs: int, dense: int, generator: torch.Generator | None
     width = 2 * _VECTOR_FEATURES
     first = _linear(inputs, width, _GAIN, generator)
     if generator is not None:
-        # Each unit bends at a random point of the whitened range. Without biases the network is linear
-        # along every ray from the origin: whoever knows the near states would know the far ones, too.
-        points = (2 * torch.rand(width, inputs, generator=generator) - 1) * _BEND_RANGE
+        # The kink of each unit lies at a random point of the whitened range. Without biases the network would
+        # be linear along every ray from the origin: right near it would mean right far away.
+        points = (2 * torch.rand(width, inputs, generator=generator) - 1) * _KINK_RANGE
         first.bias = nn.Parameter(-(first.weight.detach() * points).sum(1))
     layers: list[nn.Module] = [first]
     for _ in range(dense - 1):
@@ -192,20 +192,20 @@ def _vector_embedding(inputs: int, dense: int, generator: torch.Generator | None
 
 
 def make_policy(spaces: Spaces, config: NetworkConfig, seed: int | None = None) -> ImagePolicy | VectorPolicy:
-    """A policy network; the same seed gives the same weights, no seed leaves them to be loaded."""
+    """A policy network; `seed` determines the weights; without it they must be loaded."""
     generator = None if seed is None else torch.Generator().manual_seed(seed)
     kind = ImagePolicy if spaces.is_image else VectorPolicy
     return kind(spaces, config, generator)
 
 
 def make_target(spaces: Spaces, config: NetworkConfig, seed: int | None = None) -> nn.Module:
-    """The fixed random network of RND; never trained."""
+    """The fixed random network of RND; it is never trained."""
     network = _embedding(spaces, config, 1, seed)
     return network.requires_grad_(False)
 
 
 def make_predictor(spaces: Spaces, config: NetworkConfig, seed: int | None = None) -> nn.Module:
-    """The network that learns to predict the target; two dense layers deeper."""
+    """The network that learns to predict the target; it has two more dense layers."""
     return _embedding(spaces, config, 3, seed)
 
 

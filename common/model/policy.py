@@ -1,4 +1,4 @@
-"""The acting policy: a network under one bundle, and how it samples actions."""
+"""The acting policy: a network with the weights of one bundle, and its sampling of actions."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ F32 = npt.NDArray[np.float32]
 
 
 class Policy:
-    """Acts with the newest loaded bundle. Owned by one thread.
+    """Acts with the bundle that was loaded last. Owned by one thread.
 
-    Images go in raw (the network scales them); vectors are whitened with the bundle's statistics.
+    The network scales images itself; vectors are whitened with the bundle's statistics.
     """
 
     def __init__(self, spaces: Spaces, config: Config) -> None:
@@ -32,7 +32,7 @@ class Policy:
         self._std = torch.ones(spaces.observation)
 
     def load(self, bundle: Bundle) -> None:
-        """Take over the weights and statistics of `bundle`."""
+        """Load the weights and the statistics of `bundle`."""
         self._network.load_state_dict(bundle.part("policy"))
         self._mean, self._std = bundle.tensors["mean"], bundle.tensors["std"]
 
@@ -50,7 +50,7 @@ class Policy:
 
         Args:
             stack: [B, S, ...], the newest observations of each lane.
-            uniform: float32 [B, *action] in [0, 1), draws from each lane's own stream.
+            uniform: float32 [B, *action] in [0, 1), drawn from each lane's own random stream.
 
         Returns:
             Actions, [B, *action] in the type of a chunk, and their log-probabilities, float32 [B].
@@ -61,7 +61,7 @@ class Policy:
             log_prob = self._distribution.log_prob(parameters, action)
         return action.numpy().astype(self._spaces.action_dtype), log_prob.numpy()
 
-    def best(self, stack: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    def mode(self, stack: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
         """The most probable action of each lane, [B, *action]; see `act`."""
         action = self._distribution.mode(self.parameters(stack))
         return action.numpy().astype(self._spaces.action_dtype)

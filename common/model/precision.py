@@ -1,4 +1,4 @@
-"""Which arithmetic this processor is good at, and how torch is set up for it."""
+"""The numeric precision of networks, and the settings of torch for this processor."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _KEEP_BYTES = 1 << 30
 
 @functools.cache
 def has_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 natively; emulated, it is slower than float32."""
+    """Whether the processor multiplies bfloat16 natively; emulated bfloat16 is slower than float32."""
     try:
         flags = Path("/proc/cpuinfo").read_text().split()
     except OSError:
@@ -29,9 +29,9 @@ def has_bfloat16() -> bool:
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> Precision:
-    """The precision of a run that trains on `device`; `auto` is bfloat16 where the device has it natively.
+    """The precision of a run that trains on `device`; `auto` means bfloat16 if the device has it natively.
 
-    The learner calls this once, when the run begins; the result is part of the run's configuration.
+    The learner calls this once, at the start of a run; the result is part of the run's configuration.
     """
     if precision != "auto":
         return precision
@@ -43,9 +43,9 @@ def resolve_precision(precision: Precision, device: torch.device) -> Precision:
 
 
 def acting_precision(precision: Precision) -> Precision:
-    """What this processor acts in for a run of `precision`: float32 where bfloat16 would be emulated.
+    """The precision of an actor in a run of `precision`: float32 where bfloat16 would be emulated.
 
-    Emulated bfloat16 takes four times as long. The metric train_log_prob_canary shows the difference.
+    Emulated bfloat16 takes four times as long. A metric shows the difference in log-probabilities.
 
     Raises:
         ValueError: `precision` is not resolved.
@@ -55,7 +55,7 @@ def acting_precision(precision: Precision) -> Precision:
 
 
 def autocast(precision: Precision, device: str = "cpu") -> contextlib.AbstractContextManager[object]:
-    """Matrix products in `precision`; everything else unchanged.
+    """A context in which matrix products use `precision`.
 
     Raises:
         ValueError: `precision` is not resolved.
@@ -72,14 +72,14 @@ def _require_resolved(precision: Precision) -> None:
 
 
 def configure_torch(threads: int | None = None) -> None:
-    """Set the thread count, and let the allocator keep large blocks instead of returning them.
+    """Set the number of threads, and let the memory allocator keep large blocks instead of returning them.
 
-    Without a count it stays as torch decided: OMP_NUM_THREADS, else one thread per core.
+    Without `threads`, torch decides: OMP_NUM_THREADS, else one thread per core.
 
-    Activations of tens of MiB come and go thousands of times; mapping them anew each time costs a
-    page fault per 4 KiB (measured: 35 % of training speed). One arena for all threads, because those
-    of other threads give their blocks back whatever is set (measured: 21 % of decoding). Call it before
-    threads start. Without glibc nothing is changed.
+    Activations of tens of MiB are allocated thousands of times; to map them each time costs a page fault per
+    4 KiB (measured: 35 % of the training speed). All threads share one arena, because the arenas of other
+    threads return their blocks whatever is set (measured: 21 % of the decoding time). Call this before other
+    threads start. Without glibc it sets the number of threads alone.
     """
     if threads is not None:
         torch.set_num_threads(threads)

@@ -1,13 +1,13 @@
-"""Random network distillation, as pure functions shared by the actor's bonus and the learner's loss."""
+"""Random network distillation as pure functions, shared by the bonus and the predictor's loss."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 
-_ROWS = 128  # per forward pass when rating: activations stay in the core's cache
+_ROWS = 128  # per forward pass of the bonus, so that activations stay in the core's cache
 _CLIP = 5.0  # of whitened observations (Burda et al. 2018, section 2.4)
-POLICY_CLIP = 10.0  # of a policy's whitened vectors: what is rare at first must stay visible
+POLICY_CLIP = 10.0  # of vectors that a policy acts on: values that are rare at first stay distinguishable
 
 
 def whiten(
@@ -18,7 +18,7 @@ def whiten(
     Args:
         observation: uint8 or float32 [N, ...].
         mean, std: float32, shape of one observation. No epsilon: a pixel that never changed
-            has a tiny std, and its first change saturates. That is wanted.
+            has a tiny std, and its first change saturates. This is intended.
 
     Returns:
         float32 [N, ...].
@@ -39,7 +39,7 @@ def prediction_error(prediction: torch.Tensor, feature: torch.Tensor) -> torch.T
 def bonus(
     predictor: nn.Module, target: nn.Module, observation: torch.Tensor, mean: torch.Tensor, std: torch.Tensor
 ) -> torch.Tensor:
-    """The bonus of each observation, [N, ...] -> float32 [N]: whitened, then the prediction error."""
+    """The prediction error of each whitened observation, [N, ...] -> float32 [N]."""
     parts = []
     for rows in torch.split(observation, _ROWS):
         x = whiten(rows, mean, std)

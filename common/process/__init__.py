@@ -1,1 +1,1 @@
-"""Processes: how they start, stay tied to their parent, stop, and what their exit codes mean."""
+"""Processes: their start, the link to their parent, their stop and their exit codes."""

@@ -1,8 +1,8 @@
-"""Actor processes that belong to another process: started, restarted with back-off, never left behind.
+"""Starts, restarts and stops the actor processes of one parent.
 
-Each child gets one end of a socket, whose end-of-file tells it that its parent is gone, and a small
-shared file in which it keeps its step count, readable after a kill. The learner uses this for
-`--local-actors`, the parent of `--procs` for its actors. All are forked from one server that has torch.
+Each child has one end of a socket, whose end-of-file tells it that its parent has ended, and keeps its step
+count in shared memory, where the parent can read it after a kill; see `parent_link`. The learner runs
+`--local-actors` this way, and the parent of `--procs` its actors. One fork server forks all of them.
 """
 
 from __future__ import annotations
@@ -18,40 +18,40 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from common.process.fork_server import Forked, ForkServer
+from common.process.fork_server import ForkedProcess, ForkServer
 from common.process.lifecycle import EXIT_CONFIGURATION, EXIT_DONE, Backoff
-from common.process.parent_link import TALLY
+from common.process.parent_link import STEP_COUNT
 
 log = structlog.get_logger()
 
 ACTOR_SERVER = "actor.fork_server"  # the module of the server that forks actors
 
-_STOP_SECONDS = 12.0  # above the time an actor takes to say Bye,
-_STOP_MOST_SECONDS = 60.0  # and as many times that as there are for a core, up to this
-_STEADY_SECONDS = 30.0  # a child that lived this long restarts without delay
+_STOP_SECONDS = 12.0  # longer than an actor sends Bye; multiplied by the children per core
+_MAX_STOP_SECONDS = 60.0
+_STABLE_SECONDS = 30.0  # a child that ran this long restarts with the shortest delay
 
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """The end of one child: which, how, and what it had counted."""
+    """The end of one child process."""
 
     number: int
     code: int
-    sid: bytes
-    produced: int
+    sid: bytes  # its last session
+    produced: int  # steps of that session
 
 
 @dataclass(slots=True)
 class Child:
-    """One place among the children, and the process that fills it at present."""
+    """One of the N actors, and the process that runs it, if any."""
 
     number: int
     argv: list[str]
     backoff: Backoff = field(default_factory=Backoff)
-    process: Forked | None = None
+    process: ForkedProcess | None = None
     socket: socket.socket | None = None
-    start_at: float = 0.0
-    _tally: mmap.mmap | None = None
+    start_at: float = 0.0  # of the next process, or of the one that runs
+    _step_count: mmap.mmap | None = None
 
     def start(self, now: float, server: ForkServer) -> None:
         """Start the process.
@@ -63,27 +63,30 @@ class Child:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             stack.callback(ours.close)
             with theirs, tempfile.TemporaryFile() as file:
-                file.truncate(TALLY.size)
-                self._tally = mmap.mmap(file.fileno(), TALLY.size)
-                descriptors = {"--parent-fd": theirs.fileno(), "--tally-fd": file.fileno()}
+                file.truncate(STEP_COUNT.size)
+                self._step_count = mmap.mmap(file.fileno(), STEP_COUNT.size)
+                descriptors = {"--parent-fd": theirs.fileno(), "--step-count-fd": file.fileno()}
                 self.process = server.start(self.argv, descriptors)
             stack.pop_all()
         self.socket, self.start_at = ours, now
 
     @property
     def sid(self) -> bytes:
-        """The session that the process runs."""
-        assert self._tally is not None
-        return bytes(TALLY.unpack_from(self._tally)[0])
+        """The session of the running process."""
+        return self._read_step_count()[0]
 
-    def ended(self) -> Exit | None:
-        """The exit of the process, once."""
+    def _read_step_count(self) -> tuple[bytes, int]:
+        assert self._step_count is not None
+        sid, produced = STEP_COUNT.unpack_from(self._step_count)
+        return sid, produced
+
+    def reap(self) -> Exit | None:
+        """The exit of the process if it has ended since the last call, else None."""
         if self.process is None or self.process.poll() is None:
             return None
-        assert self._tally is not None and self.socket is not None
-        sid, produced = TALLY.unpack_from(self._tally)
-        end = Exit(self.number, self.process.wait(), sid, produced)
-        self._tally.close()
+        assert self._step_count is not None and self.socket is not None
+        end = Exit(self.number, self.process.wait(), *self._read_step_count())
+        self._step_count.close()
         self.socket.close()
         self.process = self.socket = None
         return end
@@ -98,17 +101,20 @@ class ChildProcesses:
         self._restart = True
 
     def tick(self) -> list[Exit]:
-        """Start children that are due; return those that ended. One that cannot succeed is not restarted."""
+        """Start the children that are due; returns the exits since the last call.
+
+        A child that ended with success or with a wrong configuration is not restarted.
+        """
         now = time.monotonic()
         ends = []
         for child in self.children:
-            end = child.ended()
+            end = child.reap()
             if end is not None:
                 ends.append(end)
-                if now - child.start_at > _STEADY_SECONDS:
+                if now - child.start_at > _STABLE_SECONDS:
                     child.backoff.reset()
-                misconfigured = end.code in (EXIT_DONE, EXIT_CONFIGURATION)
-                child.start_at = float("inf") if misconfigured else now + child.backoff.next_seconds()
+                final = end.code in (EXIT_DONE, EXIT_CONFIGURATION)
+                child.start_at = float("inf") if final else now + child.backoff.next_seconds()
             if child.process is None and self._restart and now >= child.start_at:
                 self._start(child, now)
         return ends
@@ -122,27 +128,27 @@ class ChildProcesses:
 
     @property
     def alive(self) -> int:
-        """Children whose process runs."""
+        """The number of children whose process runs."""
         return sum(child.process is not None and child.process.poll() is None for child in self.children)
 
     def sids(self) -> set[bytes]:
-        """The sessions that the children run at present."""
+        """The sessions of the running children."""
         return {child.sid for child in self.children if child.process is not None}
 
     def stop(self) -> list[Exit]:
-        """End every child: ask, wait, then kill; returns the exits of those that were forked."""
+        """Terminate every child, wait, then kill; returns the exits of those that were forked."""
         self._restart = False
         running = {child.number: child.process for child in self.children if child.process is not None}
         if not any(process.forked for process in running.values()):
             self._server.close()  # it may still load its modules, which takes seconds
         for process in running.values():
             process.terminate()
-        share = max(1.0, len(running) / (os.cpu_count() or 1))
-        deadline = time.monotonic() + min(_STOP_SECONDS * share, _STOP_MOST_SECONDS)
+        children_per_core = max(1.0, len(running) / (os.cpu_count() or 1))
+        deadline = time.monotonic() + min(_STOP_SECONDS * children_per_core, _MAX_STOP_SECONDS)
         for process in running.values():
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.0, deadline - time.monotonic()))
-        for process in running.values():  # all at once: those that are left take the time of each other
+        for process in running.values():  # kill all before waiting: those that still run share the cores
             process.kill()
         for process in running.values():
             process.wait()

@@ -1,8 +1,8 @@
-"""Processes that start in milliseconds: a server loads the modules once and forks a child for each request.
+"""A fork server: it loads the modules once, and forks a child for each request within milliseconds.
 
 A new Python that imports torch costs 1.5 s of a core and 160 MB; a fork of a process that has imported it
 costs milliseconds and shares that memory. The server has one thread, so a fork copies no held lock. It runs
-in a process group of its own and ends when its owner is gone.
+in a process group of its own and ends when its owner ends.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from common.process.lifecycle import EXIT_INTERNAL
 log = structlog.get_logger()
 
 _REQUEST_BYTES = 65_536
-_DESCRIPTORS = 16  # at most so many in one request
-_STATUS = struct.Struct("=i")  # the process id, and after the end the exit code; minus the signal if killed
-_FORK_SECONDS = 60.0  # for the server to load its modules and to fork; seconds on a machine that is not busy
+_MAX_DESCRIPTORS = 16  # in one request
+_STATUS = struct.Struct("=i")  # first the process id; later the exit code, or minus the signal that killed it
+_FORK_SECONDS = 60.0  # for the server to load its modules and to fork; seconds on an idle machine
 
 
-class Forked:
+class ForkedProcess:
     """A child of the server. Owned by one thread; the interface is that of `subprocess.Popen`."""
 
     def __init__(self, status: int) -> None:
@@ -42,14 +42,14 @@ class Forked:
 
     @property
     def pid(self) -> int | None:
-        """The process id; waits a bounded time for the fork. None if there is no process by then."""
+        """The process id, after a bounded wait for the fork; None if there is no process by then."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._read_pid(_FORK_SECONDS)
         return self._pid
 
     @property
     def forked(self) -> bool:
-        """Whether the process began; it has not while the server loads."""
+        """Whether the server has forked the process; it loads its modules first."""
         self.poll()
         return self._pid is not None
 
@@ -63,13 +63,13 @@ class Forked:
         """Wait for the end; returns the exit code.
 
         Raises:
-            subprocess.TimeoutExpired: the process runs on.
+            subprocess.TimeoutExpired: the process still runs.
         """
         while self.returncode is None:
             if self._pid is None:
                 self._read_pid(timeout)
             else:
-                self._end(self._read(timeout))
+                self._record_exit(self._read(timeout))
         return self.returncode
 
     def send_signal(self, number: int) -> None:
@@ -79,22 +79,22 @@ class Forked:
                 os.kill(self.pid, number)
 
     def terminate(self) -> None:
-        """Ask the process to end."""
+        """Send SIGTERM."""
         self.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End the process."""
+        """Send SIGKILL."""
         self.send_signal(signal.SIGKILL)
 
     def _read_pid(self, timeout: float | None) -> None:
-        """Read the process id if it is not known; a server that ended before the fork ends this child."""
+        """Read the process id if it is not known; the exit code is internal if the server ended first."""
         if self._pid is None and self.returncode is None:
             self._pid = self._read(timeout)
             if self._pid is None:
-                self._end(EXIT_INTERNAL)
+                self._record_exit(EXIT_INTERNAL)
 
     def _read(self, timeout: float | None) -> int | None:
-        """The next number from the server; None if the server is gone."""
+        """The next number from the server; None if the server has ended."""
         poller = select.poll()
         poller.register(self._status, select.POLLIN)
         if not poller.poll(None if timeout is None else timeout * 1000):
@@ -102,8 +102,9 @@ class Forked:
         data = os.read(self._status, _STATUS.size)
         return _STATUS.unpack(data)[0] if data else None
 
-    def _end(self, code: int | None) -> None:
-        if code is None:  # the server is gone, and with it the way to learn the exit code
+    def _record_exit(self, code: int | None) -> None:
+        """Store the exit code; without one, kill the process first."""
+        if code is None:  # the server has ended, so nobody can read the exit code of its child
             assert self._pid is not None
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._pid, signal.SIGKILL)
@@ -113,19 +114,19 @@ class Forked:
 
 
 class ForkServer:
-    """The owner's end. The server starts with the first request if not before, and again if it died."""
+    """The owner's end of a fork server, which starts with the first request, and again if it ended."""
 
     def __init__(self, module: str) -> None:
         self._module = module
         self.process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
 
-    def start(self, argv: list[str], descriptors: Mapping[str, int]) -> Forked:
-        """Start a child; one that cannot be started ends with `EXIT_INTERNAL`.
+    def start(self, argv: list[str], descriptors: Mapping[str, int]) -> ForkedProcess:
+        """Start a child. If the server cannot fork it, its exit code is `EXIT_INTERNAL`.
 
         Args:
             argv: its arguments.
-            descriptors: options to add to `argv`, each with the child's number of that descriptor.
+            descriptors: by option; the child has each option with its own number of the descriptor.
 
         Raises:
             OSError: this process cannot start a server or make a pipe.
@@ -137,10 +138,10 @@ class ForkServer:
         with contextlib.suppress(OSError):  # then the pipe ends without a process id
             socket.send_fds(self._control, [request], [theirs, *descriptors.values()])
         os.close(theirs)
-        return Forked(ours)
+        return ForkedProcess(ours)
 
     def launch(self) -> None:
-        """Make sure that the server runs; it loads its modules while the owner does something else."""
+        """Start the server if it does not run; it loads its modules in the background."""
         if self.process is not None and self.process.poll() is None:
             return
         self.close()
@@ -152,11 +153,11 @@ class ForkServer:
             )
 
     def close(self) -> None:
-        """End the server; its children run on."""
+        """End the server; its children keep running."""
         if self._control is not None:
             self._control.close()
         if self.process is not None:
-            self.process.terminate()  # it blocks this once it serves, and ends with the connection
+            self.process.terminate()  # while it loads; later it blocks SIGTERM and ends with the connection
             self.process.wait()
         self._control = self.process = None
 
@@ -167,33 +168,33 @@ def serve(control_fd: int) -> list[str]:
     The server ends with the connection. Every module that the children share is loaded before this call.
     """
     control = socket.socket(fileno=control_fd)
-    # systemd sends SIGTERM to every process of a service: the server outlives it, and a child receives what
-    # was sent to it before it is ready.
+    # systemd sends SIGTERM to every process of a service. The server blocks it, so that it outlives its
+    # children. A new child unblocks it when it is ready, and then receives a SIGTERM that was sent before.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    woken, wake = os.pipe()
-    os.set_blocking(wake, False)
-    signal.set_wakeup_fd(wake)
+    wake_reader, wake_writer = os.pipe()
+    os.set_blocking(wake_writer, False)
+    signal.set_wakeup_fd(wake_writer)
     signal.signal(signal.SIGCHLD, lambda number, frame: None)
     gc.collect()
-    gc.freeze()  # a collection in a child would otherwise write to, and so copy, every shared page
+    gc.freeze()  # without it a collection in a child writes to, and so copies, every shared page
     statuses: dict[int, int] = {}  # process id -> pipe
     poller = select.poll()
     poller.register(control, select.POLLIN)
-    poller.register(woken, select.POLLIN)
+    poller.register(wake_reader, select.POLLIN)
     while True:
         ready = {descriptor for descriptor, _ in poller.poll()}
-        if woken in ready:
-            os.read(woken, 4096)
+        if wake_reader in ready:
+            os.read(wake_reader, 4096)
             _report_ended(statuses)
         if control.fileno() not in ready:
             continue
-        data, descriptors, _, _ = socket.recv_fds(control, _REQUEST_BYTES, _DESCRIPTORS)
+        data, descriptors, _, _ = socket.recv_fds(control, _REQUEST_BYTES, _MAX_DESCRIPTORS)
         if not data:
             os._exit(0)
         request = json.loads(data)
         pid = _fork(1 + len(request["options"]), len(descriptors))
         if pid == 0:
-            for descriptor in (woken, wake, descriptors[0], *statuses.values()):
+            for descriptor in (wake_reader, wake_writer, descriptors[0], *statuses.values()):
                 os.close(descriptor)
             control.close()
             _become_child()
@@ -201,19 +202,19 @@ def serve(control_fd: int) -> list[str]:
             return [*request["argv"], *(word for option in options for word in option)]
         if pid is not None:
             statuses[pid] = descriptors.pop(0)
-            _write(statuses[pid], pid)
-        for descriptor in descriptors:  # without a child its pipe too, which tells the owner
+            _send_status(statuses[pid], pid)
+        for descriptor in descriptors:  # also the pipe if there is no child: its end-of-file tells the owner
             os.close(descriptor)
 
 
 def _fork(expected_descriptors: int, descriptors: int) -> int | None:
-    """Fork, if all descriptors of the request came; None if there is no child."""
+    """Fork if all descriptors of the request arrived; returns None if there is no child."""
     try:
         if descriptors != expected_descriptors:
             raise OSError(errno.EMFILE, f"expected {expected_descriptors} descriptors, got {descriptors}")
         return os.fork()
     except OSError as error:
-        log.error("fork_failed", reason=str(error), next="the owner of the server may try again")
+        log.error("fork_failed", reason=str(error), next="the exit code of this child is internal")
         return None
 
 
@@ -222,18 +223,18 @@ def _report_ended(statuses: dict[int, int]) -> None:
     for pid in list(statuses):
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:
-            _write(statuses[pid], os.waitstatus_to_exitcode(status))
+            _send_status(statuses[pid], os.waitstatus_to_exitcode(status))
             os.close(statuses.pop(pid))
 
 
-def _write(status: int, number: int) -> None:
-    with contextlib.suppress(BrokenPipeError):  # the owner does not wait for it any more
+def _send_status(status: int, number: int) -> None:
+    with contextlib.suppress(BrokenPipeError):  # the owner has stopped waiting for it
         os.write(status, _STATUS.pack(number))
 
 
 def _become_child() -> None:
     """Give the process the signals and the process group of a new one."""
-    os.setpgid(0, 0)  # Ctrl-C reaches the parent alone, which then stops its children
+    os.setpgid(0, 0)  # Ctrl-C reaches only the parent, which then stops its children
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})

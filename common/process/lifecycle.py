@@ -1,4 +1,4 @@
-"""How a process is asked to stop, how it waits between tries, and what its exit code says."""
+"""How a process stops, how long it waits between attempts, and what its exit codes mean."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EXIT_USAGE = 2
 EXIT_INTERNAL = 70
 EXIT_TEMPORARY = 75
 EXIT_CONFIGURATION = 78
-EXIT_CLOSED_PIPE = 141  # 128 + SIGPIPE, as a shell shows a program that this signal ended
+EXIT_CLOSED_PIPE = 141  # 128 + SIGPIPE, as a shell reports a program that this signal ended
 
 
 class Fatal(Exception):
@@ -42,16 +42,15 @@ def stop_on_signals() -> threading.Event:
 
 
 def leave_on_signals() -> None:
-    """SIGTERM or SIGINT ends this process at once with 0: while it starts it has nothing to save."""
+    """Let SIGTERM or SIGINT end this process at once with 0; a process that starts has nothing to save."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, frame: leave(EXIT_DONE))
 
 
 def leave(code: int) -> NoReturn:
-    """End this process now, its output written, its modules as they are.
+    """Flush the output and end this process with `os._exit`, which skips PyTorch's teardown.
 
-    To take torch apart costs a process 0.6 s of its core: a host with 64 actors on two cores would be
-    busy for 20 s, and kill those that were late, with nothing left to do but that.
+    The teardown costs 0.6 s of a core: 64 actors on two cores take 20 s, and the parent kills the late ones.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -59,16 +58,16 @@ def leave(code: int) -> NoReturn:
 
 
 class Backoff:
-    """Waiting times that double from 0.25 to 4 seconds, with jitter so that a fleet spreads out."""
+    """Waits that double from 0.25 to 4 seconds, with jitter that spreads the attempts of a fleet."""
 
     def __init__(self) -> None:
         self._seconds = 0.25
 
     def next_seconds(self) -> float:
-        """The next time to wait."""
+        """The next wait."""
         current, self._seconds = self._seconds, min(4.0, self._seconds * 2)
         return current * random.uniform(0.5, 1.0)  # noqa: S311  # spreads load; nothing secret
 
     def reset(self) -> None:
-        """It worked: begin again."""
+        """Start again with the shortest wait; call it after a success."""
         self._seconds = 0.25

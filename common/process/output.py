@@ -9,15 +9,15 @@ from typing import TextIO
 
 
 def discard_if_closed(stream: TextIO) -> bool:
-    """If the reader of a pipe is gone, discard what is written to it, what waits in its buffer included."""
+    """Discard the buffer and all later output of a pipe without a reader; returns whether it is one."""
     try:
         descriptor = stream.fileno()
-    except OSError:  # not a file, as in a test
+    except OSError:  # a stream without a file, as in a test
         return False
     poller = select.poll()
     poller.register(descriptor, select.POLLOUT)
     closed = any(events & select.POLLERR for _, events in poller.poll(0))
     if closed:
-        with Path(os.devnull).open("wb") as nowhere:
-            os.dup2(nowhere.fileno(), descriptor)
+        with Path(os.devnull).open("wb") as null:
+            os.dup2(null.fileno(), descriptor)
     return closed

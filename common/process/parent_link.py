@@ -1,8 +1,8 @@
-"""The ties between an actor and the process that started it: liveness, notes, and a step count.
+"""An actor's link to the process that started it: a socket and a step count in shared memory.
 
-A learner starts local actors with a socket, whose end-of-file says that the learner is gone, and a
-small shared file, in which the actor keeps its step count: the learner can read it after a kill.
-The parent of `--procs` has the socket too, and exchanges notes over it.
+The learner starts a local actor with both, and so does the parent of `--procs`. The end-of-file of the socket
+tells the actor that its parent has ended. The parent can read the step count after the actor was killed.
+Actors and the parent of `--procs` also exchange notes, which are JSON objects, over the socket.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ import socket
 import struct
 from typing import Any
 
-TALLY = struct.Struct("=16sQ")  # session, steps produced
+STEP_COUNT = struct.Struct("=16sQ")  # session, steps produced
 _NOTE_BYTES = 16_384
 
 
 class ParentLink:
-    """Both ties may be absent: an actor started by hand has none."""
+    """The actor's end. An actor that a user starts has neither socket nor step count."""
 
-    def __init__(self, socket_fd: int | None = None, tally_fd: int | None = None) -> None:
+    def __init__(self, socket_fd: int | None = None, step_count_fd: int | None = None) -> None:
         self._socket = None if socket_fd is None else socket.socket(fileno=socket_fd)
-        self._tally = None if tally_fd is None else mmap.mmap(tally_fd, TALLY.size)
+        self._step_count = None if step_count_fd is None else mmap.mmap(step_count_fd, STEP_COUNT.size)
 
     def fileno(self) -> int | None:
-        """Readable when the parent wrote a note or is gone."""
+        """A descriptor that is readable when the parent sent a note or ended; None without a parent."""
         return None if self._socket is None else self._socket.fileno()
 
     def gone(self) -> bool:
-        """Whether the parent ended."""
+        """Whether the parent has ended."""
         if self._socket is None:
             return False
         try:
@@ -40,13 +40,13 @@ class ParentLink:
         except ConnectionError:
             return True
 
-    def tally(self, sid: bytes, produced: int) -> None:
-        """Write down the step count."""
-        if self._tally is not None:
-            TALLY.pack_into(self._tally, 0, sid, produced)
+    def write_step_count(self, sid: bytes, produced: int) -> None:
+        """Write the steps that a session has produced where the parent can read them."""
+        if self._step_count is not None:
+            STEP_COUNT.pack_into(self._step_count, 0, sid, produced)
 
     def send(self, note: dict[str, Any]) -> None:
-        """Tell the parent something; dropped if it does not listen."""
+        """Send a note to the parent; drop it if the parent has ended or its queue is full."""
         if self._socket is not None:
             try:
                 self._socket.send(json.dumps(note).encode(), socket.MSG_DONTWAIT)
@@ -54,7 +54,7 @@ class ParentLink:
                 return
 
     def receive(self, timeout_seconds: float) -> dict[str, Any] | None:
-        """The next note, or None."""
+        """The next note; None after the timeout or if the parent has ended."""
         assert self._socket is not None
         poller = select.poll()
         poller.register(self._socket, select.POLLIN)
@@ -66,8 +66,8 @@ class ParentLink:
         return json.loads(note) if note else None
 
     def close(self) -> None:
-        """Let go of both."""
+        """Close the socket and unmap the step count."""
         if self._socket is not None:
             self._socket.close()
-        if self._tally is not None:
-            self._tally.close()
+        if self._step_count is not None:
+            self._step_count.close()

@@ -1,1 +1,1 @@
-"""The messages between actors and the learner: their values, their bytes and the sockets for data."""
+"""The protocol between actors and the learner: its messages, their encoding and the data sockets."""

@@ -1,4 +1,4 @@
-"""The trajectory chunk: T steps of B lanes as arrays, without a byte format."""
+"""The trajectory chunk: T steps of B lanes as arrays."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ import numpy.typing as npt
 from common.config import RolloutConfig
 from common.spaces import Spaces
 
-WARMUP_VERSION = -1  # chunks of random play, before there is a policy
+WARMUP_VERSION = -1  # of chunks with random actions, before the first policy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Chunk:
-    """T steps of B lanes under one bundle; time first.
+    """T steps of B lanes with the weights of one bundle; time first.
 
-    `observation` holds every observation once: rows 0 to S-2 are the history that completes the
-    first stack, row S-1+t is the newest observation of s_t, the last row is s_T. A row after an
-    end is the observation of the new episode.
+    `observation` holds every observation once: rows 0 to S-2 are the history that completes the first
+    stack, row S-1+t is the newest observation of s_t, and the last row is s_T. The row after the end of an
+    episode is the first observation of the next episode.
     """
 
     observation: npt.NDArray[np.generic]  # uint8 [S-1+T+1, B, 84, 84] or float32 [T+1, B, D]
-    final_observation: npt.NDArray[np.generic]  # [K, ...]: last one before each of K truncations
-    action: npt.NDArray[np.generic]  # int32 [T, B], or float32 [T, B, A], as drawn: the task clips it
-    log_prob: npt.NDArray[np.float32]  # [T, B], nats, of the acting policy
-    reward: npt.NDArray[np.float32]  # [T, B], game points, unclipped
-    bonus: npt.NDArray[np.float32]  # [T, B], raw prediction error on the next observation
-    terminated: npt.NDArray[np.bool_]  # [T, B], the episode ended in the task
-    truncated: npt.NDArray[np.bool_]  # [T, B], a time limit cut it
+    final_observation: npt.NDArray[np.generic]  # [K, ...]: the last one before each of K truncations
+    action: npt.NDArray[np.generic]  # int32 [T, B], or float32 [T, B, A], sampled; the environment clips it
+    log_prob: npt.NDArray[np.float32]  # [T, B], nats, under the acting policy
+    reward: npt.NDArray[np.float32]  # [T, B], raw
+    bonus: npt.NDArray[np.float32]  # [T, B], prediction error of the next observation, unscaled
+    terminated: npt.NDArray[np.bool_]  # [T, B], the episode reached a terminal state
+    truncated: npt.NDArray[np.bool_]  # [T, B], a time limit ended the episode
 
     @property
     def done(self) -> npt.NDArray[np.bool_]:
-        """bool [T, B]: the next row belongs to another episode."""
+        """bool [T, B]: the next row belongs to the next episode."""
         return self.terminated | self.truncated
 
 
-ArraySpec = tuple[str, tuple[int, ...]]  # dtype string, shape
+ArraySpec = tuple[str, tuple[int, ...]]  # dtype, shape
 
 
 def layout(rollout: RolloutConfig, spaces: Spaces, truncations: int) -> dict[str, ArraySpec]:
@@ -60,5 +60,5 @@ def layout(rollout: RolloutConfig, spaces: Spaces, truncations: int) -> dict[str
 
 
 def raw_bytes(specs: Mapping[str, ArraySpec]) -> int:
-    """Uncompressed size of arrays of these shapes."""
+    """The uncompressed size of these arrays."""
     return sum(np.dtype(dtype).itemsize * math.prod(shape) for dtype, shape in specs.values())

@@ -1,9 +1,9 @@
-"""Messages as bytes and back: the only codec, with every limit; no I/O.
+"""The codec: messages to bytes and back, with every size limit. No I/O.
 
-A message is one or two parts. The first is an 8-byte preamble (magic, protocol major, kind, length
-of the second part) and a small msgpack map; the second, the body, is whatever grows. `decode`
-returns a message or raises `WireError`, whatever the bytes. Arrays are decoded separately
-(`unpack`), against the shapes that the run's configuration allows and no others.
+A message has one or two parts. The first is an 8-byte preamble (magic, protocol major, kind, length of the
+second part) and a small msgpack map, the header. The second part, the body, holds the large data. `decode`
+returns a message or raises `WireError` for any bytes. `unpack` decodes the arrays of a chunk; it accepts
+only the shapes of the run's configuration.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ _HEADER_BYTES = 4096
 _INTEGER_LIMIT = 1 << 62
 _TEXT_CHARACTERS = 256
 _LIST_ITEMS = 64
-_WORD_BYTES = 8  # divides an image of 84 x 84
-_LEVEL = 2  # of zlib-ng: the streams are those of zlib, made in a quarter of its time and smaller here
+_WORD_BYTES = 8  # divides the bytes of an 84 x 84 image
+_LEVEL = 2  # of zlib-ng, which writes zlib streams in a quarter of the time of zlib, and smaller ones here
 _Check = Callable[[Any], bool]
 
 
 def _check(hint: Any) -> _Check:
-    """The test that a decoded value is of an annotated field type; the only types fields use."""
+    """A function that checks that a decoded value has the annotated type, one of those that fields use."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is int:
         return lambda value: type(value) is int and -1 <= value < _INTEGER_LIMIT
@@ -53,7 +53,7 @@ def _check(hint: Any) -> _Check:
         return lambda value: type(value) is str and value in arguments
     if origin is Annotated:
         return lambda value: type(value) is bytes and len(value) == arguments[1]
-    checks = [_check(argument) for argument in arguments]  # of a map's keys and values
+    checks = [_check(argument) for argument in arguments]  # of the keys and of the values of a map
     return lambda value: (
         type(value) is dict and all(map(checks[0], value)) and all(map(checks[1], value.values()))
     )
@@ -74,7 +74,7 @@ WireReason = Literal["frames", "version", "kind", "size", "header", "array"]
 
 
 class WireError(Exception):
-    """Bytes that are not a message of this protocol; `reason` is one of a small closed set."""
+    """Bytes are not a valid message of this protocol; `reason` classifies the error."""
 
     def __init__(self, reason: WireReason, text: str) -> None:
         super().__init__(text)
@@ -82,13 +82,13 @@ class WireError(Exception):
 
 
 def message_limit_bytes(rollout: RolloutConfig, spaces: Spaces) -> int:
-    """The largest legal message part: a raw chunk, 1 % and 64 KiB."""
-    most = raw_bytes(layout(rollout, spaces, rollout.chunk_steps if not spaces.is_image else rollout.lanes))
-    return math.ceil(most * 1.01) + 65_536
+    """The size limit of a message part: an uncompressed chunk, plus 1 % and 64 KiB."""
+    truncations = rollout.lanes if spaces.is_image else rollout.chunk_steps
+    return math.ceil(raw_bytes(layout(rollout, spaces, truncations)) * 1.01) + 65_536
 
 
 def encode(message: Message) -> list[bytes]:
-    """Turn a message into its parts."""
+    """Encode a message as its parts."""
     fields = {name: getattr(message, name) for name in _SCHEMAS[message.KIND]}
     body = fields.pop("body", None)
     header = msgpack.packb(fields)
@@ -99,10 +99,10 @@ def encode(message: Message) -> list[bytes]:
 
 
 def decode(parts: Sequence[bytes]) -> Message:
-    """Turn parts into a message.
+    """Decode the parts of a message.
 
     Raises:
-        WireError: anything but a message of this protocol.
+        WireError: the parts are not a valid message of this protocol.
     """
     if not 1 <= len(parts) <= 2:
         raise WireError("frames", f"expected 1 or 2 parts, got {len(parts)}")
@@ -117,7 +117,9 @@ def decode(parts: Sequence[bytes]) -> Message:
         raise WireError("kind", f"expected a known message kind, got {number}")
     if len(head) > _PREAMBLE.size + _HEADER_BYTES or length != len(body or b""):
         raise WireError(
-            "size", f"{kind.__name__}: header of {len(head)} bytes, body {len(body or b'')} of {length}"
+            "size",
+            f"{kind.__name__}: expected a header of at most {_HEADER_BYTES} bytes and a body of {length}, "
+            f"got {len(head) - _PREAMBLE.size} and {len(body or b'')}",
         )
     schema = _SCHEMAS[kind.KIND]
     fields = _unpack(head[_PREAMBLE.size :], kind.__name__)
@@ -131,12 +133,12 @@ def decode(parts: Sequence[bytes]) -> Message:
         raise WireError("header", f"{kind.__name__}: missing {sorted(schema.keys() - fields.keys())}")
     for name, (hint, check) in schema.items():
         if not check(fields[name]):
-            raise WireError("header", f"{kind.__name__}: field {name} is not {hint}")
+            raise WireError("header", f"{kind.__name__}: expected {hint} in field {name}, got another value")
     return kind(**{name: fields[name] for name in schema})
 
 
 def _reject_extension(code: int, data: bytes) -> None:
-    raise ValueError("extension types are refused")
+    raise ValueError("expected no extension type")
 
 
 def _unpack(header: bytes, kind: str) -> dict[str, Any]:
@@ -154,7 +156,8 @@ def _unpack(header: bytes, kind: str) -> dict[str, Any]:
         )
     except Exception as error:  # noqa: BLE001  # msgpack raises at least six kinds on hostile input
         raise WireError(
-            "header", f"{kind}: unreadable header ({type(error).__name__}), {header[:16].hex()}"
+            "header",
+            f"{kind}: expected a header in msgpack, got {header[:16].hex()} ({type(error).__name__})",
         ) from None
     if not isinstance(fields, dict):
         raise WireError("header", f"{kind}: expected a map, got {type(fields).__name__}")
@@ -163,7 +166,7 @@ def _unpack(header: bytes, kind: str) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """The arrays of a chunk as bytes, and what a `ChunkMessage` tells of them."""
+    """The compressed arrays of a chunk, and the fields of a `ChunkMessage` that describe them."""
 
     truncations: int
     observation_bytes: int
@@ -181,7 +184,7 @@ class Packed:
         produced: int,
         fresh: bool,
     ) -> ChunkMessage:
-        """The chunk as steps [offset, offset + steps) of a session."""
+        """The message of the chunk as steps [offset, offset + steps) of a session."""
         return ChunkMessage(
             sid=sid,
             generation=generation,
@@ -207,11 +210,11 @@ def pack(chunk: Chunk) -> Packed:
 
 
 def unpack(message: ChunkMessage, rollout: RolloutConfig, spaces: Spaces) -> Chunk:
-    """Decompress and check the arrays of a chunk; they may be read-only.
+    """Decompress and validate the arrays of a chunk; they may be read-only.
 
     Raises:
-        WireError: a size other than the configuration's, a damaged or overlong stream, a value out of
-            range or not finite.
+        WireError: a size differs from the configuration's, a stream is damaged or too long, or a value is
+            out of range or not finite.
     """
     truncations, length = message.truncations, message.observation_bytes
     if not (0 <= truncations <= rollout.chunk_steps and 0 <= length <= len(message.body)):
@@ -225,7 +228,7 @@ def unpack(message: ChunkMessage, rollout: RolloutConfig, spaces: Spaces) -> Chu
     for name, size in sizes.items():
         raw[name], others = others[:size], others[size:]
     if max(raw[name].max() for name in ("terminated", "truncated")) > 1:
-        raise WireError("array", "expected ends of 0 or 1")
+        raise WireError("array", "expected terminated and truncated to be 0 or 1")
     chunk = Chunk(**{name: raw[name].view(dtype).reshape(shape) for name, (dtype, shape) in specs.items()})
     _check_values(chunk, spaces, truncations)
     return chunk
@@ -260,17 +263,17 @@ def _inflate_most(block: bytes, most_bytes: int) -> npt.NDArray[np.uint8]:
     except zlib_ng.error:  # type: ignore[misc]  # its stub calls it an instance
         raise WireError("array", "expected a zlib stream, got damaged bytes") from None
     if len(data) > most_bytes or not stream.eof or stream.unused_data:
-        raise WireError("array", f"expected one stream of at most {most_bytes} bytes, got another")
+        raise WireError("array", f"expected one complete stream of at most {most_bytes} bytes, got another")
     return np.frombuffer(data, np.uint8)
 
 
-# Most of a game's image is as it was one step before. So a video is sent as the words of eight bytes that
-# changed, each as its XOR with the word before it in its lane, and then one bit for each word that tells
-# whether it did. What has to be compressed and read is a tenth of the images.
+# Most of an image equals the image one step before. Therefore the images are sent as 8-byte words: the XOR of
+# each word that changed with the same word one step before, then one bit per word that tells whether it
+# changed. This leaves a tenth of the bytes to compress and decompress.
 
 
 def _changes(video: npt.NDArray[Any]) -> bytes:
-    """The words that changed, then a bit for each word; before row 0 all is black."""
+    """The words that changed, then a bit for each word; the image before row 0 counts as zeros."""
     words = video.reshape(len(video), -1).view(np.uint64)
     delta = words.copy()
     delta[1:] ^= words[:-1]
@@ -279,13 +282,13 @@ def _changes(video: npt.NDArray[Any]) -> bytes:
 
 
 def _video(block: bytes, rows: int, size: int) -> npt.NDArray[np.uint8]:
-    """Undo `_changes`."""
+    """The images of a compressed result of `_changes`, as bytes."""
     words = size // _WORD_BYTES
     bits = -(-words // 8)
     data = _inflate_most(block, size + bits)
     changed = np.unpackbits(data[-bits:], count=words).view(np.bool_)
     if len(data) != np.count_nonzero(changed) * _WORD_BYTES + bits:
-        raise WireError("array", f"expected a word for each change, got {len(data)} bytes")
+        raise WireError("array", f"expected a word for each changed bit, got {len(data)} bytes")
     video = np.zeros(words, np.uint64)
     video[changed] = data[:-bits].view(np.uint64)
     for before, now in pairwise(video.reshape(rows, -1)):

@@ -1,8 +1,8 @@
-"""Every message of the protocol, as a frozen value. `wire` gives them bytes; nothing here does I/O.
+"""Every message of the protocol, as a frozen value; `codec` turns them into bytes. No I/O.
 
-A session is named by 16 random bytes. Offsets count steps since the session began; they are the
-sequence numbers. Everything the learner tells an actor about progress is absolute and cumulative,
-so a lost or repeated message does no harm.
+A session has an id of 16 random bytes. An offset counts the steps since the session began; offsets are the
+sequence numbers. The learner reports progress to an actor in absolute, cumulative numbers, so a lost or
+repeated message does no harm.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar, Literal
 
 Sid = Annotated[bytes, 16]
 Digest = Annotated[bytes, 32]
-FORMER_SESSIONS = 16  # that one Hello may name
+FORMER_SESSIONS = 16  # the most that one Hello may list
 
 Reason = Literal[
     "warmup",
@@ -30,19 +30,19 @@ Reason = Literal[
     "run_finished",
 ]
 SkipReason = Literal["oversize", "actor_shutdown", "actor_lost", "old_generation", "run_finished"]
-RejectCode = Literal["protocol", "environment", "lost", "full"]
-# of an actor's loop
+RejectCode = Literal["protocol", "lost", "full"]
+# The phases of an actor's loop.
 Phase = Literal["env", "policy", "messages", "bonus", "encode", "credit_wait", "weights"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hello:
-    """Actor: joins, or returns with a new connection.
+    """Actor: joins, or rejoins on a new connection.
 
-    `generation` is the learner generation that welcomed this session last (-1: none yet); `base` is the
-    first offset it still holds or will produce. `former` maps the latest sessions of this actor that
-    the learner gave up to the steps that each ended with, so that a learner that restarts from an
-    older checkpoint can count them.
+    `generation` is the learner generation that last accepted this session (-1: none yet); `base` is the
+    first offset that the actor still holds or will produce. `former` maps the latest sessions of this actor
+    that the learner closed as lost to the number of steps each had produced, so that a learner that resumes
+    from an older checkpoint can count them.
     """
 
     KIND: ClassVar[int] = 1
@@ -58,7 +58,7 @@ class Hello:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Welcome:
-    """Learner: accepts a session. The body is the run configuration as JSON, as `software` writes it."""
+    """Learner: accepts a session. The body is the run configuration, JSON of the version `software`."""
 
     KIND: ClassVar[int] = 2
     sid: Sid
@@ -80,8 +80,9 @@ class Welcome:
 class Reject:
     """Learner: refuses a session.
 
-    "lost": the session `sid` was given up, and its accounting ends at `produced`; begin a new one.
-    "full": ask again after `retry_after_ms`, or later.
+    "protocol": the message cannot be decoded, for example because of another protocol version.
+    "lost": the learner closed the session `sid`, and its accounting ends at `produced`; begin a new session.
+    "full": no slot is free; retry after `retry_after_ms`.
     """
 
     KIND: ClassVar[int] = 3
@@ -94,11 +95,11 @@ class Reject:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChunkMessage:
-    """Actor: steps [offset, offset + steps) of the session.
+    """Actor: the data of steps [offset, offset + steps) of the session.
 
-    The body is the compressed observations, `observation_bytes` long, and the other arrays, compressed
-    together. The run's configuration and `truncations`, the number of final observations, say what they are.
-    `fresh`: every lane was reset right before the first of these steps.
+    The body holds the compressed observations, `observation_bytes` long, then the other arrays, compressed
+    together. The run's configuration and `truncations`, the number of final observations, determine their
+    shapes. `fresh`: every lane was reset directly before the first of these steps.
     """
 
     KIND: ClassVar[int] = 4
@@ -117,7 +118,7 @@ class ChunkMessage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Skip:
-    """Actor: these steps exist, and their data will not come."""
+    """Actor: these steps were produced, but their data will not be sent."""
 
     KIND: ClassVar[int] = 5
     sid: Sid
@@ -130,7 +131,7 @@ class Skip:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ack:
-    """Learner: received and settled up to here; go on up to `credit`; `version` is the newest."""
+    """Learner: the steps received and settled so far, the offset up to which to play, the newest version."""
 
     KIND: ClassVar[int] = 6
     generation: int
@@ -142,7 +143,7 @@ class Ack:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resend:
-    """Learner: send again from this offset."""
+    """Learner: resend from this offset."""
 
     KIND: ClassVar[int] = 7
     offset: int
@@ -150,7 +151,7 @@ class Resend:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HelloRequired:
-    """Learner: I do not know this connection; say Hello."""
+    """Learner: no session is known on this connection; send a Hello."""
 
     KIND: ClassVar[int] = 8
     generation: int
@@ -158,7 +159,7 @@ class HelloRequired:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heartbeat:
-    """Actor: alive; answered by an Ack. `stats` has the seconds of each phase as `phase_NAME`."""
+    """Actor: renews the lease; answered by an Ack. `stats` has the seconds of each phase, `phase_NAME`."""
 
     KIND: ClassVar[int] = 9
     sid: Sid
@@ -169,7 +170,7 @@ class Heartbeat:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bye:
-    """Actor: leaving; everything produced was sent or skipped."""
+    """Actor: ends the session; every step produced was sent or skipped."""
 
     KIND: ClassVar[int] = 10
     sid: Sid
@@ -178,14 +179,14 @@ class Bye:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ByeAck:
-    """Learner: every offset of yours is received or booked; go."""
+    """Learner: every step of the session is accounted for; the actor may exit."""
 
     KIND: ClassVar[int] = 11
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drain:
-    """Learner: going down. `finished`: the run is complete, nothing will come back."""
+    """Learner: shuts down. `finished`: the run is complete, so the learner will not restart."""
 
     KIND: ClassVar[int] = 12
     finished: bool
@@ -193,10 +194,10 @@ class Drain:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightsRequest:
-    """Actor, weights port: pieces [piece, piece + count) of a blob.
+    """Actor, weights port: requests the pieces [piece, piece + count) of a blob.
 
-    With `piece` 0 the newest blob is meant unless (generation, version) is held already; later pieces
-    name the blob they belong to.
+    With `piece` 0 it requests the newest blob, unless that has the (generation, version) of the request,
+    which the actor holds already. With a later piece, (generation, version) identify the blob.
     """
 
     KIND: ClassVar[int] = 16
@@ -209,7 +210,7 @@ class WeightsRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightsMeta:
-    """Learner, weights port: what the pieces that follow belong to."""
+    """Learner, weights port: describes the blob of the pieces that follow."""
 
     KIND: ClassVar[int] = 17
     name: Literal["bundle", "target"]
@@ -234,7 +235,7 @@ class WeightsPiece:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightsUnchanged:
-    """Learner, weights port: you hold the newest already."""
+    """Learner, weights port: the actor holds the newest blob already."""
 
     KIND: ClassVar[int] = 19
     name: Literal["bundle", "target"]

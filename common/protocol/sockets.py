@@ -1,7 +1,7 @@
-"""Every socket for data: ROUTER on the learner, DEALER on the actor, and a wake-up between threads.
+"""The data sockets: ROUTER on the learner, DEALER on the actor, and a wake-up between threads.
 
-Sending never blocks and success promises nothing; the protocol above acknowledges. A socket belongs
-to the thread that made it. No routing ids are set: a reconnected peer is a new peer.
+`send` never blocks, and its success does not mean delivery: the protocol acknowledges. A socket belongs
+to the thread that made it. No routing id is set: a peer that reconnects is a new peer.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from common import addresses
 from common.keys.curve import ActorKeys, ZapHandler
 from common.keys.handshake import ClientHandshake, HandshakeMonitor, Refusal
 
-_SMALL_BYTES = 65_536  # above it, sending without a copy is cheaper
-_POLL_BATCH = 256  # messages read per socket before anything else gets a turn
+_SMALL_BYTES = 65_536  # from this size on, sending without a copy is cheaper
+_POLL_BATCH = 256  # messages read per call of `receive`
 
 
 class BindError(Exception):
-    """An address that cannot be served."""
+    """A socket cannot bind to an address."""
 
 
 def is_loopback(endpoint: str) -> bool:
-    """Whether only this machine can reach the endpoint."""
+    """Whether the endpoint is reachable from this machine alone."""
     if endpoint.startswith(("ipc://", "inproc://")):
         return True
     host, _ = addresses.host_and_port(endpoint)
@@ -42,7 +42,7 @@ def is_loopback(endpoint: str) -> bool:
 
 
 def weights_endpoint(endpoint: str) -> str:
-    """The weights port of a learner whose data port is `endpoint`: the next port, or path."""
+    """The weights endpoint of a learner with the data endpoint `endpoint`: the next port, or another path."""
     if endpoint.startswith("ipc://"):
         return endpoint + ".weights"
     head, _, port = endpoint.rpartition(":")
@@ -54,7 +54,7 @@ def _tune(socket: zmq.Socket[bytes], message_bytes: int) -> None:
     socket.setsockopt(zmq.MAXMSGSIZE, message_bytes)
     socket.setsockopt(zmq.HANDSHAKE_IVL, 5_000)
     # No HEARTBEAT_IVL: libzmq 4.3.5 aborts the process when a peer resets its connection while 16 of its
-    # messages wait to be read and a heartbeat falls due. Leases and TCP notice who is gone.
+    # messages are unread and a heartbeat is due. Leases and TCP detect a lost peer.
     socket.setsockopt(zmq.TCP_MAXRT, 30_000)
     socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
     socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 30)
@@ -63,7 +63,7 @@ def _tune(socket: zmq.Socket[bytes], message_bytes: int) -> None:
 
 
 class Context:
-    """Owns the I/O thread; closing it ends every socket made from it."""
+    """The ZeroMQ context with its I/O thread; closing it closes every socket made from it."""
 
     def __init__(self) -> None:
         self.raw: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -78,78 +78,78 @@ class Context:
 
 
 class RouterSocket:
-    """One ROUTER: many peers, each named by an opaque routing id of its present connection.
+    """A ROUTER socket: many peers, each identified by the opaque routing id of its present connection.
 
-    With a gate, TCP peers need an authorised key; what comes without one is counted in `refused`.
+    With a ZAP handler, TCP peers need an authorised key; `refused` counts refused handshakes and messages.
     """
 
-    def __init__(self, context: Context, message_bytes: int, gate: ZapHandler | None = None) -> None:
+    def __init__(self, context: Context, message_bytes: int, zap_handler: ZapHandler | None = None) -> None:
         self.raw = context.raw.socket(zmq.ROUTER)
         _tune(self.raw, message_bytes)
         self.raw.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self.raw.setsockopt(zmq.SNDHWM, 64)
         self.raw.setsockopt(zmq.RCVHWM, 16)
         self.raw.setsockopt(zmq.BACKLOG, 1024)
-        self._gate = gate
-        self._handshakes = HandshakeMonitor(self.raw) if gate is not None else None
+        self._zap_handler = zap_handler
+        self._monitor = HandshakeMonitor(self.raw) if zap_handler is not None else None
         self.refused: Counter[str] = Counter(dict.fromkeys((*get_args(Refusal), "revoked"), 0))
-        self.would_block = 0
+        self.send_queue_full = 0  # messages that were not sent for this reason
 
     def bind(self, endpoint: str) -> str:
-        """Serve at `endpoint`; returns it with the real port.
+        """Bind to `endpoint`; returns it with the port in use.
 
         Raises:
             BindError: the address is taken, unknown or malformed.
         """
         if endpoint.startswith("tcp://"):
-            self.raw.setsockopt(zmq.IPV6, int("*" in endpoint or "[" in endpoint))
-        if self._gate is not None:
-            self._gate.guard(self.raw, endpoint)
+            self.raw.setsockopt(zmq.IPV6, int(endpoint.startswith(("tcp://*", "tcp://["))))
+        if self._zap_handler is not None:
+            self._zap_handler.guard(self.raw, endpoint)
         try:
             self.raw.bind(endpoint)
         except zmq.ZMQError as error:
-            why = error.strerror or str(error)
+            reason = error.strerror or str(error)
             raise BindError(
-                f'expected to bind {endpoint}, got "{why}": choose another --bind address or port'
+                f'expected to bind {endpoint}, got "{reason}": choose another --bind address or port'
             ) from None
         return self.raw.getsockopt(zmq.LAST_ENDPOINT).decode().rstrip("\0")  # type: ignore[union-attr]
 
     def receive(self) -> Iterator[tuple[bytes, str, list[bytes]]]:
-        """Up to a few hundred waiting messages, one by one, as (peer, its key or "", parts); never waits."""
-        if self._handshakes is not None:
-            self.refused.update(outcome for outcome in self._handshakes.read() if outcome != "done")
+        """Yield up to 256 waiting messages as (peer, its public key or "", parts); does not block."""
+        if self._monitor is not None:
+            self.refused.update(outcome for outcome in self._monitor.read() if outcome != "done")
         with contextlib.suppress(zmq.Again):
             for _ in range(_POLL_BATCH):
                 frame = self.raw.recv(zmq.DONTWAIT, copy=False)
                 parts = self.raw.recv_multipart(zmq.DONTWAIT)
-                key = "" if self._gate is None else self._gate.owner(frame)
+                key = "" if self._zap_handler is None else self._zap_handler.owner(frame)
                 if key is None:
                     self.refused["revoked"] += 1
                 else:
                     yield frame.bytes, key, parts
 
     def send(self, peer: bytes, parts: Sequence[bytes]) -> bool:
-        """Hand a message to the peer's pipe; False if the peer is gone or its pipe is full."""
+        """Queue a message for the peer; False if the peer is gone or its queue is full."""
         try:
             self.raw.send_multipart([peer, *parts], zmq.DONTWAIT, copy=sum(map(len, parts)) < _SMALL_BYTES)
         except zmq.ZMQError as error:
             if error.errno not in (zmq.EHOSTUNREACH, zmq.EAGAIN):
                 raise
-            self.would_block += error.errno == zmq.EAGAIN
+            self.send_queue_full += error.errno == zmq.EAGAIN
             return False
         return True
 
     def close(self) -> None:
-        """Stop serving; what is queued gets a second to leave."""
-        if self._handshakes is not None:
-            self._handshakes.close()
+        """Close the socket; queued messages have one second to be sent."""
+        if self._monitor is not None:
+            self._monitor.close()
         self.raw.close(linger=1_000)
 
 
 class DealerSocket:
-    """One DEALER: a connection to one learner port, made again by itself when it breaks.
+    """A DEALER socket: a connection to one learner port, which reconnects by itself.
 
-    A watched client can tell why it is not let in; `refusal` must then be called every few seconds.
+    A watched client knows why the learner refuses it; call `refusal` every few seconds then.
     """
 
     def __init__(
@@ -168,29 +168,29 @@ class DealerSocket:
         self.raw.setsockopt(zmq.RECONNECT_IVL, 250)
         self.raw.setsockopt(zmq.RECONNECT_IVL_MAX, 4_000)
         if endpoint.startswith("tcp://"):
-            with contextlib.suppress(OSError):  # a name without an address yet; silence makes a new client
+            with contextlib.suppress(OSError):  # no address yet; the caller retries with a new client
                 family = addresses.family(addresses.host_and_port(endpoint)[0])
                 self.raw.setsockopt(zmq.IPV6, int(family == sockets.AF_INET6))
         if keys is not None:
-            keys.present(self.raw)
-        self._entry = ClientHandshake(self.raw, endpoint, keys is not None) if watched else None
+            keys.apply(self.raw)
+        self._handshake = ClientHandshake(self.raw, endpoint, keys is not None) if watched else None
         self.raw.connect(endpoint)
 
     @property
-    def entered(self) -> bool:
-        """Whether a handshake succeeded, as far as the last `refusal` knew; only if watched."""
-        return self._entry is not None and self._entry.done
+    def handshake_done(self) -> bool:
+        """Whether a handshake had succeeded at the last call of `refusal`; only of a watched client."""
+        return self._handshake is not None and self._handshake.done
 
     def refusal(self) -> str | None:
-        """Why the learner will never let this client in, in one sentence; None while it may."""
-        return self._entry.refusal() if self._entry is not None else None
+        """The reason why the learner will never accept this client, in one sentence; None while it may."""
+        return self._handshake.refusal() if self._handshake is not None else None
 
-    def receive(self, timeout_seconds: float = 0.0, also: int | None = None) -> list[bytes] | None:
-        """The next message, or None after the timeout or once descriptor `also` is readable."""
-        if timeout_seconds > 0 and also is not None:
+    def receive(self, timeout_seconds: float = 0.0, wake_descriptor: int | None = None) -> list[bytes] | None:
+        """The next message; None after the timeout, or when `wake_descriptor` is readable."""
+        if timeout_seconds > 0 and wake_descriptor is not None:
             poller = zmq.Poller()
             poller.register(self.raw, zmq.POLLIN)
-            poller.register(also, zmq.POLLIN)
+            poller.register(wake_descriptor, zmq.POLLIN)
             poller.poll(int(timeout_seconds * 1000))
         elif timeout_seconds > 0:
             self.raw.poll(int(timeout_seconds * 1000))
@@ -200,7 +200,7 @@ class DealerSocket:
             return None
 
     def send(self, parts: Sequence[bytes]) -> bool:
-        """Hand a message over; False if there is no connection or its pipe is full."""
+        """Queue a message; False without a connection or with a full queue."""
         try:
             self.raw.send_multipart(list(parts), zmq.DONTWAIT)
         except zmq.Again:
@@ -208,14 +208,14 @@ class DealerSocket:
         return True
 
     def close(self, linger_seconds: float = 0.0) -> None:
-        """End the connection; what is queued gets `linger_seconds` to leave."""
-        if self._entry is not None:
-            self._entry.close()
+        """Close the connection; queued messages have `linger_seconds` to be sent."""
+        if self._handshake is not None:
+            self._handshake.close()
         self.raw.close(linger=int(linger_seconds * 1000))
 
 
 class Waker:
-    """Wakes a thread that waits on sockets; `wake` may be called from any thread."""
+    """Wakes a thread that waits on sockets; any thread may call `wake`."""
 
     def __init__(self) -> None:
         self._reader, self._writer = sockets.socketpair()
@@ -223,40 +223,40 @@ class Waker:
         self._writer.setblocking(False)
 
     def fileno(self) -> int:
-        """For a poller."""
+        """The descriptor to poll."""
         return self._reader.fileno()
 
     def wake(self) -> None:
         """Make the descriptor readable."""
-        with contextlib.suppress(BlockingIOError):  # full: it is awake already
+        with contextlib.suppress(BlockingIOError):  # full: a wake-up is pending already
             self._writer.send(b"!")
 
     def clear(self) -> None:
-        """Forget the wake-ups so far."""
+        """Discard the pending wake-ups."""
         with contextlib.suppress(BlockingIOError):
             while self._reader.recv(4096):
                 pass
 
     def close(self) -> None:
-        """Free both ends."""
+        """Close both ends."""
         self._reader.close()
         self._writer.close()
 
 
-def wait(servers: Sequence[RouterSocket | ZapHandler], waker: Waker, timeout_seconds: float) -> None:
-    """Wait until a server has a message, the gate a handshake, or the waker was used."""
+def wait(sources: Sequence[RouterSocket | ZapHandler], waker: Waker, timeout_seconds: float) -> None:
+    """Wait for a message, a handshake, a wake-up, or the timeout."""
     poller = zmq.Poller()
-    for server in servers:
-        poller.register(server.raw, zmq.POLLIN)
+    for source in sources:
+        poller.register(source.raw, zmq.POLLIN)
     poller.register(waker.fileno(), zmq.POLLIN)
     poller.poll(int(timeout_seconds * 1000))
 
 
 def parse_address(address: str) -> str:
-    """An endpoint from what a user types: HOST:PORT, or a full endpoint.
+    """The endpoint of a user's HOST:PORT; a complete endpoint is returned as it is.
 
     Raises:
-        ValueError: no host or no port in 1 to 65534.
+        ValueError: the host is missing, or the port is not in 1 to 65534.
     """
     if address.startswith("ipc://"):
         return address

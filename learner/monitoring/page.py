@@ -18,7 +18,7 @@ from pathlib import Path
 
 import common
 from common.config import Config
-from common.http_server import Answer, Answers
+from common.http_server import Response, Routes
 from learner.monitoring.bottleneck import SIDES, Recent, Seconds, busy, held_back
 from learner.monitoring.curve import Point
 from learner.monitoring.progress_line import ProgressFacts
@@ -124,10 +124,10 @@ class Page:
         self._status, self._until = b"", 0.0
         self._scene: tuple[ChunkPreview | None, bytes] | None = None
         html = _FILE.read_bytes()
-        self._html = Answer("text/html; charset=utf-8", html, {"Content-Security-Policy": _policy(html)})
+        self._html = Response("text/html; charset=utf-8", html, {"Content-Security-Policy": _policy(html)})
 
     @property
-    def answers(self) -> Answers:
+    def answers(self) -> Routes:
         """By path."""
         return {
             "/": lambda: self._html,
@@ -135,7 +135,7 @@ class Page:
             "/scene.json": self._answer_scene,
         }
 
-    def _answer_status(self) -> Answer:
+    def _answer_status(self) -> Response:
         with self._lock:
             now = time.monotonic()
             if now >= self._until:
@@ -143,14 +143,14 @@ class Page:
                 recent = self._recent.since(progress.phase_seconds, view.actor_phases)
                 value = status(self._config, self._line(), view, progress, self._points(), recent)
                 self._status, self._until = _json(value), now + _FRESH_SECONDS
-            return Answer("application/json", self._status)
+            return Response("application/json", self._status)
 
-    def _answer_scene(self) -> Answer:
+    def _answer_scene(self) -> Response:
         with self._lock:
             shown = self._progress().scene
             if self._scene is None or self._scene[0] is not shown:
                 self._scene = (shown, gzip.compress(_json(scene(shown)), compresslevel=1))
-            return Answer("application/json", self._scene[1], {"Content-Encoding": "gzip"})
+            return Response("application/json", self._scene[1], {"Content-Encoding": "gzip"})
 
 
 def _json(value: Mapping[str, object]) -> bytes:

@@ -18,7 +18,7 @@ from learner.monitoring.metrics import LearnerCollector
 from learner.monitoring.page import Page
 from learner.monitoring.progress_line import ProgressFacts, ProgressLine, RecentRate
 from learner.monitoring.run_logger import RunLogger
-from learner.monitoring.summary import Clock, summarise
+from learner.monitoring.summary import ProcessFacts, summarise
 from learner.server.status import ServerStatus
 from learner.training.episodes import Episode, EpisodeTracker
 from learner.training.status import TrainerStatus
@@ -138,9 +138,11 @@ class RunMonitor:
     def summarise(self, exit_reason: str) -> dict[str, object]:
         """Write summary.json and return its fields."""
         wall_seconds = time.monotonic() - self._started
-        clock = Clock(self._generation, self.env_steps, self._frames, wall_seconds, self._steps_per_second)
+        process = ProcessFacts(
+            self._generation, self.env_steps, self._frames, wall_seconds, self._steps_per_second
+        )
         summary = summarise(
-            self._config, clock, self._trainer_status(), self._episodes, self._server_status(), exit_reason
+            self._config, process, self._trainer_status(), self._episodes, self._server_status(), exit_reason
         )
         self._logger.summary(summary)
         return summary

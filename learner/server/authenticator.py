@@ -52,7 +52,7 @@ class SessionAuthenticator:
             Whether keys were revoked. Every TCP connection is shut down then: authorised peers reconnect,
             and the protocol sends again what was in flight.
         """
-        asked = self.zap_handler.asked()
+        asked = self.zap_handler.request_pending()
         revoked: list[str] = []
         if now - self._read_at > (_HANDSHAKE_READ_SECONDS if asked else _READ_SECONDS):
             self._read_at = now

@@ -1,4 +1,4 @@
-"""Decisions about Hellos: which session is accepted, and what its actor is told."""
+"""Decides on Hellos: which session is accepted, which former sessions end, and what the actor is told."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from functools import cached_property
 import common
 from common.config import Config
 from common.protocol import messages as m
-from learner.server import leases, validation
+from learner.server import sessions, validation
 from learner.server.ledger import Account, Ledger
 from learner.server.sessions import SessionRecord, SessionTable
 
 HEARTBEAT_SECONDS = 2.0
-_FULL_SECONDS = 10.0  # until a session that found no room asks again
+_FULL_SECONDS = 10.0  # after which a session that was refused for lack of room tries again
 
 
 @dataclass(frozen=True)
-class Terms:
-    """What a learner process compares every Hello with, and tells every actor that it accepts."""
+class LearnerTerms:
+    """The facts of a learner process that every Hello is checked against, and that every Welcome tells."""
 
     config: Config
-    generation: int  # of the learner process
+    generation: int
     target: bytes  # digest of the target network
     sessions_per_key: int
 
     @cached_property
     def body(self) -> bytes:
-        """The configuration as it is shipped."""
+        """The configuration as JSON."""
         return self.config.to_json().encode()
 
     @cached_property
@@ -36,82 +36,108 @@ class Terms:
         return validation.session_steps_limit(self.config)
 
 
-class Violation(Exception):
-    """A Hello that no honest actor sends; the text says what was expected."""
+@dataclass(frozen=True, slots=True)
+class HelloDecision:
+    """What follows from a Hello. It is accepted if there is neither a reply nor a violation."""
+
+    reply: m.Reject | m.Drain | None = None
+    violation: str | None = None  # what was expected: no honest actor sends this Hello, and there is no reply
+    ended: tuple[tuple[bytes, int], ...] = ()  # sessions to end, and the steps that each is counted to
 
 
-def refusal(
+def decide_hello(
     hello: m.Hello,
     key: str,
-    peer: bytes,
+    other: SessionRecord | None,
+    limit_steps: int | None,
     ledger: Ledger,
-    seats: SessionTable,
-    terms: Terms,
+    table: SessionTable,
+    terms: LearnerTerms,
     draining: m.Drain | None,
-) -> m.Reject | m.Drain | None:
-    """Decide on a Hello that came on connection `peer` of `key`.
+) -> HelloDecision:
+    """Decide on a Hello; changes nothing.
 
-    A session that an earlier learner process knew, and that is given up by now, is counted to its
-    end first: a checkpoint knows less than the actor made, and the rest would be lost.
-
-    Returns:
-        What to answer instead of a Welcome, or None if the session is accepted.
-
-    Raises:
-        Violation: it cannot be true; there is no answer.
+    Args:
+        hello: the message.
+        key: the public key of its connection.
+        other: the session that used the connection before.
+        limit_steps: the most steps that the session can have produced; None if it has no connection.
+        ledger, table: read only.
+        terms: the learner's.
+        draining: the Drain that was sent, if the learner ends.
     """
     if not all(ledger.may_use(sid, key) for sid in (hello.sid, *hello.former)):
-        raise Violation("expected sessions of the key of the connection, got one of another key")
-    account, seat = ledger.accounts.get(hello.sid), seats.get(hello.sid)
-    _require_none(validation.history_violation(hello))
-    if validation.session_ended(hello, terms.generation, account, terms.limit_steps):
-        countable = account is not None and hello.produced <= terms.limit_steps
-        if countable and 0 <= hello.generation < terms.generation:
-            ledger.extend(hello.sid, key, hello.produced)
-        produced = ledger.accounts[hello.sid].produced if countable else hello.produced
-        text = "the session was given up: begin a new one"
-        return m.Reject(code="lost", text=text, sid=hello.sid, produced=produced)
-    if seat is None and draining is not None:
-        return draining  # known sessions are accepted, to say Bye
-    if seat is None and seats.count(key) >= terms.sessions_per_key:
+        return HelloDecision(
+            violation="expected sessions of the key of the connection, got one of another key"
+        )
+    account, session = ledger.accounts.get(hello.sid), table.get(hello.sid)
+    violation = validation.history_violation(hello)
+    if violation is not None:
+        return HelloDecision(violation=violation)
+    closed = account.closed if account is not None else None
+    if validation.session_ended(hello, terms.generation, closed, terms.limit_steps):
+        return _ended(hello, account, terms)
+    if session is None and draining is not None:
+        return HelloDecision(draining)  # known sessions are accepted, so that they can send Bye
+    if session is None and table.count(key) >= terms.sessions_per_key:
         text = f"expected at most {terms.sessions_per_key} sessions of a key: raise --sessions-per-key"
-        return m.Reject(code="full", text=text, retry_after_ms=int(_FULL_SECONDS * 1000))
-    steps = terms.config.rollout.chunk_steps
-    _require_none(
-        validation.hello_violation(hello, terms.generation, account, seat, seats.heard_on(peer), steps)
+        return HelloDecision(m.Reject(code="full", text=text, retry_after_ms=int(_FULL_SECONDS * 1000)))
+    violation = validation.hello_violation(
+        hello,
+        terms.generation,
+        account.settled if account is not None else None,
+        other.sid if other is not None else None,
+        limit_steps,
+        terms.config.rollout.chunk_steps,
     )
-    return None
+    return HelloDecision(violation=violation, ended=_former_sessions(hello, terms))
 
 
-def former_sessions(hello: m.Hello, terms: Terms) -> list[tuple[bytes, int]]:
-    """The former sessions of an actor, and the steps to which each is to be counted.
+def _ended(hello: m.Hello, account: Account | None, terms: LearnerTerms) -> HelloDecision:
+    """Tell an actor that its session was closed.
 
-    The first process of a run has counted them: 0. A later one may have restarted from a checkpoint
-    that is older than their end. Numbers that no session of the run reaches are of another run: 0.
+    A session that an earlier generation knew is counted to its end first: a checkpoint has fewer steps
+    than the actor made.
+    """
+    counted: tuple[tuple[bytes, int], ...] = ()
+    produced = hello.produced
+    if account is not None and hello.produced <= terms.limit_steps:
+        produced = account.produced
+        if 0 <= hello.generation < terms.generation:
+            produced = max(produced, hello.produced)
+            counted = ((hello.sid, produced),)
+    text = "the session was closed: begin a new one"
+    return HelloDecision(m.Reject(code="lost", text=text, sid=hello.sid, produced=produced), ended=counted)
+
+
+def _former_sessions(hello: m.Hello, terms: LearnerTerms) -> tuple[tuple[bytes, int], ...]:
+    """The former sessions of an actor, and the steps that each is counted to.
+
+    The first generation of a run has counted them: 0. A later one may have restarted from a checkpoint
+    that is older than their end. A number that no session of the run can reach belongs to another run: 0.
     """
     limit_steps = terms.limit_steps if terms.generation > 0 else 0
-    return [(sid, produced if 0 < produced <= limit_steps else 0) for sid, produced in hello.former.items()]
+    return tuple(
+        (sid, produced if 0 < produced <= limit_steps else 0) for sid, produced in hello.former.items()
+    )
 
 
-def _require_none(violation: str | None) -> None:
-    if violation is not None:
-        raise Violation(violation)
-
-
-def welcome(seat: SessionRecord, account: Account, version: int, terms: Terms) -> m.Welcome:
-    """What an accepted session is told; `version` is the newest bundle."""
+def welcome(
+    session: SessionRecord, account: Account, credit: int, version: int, terms: LearnerTerms
+) -> m.Welcome:
+    """The Welcome of an accepted session; `version` is the newest bundle."""
     return m.Welcome(
-        sid=seat.sid,
+        sid=session.sid,
         generation=terms.generation,
-        slot=seat.slot,
-        incarnation=seat.incarnation,
+        slot=session.slot,
+        incarnation=session.incarnation,
         received=account.received,
         settled=account.settled,
-        credit=seat.credit,
+        credit=credit,
         version=version,
         target=terms.target,
         heartbeat_ms=int(HEARTBEAT_SECONDS * 1000),
-        lease_ms=int(leases.LEASE_SECONDS * 1000),
+        lease_ms=int(sessions.LEASE_SECONDS * 1000),
         software=common.__version__,
         body=terms.body,
     )

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable
 from typing import get_args
 
 import structlog
 
 from common.protocol import codec
-from common.protocol.messages import ChunkMessage, Hello, Message, Reject, WeightsRequest
+from common.protocol.messages import ChunkMessage, Hello, Reject, WeightsRequest
 from learner.server.admission import Admission
-from learner.server.rate_limit import BAN_SECONDS, STRIKES, VERSION_SECONDS, PeerRateLimiter, Sender
+from learner.server.rate_limit import (
+    BAN_SECONDS,
+    VERSION_SECONDS,
+    VIOLATIONS_PER_BAN,
+    PeerRateLimiter,
+    Sender,
+)
+from learner.server.registry import Replies
+from learner.server.scheduler import AdmittedChunk
 
 log = structlog.get_logger()
 
@@ -20,10 +29,15 @@ _KINDS = ("hello", "chunk", "skip", "heartbeat", "bye")  # of messages that acto
 
 
 class MessageHandler:
-    """Owned by the network thread. Replies go to `outbox`, in the order of the messages that they answer."""
+    """Owned by the network thread.
 
-    def __init__(self, admission: Admission, outbox: list[tuple[bytes, Message]]) -> None:
-        self._admission, self._outbox = admission, outbox
+    Replies go to `outbox`, in the order of the messages that they answer, and admitted chunks to `submit`.
+    """
+
+    def __init__(
+        self, admission: Admission, outbox: Replies, submit: Callable[[AdmittedChunk], None]
+    ) -> None:
+        self._admission, self._outbox, self._submit = admission, outbox, submit
         self.rate_limiter = PeerRateLimiter()
         self.wire_errors: Counter[str] = Counter(dict.fromkeys(get_args(codec.WireReason), 0))
         self.messages: Counter[str] = Counter(dict.fromkeys(_KINDS, 0))
@@ -52,12 +66,12 @@ class MessageHandler:
         if isinstance(message, ChunkMessage):
             self.chunk_bytes += size_bytes
             self.chunk_steps += message.steps
-        self._admission.on(sender.peer, message, now, sender.key)
-        for violation in self._admission.offences:
-            self._record_violation(sender, "offence", violation, now)
-        self._admission.offences.clear()
-        self._outbox += self._admission.replies
-        self._admission.replies.clear()
+        result = self._admission.on(sender.peer, message, now, sender.key)
+        self._outbox += result.replies
+        for chunk in result.chunks:
+            self._submit(chunk)
+        for violation in result.violations:
+            self._record_violation(sender, "violation", violation, now)
         return 0
 
     def handle_request(self, sender: Sender, parts: list[bytes], now: float) -> WeightsRequest | int:
@@ -79,13 +93,13 @@ class MessageHandler:
         if verdict == "excess":
             text = "expected fewer or smaller messages, got more than the quota"
             self._record_violation(sender, "quota", text, now)
-        return verdict == "heard"
+        return verdict == "accepted"
 
     def _allow_hello(self, sender: Sender, hello: Hello, now: float) -> bool:
         """Whether to handle a Hello now; if not, its sender is told when to send it again."""
         pause_seconds = self.rate_limiter.allow_hello(sender.hello_identity, now)
         if pause_seconds:
-            self._admission.events["full"] += 1
+            self._admission.registry.events["full"] += 1
             text = "expected fewer new sessions at once: the learner accepts the others first"
             retry_after_ms = math.ceil(pause_seconds * 1000)
             reject = Reject(code="full", text=text, retry_after_ms=retry_after_ms)
@@ -107,6 +121,6 @@ class MessageHandler:
         """Log a violation; the one that exceeds the limit bans the connection and ends its session."""
         log.warning("message_refused", reason=reason, text=text)
         if self.rate_limiter.record_violation(sender.peer, now):
-            text = f"ignored for {BAN_SECONDS:.0f} s after {STRIKES} violations, the last: {text}"[:256]
-            log.warning("peer_banned", text=text)
-            self._admission.expel(sender.peer, text)
+            ban = f"ignored for {BAN_SECONDS:.0f} s after {VIOLATIONS_PER_BAN} violations, the last: {text}"
+            log.warning("peer_banned", text=ban[:256])
+            self._outbox += self._admission.expel(sender.peer, ban[:256])

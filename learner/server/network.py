@@ -17,15 +17,15 @@ import structlog
 from common.keys.files import KeyDirectory
 from common.process.lifecycle import EXIT_INTERNAL, Fatal
 from common.protocol import codec
-from common.protocol.messages import Message, WeightsRequest
+from common.protocol.messages import WeightsRequest
 from common.protocol.sockets import wait
 from learner.server.admission import Admission
 from learner.server.calls import CallQueue
 from learner.server.decoder import ChunkDecoder
-from learner.server.leases import LEASE_SECONDS
 from learner.server.message_handler import MessageHandler
 from learner.server.ports import Ports
 from learner.server.publisher import PIECE_BYTES, Publisher
+from learner.server.registry import Replies
 from learner.server.status import ServerStatus
 
 log = structlog.get_logger()
@@ -54,8 +54,8 @@ class Network:
         self._message_bytes, self._keys = message_bytes, keys
         self._calls = CallQueue()
         self._closing = threading.Event()
-        self._outbox: list[tuple[bytes, Message]] = []  # what to send to which peer at the end of a loop
-        self._message_handler = MessageHandler(admission, self._outbox)
+        self._outbox: Replies = []  # what to send at the end of a loop
+        self._message_handler = MessageHandler(admission, self._outbox, decoder.submit)
         self.status = ServerStatus()
         self.last_loop_at = time.monotonic()  # for the watchdog
         self.failure: Fatal | None = None  # what ended the thread while it served
@@ -79,6 +79,10 @@ class Network:
     def call(self, function: Callable[[], T]) -> T:
         """Run `function` in the network thread and return its result; any other thread may call."""
         return self._calls.call(function)
+
+    def enqueue(self, replies: Replies) -> None:
+        """Send replies at the end of this loop. Only the network thread calls it."""
+        self._outbox += replies
 
     def close(self) -> None:
         """Stop serving; later calls raise."""
@@ -107,13 +111,15 @@ class Network:
         now = self.last_loop_at = time.monotonic()
         authenticator = self._ports.authenticator
         if authenticator is not None and authenticator.tick(now):
-            self._admission.revoke(authenticator.authorised)
+            self._admission.registry.revoke(authenticator.authorised)
         ignored_bytes = self._read_data(now)
         ignored_bytes += self._read_weights(now, 2 * _PAUSE_AFTER_BYTES - ignored_bytes)
         self._calls.run_pending()
-        self._admission.tick(time.monotonic())
-        self._admission.acknowledge()
-        self._send()
+        self._admission.registry.tick(time.monotonic())
+        self.enqueue(self._admission.registry.acknowledge())
+        for peer, message in self._outbox:
+            self._ports.data.send(peer, codec.encode(message))
+        self._outbox.clear()
         if ignored_bytes >= _PAUSE_AFTER_BYTES:
             wait((), self._calls.waker, _PAUSE_SECONDS)
         if time.monotonic() - self.status.read_at > _STATUS_SECONDS:
@@ -148,44 +154,32 @@ class Network:
             if not allowed or not self._ports.weights.send(peer, codec.encode(answer)):
                 return  # its quota is used up or its queue is full: it asks again
 
-    def _send(self) -> None:
-        """Hand admitted chunks to the decoder and send every reply."""
-        for chunk in self._admission.arrivals:
-            self._decoder.submit(chunk)
-        self._admission.arrivals.clear()
-        self._outbox += self._admission.replies
-        self._admission.replies.clear()
-        for peer, message in self._outbox:
-            self._ports.data.send(peer, codec.encode(message))
-        self._outbox.clear()
-
     def refresh_status(self) -> ServerStatus:
         """Replace the status by the present one. Only the network thread calls it."""
         self.status = self._read_status()
         return self.status
 
     def _read_status(self) -> ServerStatus:
-        admission, messages, decoder = self._admission, self._message_handler, self._decoder
-        sessions = [session for session in admission.seats if session.peer is not None]
-        renewed = time.monotonic() + LEASE_SECONDS  # when a lease ends that is renewed now
-        oldest = min((session.expires for session in sessions), default=renewed)
+        registry, messages, decoder = self._admission.registry, self._message_handler, self._decoder
+        now = time.monotonic()
+        lease_ages = registry.lease_ages(now)
         return ServerStatus(
-            read_at=time.monotonic(),
-            totals=admission.ledger.totals(),
-            sessions_seen=admission.ledger.sessions_seen,
-            actors=len(sessions),
-            heartbeat_age_max_seconds=max(0.0, renewed - oldest),
-            collecting=sum(session.granted_at is not None for session in sessions),
-            fleet=tuple(session.shown(renewed) for session in sessions if session.slot < _STATUS_SLOTS),
-            chunk_seconds=admission.credit.usual_seconds,
-            first_credit_at=admission.first_credit_at,
+            read_at=now,
+            totals=registry.ledger.totals(),
+            sessions_seen=registry.ledger.sessions_seen,
+            actors=len(lease_ages),
+            heartbeat_age_max_seconds=max(lease_ages.values(), default=0.0),
+            collecting=sum(registry.scheduler.plays(sid) for sid in lease_ages),
+            fleet=registry.session_statuses(now, _STATUS_SLOTS),
+            chunk_seconds=registry.scheduler.usual_seconds,
+            first_credit_at=registry.first_credit_at,
             decoder_chunks=decoder.waiting_chunks,
             decoder_seconds=decoder.decode_seconds,
-            actor_phases=dict(admission.seats.phase_seconds),
+            actor_phases=dict(registry.sessions.phase_seconds),
             messages=dict(messages.messages),
-            events=dict(admission.events),
+            events=dict(registry.events),
             wire_errors=dict(messages.wire_errors),
-            duplicates=admission.duplicates,
+            duplicates=self._admission.duplicates,
             received_bytes=messages.received_bytes,
             chunk_bytes=messages.chunk_bytes,
             chunk_steps=messages.chunk_steps,
@@ -194,7 +188,7 @@ class Network:
             send_queue_full=self._ports.send_queue_full,
             auth_refused=self._ports.refused,
             bans=messages.rate_limiter.bans,
-            ignored_messages=messages.rate_limiter.unheard,
+            ignored_messages=messages.rate_limiter.ignored_messages,
         )
 
     def _fail(self, error: BaseException, started: Future[None]) -> None:

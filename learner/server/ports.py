@@ -65,7 +65,7 @@ class Ports:
     @property
     def send_queue_full(self) -> int:
         """Messages that were not sent because the peer's queue was full."""
-        return self.data.would_block + self.weights.would_block
+        return self.data.send_queue_full + self.weights.send_queue_full
 
     def __enter__(self) -> Self:
         return self

@@ -1,9 +1,9 @@
-"""Limits of what peers may send: offences, bans and quotas. Pure decisions; time comes in as `now`.
+"""Limits what peers may send: violations, bans and quotas. Pure decisions; time comes in as `now`.
 
-Messages, bytes and offences are counted for each connection, because a fleet may share one key and
-one bad session must not end the others. Ten offences within a minute end in a ban of a minute, in
-which the learner ignores the connection. An occasional damaged message is no reason to ban. New
-sessions are counted for each key, and wait without an offence where they are too many at once.
+Messages, bytes and violations are counted per connection, because a fleet may share one key, and one
+faulty session must not end the others. Ten violations within a minute end in a ban of a minute, in which
+the learner ignores the connection. An occasional damaged message is no reason for a ban. Hellos are counted
+per key; those beyond the quota wait and are no violation.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Literal
 
-SESSIONS_PER_KEY = 4_096  # at a time, unless set; each holds two connections and an account
-STRIKES = 10
-STRIKE_SECONDS = 60.0  # how long one is held against somebody
+SESSIONS_PER_KEY = 4_096  # the default; each session holds two connections and an account
+VIOLATIONS_PER_BAN = 10
+VIOLATION_SECONDS = 60.0  # for which a violation counts
 BAN_SECONDS = 60.0
+VERSION_SECONDS = 0.01  # of quota, for a message of another release, which costs a log line and a reply
 _MESSAGES_PER_SECOND = 1_000.0  # twice the chunks that one decode thread reads
 _BYTES_PER_SECOND = 32.0 * 2**20  # twice the compressed chunks that it decodes
 _WEIGHTS_BYTES_PER_SECOND = 256.0 * 2**20
-_SAVED_SECONDS = 10.0  # of quota: a fleet that comes back after a pause has much to say at once
-VERSION_SECONDS = 0.01  # of quota, for a message of another release: it costs a log line and an answer
-_HELLO_SECONDS = 0.002  # of the quota of Hellos: each costs an account, a log line and an answer of 2 KB
+_BURST_SECONDS = 10.0  # of quota that may be used at once: a fleet that returns sends much in a moment
+_HELLO_SECONDS = 0.002  # of the quota of Hellos: each costs an account, a log line and a reply of 2 KB
 _RETRY_SECONDS = 1.0  # the least time until a Hello beyond the quota is repeated
-_KEPT = 32_768  # identities remembered; a peer without a key has as many as it makes connections
+_RECORDS = 32_768  # identities remembered; a peer without a key has one per connection
 
-Hearing = Literal["heard", "excess", "banned"]
+Verdict = Literal["accepted", "excess", "banned"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,79 +43,80 @@ class Sender:
 
 
 @dataclass(slots=True)
-class _Record:
-    paid_until: float = 0.0  # quota is time: messages move it on, and it may run this far ahead of `now`
-    pulled_until: float = 0.0
-    hellos_paid_until: float = 0.0  # of a key, for its Hellos
-    strikes: deque[float] = field(default_factory=lambda: deque(maxlen=STRIKES))
+class _Usage:
+    # A quota is time: each message advances the time that is paid for, at most `_BURST_SECONDS` beyond now.
+    paid_until: float = 0.0
+    weights_paid_until: float = 0.0
+    hellos_paid_until: float = 0.0  # of a key
+    violations: deque[float] = field(default_factory=lambda: deque(maxlen=VIOLATIONS_PER_BAN))
     banned_until: float = 0.0
 
-    def rests(self, now: float) -> bool:
-        """Whether nothing in it matters any more."""
-        struck = self.strikes[-1] + STRIKE_SECONDS if self.strikes else 0.0
+    def is_over(self, now: float) -> bool:
+        """Return whether nothing in it counts any more."""
+        violation = self.violations[-1] + VIOLATION_SECONDS if self.violations else 0.0
         return now > max(
-            self.paid_until, self.pulled_until, self.hellos_paid_until, struck, self.banned_until
+            self.paid_until, self.weights_paid_until, self.hellos_paid_until, violation, self.banned_until
         )
 
 
 class PeerRateLimiter:
-    """Owned by the network thread."""
+    """Counts what each connection and each key uses. Owned by the network thread."""
 
     def __init__(self) -> None:
-        self._records: dict[bytes, _Record] = {}
+        self._usages: dict[bytes, _Usage] = {}
         self.bans = 0
-        self.unheard = 0  # messages of the banned, and beyond a quota
+        self.ignored_messages = 0  # of banned connections, and beyond a quota
 
-    def classify_message(self, who: bytes, size_bytes: int, now: float) -> Hearing:
-        """Whether to look at a message; one beyond the quota is an offence, for the caller to count."""
-        record = self._record(who, now)
-        if now < record.banned_until or record.paid_until > now + _SAVED_SECONDS:
-            self.unheard += 1
-            return "banned" if now < record.banned_until else "excess"
-        self.charge(who, 1 / _MESSAGES_PER_SECOND + size_bytes / _BYTES_PER_SECOND, now)
-        return "heard"
+    def classify_message(self, identity: bytes, size_bytes: int, now: float) -> Verdict:
+        """Return whether to read a message; the caller records one beyond the quota as a violation."""
+        usage = self._usage(identity, now)
+        if now < usage.banned_until or usage.paid_until > now + _BURST_SECONDS:
+            self.ignored_messages += 1
+            return "banned" if now < usage.banned_until else "excess"
+        self.charge(identity, 1 / _MESSAGES_PER_SECOND + size_bytes / _BYTES_PER_SECOND, now)
+        return "accepted"
 
     def allow_hello(self, hello_identity: bytes, now: float) -> float:
-        """Count one more Hello of a key; returns 0, or the seconds after which to repeat it."""
-        record = self._record(hello_identity, now)
-        excess_seconds = record.hellos_paid_until - now - _SAVED_SECONDS
+        """Count a Hello of a key; return 0, or the seconds after which to repeat it."""
+        usage = self._usage(hello_identity, now)
+        excess_seconds = usage.hellos_paid_until - now - _BURST_SECONDS
         if excess_seconds > 0:
             return max(_RETRY_SECONDS, excess_seconds)
-        record.hellos_paid_until = max(record.hellos_paid_until, now) + _HELLO_SECONDS
+        usage.hellos_paid_until = max(usage.hellos_paid_until, now) + _HELLO_SECONDS
         return 0.0
 
-    def charge(self, who: bytes, seconds: float, now: float) -> None:
-        """Take from the quota."""
-        record = self._record(who, now)
-        record.paid_until = max(record.paid_until, now) + seconds
+    def charge(self, identity: bytes, seconds: float, now: float) -> None:
+        """Use seconds of a quota."""
+        usage = self._usage(identity, now)
+        usage.paid_until = max(usage.paid_until, now) + seconds
 
-    def allow_send(self, who: bytes, size_bytes: int, now: float) -> bool:
-        """Whether to send so many bytes of weights; who may not yet has to ask again, without offence."""
-        record = self._record(who, now)
-        if record.pulled_until > now + _SAVED_SECONDS:
+    def allow_send(self, identity: bytes, size_bytes: int, now: float) -> bool:
+        """Return whether to send bytes of weights; if not, the peer asks again, and it is no violation."""
+        usage = self._usage(identity, now)
+        if usage.weights_paid_until > now + _BURST_SECONDS:
             return False
-        record.pulled_until = max(record.pulled_until, now) + size_bytes / _WEIGHTS_BYTES_PER_SECOND
+        usage.weights_paid_until = max(usage.weights_paid_until, now) + size_bytes / _WEIGHTS_BYTES_PER_SECOND
         return True
 
-    def record_violation(self, who: bytes, now: float) -> bool:
-        """Count an offence; True if it was one too many, and a ban begins."""
-        record = self._record(who, now)
-        record.strikes.append(now)
-        if len(record.strikes) < STRIKES or now - record.strikes[0] > STRIKE_SECONDS:
+    def record_violation(self, identity: bytes, now: float) -> bool:
+        """Count a violation; return True if a ban begins."""
+        usage = self._usage(identity, now)
+        usage.violations.append(now)
+        if len(usage.violations) < VIOLATIONS_PER_BAN or now - usage.violations[0] > VIOLATION_SECONDS:
             return False
-        record.strikes.clear()
-        record.banned_until = now + BAN_SECONDS
+        usage.violations.clear()
+        usage.banned_until = now + BAN_SECONDS
         self.bans += 1
         return True
 
-    def _record(self, who: bytes, now: float) -> _Record:
-        if who not in self._records:
-            if len(self._records) >= _KEPT:
-                self._forget(now)
-            self._records[who] = _Record()
-        return self._records[who]
+    def _usage(self, identity: bytes, now: float) -> _Usage:
+        if identity not in self._usages:
+            if len(self._usages) >= _RECORDS:
+                self._drop(now)
+            self._usages[identity] = _Usage()
+        return self._usages[identity]
 
-    def _forget(self, now: float) -> None:
-        """Make room: whoever is at rest, else the oldest half."""
-        busy = {who: record for who, record in self._records.items() if not record.rests(now)}
-        self._records = dict(list(busy.items())[-_KEPT // 2 :])
+    def _drop(self, now: float) -> None:
+        """Drop usages that are over, and of the rest the oldest half."""
+        rest = {identity: usage for identity, usage in self._usages.items() if not usage.is_over(now)}
+        self._usages = dict(list(rest.items())[-_RECORDS // 2 :])

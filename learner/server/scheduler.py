@@ -1,9 +1,9 @@
-"""Which session may play for which batch: places, grants, and patience. Pure decisions, no sockets.
+"""Decides which session may play for which batch. Pure decisions, no sockets; time comes in as `now`.
 
-A batch has E / B places, one chunk each. Once version v is published, places of the batches v to
-v + max_lag are open, the oldest first. A session holds at most one grant, for one batch; the least
-recently served gets the next place. A grant that is overdue no longer counts, so its place goes to
-another session as well; the first chunk fills it, the other is surplus.
+A batch takes E / B chunks. Once version v is published, the batches v to v + max_lag are open, the
+oldest first. A session has at most one grant, for one chunk of one batch; the least recently served
+session gets the next. An overdue grant no longer counts, so another session gets one as well. The
+first chunk to arrive is used, and the other is surplus.
 """
 
 from __future__ import annotations
@@ -15,23 +15,22 @@ from dataclasses import dataclass
 from common.config import Config
 from common.protocol.chunk import WARMUP_VERSION
 from common.protocol.messages import ChunkMessage, Reason
-from learner.server.sessions import SessionRecord
 
-_OVERDUE_SECONDS = 2.0  # least time before a place is offered again,
+_OVERDUE_SECONDS = 2.0  # the least time after which a grant is overdue,
 _OVERDUE_MEDIANS = 3.0  # and in medians of the recent chunk times
 
 
 @dataclass(slots=True)
 class OpenBatch:
-    """Of one batch."""
+    """A batch that takes `size` chunks."""
 
-    total: int
-    filled: int = 0
+    size: int
+    admitted: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class AdmittedChunk:
-    """A chunk admitted to a batch, still compressed."""
+    """A chunk that was admitted to a batch, still compressed."""
 
     batch: int
     slot: int
@@ -39,22 +38,33 @@ class AdmittedChunk:
     message: ChunkMessage
 
 
+@dataclass(slots=True)
+class Grant:
+    """The newest grant of a session. Written by `GrantScheduler` alone."""
+
+    slot: int  # of the session
+    batch: int = WARMUP_VERSION - 1  # no batch: a chunk without a grant is stale
+    granted_at: float | None = None  # None once its chunk has arrived
+    serial: int = 0
+
+
 class GrantScheduler:
-    """Owned by the network thread, through `Admission`."""
+    """Grants chunks of open batches to connected sessions. Owned by the network thread."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
         self.version = WARMUP_VERSION  # newest published
-        self.batches: dict[int, OpenBatch] = {}  # open ones by number: the version they will update
+        self.batches: dict[int, OpenBatch] = {}  # open batches by the version that they will update
         self._chunk_seconds: deque[float] = deque(maxlen=64)
         self._serial = 0
-        # Kept up to date, so that a chunk costs the same in a fleet of any size.
-        self._idle: dict[bytes, SessionRecord] = {}  # connected, without a grant
-        self._playing: dict[bytes, SessionRecord] = {}  # with a grant that is not overdue, the oldest first
-        self._taken: Counter[int] = Counter()  # of those, by batch
+        self._grants: dict[bytes, Grant] = {}  # of every connected session
+        # Kept up to date, so that the time per chunk does not depend on the number of sessions.
+        self._idle: dict[bytes, Grant] = {}  # without an open grant
+        self._playing: dict[bytes, Grant] = {}  # with a grant that is not overdue, the oldest first
+        self._granted: Counter[int] = Counter()  # number of those, by batch
 
     def open(self, version: int) -> None:
-        """Bundle `version` is published: open its batch, and `max_lag` more."""
+        """Open the batch of a version that was published, and `max_lag` more."""
         self.version = version
         chunks, last = self._config.rollout.batch_chunks, version + self._config.max_lag
         if version == WARMUP_VERSION:
@@ -63,90 +73,104 @@ class GrantScheduler:
         self.batches = {number: self.batches.get(number, OpenBatch(chunks)) for number in numbers}
 
     def reopen(self) -> None:
-        """The batch of the present version could not be used: ask for another one."""
+        """Open the batch of the present version again, because its update failed."""
         self.batches[self.version] = OpenBatch(self._config.rollout.batch_chunks)
 
     def close(self) -> None:
-        """No more places."""
+        """Close every batch."""
         self.batches = {}
 
-    def admit(self, batch: int, version: int) -> Reason | None:
-        """Fill a place of `batch` with a chunk of `version`, or say why not."""
-        places = self.batches.get(batch)
-        if places is None or not batch - self._config.max_lag <= version <= self.version:
+    def admit(self, number: int, version: int) -> Reason | None:
+        """Admit a chunk of `version` to batch `number`, or return why not."""
+        batch = self.batches.get(number)
+        if batch is None or not number - self._config.max_lag <= version <= self.version:
             return "stale"
-        if places.filled >= places.total:
+        if batch.admitted >= batch.size:
             return "surplus"
-        places.filled += 1
+        batch.admitted += 1
         return None
 
-    def refuse(self, batch: int) -> None:
-        """A chunk that filled a place turned out to be unreadable."""
+    def withdraw(self, batch: int) -> None:
+        """Take back the admission of a chunk that could not be decoded."""
         if batch in self.batches:
-            self.batches[batch].filled -= 1
+            self.batches[batch].admitted -= 1
 
-    def seated(self, seat: SessionRecord) -> None:
-        """The session has a connection: it may play."""
-        if seat.granted_at is None:
-            self._idle[seat.sid] = seat
+    def batch_of(self, sid: bytes) -> int:
+        """Return the batch of a session's newest grant."""
+        grant = self._grants.get(sid)
+        return WARMUP_VERSION - 1 if grant is None else grant.batch
 
-    def remove(self, seat: SessionRecord) -> None:
-        """The session is over: its place is open again."""
-        self._idle.pop(seat.sid, None)
-        self._release(seat)
+    def plays(self, sid: bytes) -> bool:
+        """Return whether a session has a grant whose chunk has not arrived."""
+        grant = self._grants.get(sid)
+        return grant is not None and grant.granted_at is not None
 
-    def chunk_received(self, seat: SessionRecord, now: float) -> None:
-        """The session sent its chunk: its grant is used."""
-        if seat.granted_at is not None:
-            self._chunk_seconds.append(now - seat.granted_at)
-            seat.granted_at = None
-            self._release(seat)
-            self._idle[seat.sid] = seat
+    def add(self, sid: bytes, slot: int) -> None:
+        """Add a session that connected; a second connection changes nothing."""
+        grant = self._grants.setdefault(sid, Grant(slot))
+        if grant.granted_at is None:
+            self._idle[sid] = grant
 
-    def grant(self, now: float) -> list[SessionRecord]:
-        """Give open places to idle sessions; returns those."""
+    def remove(self, sid: bytes) -> None:
+        """Remove a session; its grant no longer counts."""
+        self._idle.pop(sid, None)
+        self._release(sid)
+        self._grants.pop(sid, None)
+
+    def chunk_received(self, sid: bytes, now: float) -> None:
+        """Close the grant of a session whose chunk arrived."""
+        grant = self._grants[sid]
+        if grant.granted_at is not None:
+            self._chunk_seconds.append(now - grant.granted_at)
+            grant.granted_at = None
+            self._release(sid)
+            self._idle[sid] = grant
+
+    def grant(self, now: float) -> list[bytes]:
+        """Grant chunks of open batches to idle sessions; return those sessions."""
         self._release_overdue(now)
-        taken = self._taken.copy()
-        given: list[SessionRecord] = []
-        for batch, places in self.batches.items():
-            free = places.total - places.filled - taken[batch]
+        granted = self._granted.copy()
+        served: list[bytes] = []
+        for number, batch in self.batches.items():
+            free = batch.size - batch.admitted - granted[number]
             if free <= 0 or not self._idle:
                 continue
-            behind = sum(count for other, count in taken.items() if other < batch)
-            for seat in sorted(self._idle.values(), key=lambda seat: (seat.served, seat.slot)):
+            behind = sum(count for other, count in granted.items() if other < number)
+            for sid, grant in sorted(self._idle.items(), key=lambda item: (item[1].serial, item[1].slot)):
                 if free <= 0:
                     break
-                if free > behind or seat.batch < batch:  # those behind go before anyone's second place
+                if free > behind or grant.batch < number:  # those behind come before any second chunk
                     free -= 1
-                    self._play(seat, batch, now)
-                    given.append(seat)
-        return given
+                    self._grant_chunk(sid, grant, number, now)
+                    served.append(sid)
+        return served
 
     @property
     def usual_seconds(self) -> float | None:
         """Median time from a grant to its chunk, of the newest 64; None before the first."""
         return statistics.median(self._chunk_seconds) if self._chunk_seconds else None
 
-    def _play(self, seat: SessionRecord, batch: int, now: float) -> None:
+    def _grant_chunk(self, sid: bytes, grant: Grant, batch: int, now: float) -> None:
         self._serial += 1
-        seat.served, seat.granted_at, seat.batch = self._serial, now, batch
-        del self._idle[seat.sid]
-        self._playing[seat.sid] = seat
-        self._taken[batch] += 1
+        grant.serial, grant.granted_at, grant.batch = self._serial, now, batch
+        del self._idle[sid]
+        self._playing[sid] = grant
+        self._granted[batch] += 1
 
-    def _release(self, seat: SessionRecord) -> None:
-        """The session holds no place any more, if it did."""
-        if self._playing.pop(seat.sid, None) is not None:
-            self._taken[seat.batch] -= 1
-            if not self._taken[seat.batch]:
-                del self._taken[seat.batch]
+    def _release(self, sid: bytes) -> None:
+        """Stop counting the grant of a session, if it counts."""
+        grant = self._playing.pop(sid, None)
+        if grant is not None:
+            self._granted[grant.batch] -= 1
+            if not self._granted[grant.batch]:
+                del self._granted[grant.batch]
 
     def _release_overdue(self, now: float) -> None:
-        """A grant that is overdue no longer counts."""
+        """Stop counting overdue grants; each keeps its batch and its time."""
         usual = self.usual_seconds
         while usual is not None and self._playing:
-            oldest = next(iter(self._playing.values()))
+            sid, oldest = next(iter(self._playing.items()))
             assert oldest.granted_at is not None
             if now - oldest.granted_at <= max(_OVERDUE_SECONDS, _OVERDUE_MEDIANS * usual):
                 return
-            self._release(oldest)
+            self._release(sid)

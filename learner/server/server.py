@@ -41,11 +41,12 @@ class Server:
         sessions_per_key: int = SESSIONS_PER_KEY,
     ) -> None:
         digest = target.meta.digest if target is not None else bytes(32)
-        self._admission = Admission(config, generation, digest, sessions_per_key)
+        admission = Admission(config, generation, digest, sessions_per_key)
+        self._registry = admission.registry
         self._publisher = Publisher(target)
         message_bytes = codec.message_limit_bytes(config.rollout, spaces)
         self._decoder = ChunkDecoder(config.rollout, spaces, self._refuse)
-        self._network = Network(self._admission, self._publisher, self._decoder, message_bytes, keys)
+        self._network = Network(admission, self._publisher, self._decoder, message_bytes, keys)
         self.local_sessions: frozenset[bytes] = frozenset()  # assigned by the supervisor
 
     @property
@@ -60,7 +61,7 @@ class Server:
 
     def restore(self, text: str) -> None:
         """Continue from `accounting` of an earlier generation; its local sessions end as lost."""
-        self._admission.restore(text, time.monotonic())
+        self._registry.restore(text, time.monotonic())
 
     def start(self, endpoints: list[tuple[str, str]]) -> None:
         """Bind every (data, weights) pair, publish the first status and serve.
@@ -82,11 +83,11 @@ class Server:
 
     def open_batch(self, version: int) -> None:
         """Hand out credit for the batch of `version` and `max_lag` more; -1 is the warm-up."""
-        self._network.call(lambda: self._admission.open(version, time.monotonic()))
+        self._network.call(lambda: self._registry.open(version, time.monotonic()))
 
     def retry_batch(self) -> None:
         """Hand out credit for the present batch again, because its update failed."""
-        self._network.call(lambda: self._admission.reopen(time.monotonic()))
+        self._network.call(lambda: self._registry.reopen(time.monotonic()))
 
     def take(self, timeout_seconds: float) -> DecodedChunk | None:
         """Return the next decoded chunk, oldest batch first, or None after the timeout."""
@@ -97,7 +98,7 @@ class Server:
     def settle(self, chunks: Sequence[DecodedChunk], verdict: Verdict) -> None:
         """Record the steps of `chunks` in the ledger as trained, or as dropped for a reason."""
         names = [(chunk.sid, chunk.offset) for chunk in chunks]
-        self._network.call(lambda: self._admission.settle(names, verdict))
+        self._network.call(lambda: self._registry.settle(names, verdict))
 
     def publish(self, bundle: Bundle) -> None:
         """Serialise a bundle and make it the newest that actors can fetch."""
@@ -107,25 +108,25 @@ class Server:
     def accounting(self) -> str:
         """Return ledger and sessions as JSON for a checkpoint."""
         local = set(self.local_sessions)
-        return self._network.call(lambda: self._admission.to_json(local))
+        return self._network.call(lambda: self._registry.to_json(local))
 
     # Called by the main thread, the supervisor and the watchdog.
 
     def local_actor_exited(self, sid: bytes, produced: int) -> None:
         """End the session of a local actor whose process ended after `produced` steps."""
-        self._network.call(lambda: self._admission.lost(sid, produced))
+        self._network.call(lambda: self._registry.local_actor_exited(sid, produced))
 
     def session_count(self) -> int:
         """Count the sessions that connected to this process; restored ones count once they return."""
-        return self._network.call(lambda: sum(seat.peer is not None for seat in self._admission.seats))
+        return self._network.call(lambda: len(self._registry.sessions.connected()))
 
     def drain(self, finished: bool) -> None:
         """Ask every session to leave; hand out no more credit."""
-        self._network.call(lambda: self._admission.drain(finished))
+        self._network.call(lambda: self._network.enqueue(self._registry.drain(finished)))
 
     def close_remaining(self) -> None:
         """End every session that has not left, and settle its steps."""
-        self._network.call(self._admission.close_remaining)
+        self._network.call(self._registry.close_remaining)
 
     def refresh_status(self) -> ServerStatus:
         """Replace `status` by one of this moment and return it."""
@@ -139,4 +140,4 @@ class Server:
         """Drop a chunk that the decoder could not read. Runs in the decode thread."""
         log.warning("chunk_invalid", text=text)
         sid, offset = chunk.message.sid, chunk.message.offset
-        self._network.call(lambda: self._admission.refuse(sid, offset, chunk.batch, time.monotonic()))
+        self._network.call(lambda: self._registry.reject_chunk(sid, offset, chunk.batch, time.monotonic()))

@@ -1,4 +1,4 @@
-"""The table of live sessions: slots, incarnations, and which connection each was last heard on."""
+"""The table of live sessions: slots, incarnations, connections and leases. Time comes in as `now`."""
 
 from __future__ import annotations
 
@@ -8,130 +8,158 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import get_args
 
-from common.protocol.chunk import WARMUP_VERSION
 from common.protocol.messages import Phase
-from learner.server.status import SessionStatus
+
+LEASE_SECONDS = 10.0
+SETUP_SECONDS = 120.0  # an actor cannot send messages while it builds environments or resets its lanes
+RESTORED_SECONDS = 30.0  # for a session of an earlier generation to return
+_STALL_SECONDS = 1.0  # a longer stall of the network thread extends every lease
 
 
 @dataclass(slots=True)
 class SessionRecord:
-    """A live session's place in the fleet."""
+    """A live session. Written by `SessionTable` alone."""
 
     sid: bytes
     key: str  # public key that owns the session; empty without keys
     slot: int
     incarnation: int
     expires: float
-    peer: bytes | None = None  # None: known from a checkpoint, not heard of in this generation
-    credit: int = 0
-    returned: int = 0  # steps it had produced when it was first heard of in this generation
-    granted_at: float | None = None  # of the open grant
-    batch: int = WARMUP_VERSION - 1  # that the newest grant is for
-    served: int = 0  # serial number of its last grant
-    bad_crcs: int = 0
-    offence: str | None = None  # found when its message had gone on; counts with the next one
+    peer: bytes | None = None  # its connection; None: restored from a checkpoint, and not returned yet
+    host: str = ""  # as the actor names it
+    produced_at_join: int = 0  # steps that it had produced when it joined this generation
     stats: dict[str, float] | None = None  # of its newest heartbeat
-    steps: int = 0  # that arrived since it took this place
-    host: str = ""
-
-    def shown(self, lease_until: float) -> SessionStatus:
-        """For other threads; `lease_until` is when a lease ends that is renewed now."""
-        silent = max(0.0, lease_until - self.expires)
-        plays = self.granted_at is not None
-        return SessionStatus(self.slot, self.host, self.incarnation, self.steps, plays, silent)
 
 
 class SessionTable:
-    """Owned by the network thread, through `Admission`."""
+    """Live sessions by id, connection and key. Owned by the network thread."""
 
     def __init__(self) -> None:
-        self._seats: dict[bytes, SessionRecord] = {}
+        self._sessions: dict[bytes, SessionRecord] = {}
         self._by_peer: dict[bytes, SessionRecord] = {}
         self._by_key: Counter[str] = Counter()
         self._incarnations: dict[int, int] = {}
-        self._free_slots: list[int] = []  # a heap of those below `_new_slot`
+        self._free_slots: list[int] = []  # a heap of free slots below `_new_slot`
         self._new_slot = 0
-        self.phase_seconds = dict.fromkeys(get_args(Phase), 0.0)  # of all actors so far
+        self._last_loop_at = 0.0
+        self.phase_seconds = dict.fromkeys(get_args(Phase), 0.0)  # sums over all sessions
 
     def __iter__(self) -> Iterator[SessionRecord]:
-        return iter(list(self._seats.values()))
+        return iter(list(self._sessions.values()))
 
     def __len__(self) -> int:
-        return len(self._seats)
+        return len(self._sessions)
 
     def get(self, sid: bytes) -> SessionRecord | None:
-        """The seat of a session."""
-        return self._seats.get(sid)
+        """Return the record of a session, or None."""
+        return self._sessions.get(sid)
 
-    def heard_on(self, peer: bytes) -> SessionRecord | None:
-        """The seat whose session speaks on a connection."""
+    def on_connection(self, peer: bytes) -> SessionRecord | None:
+        """Return the session that uses a connection, or None."""
         return self._by_peer.get(peer)
 
+    def connected(self) -> list[SessionRecord]:
+        """Return the sessions with a connection to this process."""
+        return [session for session in self if session.peer is not None]
+
     def count(self, key: str) -> int:
-        """Sessions of one key."""
+        """Return the number of sessions of one key."""
         return self._by_key[key]
 
-    def join(self, sid: bytes, key: str, peer: bytes, expires: float) -> tuple[SessionRecord, bool]:
-        """Enter a session, or its new connection; also whether its lanes are reset."""
-        seat = self._seats.get(sid)
-        if seat is None:
-            seat = self._seats[sid] = SessionRecord(sid, key, self._take_slot(), 0, 0.0)
-            self._by_key[key] += 1
-        lanes_reset = seat.peer is None
-        if lanes_reset:
-            self._incarnations[seat.slot] = seat.incarnation = self._incarnations.get(seat.slot, -1) + 1
-        else:
-            self._by_peer.pop(seat.peer or b"", None)
-        seat.peer, seat.expires = peer, expires
-        self._by_peer[peer] = seat
-        return seat, lanes_reset
+    def join(
+        self, sid: bytes, key: str, peer: bytes, host: str, produced: int, now: float
+    ) -> tuple[SessionRecord, bool]:
+        """Add a session, or its new connection; also return whether its lanes are reset.
 
-    def note(self, seat: SessionRecord, stats: dict[str, float]) -> None:
-        """Add what the actor's sums grew by. At first they may be of earlier sessions: a mark, no more."""
-        before = stats if seat.stats is None else seat.stats
+        The lease covers the setup of environments.
+        """
+        session = self._sessions.get(sid)
+        if session is None:
+            session = self._sessions[sid] = SessionRecord(sid, key, self._take_slot(), 0, 0.0)
+            self._by_key[key] += 1
+        lanes_reset = session.peer is None
+        if lanes_reset:
+            session.incarnation = self._incarnations.get(session.slot, -1) + 1
+            self._incarnations[session.slot] = session.incarnation
+            session.produced_at_join = produced
+        else:
+            self._by_peer.pop(session.peer or b"", None)
+        session.peer, session.host, session.expires = peer, host, now + SETUP_SECONDS
+        self._by_peer[peer] = session
+        return session, lanes_reset
+
+    def remove(self, session: SessionRecord) -> None:
+        """Remove a session and free its slot."""
+        self._by_peer.pop(session.peer or b"", None)
+        del self._sessions[session.sid]
+        self._by_key[session.key] -= 1
+        heapq.heappush(self._free_slots, session.slot)
+
+    def add_phase_times(self, session: SessionRecord, stats: dict[str, float]) -> None:
+        """Add the growth of an actor's phase times; the first ones are a baseline, from earlier sessions."""
+        before = stats if session.stats is None else session.stats
         for phase in self.phase_seconds:
             grown = stats.get(f"phase_{phase}", 0.0) - before.get(f"phase_{phase}", 0.0)
             self.phase_seconds[phase] += max(0.0, grown)
-        seat.stats = stats
-
-    def leave(self, seat: SessionRecord) -> None:
-        """Free the seat and its slot."""
-        self._by_peer.pop(seat.peer or b"", None)
-        del self._seats[seat.sid]
-        self._by_key[seat.key] -= 1
-        heapq.heappush(self._free_slots, seat.slot)
+        session.stats = stats
 
     def _take_slot(self) -> int:
-        """The smallest free slot."""
+        """Return the smallest free slot."""
         if self._free_slots:
             return heapq.heappop(self._free_slots)
         self._new_slot += 1
         return self._new_slot - 1
 
+    # Leases.
+
+    def renew(self, session: SessionRecord, now: float, plays: bool) -> None:
+        """Renew the lease of a session that sent a message; its setup ends when it plays, not before."""
+        session.expires = now + LEASE_SECONDS if plays else max(session.expires, now + LEASE_SECONDS)
+
+    def allow_setup(self, now: float) -> None:
+        """Give every connected session time to reset its lanes."""
+        for session in self.connected():
+            session.expires = max(session.expires, now + SETUP_SECONDS)
+
+    def extend_by_stall(self, now: float) -> None:
+        """Extend every lease by any stall of this loop; call it once per loop."""
+        stall = now - self._last_loop_at
+        if self._last_loop_at and stall > _STALL_SECONDS:
+            for session in self:
+                session.expires += stall
+        self._last_loop_at = now
+
+    def expired(self, now: float) -> list[SessionRecord]:
+        """Return the sessions whose lease has ended."""
+        return [session for session in self if now > session.expires]
+
+    # Checkpoints.
+
     def to_list(self, local: set[bytes]) -> list[object]:
-        """For a checkpoint: sessions, and how often each slot was taken."""
-        seats = [[seat.sid.hex(), seat.slot, seat.sid in local] for seat in self]
-        return [seats, sorted(self._incarnations.items())]
+        """Return sessions, and how often each slot was taken, for a checkpoint."""
+        sessions = [[session.sid.hex(), session.slot, session.sid in local] for session in self]
+        return [sessions, sorted(self._incarnations.items())]
 
     def restore(
-        self, saved: list[list[list[object]]], owners: Mapping[bytes, str], expires: float
+        self, saved: list[list[list[object]]], keys: Mapping[bytes, str], now: float
     ) -> list[SessionRecord]:
-        """Take over `to_list`; `owners` are the keys of the sessions.
+        """Restore `to_list`; `keys` are the owners of the sessions.
 
         Returns:
-            The seats of sessions that ended with the earlier process.
+            The local sessions, which ended with the earlier process.
         """
-        seats, incarnations = saved
+        sessions, incarnations = saved
         self._incarnations = {int(str(slot)): int(str(number)) for slot, number in incarnations}
         ended = []
-        for name, slot, local in seats:
+        for name, slot, local in sessions:
             sid, number = bytes.fromhex(str(name)), int(str(slot))
-            seat = SessionRecord(sid, owners[sid], number, self._incarnations[number], expires)
-            self._seats[sid] = seat
-            self._by_key[seat.key] += 1
+            incarnation = self._incarnations[number]
+            session = SessionRecord(sid, keys[sid], number, incarnation, now + RESTORED_SECONDS)
+            self._sessions[sid] = session
+            self._by_key[session.key] += 1
             if local:
-                ended.append(seat)
-        taken = {seat.slot for seat in self}
+                ended.append(session)
+        taken = {session.slot for session in self}
         self._new_slot = max(taken, default=-1) + 1
         self._free_slots = [slot for slot in range(self._new_slot) if slot not in taken]  # sorted: a heap
         return ended

@@ -1,7 +1,7 @@
-"""Checks of what a session says about itself against what the learner knows. Pure functions.
+"""Checks of what a session claims against what the learner knows. Pure functions of numbers.
 
-An honest actor never plays further than its credit, or than one chunk beyond what it had produced
-when it came back. A claim beyond that would only falsify the step accounting.
+An honest actor never plays beyond its credit, or beyond one chunk more than it had produced when it
+returned. A claim beyond that would falsify the step accounting.
 """
 
 from __future__ import annotations
@@ -21,25 +21,28 @@ from common.protocol.messages import (
     Phase,
     Skip,
 )
-from learner.server.ledger import Account
-from learner.server.sessions import SessionRecord
 
-_SECONDS = 1e12  # no phase lasts longer; sums of what is less stay finite
-_FIGURES = tuple(f"phase_{phase}" for phase in get_args(Phase))
+_PHASE_SECONDS_LIMIT = 1e12  # no phase takes longer; sums of smaller numbers stay finite
+_PHASE_FIELDS = tuple(f"phase_{phase}" for phase in get_args(Phase))
 
 
 def session_steps_limit(config: Config) -> int:
-    """The most steps that are counted for one session when it returns to another learner process.
+    """Return the most steps that are counted for one session when it returns to another generation.
 
     A session that plays alone makes every step of the run, and again those that a restart of the
-    learner rolls back. Twice the run allows for that. A session with more ends without an offence.
+    learner rolls back. Twice the run allows for that. A session with more ends without a violation.
     """
-    batches = config.updates + config.max_lag + 3  # with those under way, and batches whose update failed
+    batches = config.updates + config.max_lag + 3  # with open batches, and batches whose update failed
     return 2 * (config.warmup_chunks * config.rollout.chunk_steps + batches * config.rollout.batch_steps)
 
 
+def produced_limit(credit: int, produced_at_join: int, chunk_steps: int) -> int:
+    """Return the most steps that a connected session can have produced."""
+    return max(credit, produced_at_join) + chunk_steps
+
+
 def history_violation(hello: Hello) -> str | None:
-    """Why the step counts of a Hello contradict themselves, or None."""
+    """Return why the step counts of a Hello contradict each other, or None."""
     if hello.sid in hello.former or len(hello.former) > FORMER_SESSIONS:
         return f"expected at most {FORMER_SESSIONS} former sessions without the present one, got others"
     if hello.base > hello.produced or hello.base < 0:
@@ -47,73 +50,74 @@ def history_violation(hello: Hello) -> str | None:
     return None
 
 
-def session_ended(hello: Hello, generation: int, account: Account | None, limit_steps: int) -> bool:
-    """Whether a Hello is of a session that was given up, or of another run.
+def session_ended(hello: Hello, generation: int, closed: bool | None, limit_steps: int) -> bool:
+    """Return whether a Hello names a session that was closed, or one of another run.
 
-    A session that returns to another learner process with more steps than the run has cannot continue.
+    A session that returns to another generation with more steps than the run has cannot continue.
+
+    Args:
+        hello: the message.
+        generation: of the learner.
+        closed: whether the session's account is closed; None without an account.
+        limit_steps: `session_steps_limit` of the run.
     """
     if hello.generation != generation and hello.produced > limit_steps and hello.generation >= 0:
         return True
-    return (
-        hello.generation >= generation if account is None else account.dead or hello.generation > generation
-    )
+    return hello.generation >= generation if closed is None else closed or hello.generation > generation
 
 
 def hello_violation(
     hello: Hello,
     generation: int,
-    account: Account | None,
-    seat: SessionRecord | None,
-    other: SessionRecord | None,
+    settled: int | None,
+    other: bytes | None,
+    limit_steps: int | None,
     chunk_steps: int,
 ) -> str | None:
-    """Why a Hello cannot be true, or None.
+    """Return why a Hello of a session that is not closed cannot be true, or None.
 
     Args:
-        hello: of a session that is not closed.
-        generation: the learner's.
-        account: the step account of the session, if there is one.
-        seat: its seat, if it has one.
-        other: the session that used this connection before, if there is one.
+        hello: the message.
+        generation: of the learner.
+        settled: first offset of the session that is not settled; None without an account.
+        other: the session that used this connection before, or None.
+        limit_steps: `produced_limit` of the session; None if it has no connection.
         chunk_steps: steps of one chunk.
     """
-    if other is not None and other.sid != hello.sid and other.sid not in hello.former:
+    if other is not None and other != hello.sid and other not in hello.former:
         return "expected one session on a connection, got a second"
-    if (
-        hello.generation < 0 and hello.produced > chunk_steps
-    ):  # what it played before it heard of its former end
+    if hello.generation < 0 and hello.produced > chunk_steps:  # played before it learned of its former end
         return f"expected a new session with at most {chunk_steps} steps, got {hello.produced}"
-    if hello.generation == generation and account is not None and hello.base > account.settled:
-        return f"expected steps from {account.settled} on to be held, got {hello.base}"
-    if seat is not None and seat.peer is not None:
-        return _beyond(hello.produced, seat, chunk_steps)
-    return None
+    if hello.generation == generation and settled is not None and hello.base > settled:
+        return f"expected steps from {settled} on to be held, got {hello.base}"
+    return None if limit_steps is None else _beyond(hello.produced, limit_steps)
 
 
-def progress_violation(message: Message, seat: SessionRecord, chunk_steps: int) -> str | None:
-    """Why a message of a seated session, or the steps that it tells of, cannot be true; or None."""
+def progress_violation(message: Message, limit_steps: int) -> str | None:
+    """Return why a message of a session, or the steps that it claims, cannot be true; or None."""
     if not isinstance(message, ChunkMessage | Skip | Heartbeat | Bye):
-        return f"expected what an actor says, got {type(message).__name__}"
+        return f"expected a message of an actor, got {type(message).__name__}"
     produced = message.produced
     if isinstance(message, ChunkMessage | Skip):
         if min(message.offset, message.steps - 1) < 0:
             return f"expected steps from 0 on, got {message.steps} from {message.offset}"
         produced = max(produced, message.offset + message.steps)
-    return _beyond(produced, seat, chunk_steps)
+    return _beyond(produced, limit_steps)
 
 
 def plays(message: Message, generation: int) -> bool:
-    """Whether a message shows that its actor plays, and need not be silent to make environments."""
+    """Return whether a message shows that its actor plays, so that its setup has ended."""
     if not isinstance(message, ChunkMessage):
         return False
     return message.version > WARMUP_VERSION and message.generation == generation
 
 
-def _beyond(produced: int, seat: SessionRecord, chunk_steps: int) -> str | None:
-    most = max(seat.credit, seat.returned) + chunk_steps
-    return f"expected at most {most} steps, got {produced}" if produced > most else None
-
-
 def valid_phase_times(stats: Mapping[str, float]) -> dict[str, float]:
-    """Of a heartbeat's figures, those that the learner adds up: seconds by phase."""
-    return {name: stats[name] for name in _FIGURES if 0.0 <= stats.get(name, -1.0) < _SECONDS}
+    """Return the seconds by phase of a heartbeat, without values that cannot be true."""
+    return {
+        name: stats[name] for name in _PHASE_FIELDS if 0.0 <= stats.get(name, -1.0) < _PHASE_SECONDS_LIMIT
+    }
+
+
+def _beyond(produced: int, limit_steps: int) -> str | None:
+    return f"expected at most {limit_steps} steps, got {produced}" if produced > limit_steps else None

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from common.config import Config
-from common.model import rnd
+from common.model import bonus, rnd
 from common.model.distributions import distribution
 from common.model.networks import make_policy, make_predictor, make_target
 from common.model.precision import autocast
@@ -164,10 +164,10 @@ class PPO:
 
     @torch.no_grad()
     def compute_bonus(self, observation: Tensor, statistics: tuple[Tensor, Tensor]) -> Tensor:
-        """The bonus as the predictor is now, [T, B, ...] -> float32 [T, B]; see `common.model.rnd.bonus`."""
-        with autocast(self._config.precision, self._device.type):
-            bonus = rnd.bonus(self.predictor, self.target, observation.flatten(0, 1), *statistics)
-        return bonus.view(observation.shape[:2])
+        """The bonus by the present predictor, [T, B, ...] -> float32 [T, B]; see `bonus.compute_bonus`."""
+        return bonus.compute_bonus(
+            self.predictor, self.target, observation, statistics, self._config.precision
+        )
 
     def _features(self, batch: Batch, statistics: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Draw which samples the predictor sees in each pass; the target's features of those."""

@@ -1,4 +1,4 @@
-"""`python -m tests.bench NAME [--json FILE]`: measurements, each with its own reference in the same run."""
+"""`python -m tests.bench NAME [--json FILE]`: measurements, each with a reference in the same run."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def _parse() -> argparse.Namespace:
             one.add_argument("--seconds", type=float, default=30.0)
         elif name == "weights":
             one.add_argument("--pullers", type=int, default=64)
-    names.add_parser("all", help="the set, ten minutes on fast cores and twenty on slow ones, and the page")
-    names.add_parser("report", help="the page, from the results at hand")
+    names.add_parser("all", help="all benchmarks and the page; takes ten to twenty minutes")
+    names.add_parser("report", help="the page, from the stored results")
     return parser.parse_args()
 
 
@@ -88,7 +88,7 @@ def _all() -> None:
 
 
 def main() -> int:
-    """Run one benchmark, or all; prints a table and one JSON object each."""
+    """Run one benchmark or all; prints a table and a JSON object for each."""
     options = _parse()
     if options.name == "all":
         _all()

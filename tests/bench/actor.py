@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from actor.metrics import Phases
+from actor.metrics import PHASES
 from actor.rollout import Rollout
 from actor.service import Actor, PlayingState
 from actor.session import Session
@@ -25,6 +25,7 @@ from common.model.bonus import BonusModel
 from common.model.bundle import Bundle
 from common.model.policy import Policy
 from common.model.precision import configure_torch, resolve_precision
+from common.phase_timer import PhaseTimer
 from common.process.parent_link import ParentLink
 from common.protocol import codec
 from common.protocol.messages import ChunkMessage, Welcome
@@ -32,19 +33,19 @@ from common.protocol.sockets import Context, DealerSocket, RouterSocket
 from learner.server.publisher import WeightsBlob
 from learner.training.ppo import PPO
 from tests.bench.machine import Emulator, hardware
-from tests.support.fake_fleet import quiet
+from tests.support.fake_fleet import log_warnings_only
 
 _GAMES = ("gravitar", "breakout", "montezuma_revenge", "private_eye")
 _ROUNDS = 3
 _EMULATOR_STEPS = 64
 _TIMEOUT_SECONDS = 200
 _UNLIMITED = 1 << 40
-_PATIENCE_MS = 1 << 30  # nobody answers: the lease must never run out
+_LEASE_MS = 1 << 30  # nothing answers, so the lease must not expire
 _MESSAGE_BYTES = 1 << 26
 
 
 def measure() -> dict[str, object]:
-    """Each game in a process of its own, on one core and one thread."""
+    """Measure each game in a process of its own, on one core and one thread."""
     result: dict[str, object] = {**hardware(), "benchmark": "actor", "chunk": "128 x 16", "rounds": _ROUNDS}
     for game in _GAMES:
         run = subprocess.run(
@@ -58,26 +59,26 @@ def measure() -> dict[str, object]:
     return result
 
 
-class _Until(ParentLink):
-    """A parent that is gone once the session has sent so many chunks: it ends the actor's loop."""
+class _BoundedParent(ParentLink):
+    """A parent that ends when the session has sent `goal` chunks, which ends the actor's loop."""
 
     session: Session
     goal = 0
 
     def gone(self) -> bool:
-        return self.session.counts["chunks_sent"] >= self.goal
+        return self.session.counters.chunks_sent >= self.goal
 
 
 @dataclass
 class _Blobs:
-    """The weights of one version, at hand."""
+    """Fetches the weights of one version from memory."""
 
     blobs: dict[str, Blob]
 
     def fetch(self, name: Name, held: tuple[int, int], meanwhile: object) -> Blob | None:
         return self.blobs[name]
 
-    def renew(self) -> None:
+    def reconnect(self) -> None:
         pass
 
     def close(self) -> None:
@@ -99,7 +100,7 @@ def _blobs(config: Config) -> tuple[_Blobs, bytes]:
 
 def _measure(game: str) -> dict[str, object]:
     """Emulator and actor in turn, so that both see the same disturbances; medians."""
-    quiet()
+    log_warnings_only()
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     configure_torch(threads=1)
     config = Config(env=EnvConfig(id=game), precision=resolve_precision("auto", torch.device("cpu")))
@@ -108,19 +109,19 @@ def _measure(game: str) -> dict[str, object]:
     with Context() as context, tempfile.TemporaryDirectory() as directory:
         server = RouterSocket(context, _MESSAGE_BYTES)
         endpoint = server.bind(f"ipc://{directory}/data")
-        parent, phases = _Until(), Phases()
+        parent, phases = _BoundedParent(), PhaseTimer(PHASES)
         session = parent.session = Session(lambda: DealerSocket(context, endpoint, _MESSAGE_BYTES), parent)
         _welcome(server, session, config, digest)
-        player = _player(session, config, bare, weights, phases)
-        actor = Actor(session, weights, parent, threading.Event(), phases, lambda stats: None, player)
+        state = _playing_state(session, config, bare, weights, phases)
+        actor = Actor(session, weights, parent, threading.Event(), phases, lambda stats: None, state)
         _play(actor, parent)  # resets the lanes, warms up
-        _taken(server)
+        _take_chunk(server)
         phases.seconds = dict.fromkeys(phases.seconds, 0.0)
         rates, bytes_sent = [], 0
         for _ in range(_ROUNDS):
-            alone = bare.rate(_EMULATOR_STEPS)
+            alone = bare.measure_rate(_EMULATOR_STEPS)
             rates.append((alone, config.rollout.chunk_steps / _play(actor, parent)))
-            bytes_sent += _taken(server)
+            bytes_sent += _take_chunk(server)
         session.close()
         server.close()
     bare.close()
@@ -137,10 +138,10 @@ def _measure(game: str) -> dict[str, object]:
     }
 
 
-def _player(
-    session: Session, config: Config, bare: Emulator, weights: _Blobs, phases: Phases
+def _playing_state(
+    session: Session, config: Config, bare: Emulator, weights: _Blobs, phases: PhaseTimer
 ) -> PlayingState:
-    """What plays, on the lanes of the reference: to make lanes takes half a second each."""
+    """The playing state, on the lanes of the reference: to make a lane takes half a second."""
     assert session.welcome is not None
     spaces = envs.spaces(config.env)
     rollout = Rollout(bare.env, spaces, config.rollout, phases)
@@ -149,7 +150,7 @@ def _player(
 
 
 def _welcome(server: RouterSocket, session: Session, config: Config, digest: bytes) -> None:
-    """Give the session a place and credit without end."""
+    """Accept the session, with unlimited credit."""
     welcome = Welcome(
         sid=session.sid,
         generation=1,
@@ -160,8 +161,8 @@ def _welcome(server: RouterSocket, session: Session, config: Config, digest: byt
         credit=_UNLIMITED,
         version=0,
         target=digest,
-        heartbeat_ms=_PATIENCE_MS,
-        lease_ms=_PATIENCE_MS,
+        heartbeat_ms=_LEASE_MS,
+        lease_ms=_LEASE_MS,
         software="0",
         body=config.to_json().encode(),
     )
@@ -173,16 +174,16 @@ def _welcome(server: RouterSocket, session: Session, config: Config, digest: byt
     assert session.joined
 
 
-def _play(actor: Actor, parent: _Until) -> float:
-    """One chunk by the real loop; returns its seconds."""
+def _play(actor: Actor, parent: _BoundedParent) -> float:
+    """Play one chunk with the real loop; returns the seconds it took."""
     parent.goal += 1
     start = time.perf_counter()
     actor.run()
     return time.perf_counter() - start
 
 
-def _taken(server: RouterSocket) -> int:
-    """Bytes of the chunk that was sent."""
+def _take_chunk(server: RouterSocket) -> int:
+    """Wait for the chunk that was sent; returns its bytes."""
     deadline = time.monotonic() + 10.0
     while time.monotonic() < deadline:
         for *_, parts in server.receive():

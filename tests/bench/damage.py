@@ -1,4 +1,4 @@
-"""The cost of damaged messages: processor time to read or refuse each, against that of a legal chunk."""
+"""The cost of damaged messages: processor time to read or refuse each, compared with a valid chunk."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ROUNDS = 5
 
 
 def measure() -> dict[str, object]:
-    """One of each kind of message and recorded chunks of Breakout, with seeded damage."""
+    """Measure one message of each kind and recorded chunks of Breakout, with seeded damage."""
     configure_torch(threads=1)
     spaces = envs.spaces(_ENV)
     template = next(message for message in CORPUS if isinstance(message, ChunkMessage))

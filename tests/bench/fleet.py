@@ -1,4 +1,4 @@
-"""The learner's data path under a fake fleet: how many chunks a second, at what price per chunk."""
+"""The learner's data path with a fake fleet: chunks per second and the cost per chunk."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import psutil
 from common.config import Config, EnvConfig, RolloutConfig
 from tests.bench.intake import Intake
 from tests.bench.machine import cpu_seconds, hardware
-from tests.support.fake_fleet import FleetProcess, Report, quiet
+from tests.support.fake_fleet import FleetProcess, FleetReport, log_warnings_only
 from tests.support.processes import free_port
 
 _GAME = "gravitar"
@@ -26,8 +26,8 @@ _BATCH_LANES = 256
 
 
 def measure(actors: int = 256, rate: float | None = None, seconds: float = 30.0) -> dict[str, object]:
-    """Chunks of 128 x 1 through admission, decoding and settling, without training."""
-    quiet()
+    """Measure chunks of 128 x 1 through admission, decoding and settling, without training."""
+    log_warnings_only()
     rollout = RolloutConfig(steps=128, lanes=1, batch_lanes=_BATCH_LANES)
     config = Config(total_steps=1 << 50, max_lag=1, env=EnvConfig(id=_GAME), rollout=rollout)
     config = replace(config, rnd=replace(config.rnd, warmup_steps=0))
@@ -43,8 +43,8 @@ def measure(actors: int = 256, rate: float | None = None, seconds: float = 30.0)
         finally:
             for fleet in fleets:
                 fleet.leave()
-        report = sum((fleet.report() for fleet in fleets), Report())
-        totals = intake.close_books()
+        report = sum((fleet.report() for fleet in fleets), FleetReport())
+        totals = intake.close_ledger()
         served = sum(steps > 0 for steps in report.made.values())
         memory = (joined_bytes - empty_bytes) / actors
     return {
@@ -65,21 +65,21 @@ def measure(actors: int = 256, rate: float | None = None, seconds: float = 30.0)
         "actors_served": served,
         "imbalance_steps": totals.imbalance,
         "miscounted_steps": sum(report.made.values()) - totals.produced,
-        "invalid_chunks": totals.dropped.get("invalid", 0) // config.rollout.chunk_steps,
+        "invalid_chunks": totals.dropped.get("invalid", 0) // rollout.chunk_steps,
         "reconnects": report.reconnects,
         "left_cleanly": report.left,
     }
 
 
 def start(endpoint: str, actors: int, key_file: Path | None = None) -> list[FleetProcess]:
-    """Start a fleet in as many processes as it needs, with one key for all if the learner asks for keys."""
+    """Start a fleet in as many processes as it needs, with one key for all if the learner requires keys."""
     count = min(actors, max(_PROCESSES, -(-actors // _SESSIONS_PER_PROCESS)))
     shares = [actors // count + (number < actors % count) for number in range(count)]
     return [FleetProcess(endpoint, share, _GAME, key_file) for share in shares]
 
 
 def _idle(actors: int) -> dict[str, float]:
-    """What sessions cost that only say that they are alive."""
+    """The cost of sessions that only send heartbeats."""
     cpu, start, wait_seconds = cpu_seconds(), time.monotonic(), 4.0
     time.sleep(wait_seconds)
     share = (cpu_seconds() - cpu) / (time.monotonic() - start)
@@ -92,12 +92,12 @@ def _idle(actors: int) -> dict[str, float]:
 def _observe(
     intake: Intake, fleets: list[FleetProcess], seconds: float, chunk_steps: int
 ) -> dict[str, object]:
-    """Rates between two moments, and the slope of memory between them."""
+    """Measure rates and the slope of memory over `seconds`."""
     intake.open()
     time.sleep(_SETTLING_SECONDS)
     for fleet in fleets:
-        fleet.forget()
-    view, chunks = intake.server.refresh_status(), intake.chunks
+        fleet.reset_measurements()
+    before, chunks = intake.server.refresh_status(), intake.chunks
     cpu, threads, start = cpu_seconds(), _thread_seconds(), time.monotonic()
     times, memory = [], []
     while time.monotonic() - start < seconds:
@@ -108,10 +108,10 @@ def _observe(
     wall, spent = time.monotonic() - start, cpu_seconds() - cpu
     by_thread = {name: seconds - threads.get(name, 0.0) for name, seconds in _thread_seconds().items()}
     received_bytes, received_steps = (
-        after.chunk_bytes - view.chunk_bytes,
-        after.chunk_steps - view.chunk_steps,
+        after.chunk_bytes - before.chunk_bytes,
+        after.chunk_steps - before.chunk_steps,
     )
-    # Of the most that was ever in use: batches come and go, a leak only grows.
+    # The slope of the maximum so far: the memory of batches varies, a leak only grows.
     later = len(times) // 3
     slope = np.polyfit(times[later:], np.maximum.accumulate(memory)[later:], 1)[0]
     return {
@@ -127,7 +127,7 @@ def _observe(
     }
 
 
-def _acknowledgement(report: Report) -> dict[str, float]:
+def _acknowledgement(report: FleetReport) -> dict[str, float]:
     seconds = np.array(report.ack_seconds or [float("nan")])
     p50, p99, most = (float(x) for x in (*np.quantile(seconds, [0.5, 0.99]), seconds.max()))
     return {
@@ -138,7 +138,7 @@ def _acknowledgement(report: Report) -> dict[str, float]:
 
 
 def _thread_seconds() -> dict[str, float]:
-    """Processor time by thread; `sockets` is what libzmq does in its own."""
+    """Processor time by thread; `sockets` is the time of libzmq's own threads."""
     names = {thread.native_id: thread.name for thread in threading.enumerate()}
     seconds: dict[str, float] = {}
     for thread in psutil.Process().threads():

@@ -1,4 +1,4 @@
-"""What a chunk and a session cost the learner in fleets of several sizes, at the same rate of chunks."""
+"""The cost of a chunk and of a session for the learner, by size of the fleet, at one rate of chunks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _FIGURES = (
 
 
 def measure() -> dict[str, object]:
-    """`fleet` in a process of its own for each size, because memory once taken stays taken."""
+    """Run `fleet` in its own process for each size, because a process does not give memory back."""
     sizes = {}
     for actors in _FLEETS:
         with tempfile.TemporaryDirectory() as directory:

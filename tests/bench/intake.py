@@ -1,4 +1,4 @@
-"""A learner's data path without training: sockets, admission, ledger, decoding, settling, credit."""
+"""A learner's data path without training: sockets, admission, ledger, decoder and credit."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from common.protocol.sockets import weights_endpoint
 from learner.interface import DecodedChunk
 from learner.server.ledger import Totals
 from learner.server.server import Server
+from tests.support.processes import wait_until
 
 _POLL_SECONDS = 0.25
 
 
 class Intake:
-    """Takes decoded batches as a trainer does, holds each until it is whole, and settles it as trained.
+    """Takes decoded chunks as a trainer does, and settles each complete batch as trained.
 
-    With a rate it waits before it hands out credit, so that no more chunks come in a second. Before it
-    settles the first batch it waits for all that are open: from then on it never holds more than it did.
+    With `chunks_per_second` it delays credit to limit the rate. Before it settles the first batch it waits
+    for all open batches, so that later it never holds more chunks than then.
     """
 
     def __init__(self, config: Config, endpoint: str, chunks_per_second: float | None = None) -> None:
@@ -45,19 +46,15 @@ class Intake:
         self.server.close()
 
     def wait_for(self, sessions: int, timeout_seconds: float) -> None:
-        """Wait until so many sessions are connected."""
-        deadline = time.monotonic() + timeout_seconds
-        while (joined := self.server.session_count()) < sessions:
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"expected {sessions} sessions, got {joined} in {timeout_seconds:.0f} s")
-            time.sleep(0.1)
+        """Wait until so many sessions have joined."""
+        wait_until(lambda: self.server.session_count() >= sessions, f"{sessions} sessions", timeout_seconds)
 
     def open(self) -> None:
-        """Hand out credit for the first batch."""
+        """Give credit for the first batch."""
         self.server.open_batch(0)
 
-    def close_books(self) -> Totals:
-        """After everybody left: settle what waits, and add up."""
+    def close_ledger(self) -> Totals:
+        """Settle the remaining chunks after every session has ended; returns the totals."""
         self._stop.set()
         self._consumer.join()
         self.server.drain(finished=True)
@@ -68,20 +65,20 @@ class Intake:
         waiting: defaultdict[int, list[DecodedChunk]] = defaultdict(list)
         version, due = 0, time.monotonic()
         while not self._stop.is_set():
-            delivered = self.server.take(_POLL_SECONDS)
-            if delivered is None:
+            chunk = self.server.take(_POLL_SECONDS)
+            if chunk is None:
                 continue
-            waiting[delivered.batch].append(delivered)
-            whole = range(self._config.max_lag + 1) if version == 0 else [version]
-            if all(len(waiting[batch]) == self._config.rollout.batch_chunks for batch in whole):
+            waiting[chunk.batch].append(chunk)
+            complete = range(self._config.max_lag + 1) if version == 0 else [version]
+            if all(len(waiting[batch]) == self._config.rollout.batch_chunks for batch in complete):
                 chunks = waiting.pop(version)
                 version += 1
                 due = max(due + self._pause_seconds, time.monotonic() - self._pause_seconds)
                 if self._stop.wait(max(0.0, due - time.monotonic())):
                     return
-                self._turn_over(chunks, version)
+                self._settle(chunks, version)
 
-    def _turn_over(self, chunks: list[DecodedChunk], version: int) -> None:
+    def _settle(self, chunks: list[DecodedChunk], version: int) -> None:
         self.server.settle(chunks, "trained")
         self.server.open_batch(version)
         self.chunks += len(chunks)

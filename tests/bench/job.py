@@ -1,8 +1,8 @@
-"""The configuration that the learner and whole runs are measured with. Its values never change.
+"""The configuration of the benchmarks of the learner and of whole runs. Its values never change.
 
-The precision `auto` is resolved on each machine, and the results name what it became.
-It is written out here and uses no preset and no default, so that a figure of today can be compared with
-an earlier one: Breakout, 32 lanes x 128 steps, 4 passes, the predictor learns from a quarter of the samples.
+The precision `auto` is resolved on each machine, and the results name it. The configuration uses no preset
+and no default, so that figures remain comparable with earlier ones: Breakout, 32 lanes x 128 steps, 4 passes,
+the predictor learns from a quarter of the samples.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ JOB = Config(
 
 
 def flags(config: Config) -> list[str]:
-    """Every setting as options of `python -m learner`, so that no preset has a say."""
+    """Every setting as an option of `python -m learner`, so that no preset has an effect."""
     options: list[str] = []
     for name, value in settings(config).items():
         flag = name.replace("_", "-")

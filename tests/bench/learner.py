@@ -1,4 +1,4 @@
-"""Updates of PPO+RND against a plain float32 loop of the same losses, and against the device's ceiling."""
+"""Updates of PPO+RND, compared with a plain float32 loop of the same losses and with the device's ceiling."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _GPU_LANES = 1024
 
 
 def measure(device_name: str = "cpu") -> dict[str, object]:
-    """The default job; on a GPU also a batch of a large fleet."""
+    """Measure the default job; on a GPU also the batch of a large fleet."""
     device = torch.device(device_name)
     configure_torch(threads=CORES)
     result: dict[str, object] = {
@@ -57,7 +57,7 @@ def _measure(config: Config, device: torch.device) -> dict[str, object]:
 
     subject()  # warms up
     synchronise(device)
-    peak = _peak_bytes(device)  # before the reference takes its own
+    peak = _peak_bytes(device)  # before the reference allocates memory
     seconds: list[tuple[float, float]] = []
     ceilings = []
     for _ in range(_ROUNDS):
@@ -88,7 +88,7 @@ def _measure(config: Config, device: torch.device) -> dict[str, object]:
 
 
 def _batch(config: Config, spaces: Spaces, device: torch.device) -> Batch:
-    """Noise in the shape of a batch, with an end here and there."""
+    """A batch of noise with a few episode ends."""
     rng = np.random.default_rng(0)
     steps, lanes = config.rollout.steps, config.rollout.batch_lanes
     grid = (steps, lanes)

@@ -1,4 +1,4 @@
-"""What this machine can do: the references that rates are compared with."""
+"""References of this machine, with which rates are compared."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _CPU = torch.device("cpu")
 
 
 def hardware() -> dict[str, object]:
-    """Processor, cores and arithmetic."""
+    """The processor, its cores, its arithmetic and the version of PyTorch."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     name = next(
         (line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine()
@@ -33,7 +33,7 @@ def hardware() -> dict[str, object]:
 
 
 class Load:
-    """How busy other processes kept this machine meanwhile: what a reader has to know of every figure."""
+    """The load of other processes during a measurement, which every figure is shown with."""
 
     def __init__(self) -> None:
         self._start = self._now()
@@ -46,25 +46,25 @@ class Load:
         return time.monotonic(), busy, ours.user + ours.system + ours.children_user + ours.children_system
 
     def of_others(self) -> float:
-        """Cores that others used on average; call it once our own processes have ended."""
+        """The mean number of cores that other processes used; call it after our own processes have ended."""
         wall, busy, ours = (now - then for now, then in zip(self._now(), self._start, strict=True))
         return round(max(0.0, busy - ours) / wall, 2)
 
 
 def cpu_seconds() -> float:
-    """Of this process, all threads."""
+    """The processor time of this process, over all threads."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait until the device has done what it was asked to."""
+    """Wait until the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def matrix_ceiling(device: torch.device = _CPU) -> float:
-    """FLOP/s of a large matrix product, in the default precision; on the CPU by all cores."""
+    """FLOP/s of a large matrix product in the default precision; on a CPU with all cores."""
     torch.set_num_threads(CORES)
     dtype = torch.bfloat16 if resolve_precision("auto", device) == "bfloat16" else torch.float32
     size = 8192 if device.type == "cuda" else 1024
@@ -81,7 +81,7 @@ def matrix_ceiling(device: torch.device = _CPU) -> float:
 
 
 class Emulator:
-    """The bare vector emulator under random play, on one core."""
+    """The vector emulator alone under random play, on one core."""
 
     def __init__(self, config: Config, lanes: int = 16) -> None:
         self.env = envs.make(config.env, lanes)
@@ -90,8 +90,8 @@ class Emulator:
         self._lanes = lanes
         self.env.reset(np.arange(lanes))
 
-    def rate(self, steps: int = 100) -> float:
-        """Steps/s over so many steps of the lanes."""
+    def measure_rate(self, steps: int = 100) -> float:
+        """Steps per second of all lanes, over `steps` steps of each."""
         actions = self._rng.integers(0, self._actions, (steps, self._lanes), np.int32)
         start = time.perf_counter()
         for action in actions:
@@ -110,23 +110,23 @@ def _forward_flops(network: torch.nn.Module, *shape: int) -> float:
 
 
 def flops(config: Config, spaces: Spaces) -> tuple[float, float]:
-    """Arithmetic of one step: to play and rate it, and to learn from it; a backward pass counts double."""
+    """FLOP of one step, in the actor and in its updates; a backward pass counts double."""
     network, ppo, rnd = config.network, config.ppo, config.rnd
     policy = _forward_flops(make_policy(spaces, network), spaces.stack, *spaces.observation)
-    playing, learning = policy, policy * (1 + 3 * ppo.epochs)
+    acting, learning = policy, policy * (1 + 3 * ppo.epochs)
     if rnd.enabled:
         target = _forward_flops(make_target(spaces, network), *spaces.observation)
         predictor = _forward_flops(make_predictor(spaces, network), *spaces.observation)
-        seen = 1 - (1 - config.predictor_share) ** ppo.epochs  # in one pass at least
-        playing += target + predictor
+        seen = 1 - (1 - config.predictor_share) ** ppo.epochs  # in at least one pass
+        acting += target + predictor
         learning += target * seen + predictor * 3 * ppo.epochs * config.predictor_share
-    return playing, learning
+    return acting, learning
 
 
 def limit(config: Config) -> dict[str, float]:
-    """The most steps/s that this machine could train, were every part as fast as its own ceiling."""
+    """An upper limit of the steps per second that this machine can train, from the ceilings of its parts."""
     bare = Emulator(config)
-    ceiling, emulator = matrix_ceiling(), bare.rate()
+    ceiling, emulator = matrix_ceiling(), bare.measure_rate()
     bare.close()
     work = sum(flops(config, envs.spaces(config.env)))
     return {

@@ -1,8 +1,8 @@
-"""PPO+RND written plainly in float32: the reference that the learner's speed is compared with.
+"""PPO+RND as a plain float32 program: the reference for the learner's speed.
 
-The same losses on the same networks as `learner.training.ppo`, as a short program would have them: images in
-NCHW, converted to floats for each minibatch; the predictor on every row and a mask afterwards; the
-target again in each pass; one loss, one Adam that is not fused.
+It has the losses and the networks of `learner.training.ppo` in the form of a short program: images in NCHW
+that are converted to floats for each minibatch, a predictor on every row with a mask afterwards, the target's
+features again in each pass, one loss, and an Adam that is not fused.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _SLICE = 512
 
 
 class Naive:
-    """Begins with the weights of `ppo`. Images only, actions from a list."""
+    """An update that starts with the weights of `ppo`; for images and discrete actions only."""
 
     def __init__(self, ppo: PPO, config: Config, device: torch.device) -> None:
         self._ppo, self._device = config.ppo, device
@@ -50,9 +50,9 @@ class Naive:
         next_observation = batch.next_observation.flatten(0, 1)
         action = batch.action.flatten()
         values = self._values(batch, stack, last, action)
-        aims = targets(batch, values, self._config)
-        old, advantage = values.log_prob.flatten(), aims.advantage.flatten()
-        extrinsic, intrinsic = aims.extrinsic.flatten(), aims.intrinsic.flatten()
+        returns = targets(batch, values, self._config)
+        old, advantage = values.log_prob.flatten(), returns.advantage.flatten()
+        extrinsic, intrinsic = returns.extrinsic.flatten(), returns.intrinsic.flatten()
         sums: dict[str, float] = {}
         for _ in range(ppo.epochs):
             order = torch.randperm(len(action), device=self._device)

@@ -1,9 +1,8 @@
-"""K clients that pull weights in one process: `python -m tests.bench.pullers ENDPOINT K READERS`.
+"""`python -m tests.bench.pullers ENDPOINT K READERS`: K clients that pull weights in one process.
 
-For every line on standard input each pulls the newest bundle, and one line goes to standard output:
-the moments, on the machine's monotonic clock, at which each held it. With READERS above 0 every
-puller stands for the parent of that many actors: it writes a file, and the bundle counts as held
-once the file was read that often.
+For every line on standard input each client pulls the newest bundle, and a line on standard output has the
+times of the machine's monotonic clock at which each had it. With READERS above 0 every client represents the
+parent of that many actors: it writes a file, and it has the bundle once the file was read that often.
 """
 
 from __future__ import annotations
@@ -17,13 +16,13 @@ from pathlib import Path
 
 from actor.weights import PIECE_MESSAGE_BYTES, WeightsClient
 from common.protocol.sockets import Context, DealerSocket, weights_endpoint
-from tests.support.fake_fleet import quiet
+from tests.support.fake_fleet import log_warnings_only
 
 
 def main() -> int:
     """Serve until standard input is closed."""
     endpoint, count, readers = weights_endpoint(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    quiet()
+    log_warnings_only()
     with Context() as context, tempfile.TemporaryDirectory() as directory:
         clients = [
             WeightsClient(lambda: DealerSocket(context, endpoint, PIECE_MESSAGE_BYTES)) for _ in range(count)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import resource
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,8 +16,8 @@ from common.protocol.sockets import weights_endpoint
 from learner.server.server import Server
 from tests.bench.fleet import JOIN_SECONDS, start
 from tests.bench.machine import hardware
-from tests.support.fake_fleet import Report, quiet
-from tests.support.processes import free_port
+from tests.support.fake_fleet import FleetReport, log_warnings_only
+from tests.support.processes import free_port, wait_until
 
 _GAME = "gravitar"
 _DOWN_SECONDS = 5.0
@@ -26,38 +25,38 @@ _STEADY_SECONDS = 30.0  # afterwards, in which no session may be lost
 
 
 def measure(actors: int = 2_000) -> dict[str, object]:
-    """Real sessions on CURVE connections; the learner has no trainer, and hands out no credit."""
-    quiet()
+    """Measure CURVE sessions of the product; the learner has no trainer and gives no credit."""
+    log_warnings_only()
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     config = Config(env=EnvConfig(id=_GAME), rollout=RolloutConfig(steps=128, lanes=1, batch_lanes=32))
     config = replace(config, rnd=replace(config.rnd, warmup_steps=0))
     endpoint = f"tcp://127.0.0.1:{free_port()}"
     with tempfile.TemporaryDirectory() as directory:
-        path, bundle = Path(directory) / "keys", Path(directory) / "fleet.json"
+        path, key_file = Path(directory) / "keys", Path(directory) / "fleet.json"
         files.initialise(path)
         files.add(path, "fleet")
-        files.bundle(path, "fleet", bundle)
+        files.export(path, "fleet", key_file)
         server = _serve(config, 0, None, endpoint, path)
         began = time.monotonic()
-        fleets = start(endpoint, actors, bundle)
+        fleets = start(endpoint, actors, key_file)
         try:
-            _wait(server.session_count, actors, JOIN_SECONDS)
+            _wait(server, actors)
             joined = time.monotonic() - began
             saved = server.accounting()
             server.close()
             time.sleep(_DOWN_SECONDS)
             server = _serve(config, 1, saved, endpoint, path)
             began = time.monotonic()
-            _wait(server.session_count, actors, JOIN_SECONDS)
+            _wait(server, actors)
             rejoined = time.monotonic() - began
             time.sleep(_STEADY_SECONDS)
-            connected, view = server.session_count(), server.refresh_status()
+            connected, status = server.session_count(), server.refresh_status()
             server.drain(finished=True)
         finally:
             for fleet in fleets:
                 fleet.leave()
-        report = sum((fleet.report() for fleet in fleets), Report())
+        report = sum((fleet.report() for fleet in fleets), FleetReport())
         server.close()
     return {
         **hardware(),
@@ -68,8 +67,8 @@ def measure(actors: int = 2_000) -> dict[str, object]:
         "down_seconds": _DOWN_SECONDS,
         "rejoined_seconds": round(rejoined, 1),
         "connected_after_30_seconds": connected,
-        "sessions_lost": view.events["lost"],
-        "bans": view.bans,
+        "sessions_lost": status.events["lost"],
+        "bans": status.bans,
         "left_cleanly": report.left,
     }
 
@@ -82,9 +81,5 @@ def _serve(config: Config, generation: int, saved: str | None, endpoint: str, pa
     return server
 
 
-def _wait(count: Callable[[], int], least: int, limit_seconds: float) -> None:
-    deadline = time.monotonic() + limit_seconds
-    while (there := count()) < least:
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"expected {least} sessions, got {there} in {limit_seconds:.0f} s")
-        time.sleep(0.1)
+def _wait(server: Server, sessions: int) -> None:
+    wait_until(lambda: server.session_count() >= sessions, f"{sessions} sessions", JOIN_SECONDS)

@@ -1,4 +1,4 @@
-"""End to end: env steps/s of the benchmarks' job, against the limit of this machine in the same run."""
+"""End to end: env steps/s of the benchmark job, compared with the limit of this machine in the same run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TIMEOUT_SECONDS = 900
 
 
 def measure() -> dict[str, object]:
-    """Median of three runs of PPO+RND on Breakout, 32 lanes x 128, with two local actors."""
+    """The median of three runs of PPO+RND on Breakout, 32 lanes x 128, with two local actors."""
     summaries = [_run(0) for _ in range(_RUNS)]
     best = limit(JOB)
     figures = _figures(summaries)
@@ -41,7 +41,7 @@ def measure() -> dict[str, object]:
 
 
 def compare_lags() -> dict[str, object]:
-    """The same job in the synchronous and in the overlapped mode, in turn."""
+    """Run the job in the synchronous and in the overlapped mode, in alternation."""
     summaries = [(_run(0), _run(1)) for _ in range(_RUNS)]
     sync, overlap = (_figures(list(mode)) for mode in zip(*summaries, strict=True))
     ratios = sorted(
@@ -59,12 +59,12 @@ def compare_lags() -> dict[str, object]:
 
 
 def _figures(summaries: list[dict[str, Any]]) -> dict[str, Any]:
-    """Of several runs of one mode: the median speed, and where the time of that run went."""
+    """The median speed of several runs of one mode, and the times of the phases of that run."""
     speeds = [float(summary["steps_per_second"]) for summary in summaries]
     median = statistics.median(speeds)
     run = summaries[speeds.index(median)]
     learner, actors = run["phase_seconds"], run["actor_phase_seconds"]
-    # Random play comes before the first batch, and before the clock of the speed starts.
+    # Random play precedes the first batch and is not part of the measured time.
     played = actors["env"] * _TRAINED / (_TRAINED + _WARMUP_STEPS)
     playing = (played + sum(actors[phase] for phase in ("policy", "bonus", "encode"))) / _ACTORS
     training = sum(learner[phase] for phase in ("assemble", "train", "publish"))

@@ -1,4 +1,4 @@
-"""From publishing a bundle to the last puller that holds it, and what a data message takes meanwhile."""
+"""The time from publishing a bundle to its last puller, and the round trip of data messages during pulls."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from learner.server.publisher import WeightsBlob
 from learner.training.ppo import PPO
 from tests.bench.intake import Intake
 from tests.bench.machine import cpu_seconds, hardware
-from tests.support.fake_fleet import FleetProcess, quiet
+from tests.support.fake_fleet import FleetProcess, log_warnings_only
 from tests.support.processes import free_port
 
 _PROCESSES = 4
@@ -30,8 +30,8 @@ _CHUNKS_PER_SECOND = 50.0
 
 
 def measure(pullers: int = 64) -> dict[str, object]:
-    """One puller per actor; then one per host of sixteen, as `--procs 16` has it. One fake actor plays on."""
-    quiet()
+    """Measure one puller per actor, then one per host of sixteen actors; one fake actor sends data."""
+    log_warnings_only()
     hosts = max(1, pullers // _ACTORS_PER_HOST)
     return {
         **hardware(),
@@ -57,8 +57,8 @@ def _measure(pullers: int, readers: int) -> dict[str, float]:
         try:
             intake.wait_for(1, _JOIN_SECONDS)
             intake.open()
-            _publish(intake, bundles[0], processes)  # makes the connections
-            player.forget()
+            _publish(intake, bundles[0], processes)  # establishes the connections
+            player.reset_measurements()
             before = cpu_seconds()
             seconds = [x for bundle in bundles[1:] for x in _publish(intake, bundle, processes)]
             cpu = cpu_seconds() - before
@@ -96,7 +96,7 @@ def _start(endpoint: str, pullers: int, readers: int) -> list[subprocess.Popen[s
 
 
 def _publish(intake: Intake, bundle: Bundle, processes: list[subprocess.Popen[str]]) -> list[float]:
-    """Make a bundle the newest; returns after how many seconds each puller held it."""
+    """Publish a bundle; returns the seconds until each puller has it."""
     intake.server.publish(bundle)
     start = time.monotonic()
     for process in processes:

@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 from zlib_ng import zlib_ng
 
-from actor.metrics import Phases
+from actor.metrics import PHASES
 from actor.rollout import Rollout
 from common import envs
 from common.config import Config, EnvConfig, RolloutConfig
 from common.model.policy import Policy
 from common.model.precision import configure_torch
+from common.phase_timer import PhaseTimer
 from common.protocol import codec
 from common.protocol.chunk import Chunk
 from common.protocol.messages import ChunkMessage
@@ -43,7 +44,7 @@ _ROLLOUT = RolloutConfig(steps=128, lanes=1, batch_lanes=1)
 
 
 def measure(trained: Iterable[Path] = ()) -> dict[str, object]:
-    """Ten games under random play; under a trained policy those whose run directories are given."""
+    """Measure ten games under random play, and those of the given run directories under their policies."""
     configure_torch(threads=1)
     random = {game: _measure(Config(env=EnvConfig(id=game), rollout=_ROLLOUT), None) for game in _GAMES}
     learned = {}
@@ -76,14 +77,14 @@ def _mean(games: dict[str, dict[str, float]], name: str) -> float:
 
 def _record(config: Config, policy: Policy | None) -> list[Chunk]:
     spaces = envs.spaces(config.env)
-    rollout = Rollout(envs.make(config.env, _ROLLOUT.lanes), spaces, _ROLLOUT, Phases())
+    rollout = Rollout(envs.make(config.env, _ROLLOUT.lanes), spaces, _ROLLOUT, PhaseTimer(PHASES))
     rollout.reset(RngKey(1, 0, 0, policy is None))
     chunks = []
     for _ in range(_CHUNKS):
         chunk = rollout.collect(policy, lambda: True)
         assert chunk is not None
         arrays = {x.name: np.copy(getattr(chunk, x.name)) for x in dataclasses.fields(chunk)}
-        # Real bonuses do not compress, zeros would.
+        # Real bonuses do not compress; zeros would.
         arrays["bonus"] = np.random.default_rng(0).random(arrays["bonus"].shape, np.float32)
         chunks.append(Chunk(**arrays))
     return chunks
@@ -139,7 +140,7 @@ def _decode(parts: list[bytes], spaces: Spaces) -> Chunk:
 
 
 def _milliseconds(work: Callable[[], object]) -> float:
-    """Of processor time per chunk: one thread, so that what else runs here counts little."""
+    """Processor time per chunk in one thread, which other processes hardly affect."""
     start = time.process_time()
     work()
     return (time.process_time() - start) / _CHUNKS * 1e3

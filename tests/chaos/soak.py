@@ -1,8 +1,8 @@
-"""`python -m tests.chaos.soak --minutes N --seed S`: all the faults, mixed, on real Atari actors.
+"""`python -m tests.chaos.soak --minutes N --seed S`: all faults, mixed, on real Atari actors.
 
-Local actors, remote ones behind a fault proxy and remote ones beside it; a line per fault, then the totals.
-The emulator steps of every process are counted where they are made; in the end each process' count is
-compared with what the ledger of the last checkpoint says of its sessions.
+It runs local actors, remote actors behind a fault proxy and remote actors beside it, and prints a line per
+fault and the totals. Each process counts its emulator steps; at the end each count is compared with the
+sessions of that process in the ledger of the last checkpoint.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ import psutil
 
 from learner import verify_ledger
 from learner.training import checkpoint
-from tests.support.fault_harness import Sampler, frozen, until
-from tests.support.processes import Command, Run, free_port, kill
+from tests.support.fault_harness import Sampler, frozen
+from tests.support.processes import Command, Run, free_port, kill, wait_until
 from tests.support.proxy import PARTITION, FaultProxy, Weather
 from tests.support.result_files import keep
 
@@ -43,7 +43,7 @@ _HELLO = re.compile(r'"sid": "([0-9a-f]{32})".*"pid": (\d+).*"event": "hello"')
 
 @dataclass
 class Soak:
-    """The processes, and the story so far."""
+    """The processes, and the record of the faults so far."""
 
     directory: Path
     seed: int
@@ -51,7 +51,9 @@ class Soak:
     faults: Counter[str] = field(default_factory=Counter)
     back_seconds: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     killed: set[int] = field(default_factory=set)
-    rollbacks: list[tuple[float, float]] = field(default_factory=list)  # of the checkpoint, of the kill
+    rollbacks: list[tuple[float, float]] = field(
+        default_factory=list
+    )  # times of the checkpoint and of the kill
     last_seen: dict[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -63,7 +65,7 @@ class Soak:
         self.started = time.monotonic()
 
     def start_learner(self) -> None:
-        """A first one, or one that resumes."""
+        """Start a learner, which resumes the run if there is one."""
         self._life = contextlib.ExitStack()
         self.learner = self._life.enter_context(self.run.learner("--resume"))
         self._life.enter_context(self.sampler.of(self.run, self.learner))
@@ -89,20 +91,20 @@ class Soak:
         return self.run.metric("outrider_run_env_steps", self.learner)
 
     def training(self) -> float:
-        """Wait until it trains again; returns how long that took."""
-        return until(lambda: self.steps() > 0, _TRAINING_SECONDS, "a learner") + self._progress()
+        """Wait until the learner trains again; returns the seconds."""
+        return wait_until(lambda: self.steps() > 0, "a learner", _TRAINING_SECONDS) + self._progress()
 
     def _progress(self) -> float:
         before = self.steps()
-        return until(lambda: self.steps() > before, _TRAINING_SECONDS, "progress")
+        return wait_until(lambda: self.steps() > before, "progress", _TRAINING_SECONDS)
 
-    # The faults.
+    # Faults. Each returns its description.
 
     def kill_actor(self) -> str:
         victim = self.chance.choice(self.players())
         self.killed.add(victim.pid)
         kill(victim.pid)
-        if victim.pid == self.plain.pid:  # nobody else starts it again
+        if victim.pid == self.plain.pid:  # the others are restarted by their parents
             self.plain.finish(10)
             self.plain = self.start_actor(self.run.port, 1)
         return f"kill -9 of actor {victim.pid}"
@@ -131,7 +133,7 @@ class Soak:
         return f"actor {victim.pid} stopped for {seconds:.0f} s"
 
     def network(self, name: str, weather: Weather, seconds: tuple[float, float]) -> Callable[[], str]:
-        """A fault of the network between the proxied actors and the learner."""
+        """Make a fault of the network between the proxied actors and the learner."""
 
         def fault() -> str:
             length = self.chance.uniform(*seconds)
@@ -187,17 +189,17 @@ class Soak:
             stack.callback(lambda: self.plain.end())
             proxied = self.start_actor(self.proxy.port, 2)
             stack.callback(proxied.end)
-            until(lambda: len(self.players()) >= 4 and self.steps() > 0, 600.0, "all to play")
+            wait_until(lambda: len(self.players()) >= 4 and self.steps() > 0, "all to play", 600.0)
             end = time.monotonic() + 60 * minutes
             while time.monotonic() < end:
                 name, _, fault = self.chance.choices(kinds, [weight for _, weight, _ in kinds])[0]
                 began = time.monotonic()
-                said = fault()
+                text = fault()
                 self.faults[name] += 1
                 back = self.training()
                 self.back_seconds[name].append(back)
-                print(f"{began - self.started:7.1f} s  {said}; training after {back:.1f} s", flush=True)
-                until(lambda: len(self.players()) >= 4, 300.0, "all actors back")
+                print(f"{began - self.started:7.1f} s  {text}; training after {back:.1f} s", flush=True)
+                wait_until(lambda: len(self.players()) >= 4, "all actors back", 300.0)
                 time.sleep(self.chance.uniform(1.0, 4.0))
             self.training()
             self.players()
@@ -207,10 +209,10 @@ class Soak:
             self.learner.process.terminate()
             assert self.learner.finish(60) == 0, self.learner.err.read_text()[-2000:]
 
-    # The books.
+    # The accounting.
 
     def totals(self) -> dict[str, Any]:
-        """Both sets of books, and where they differ, why."""
+        """The ledger, the independent counts, and the reasons for their differences."""
         saved = checkpoint.newest(self.run.path / "checkpoints")
         assert saved is not None
         rows = list(itertools.chain.from_iterable(self.sampler.lives))
@@ -224,9 +226,9 @@ class Soak:
             killed_with_their_process=0, rolled_back_with_the_learner=0, no_reason=0
         )
         for pid, counted in self.run.counted_by_process().items():
-            booked = sum(accounts[sid][0] for sid in sessions[pid] if sid in accounts)
-            if counted != booked:
-                missing[self._why(pid, counted - booked, len(sessions[pid]))] += abs(counted - booked)
+            recorded = sum(accounts[sid][0] for sid in sessions[pid] if sid in accounts)
+            if counted != recorded:
+                missing[self._why(pid, counted - recorded, len(sessions[pid]))] += abs(counted - recorded)
         return {
             "seed": self.seed,
             "minutes": round((time.monotonic() - self.started) / 60, 1),
@@ -253,10 +255,10 @@ class Soak:
         }
 
     def _why(self, pid: int, steps: int, sessions: int) -> str:
-        """Why steps that a process counted are not in the books."""
+        """The reason why steps that a process counted are not in the ledger."""
         if steps < 0:
             return "no_reason"
-        # Killed, it had said nothing of at most a chunk, or of the steps since its last heartbeat.
+        # A killed process had not reported at most one chunk.
         if pid in self.killed and steps <= LANES * STEPS:
             return "killed_with_their_process"
         seen = self.last_seen.get(pid, 0.0)

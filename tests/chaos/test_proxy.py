@@ -1,4 +1,4 @@
-"""The proxy does what its weather says, and the same again from the same seed."""
+"""The proxy applies its weather to the traffic, equally for equal seeds."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def proxy() -> Iterator[FaultProxy]:
         yield proxy
 
 
-def said_back(proxy: FaultProxy, text: bytes) -> bytes:
-    """What comes back through a new connection, until all is there or the connection ends."""
+def echoed(proxy: FaultProxy, text: bytes) -> bytes:
+    """Send a text through a new connection; returns what comes back until the connection ends."""
     with socket.create_connection(("127.0.0.1", proxy.port)) as peer:
         peer.settimeout(PATIENCE_SECONDS)
         came = b""
@@ -58,8 +58,8 @@ def said_back(proxy: FaultProxy, text: bytes) -> bytes:
         return came
 
 
-def test_a_clear_sky_changes_nothing(proxy: FaultProxy) -> None:
-    assert said_back(proxy, TEXT) == TEXT
+def test_traffic_without_weather_is_unchanged(proxy: FaultProxy) -> None:
+    assert echoed(proxy, TEXT) == TEXT
 
 
 def test_what_is_held_arrives_when_the_hold_ends(proxy: FaultProxy) -> None:
@@ -77,8 +77,8 @@ def test_what_is_held_arrives_when_the_hold_ends(proxy: FaultProxy) -> None:
             peer.settimeout(0.3)
 
 
-def test_half_open_is_silence_and_no_end(proxy: FaultProxy) -> None:
-    """What is sent is swallowed; only the sender can end it."""
+def test_a_half_open_connection_is_silent_and_does_not_end(proxy: FaultProxy) -> None:
+    """Sent bytes vanish; only the sender can end the connection."""
     with socket.create_connection(("127.0.0.1", proxy.port)) as peer:
         peer.sendall(b"before")
         assert peer.recv(100) == b"before"
@@ -88,23 +88,23 @@ def test_half_open_is_silence_and_no_end(proxy: FaultProxy) -> None:
             peer.sendall(b"after")
             with pytest.raises(TimeoutError):
                 peer.recv(100)
-    assert said_back(proxy, TEXT) == TEXT
+    assert echoed(proxy, TEXT) == TEXT
 
 
 def test_a_cut_ends_the_connection_after_about_so_many_bytes(proxy: FaultProxy) -> None:
     with proxy.during(Weather(cut_bytes=4_000)):
-        assert len(said_back(proxy, TEXT)) < len(TEXT)
+        assert len(echoed(proxy, TEXT)) < len(TEXT)
     wait_until(lambda: proxy.cuts >= 1, "a cut that is counted")
 
 
-def test_bits_turn(proxy: FaultProxy) -> None:
+def test_bits_flip(proxy: FaultProxy) -> None:
     with proxy.during(Weather(flip=1.0)):
-        came = said_back(proxy, TEXT)
+        came = echoed(proxy, TEXT)
     assert len(came) == len(TEXT) and came != TEXT
 
 
 def test_blocks_vanish(proxy: FaultProxy) -> None:
-    """What is sent before and after arrives; of what is between, nothing does."""
+    """What is sent before and afterwards arrives; what is sent during the weather does not."""
     with socket.create_connection(("127.0.0.1", proxy.port)) as peer:
         peer.settimeout(PATIENCE_SECONDS)
         peer.sendall(b"before")
@@ -120,7 +120,7 @@ def test_throttle_and_delay_take_their_time(proxy: FaultProxy) -> None:
     for weather in (Weather(bytes_per_second=20_000), Weather(delay_seconds=0.1)):
         with proxy.during(weather):
             start = time.monotonic()
-            assert said_back(proxy, TEXT[:4_096]) == TEXT[:4_096]
+            assert echoed(proxy, TEXT[:4_096]) == TEXT[:4_096]
             assert time.monotonic() - start > 0.2
 
 
@@ -133,7 +133,7 @@ def test_a_schedule_is_its_seed() -> None:
 
 
 def test_a_connection_suffers_the_same_from_the_same_seed() -> None:
-    """Bit for bit, for the same bytes in the same blocks."""
+    """Bit for bit, for equal bytes in equal blocks."""
     came = []
     for seed in (3, 3, 4):
         with (

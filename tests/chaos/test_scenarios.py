@@ -8,24 +8,24 @@ from typing import Any
 
 import pytest
 
-from tests.chaos import scenarios
+from tests.chaos import disk_faults, network_faults, process_faults
 from tests.support.result_files import keep
 
 Case = tuple[str, Callable[..., dict[str, Any]], tuple[Any, ...], tuple[Any, ...]]
 CASES: list[Case] = [
-    ("B1-killed-actors", scenarios.killed_actors, (6,), (150,)),
-    ("B2-killed-learners", scenarios.killed_learners, (2,), (20,)),
-    ("B3-partitions", scenarios.partitions, (4, (9.0, 14.0)), (30, (3.0, 60.0))),
-    ("B4-frozen-processes", scenarios.frozen_processes, (12.0, 5.0), (20.0, 20.0)),
-    ("B5-broken-connections", scenarios.broken_connections, (80_000, 3.0), (200_000, 120.0)),
-    ("B6-slow-actor", scenarios.slow_actor, (6.0,), (60.0,)),
-    ("B7-slow-learner", scenarios.slow_learner, (2.0, 3, 1), (30.0, 6, 1)),
-    ("B9-wedged-learner", scenarios.wedged_learner, (10.0,), (120.0,)),
-    ("B10-full-disk", scenarios.full_disk, (1.0,), (60.0,)),
-    ("B10-damaged-checkpoints", scenarios.damaged_checkpoints, (), ()),
-    ("B11-replayed-frames", scenarios.replayed_frames, (40,), (2_000,)),
-    ("B11-damaged-bytes", scenarios.damaged_bytes, (5.0,), (120.0,)),
-    ("B12-terminated", scenarios.terminated, (), ()),
+    ("B1-killed-actors", process_faults.killed_actors, (6,), (150,)),
+    ("B2-killed-learners", process_faults.killed_learners, (2,), (20,)),
+    ("B3-partitions", network_faults.partitions, (4, (9.0, 14.0)), (30, (3.0, 60.0))),
+    ("B4-frozen-processes", process_faults.frozen_processes, (12.0, 5.0), (20.0, 20.0)),
+    ("B5-broken-connections", network_faults.broken_connections, (80_000, 3.0), (200_000, 120.0)),
+    ("B6-slow-actor", network_faults.slow_actor, (6.0,), (60.0,)),
+    ("B7-slow-learner", process_faults.slow_learner, (2.0, 3, 1), (30.0, 6, 1)),
+    ("B9-wedged-learner", process_faults.wedged_learner, (10.0,), (120.0,)),
+    ("B10-full-disk", disk_faults.full_disk, (1.0,), (60.0,)),
+    ("B10-damaged-checkpoints", disk_faults.damaged_checkpoints, (), ()),
+    ("B11-replayed-frames", network_faults.replayed_frames, (40,), (2_000,)),
+    ("B11-damaged-bytes", network_faults.damaged_bytes, (5.0,), (120.0,)),
+    ("B12-terminated", process_faults.terminated, (), ()),
 ]
 NAMES = [case[0] for case in CASES]
 

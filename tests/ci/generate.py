@@ -1,7 +1,7 @@
 """`python -m tests.ci.generate`: writes the files that are generated from other files of the repository.
 
-The tables of docs/results.md are not among them: they are made from run directories, which are not kept
-here (`python -m learner.table RUN_DIR... --into docs/results.md --name NAME`).
+The tables of docs/results.md are not among them, because the run directories are not part of the repository
+(`python -m learner.table RUN_DIR... --into docs/results.md --name NAME`).
 """
 
 from __future__ import annotations
@@ -12,20 +12,22 @@ from pathlib import Path
 from deploy.grafana.build import DIRECTORY, text
 from deploy.grafana.panels import DASHBOARDS
 from tests.bench import report as benchmarks
+from tests.ci import configuration_page
 from tests.ci import reliability_report as reliability
 
 
 def generated() -> dict[Path, str]:
-    """Every generated file and what it should hold."""
+    """Every generated file with its content."""
     return {
         benchmarks.DOCS / "benchmarks.md": benchmarks.page(),
         benchmarks.DOCS / "reliability.md": reliability.page(),
+        benchmarks.DOCS / "configuration.md": configuration_page.page(),
         **{DIRECTORY / f"{dashboard.uid}.json": text(dashboard) for dashboard in DASHBOARDS},
     }
 
 
 def main() -> int:
-    """Write the files that differ, and name them."""
+    """Write and name the files that differ."""
     for file, content in generated().items():
         if not file.exists() or file.read_text() != content:
             file.write_text(content)

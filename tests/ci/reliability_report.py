@@ -1,6 +1,6 @@
 """`python -m tests.ci.reliability_report`: docs/reliability.md from docs/reliability/*.json.
 
-The results are written by the tests themselves:
+The tests write the results:
 
     export FIGURES_DIR=$PWD/docs/reliability
     pytest tests/unit tests/integration/test_hostile.py
@@ -14,14 +14,16 @@ import json
 from collections import Counter
 from typing import Any
 
-from tests.bench.report import DOCS, RESULTS, Results, Target, table, value, words
+from tests.bench.markdown import table, value, words
+from tests.bench.report import DOCS, RESULTS
+from tests.bench.targets import Results, Target
 
-ARTEFACTS = DOCS / "reliability"
-_STRAGGLER_SECONDS = 3.0  # two until a place is offered anew, one to play it
+RESULT_FILES = DOCS / "reliability"
+_STRAGGLER_SECONDS = 3.0  # two until a grant is repeated, one to play its chunk
 
 
 def _parts(results: Results, prefix: str, figure: str) -> list[float]:
-    """Of a test that ran in parts; KeyError where none of them did."""
+    """The values of a figure in the parts of a test; KeyError if no part ran."""
     parts = [x[figure] for name, x in results.items() if name.startswith(prefix)]
     if not parts:
         raise KeyError(prefix)
@@ -29,7 +31,7 @@ def _parts(results: Results, prefix: str, figure: str) -> list[float]:
 
 
 def _lost(results: Results, name: str) -> tuple[float, float]:
-    """Steps out of balance, and steps trained twice, of a scenario."""
+    """The steps out of balance and the steps trained twice in a scenario."""
     return results[name]["imbalance_steps"], results[name]["trained_twice_steps"]
 
 
@@ -119,10 +121,9 @@ _LOAD = (
 _MACHINE = ("commit", "processor", "cores", "bfloat16", "torch")
 _TEMPLATE = """# Reliability
 
-Written by `python -m tests.ci.reliability_report` from docs/reliability/*.json, which the tests leave there;
-nothing here is typed by hand. "Counted" is what the environments counted in each process, "produced" what the
-learner's books say; steps that a process made after its last report die with it when it is killed, and are
-the only difference allowed.
+`python -m tests.ci.reliability_report` writes this page from docs/reliability/*.json, which the tests write.
+"Counted" steps are counted by the environments in each process, "produced" steps by the learner's ledger.
+They may differ only by the steps that a process made between its last report and its kill.
 
 {machine}
 
@@ -130,11 +131,11 @@ the only difference allowed.
 
 {targets}
 
-## Faults: both sets of books
+## Faults: step accounting
 
 {faults}
 
-## Faults: what else was seen
+## Faults: other results
 
 {seen}
 
@@ -142,24 +143,24 @@ the only difference allowed.
 
 {inputs}
 
-## Soak: everything mixed
+## Soak: all faults, mixed
 
 {soak}
 
-## Load held
+## Load
 
 {load}
 """
 
 
 def _columns(results: Results, figures: tuple[str, ...]) -> str:
-    """A row for each result, a column for each figure."""
+    """A table with a row for each result and a column for each figure."""
     rows = [[name, *(value(x.get(figure)) for figure in figures)] for name, x in results.items()]
     return table(["", *map(words, figures)], rows) if rows else "Not measured."
 
 
 def _others(results: Results, known: tuple[str, ...]) -> str:
-    """A row for each result with all its figures but the known ones."""
+    """A table with a row for each result, with all its figures except the known ones."""
     rows = [
         [name, "; ".join(f"{words(key)}: {value(x[key])}" for key in x if key not in (*known, *_MACHINE))]
         for name, x in results.items()
@@ -168,7 +169,7 @@ def _others(results: Results, known: tuple[str, ...]) -> str:
 
 
 def _merged(results: Results) -> dict[str, dict[str, Any]]:
-    """The results of each test that ran in parts, added up."""
+    """The sums of the results of tests that ran in parts."""
     whole: dict[str, dict[str, Any]] = {}
     for name, x in results.items():
         title = name.rstrip("0123456789").rstrip("-")
@@ -184,7 +185,7 @@ def _merged(results: Results) -> dict[str, dict[str, Any]]:
 
 
 def render(results: Results, load: Results) -> str:
-    """The page."""
+    """Fill the template."""
     faults = {name: x for name, x in results.items() if name.startswith("B") and not name.endswith("-short")}
     inputs = {name: x for name, x in results.items() if not name.startswith("B") and name != "soak"}
     machines = {", ".join(f"{words(key)} {value(x.get(key))}" for key in _MACHINE) for x in results.values()}
@@ -200,8 +201,8 @@ def render(results: Results, load: Results) -> str:
 
 
 def page() -> str:
-    """docs/reliability.md, from the results at hand."""
-    results = {path.stem: json.loads(path.read_text()) for path in sorted(ARTEFACTS.glob("*.json"))}
+    """docs/reliability.md, from the stored results."""
+    results = {path.stem: json.loads(path.read_text()) for path in sorted(RESULT_FILES.glob("*.json"))}
     load = {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("fleet-*.json"))}
     return render(results, load)
 

@@ -1,4 +1,4 @@
-"""Makes a skipped test a failure where CI=true, unless the list below names it with its reason."""
+"""Makes a skipped test a failure if CI=true, unless the list below names it with a reason."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ALLOWED = {  # patterns of test ids -> why such a test cannot run on every CI ma
 
 
 def complaint(test_id: str, reason: str) -> str | None:
-    """Why the skip of a test is a failure; None if the list names it."""
+    """The reason why the skip of a test is a failure; None if the list names the test."""
     if any(fnmatch.fnmatchcase(test_id, pattern) for pattern in ALLOWED):
         return None
     return (
@@ -27,7 +27,7 @@ def complaint(test_id: str, reason: str) -> str | None:
     )
 
 
-def _judge(report: pytest.TestReport | pytest.CollectReport) -> None:
+def _check(report: pytest.TestReport | pytest.CollectReport) -> None:
     if os.environ.get("CI") != "true" or not report.skipped or hasattr(report, "wasxfail"):
         return
     reason = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)
@@ -38,15 +38,15 @@ def _judge(report: pytest.TestReport | pytest.CollectReport) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Judge each phase of a test."""
+    """Check each phase of a test."""
     report = yield
-    _judge(report)
+    _check(report)
     return report
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-    """Judge a module that skips all of its tests."""
+    """Check a module that skips all of its tests."""
     report = yield
-    _judge(report)
+    _check(report)
     return report

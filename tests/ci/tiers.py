@@ -1,7 +1,7 @@
 """`python -m tests.ci.tiers`: the tier, or the successor with its tier, of every test of commit b6c1e4c.
 
-Ends with 1 if one of them is neither collected today nor has a successor that is. The former ids are those
-of `pytest --collect-only -q -o addopts=''` at that commit, sorted; renames stand in successors.txt.
+It ends with 1 if one of them is not collected today and has no successor that is. The former ids are those of
+`pytest --collect-only -q -o addopts=''` at that commit, sorted; successors.txt lists renamed tests.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 _HERE = Path(__file__).parent
-_TIERS = {  # by marker; the first that fits counts
+_TIERS = {  # by marker; the first match counts
     "learning": "learning",
     "chaos": "chaos",
     "compose": "compose",

@@ -1,8 +1,8 @@
 """`python -m tests.ci.versions [NAME...]`: the unit tests with versions that constraints.txt does not name.
 
 `lowest` has the lowest version of each dependency that pyproject.toml allows; `python3.13` has that
-interpreter. Each keeps its environment in .versions/NAME. pip's own settings say where packages come from:
-without an index of CPU builds, torch brings several gigabytes of CUDA libraries.
+interpreter. Each environment is kept in .versions/NAME. The settings of pip name the package index: without
+an index of CPU builds, PyTorch installs several gigabytes of CUDA libraries.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def lowest(requirements: list[str]) -> str:
 
 
 def prepare(name: str) -> Path:
-    """The interpreter of an environment, with everything installed."""
+    """Create an environment and install everything; returns its interpreter."""
     home = ENVIRONMENTS / name
     home.mkdir(parents=True, exist_ok=True)
     (ENVIRONMENTS / ".gitignore").write_text("*\n")
@@ -45,7 +45,7 @@ def prepare(name: str) -> Path:
         project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
         constraints = home / "constraints.txt"
         extras = [one for group in project["optional-dependencies"].values() for one in group]
-        bounded = [one for one in extras if ">=" in one]  # the others name extras and packages bounded above
+        bounded = [one for one in extras if ">=" in one]  # the others are extras, or have upper bounds
         constraints.write_text(lowest(project["dependencies"] + bounded))
     else:
         found = shutil.which(name)

@@ -1,7 +1,7 @@
-"""`python -m tests.ci.wheel`: builds a wheel, installs it elsewhere, runs every console script from there.
+"""`python -m tests.ci.wheel`: builds a wheel, installs it outside the checkout and runs every console script.
 
-The environment lies outside the checkout. The product comes from the wheel; its dependencies are those of
-the environment that runs this check, so that nothing is downloaded twice.
+The product comes from the wheel; its dependencies are those of the environment that runs this check, so that
+nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _RUN = ("cartpole", "--total-steps", "2048", "--local-actors", "1", "--run-dir",
 
 
 class Failed(Exception):
-    """A check that failed; one sentence."""
+    """A check that failed, with one sentence."""
 
 
 def call(command: Sequence[str | Path], directory: Path) -> subprocess.CompletedProcess[str]:
@@ -44,7 +44,7 @@ def call(command: Sequence[str | Path], directory: Path) -> subprocess.Completed
 
 
 def require(command: Sequence[str | Path], directory: Path) -> None:
-    """Run a command that has to succeed."""
+    """Run a command, which has to succeed."""
     ended = call(command, directory)
     if ended.returncode:
         words = " ".join(map(str, command))
@@ -59,7 +59,7 @@ def tracked(*paths: str) -> list[str]:
 
 
 def build(directory: Path) -> Path:
-    """The wheel, built from a copy of the checkout."""
+    """Build the wheel from a copy of the checkout."""
     source = directory / "source"
     for name in tracked():
         (source / name).parent.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ def build(directory: Path) -> Path:
 
 
 def check_content(wheel: Path, packages: Sequence[str]) -> None:
-    """The wheel holds every file of the packages, and no other package."""
+    """Check that the wheel holds the files of the packages and no others."""
     held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     wanted = set(tracked(*packages))
     if held != wanted:
@@ -77,20 +77,20 @@ def check_content(wheel: Path, packages: Sequence[str]) -> None:
 
 
 def install(wheel: Path, directory: Path) -> Path:
-    """An environment with the wheel and the dependencies at hand; returns the directory of its scripts."""
+    """Install the wheel in an environment with the present dependencies; returns its scripts' directory."""
     home = directory / "environment"
     venv.create(home, with_pip=False)
     scripts = home / "bin"
     pip: list[str | Path] = [sys.executable, "-m", "pip", "--python", scripts / "python", "install"]
     require([*pip, "--no-deps", "--no-index", wheel], directory)
     packages = next(home.glob("lib/python*/site-packages"))
-    # Files of this kind are not read in a directory that is added so: an editable install stays out.
+    # Python reads no .pth files in a directory that one adds, which excludes an editable install.
     (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     return scripts
 
 
 def check_script(script: Path, directory: Path) -> None:
-    """It explains itself, and complains about a wrong flag in one sentence."""
+    """Check the help of a script, and its one sentence about a wrong flag."""
     helped = call([script, "--help"], directory)
     if helped.returncode or "usage: " not in helped.stdout or helped.stderr:
         raise Failed(f"expected {script.name} --help to end with 0 and its usage alone, got {helped}")
@@ -101,7 +101,7 @@ def check_script(script: Path, directory: Path) -> None:
 
 
 def check(directory: Path) -> None:
-    """Everything, in an empty directory."""
+    """Run every check in an empty directory."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     packages = project["tool"]["setuptools"]["packages"]
     wheel = build(directory)
@@ -122,7 +122,7 @@ def check(directory: Path) -> None:
 
 
 def main() -> int:
-    """Check; returns the exit code."""
+    """Run every check; returns the exit code."""
     with tempfile.TemporaryDirectory(prefix="outrider-wheel-") as name:
         try:
             check(Path(name))

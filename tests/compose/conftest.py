@@ -1,4 +1,4 @@
-"""One engine, one build of the images, and projects that leave nothing behind."""
+"""One engine and one build of the images, and projects that are removed after each test."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _engine() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def images(_engine: None) -> None:
-    """Every image that the files name; where there is no registry, stand-ins for the public ones."""
+    """Build every image; without a registry, stand-ins replace the public base images."""
     scripts = engines.stand_in_scripts()
     if scripts is not None:
         files = [word for name in ("deploy/Dockerfile", "docker-compose.yml") for word in ("--scan", name)]
@@ -31,13 +31,13 @@ def images(_engine: None) -> None:
 
 @pytest.fixture
 def service(images: None) -> Iterator[Callable[..., Service]]:
-    """Makes a project with ports of its own and a small preset; all of it is gone afterwards."""
+    """A function that makes a project with its own ports and a small preset; removed after the test."""
     made: list[Service] = []
 
     def make(actors: int, **variables: str) -> Service:
         published = ("GRAFANA", "PROMETHEUS", "TENSORBOARD", "PAGE")
         ports = {f"{name}_PORT": str(free_port()) for name in published}
-        # Batches of a chunk per actor, as the defaults make with 32; few lanes, as each costs CPU to set up.
+        # A batch has one chunk per actor, as with the defaults and 32 actors; each lane costs time to set up.
         lanes = f"--rollout.lanes 2 --rollout.batch-lanes {2 * actors}"
         made.append(Service({"ACTORS": str(actors), "PRESET": "smoke", "ARGS": lanes} | ports | variables))
         return made[-1]

@@ -1,4 +1,4 @@
-"""More machines: by an address and a key bundle, and as a swarm."""
+"""Several machines: actors that join by an address and a key file, and a Swarm."""
 
 from __future__ import annotations
 
@@ -13,29 +13,30 @@ import pytest
 
 from tests.support.container_engine import PATIENCE_SECONDS, ROOT, Service, script, shell
 from tests.support.machines import Machines, machines
+from tests.support.processes import holds_within
 from tests.support.runbook import blocks
 
 pytestmark = pytest.mark.compose
 Make = Callable[..., Service]
 
-_EVERYWHERE = "0.0.0.0"  # noqa: S104  # what the runbook tells to publish on
+_EVERYWHERE = "0.0.0.0"  # noqa: S104  # as in the runbook
 _LANES = "--rollout.lanes 2 --rollout.batch-lanes"
 _SWARM = {"PRESET": "smoke", "ACTORS": "4", "ARGS": f"{_LANES} 8 --total-steps 10000000"}
 
 
 def here() -> str:
-    """Where other machines find the learner."""
+    """The address of the learner for other machines."""
     return f"{shell(['hostname', '-I']).stdout.split()[0]}:5555"
 
 
 class Swarm:
-    """The stack of deploy/swarm on several machines, asked through the Prometheus that runs in it."""
+    """The stack of deploy/swarm on several machines; its Prometheus answers queries."""
 
     def __init__(self, several: Machines) -> None:
         self.several, self.manager = several, "machine-1"
 
     def runbook(self, section: str, **replacements: str) -> None:
-        """Run what the runbook says, on the manager."""
+        """Run the commands of a section of the runbook on the manager."""
         for block in blocks(section):
             text = block
             for old, new in replacements.items():
@@ -43,7 +44,7 @@ class Swarm:
             script(text, 300, {"DOCKER_HOST": self.several.host(self.manager), **_SWARM})
 
     def value(self, expression: str) -> float:
-        """The one number that Prometheus answers; NaN if there is none."""
+        """The value of an expression with one result; NaN otherwise."""
         found = self.several.inside(self.manager, "ps", "--quiet", "--filter", "name=outrider_prometheus")
         if not found:
             return float("nan")
@@ -60,23 +61,23 @@ class Swarm:
         return float(result[0]["value"][1]) if len(result) == 1 else float("nan")
 
     def wait(self, expression: str, reached: Callable[[float], bool], what: str) -> float:
-        """Until the number is as wanted; returns it."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while not reached(value := self.value(expression)):
-            if time.monotonic() > deadline:
-                log = self.several.inside(
-                    self.manager, "service", "ps", "--no-trunc", "outrider_actor", "outrider_learner"
-                )
-                raise AssertionError(
-                    f"expected {what} within {PATIENCE_SECONDS:.0f} s, got {value}\n{log[-3000:]}"
-                )
-            time.sleep(2)
-        return value
+        """Wait until the value of an expression is as expected; returns it."""
+        values = [float("nan")]
+
+        def holds() -> bool:
+            values.append(self.value(expression))
+            return reached(values[-1])
+
+        if not holds_within(holds, PATIENCE_SECONDS, between=lambda: time.sleep(2)):
+            services = ("outrider_actor", "outrider_learner")
+            log = self.several.inside(self.manager, "service", "ps", "--no-trunc", *services)
+            raise AssertionError(f"expected {what} in time, got {values[-1]}\n{log[-3000:]}")
+        return values[-1]
 
     def progress(self, updates: int) -> None:
-        """That many updates more, with the books balanced."""
+        """Wait for that many more updates, and check that every step is accounted for."""
         start = self.value("outrider_run_updates")
-        self.wait("outrider_run_updates", lambda now: now >= start + updates, f"{updates} updates more")
+        self.wait("outrider_run_updates", lambda now: now >= start + updates, f"{updates} more updates")
         assert self.value("outrider_learner_accounting_imbalance_steps") == 0
 
 
@@ -103,18 +104,18 @@ def test_a_swarm_trains_scales_and_outlives_a_machine(images: None) -> None:
 def test_actors_of_two_more_machines_join_and_one_is_cut_off_for_half_a_minute(
     service: Make, tmp_path: Path
 ) -> None:
-    """The learner here, actors by deploy/actor-machine.yml on two engines."""
+    """The learner runs here; actors of deploy/actor-machine.yml run on two engines."""
     home = service(2, PUBLISH=_EVERYWHERE, TOTAL_STEPS="10000000", ARGS=f"{_LANES} 12")
     home.compose("up", "--detach", "--no-build", seconds=300)
     with machines(2) as several:
         for name in ("machine-1", "machine-2"):
             several.load(name, "outrider-actor")
-            home.compose("run", "--rm", "keys", "python", "-m", "common.keys.files", "add", name)
-            bundle = tmp_path / f"{name}.json"
+            home.compose("run", "--rm", "keys", "python", "-m", "common.keys", "add", name)
+            key_file = tmp_path / f"{name}.json"
             give = f"python -m common.keys bundle {name} -o /tmp/b.json >&2; cat /tmp/b.json"
-            bundle.write_text(home.compose("run", "--rm", "-T", "keys", "sh", "-c", give))
-            # The file has to lie on that machine, where its engine mounts it.
-            shell(["docker", "cp", str(bundle), f"{name}:/root/bundle.json"])
+            key_file.write_text(home.compose("run", "--rm", "-T", "keys", "sh", "-c", give))
+            # The engine of that machine mounts the file, so it has to be there.
+            shell(["docker", "cp", str(key_file), f"{name}:/root/bundle.json"])
             variables = {"LEARNER": here(), "KEYS": "/root/bundle.json", "ACTORS": "2"}
             far = Service(variables, ("deploy/actor-machine.yml",), several.host(name))
             far.compose("up", "--detach", "--no-build", seconds=300)
@@ -130,14 +131,14 @@ def test_actors_of_two_more_machines_join_and_one_is_cut_off_for_half_a_minute(
 
 @pytest.fixture
 def bundle() -> Iterator[Path]:
-    """Where the runbook puts a machine's secret key; gone afterwards, whatever happened."""
+    """The key file that the runbook writes; removed after the test."""
     path = ROOT / "m1.json"
     yield path
     path.unlink(missing_ok=True)
 
 
 def test_a_machine_is_added_as_the_runbook_says(service: Make, bundle: Path, tmp_path: Path) -> None:
-    """A bundle, for containers that know nothing else of this project, then for 64 plain processes."""
+    """A key file serves containers of a project of their own, and then 64 processes."""
     home = service(2, TOTAL_STEPS="10000000", ARGS=f"{_LANES} 136")
     opened, contained, plain = blocks("Add a machine")
     address = here()
@@ -147,7 +148,7 @@ def test_a_machine_is_added_as_the_runbook_says(service: Make, bundle: Path, tmp
     far = Service(known, ("deploy/actor-machine.yml",))
     try:
         script(contained.replace("10.0.0.5:5555", address).replace("actor=64", "actor=2"), 300, {})
-        home.wait("outrider_fleet_actors == 4", "two actors more")
+        home.wait("outrider_fleet_actors == 4", "two more actors")
     finally:
         far.down("--volumes")
     doctor, actors = (
@@ -155,14 +156,14 @@ def test_a_machine_is_added_as_the_runbook_says(service: Make, bundle: Path, tmp
         for line in plain.splitlines()
     )
     assert "throughput" in script(doctor, 120, {})
-    said = tmp_path / "actors.log"
+    log = tmp_path / "actors.log"
     with (
-        said.open("w") as stderr,
+        log.open("w") as stderr,
         subprocess.Popen(actors.split(), cwd=ROOT, stdout=stderr, stderr=stderr) as processes,
     ):
         try:
-            home.wait("outrider_fleet_actors == 66", "64 actors more")
+            home.wait("outrider_fleet_actors == 66", "64 more actors")
             home.progress(1)
         finally:
             processes.terminate()
-            assert processes.wait(90) == 0, said.read_text()[-3000:]
+            assert processes.wait(90) == 0, log.read_text()[-3000:]

@@ -1,4 +1,4 @@
-"""Every command of the runbook, run as its reader would run it."""
+"""Every command of the runbook succeeds as a reader runs it."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ HERE = (
 
 
 def test_the_runbook_from_start_to_stop(service: Make, tmp_path: Path) -> None:
-    """On two cores: `smoke` instead of `breakout`, and 2 or 3 actors where the text has more."""
+    """With `smoke` instead of `breakout` and 2 or 3 actors, for two cores."""
     fleet = service(2, TOTAL_STEPS="10000000")
-    said = {}
+    outputs = {}
     for section in HERE:
         text = "\n".join(blocks(section))
         for written, run in (
@@ -46,7 +46,7 @@ def test_the_runbook_from_start_to_stop(service: Make, tmp_path: Path) -> None:
             ("tar -xf -", f"tar -C {tmp_path} -xf -"),
         ):
             text = text.replace(written, run)
-        said[section] = script(text, 900, fleet.variables)
+        outputs[section] = script(text, 900, fleet.variables)
         if section in ("Start", "Scale", "Rotate keys", "Upgrade"):
             fleet.wait("outrider_run_updates >= 1", f"an update after {section}")
             fleet.wait(
@@ -54,8 +54,8 @@ def test_the_runbook_from_start_to_stop(service: Make, tmp_path: Path) -> None:
                 f"all actors after {section}",
                 180,
             )
-    assert len(said["Find Grafana's password"].strip()) == 24
-    assert "smoke-1" in said["Get checkpoints, curves and videos out"]
+    assert len(outputs["Find Grafana's password"].strip()) == 24
+    assert "smoke-1" in outputs["Get checkpoints, curves and videos out"]
     assert list(tmp_path.glob("runs/smoke-1/checkpoints/*.safetensors"))
     out = shell(
         ["docker", "run", "--rm", "-v", "outrider_runs:/runs", "outrider-learner", "ls", "runs/smoke-1"]

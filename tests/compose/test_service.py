@@ -1,4 +1,4 @@
-"""`docker compose up`, its faults, and its end: 4 actors in continuous integration, 32 in the long form."""
+"""`docker compose up`, faults and the end: 4 actors in continuous integration, 32 in the long form."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.support.container_engine import Service, memory_bytes
+from tests.support.processes import holds_within
 from tests.support.result_files import keep
 
 pytestmark = pytest.mark.compose
@@ -24,7 +25,7 @@ def up(service: Service, actors: int, seconds: float = 300) -> None:
 
 
 def all_play(service: Service, actors: int) -> None:
-    """Every actor is scraped, has a place, and made steps."""
+    """Wait until every actor has joined, is scraped and has made steps."""
     scraped = (
         f'count(up{{job="actor"}} == 1) == {actors} and count(outrider_actor_env_steps_total > 0) == {actors}'
     )
@@ -33,14 +34,14 @@ def all_play(service: Service, actors: int) -> None:
 
 
 def all_back(service: Service, actors: int, joined: int) -> None:
-    """The fleet is whole again, and `joined` sessions began since its learner started."""
+    """Wait until all actors are back and `joined` sessions have started since the learner did."""
     service.wait(f'outrider_fleet_sessions_total{{event="join"}} >= {joined}', f"{joined} sessions in all")
     service.wait(f"outrider_fleet_actors == {actors}", f"{actors} actors again")
     service.progress(2)
 
 
 def assert_undisturbed(service: Service) -> None:
-    """No container was started twice, none ran out of memory."""
+    """Check that no container restarted or ran out of memory."""
     for container in service.containers("actor") + service.containers("learner"):
         assert container["RestartCount"] == 0, service.logs()
         assert not container["State"]["OOMKilled"]
@@ -49,7 +50,7 @@ def assert_undisturbed(service: Service) -> None:
 
 
 def ended_well(service: Service) -> int:
-    """Stop, the first half of `down`: every container exits 0, a checkpoint is there; returns its updates."""
+    """Stop the service: every container exits with 0 and there is a checkpoint; returns its updates."""
     service.compose("stop", seconds=200)
     exits = service.exits()
     assert set(exits.values()) == {0}, exits
@@ -87,18 +88,16 @@ def test_four_actors_train_survive_a_kill_stop_cleanly_and_resume(service: Make)
 def test_a_finished_run_ends_its_actors_with_0_and_nothing_starts_again(service: Make) -> None:
     fleet = service(2, TOTAL_STEPS="2000")
     up(fleet, 2)
-    deadline = time.monotonic() + 240
-    while len([name for name in fleet.exits() if "keys" not in name]) < 3:
-        assert time.monotonic() < deadline, fleet.logs()
-        time.sleep(1)
-    time.sleep(10)  # what would be started anew
+    ended = holds_within(lambda: len([name for name in fleet.exits() if "keys" not in name]) >= 3, 240)
+    assert ended, fleet.logs()
+    time.sleep(10)  # a restart would happen in this time
     assert set(fleet.exits().values()) == {0}
     assert len(fleet.exits()) == 4
     assert all(c["RestartCount"] == 0 for c in fleet.containers("actor") + fleet.containers("learner"))
 
 
 def test_32_actors_from_up_to_the_first_update_through_faults_to_a_resume(service: Make) -> None:
-    """The numbers of docs/benchmarks.md; run on a machine that does nothing else."""
+    """Measures the figures of docs/benchmarks.md; needs a machine without other load."""
     fleet = service(32, TOTAL_STEPS="10000000")
     figures: dict[str, object] = {
         f"{name}_image_mb": round(

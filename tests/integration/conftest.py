@@ -1,4 +1,4 @@
-"""One finished run of the real command line, shared by every test that reads one."""
+"""One finished run of the command line, shared by all tests that read one."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tests.support.processes import Command, Run, forced_precision, free_port
 FINISHED_STEPS = 1_000  # 4 batches of 256
 _ARGUMENTS = (
     *("smoke", "--total-steps", str(FINISHED_STEPS), "--local-actors", "2", "--rnd.warmup-steps", "256"),
-    *("--env.max-frames", "400"),  # games of 100 steps, so that some end
+    *("--env.max-frames", "400"),  # games end after 100 steps
     *("--rollout.steps", "64", "--rollout.lanes", "2", "--rollout.batch-lanes", "4"),
 )
 
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Run:
-    """A run of `python -m learner smoke`, made by the first worker that asks: read it, or change a copy."""
+    """A run of `python -m learner smoke` that the first worker makes; tests read it, or change a copy."""
     base = tmp_path_factory.getbasetemp()
     directory = (base if worker_id == "master" else base.parent) / "finished"
     directory.mkdir(exist_ok=True)

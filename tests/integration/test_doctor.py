@@ -1,4 +1,4 @@
-"""The doctor names the step that fails, against real ports."""
+"""`common.doctor` reports the step that fails, with real ports."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from tests.support.wire_fuzz import part
 pytestmark = pytest.mark.integration
 
 STEPS = ["name", "tcp", "key", "protocol", "round trip", "throughput"]
-Examine = Callable[..., tuple[int, list[str], str]]
+Check = Callable[..., tuple[int, list[str], str]]
 
 
 @pytest.fixture
-def examine(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Examine:
-    """A function that runs the command: exit code, lines, complaint."""
+def check(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Check:
+    """A function that runs the command and returns its exit code, the lines of the steps and stderr."""
 
     def run(*argv: str) -> tuple[int, list[str], str]:
         monkeypatch.setattr("sys.argv", ["doctor", *argv])
         capsys.readouterr()
         code = doctor.main()
-        said = capsys.readouterr()
-        lines = [line for line in said.out.splitlines() if line[:12].strip() in STEPS]
-        return code, lines, said.err
+        captured = capsys.readouterr()
+        lines = [line for line in captured.out.splitlines() if line[:12].strip() in STEPS]
+        return code, lines, captured.err
 
     return run
 
@@ -50,65 +50,65 @@ def at(served: Served) -> str:
     return served.endpoint.removeprefix("tcp://")
 
 
-def test_a_sound_connection_gets_a_line_with_figures_for_each_step(served: Served, examine: Examine) -> None:
-    code, lines, complaint = examine("--learner", at(served), "--keys", str(served.path / "bundle.json"))
-    assert (code, complaint) == (0, "")
+def test_a_working_connection_has_a_line_with_figures_for_each_step(served: Served, check: Check) -> None:
+    code, lines, error = check("--learner", at(served), "--keys", str(served.path / "bundle.json"))
+    assert (code, error) == (0, "")
     assert [line[:12].strip() for line in lines] == STEPS
     assert "127.0.0.1" in lines[0] and "as alice, encrypted" in lines[2] and "generation 3" in lines[3]
     assert "ms" in lines[4] and "1.60 MB of weights" in lines[5]
-    assert served.server.status.sessions_seen == 0, "an examination joins nothing"
+    assert served.server.status.sessions_seen == 0, "the check joins no session"
 
 
 def failed(result: tuple[int, list[str], str], step: str) -> tuple[int, str]:
-    code, lines, complaint = result
+    code, lines, error = result
     assert [line.split()[0] for line in lines] == STEPS[: STEPS.index(step) + 1]
     assert lines[-1].endswith("failed") and not any(line.endswith("failed") for line in lines[:-1])
-    assert len(complaint.splitlines()) == 1 and complaint.startswith("doctor: expected ")
-    return code, complaint
+    assert len(error.splitlines()) == 1 and error.startswith("doctor: expected ")
+    return code, error
 
 
-def test_a_missing_and_a_wrong_key_fail_at_the_key(served: Served, examine: Examine, tmp_path: Path) -> None:
-    code, complaint = failed(examine("--learner", at(served)), "key")
-    assert code == 78 and "expected --keys FILE" in complaint
+def test_a_missing_and_a_wrong_key_fail_at_the_key(served: Served, check: Check, tmp_path: Path) -> None:
+    code, error = failed(check("--learner", at(served)), "key")
+    assert code == 78 and "expected --keys FILE" in error
     files.initialise(tmp_path / "other")
     files.add(tmp_path / "other", "eve")
-    files.bundle(tmp_path / "other", "eve", tmp_path / "eve.json")
-    code, complaint = failed(examine("--learner", at(served), "--keys", str(tmp_path / "eve.json")), "key")
-    assert code == 78 and "another learner" in complaint
+    files.export(tmp_path / "other", "eve", tmp_path / "eve.json")
+    code, error = failed(check("--learner", at(served), "--keys", str(tmp_path / "eve.json")), "key")
+    assert code == 78 and "another learner" in error
 
 
-def test_an_unknown_name_fails_at_the_name_and_a_closed_port_at_tcp(examine: Examine) -> None:
-    code, complaint = failed(examine("--learner", "nowhere.invalid:5555"), "name")
-    assert code == 78 and "nowhere.invalid" in complaint
+def test_an_unknown_name_fails_at_the_name_and_a_closed_port_at_tcp(check: Check) -> None:
+    code, error = failed(check("--learner", "nowhere.invalid:5555"), "name")
+    assert code == 78 and "nowhere.invalid" in error
     port = free_port()
-    code, complaint = failed(examine("--learner", f"127.0.0.1:{port}"), "tcp")
-    assert code == 75 and f"port {port}" in complaint
+    code, error = failed(check("--learner", f"127.0.0.1:{port}"), "tcp")
+    assert code == 75 and f"port {port}" in error
     with socket.create_server(("127.0.0.1", port)):
-        code, complaint = failed(examine("--learner", f"127.0.0.1:{port}"), "tcp")
-    assert code == 75 and f"port {port + 1}" in complaint, "the weights port is looked at too"
+        code, error = failed(check("--learner", f"127.0.0.1:{port}"), "tcp")
+    assert code == 75 and f"port {port + 1}" in error, "the weights port is checked, too"
 
 
-def test_a_port_of_something_else_fails_at_the_key(examine: Examine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_of_something_else_fails_at_the_key(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_STEP_SECONDS", 0.5)
     port = free_port()
     with socket.create_server(("127.0.0.1", port)), socket.create_server(("127.0.0.1", port + 1)):
-        code, complaint = failed(examine("--learner", f"127.0.0.1:{port}"), "key")
-    assert code == 78 and "does not speak ZeroMQ" in complaint
+        code, error = failed(check("--learner", f"127.0.0.1:{port}"), "key")
+    assert code == 78 and "does not speak ZeroMQ" in error
 
 
 @pytest.mark.parametrize(
     ("answer", "code", "words"),
     [
-        (None, 75, "it hangs, or is no learner"),
+        (None, 75, "it hangs, or is not a learner"),
         (part(1, {}, major=codec.PROTOCOL_MAJOR + 1), 78, f"expected protocol {codec.PROTOCOL_MAJOR}, got"),
         (b"hello", 78, "expected a preamble"),
     ],
     ids=["silent", "newer", "other"],
 )
 def test_a_learner_that_hangs_or_speaks_another_version_fails_at_the_protocol(
-    examine: Examine, monkeypatch: pytest.MonkeyPatch, answer: bytes | None, code: int, words: str
+    check: Check, monkeypatch: pytest.MonkeyPatch, answer: bytes | None, code: int, words: str
 ) -> None:
-    if answer is None:  # TCP and the handshake keep their time
+    if answer is None:  # the timeouts of TCP and of the handshake stay
         receive = doctor._receive
         monkeypatch.setattr(doctor, "_receive", lambda client, seconds: receive(client, 1.0))
     endpoint = f"tcp://127.0.0.1:{free_port()}"
@@ -116,7 +116,7 @@ def test_a_learner_that_hangs_or_speaks_another_version_fails_at_the_protocol(
         data, weights = RouterSocket(context, 1 << 20), RouterSocket(context, 1 << 20)
         data.bind(endpoint)
         weights.bind(weights_endpoint(endpoint))
-        beat = doctor.ConnectionCheck._beat
+        beat = doctor.ConnectionCheck._heartbeat
 
         def answered(self: doctor.ConnectionCheck, seconds: float) -> object:
             assert self._client is not None
@@ -133,15 +133,15 @@ def test_a_learner_that_hangs_or_speaks_another_version_fails_at_the_protocol(
             monkeypatch.setattr(self._client, "send", send_and_answer)
             return beat(self, seconds)
 
-        monkeypatch.setattr(doctor.ConnectionCheck, "_beat", answered)
-        got, complaint = failed(examine("--learner", endpoint.removeprefix("tcp://")), "protocol")
+        monkeypatch.setattr(doctor.ConnectionCheck, "_heartbeat", answered)
+        got, error = failed(check("--learner", endpoint.removeprefix("tcp://")), "protocol")
         data.close()
         weights.close()
-    assert got == code and words in complaint
+    assert got == code and words in error
 
 
-def test_bad_arguments_are_usage(examine: Examine) -> None:
+def test_bad_arguments_are_usage(check: Check) -> None:
     for argv in ((), ("--learner", "nonsense"), ("--learner", "ipc:///tmp/x")):
-        code, lines, complaint = examine(*argv)
-        assert (code, lines) == (2, []) and complaint.startswith("doctor: ")
-    assert examine("--learner", "127.0.0.1:5555", "--keys", "/nowhere.json")[0] == 78
+        code, lines, error = check(*argv)
+        assert (code, lines) == (2, []) and error.startswith("doctor: ")
+    assert check("--learner", "127.0.0.1:5555", "--keys", "/nowhere.json")[0] == 78

@@ -19,8 +19,8 @@ import pytest
 import torch
 from torch import Tensor
 
-import learner.server.leases
 import learner.server.scheduler
+import learner.server.sessions
 import learner.service
 import learner.supervisor
 import learner.training.ppo
@@ -87,7 +87,7 @@ class Service:
         monkeypatch.setattr(local_actors, "close", lambda: None)  # its next learner needs it again
         # However slow the machine is: every actor keeps its seat, and gets its place of each batch.
         monkeypatch.setattr(learner.service, "_GATHER_SECONDS", 300.0)
-        monkeypatch.setattr(learner.server.leases, "LEASE_SECONDS", 300.0)
+        monkeypatch.setattr(learner.server.sessions, "LEASE_SECONDS", 300.0)
         monkeypatch.setattr(learner.server.scheduler, "_OVERDUE_SECONDS", math.inf)
 
     def _watch(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""What a finished run leaves, and the commands that read it; all on one run of the real command line."""
+"""The files of a finished run and the commands that read them, on one run of the command line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.integration
 
 
 def test_a_run_trains_what_it_promised_and_accounts_for_every_step(finished_run: Run) -> None:
-    """Exit 0; the summary accounts for every step and agrees with the count at the emulator."""
+    """The summary accounts for every step and agrees with the count at the emulator."""
     summary = finished_run.summary()
     assert summary["exit_reason"] == "finished"
     assert summary["trained_steps"] == summary["env_steps"] == 1_024 >= FINISHED_STEPS

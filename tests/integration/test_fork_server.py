@@ -1,4 +1,4 @@
-"""Forked processes behave as started ones: exit codes, signals, descriptors, and no process left behind."""
+"""A forked process behaves as a started one: exit code, signals, descriptors, and it leaves no process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from actor.fleet import Fleet
 from actor.metrics import FleetCollector
 from actor.weights import Weights
 from common.process.children import ACTOR_SERVER, ChildProcesses, Exit
-from common.process.fork_server import Forked, ForkServer
+from common.process.fork_server import ForkedProcess, ForkServer
 from tests.support.processes import PATIENCE_SECONDS, ROOT, SELECT_DESCRIPTORS, wait_until
 
 pytestmark = pytest.mark.integration
@@ -33,12 +33,12 @@ def server() -> Iterator[ForkServer]:
         yield server
 
 
-def pid_of(child: Forked) -> int:
+def pid_of(child: ForkedProcess) -> int:
     assert child.pid is not None
     return child.pid
 
 
-def parent_of(child: Forked) -> int:
+def parent_of(child: ForkedProcess) -> int:
     return psutil.Process(pid_of(child)).ppid()
 
 
@@ -58,11 +58,11 @@ def test_a_child_that_a_signal_ends_has_minus_the_signal_as_its_code(server: For
     assert other.poll() is None
     other.kill()
     assert other.wait(PATIENCE_SECONDS) == -signal.SIGKILL
-    other.terminate()  # an ended one ignores what comes
+    other.terminate()  # has no effect after the end
 
 
 def test_a_child_is_set_up_as_a_new_process(server: ForkServer, tmp_path: Path) -> None:
-    """Its own group, no input, default signals; of all descriptors the standard three and those passed."""
+    """It has its own group, no input, default signals, and only the standard and the passed descriptors."""
     sibling = server.start(["sleep"], {})
     child = server.start(["facts", str(tmp_path / "facts")], {})
     assert child.wait(PATIENCE_SECONDS) == 0
@@ -108,7 +108,7 @@ def test_a_server_that_cannot_start_is_an_internal_error_of_each_child() -> None
 
 
 def test_children_are_stopped_while_their_server_loads() -> None:
-    """Nothing waits for the loading, which here never ends; a child that never was has no end."""
+    """The stop does not wait for the loading; children that never started have no exit."""
     children = ChildProcesses(ForkServer("tests.support.never_loads"), [], 3)
     assert children.tick() == []
     assert children.alive == 3
@@ -139,7 +139,7 @@ def test_a_fork_that_fails_ends_that_child_alone() -> None:
 def test_a_request_whose_descriptors_do_not_arrive_ends_that_child_alone(
     server: ForkServer, count: int
 ) -> None:
-    """A descriptor that does not exist cannot be sent; of more than 16 in one request the last are lost."""
+    """An invalid descriptor cannot be sent; of more than 16 in one request the last are lost."""
     healthy = server.start(["sleep"], {})
     first, before = parent_of(healthy), psutil.Process().num_fds()
     options = {f"--{number}": 0 for number in range(count)} if count > 0 else {"--none": -1}
@@ -177,7 +177,7 @@ import time
 from common.process.fork_server import ForkServer
 import socket
 ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-server = ForkServer("tests.support.forks")  # it ends with this object
+server = ForkServer("tests.support.forks")  # ends with this object
 child = server.start(["wait"], {"--parent-fd": theirs.fileno()})
 theirs.close()
 print(child.pid, flush=True)
@@ -197,7 +197,7 @@ def test_nothing_is_left_when_the_owner_is_killed() -> None:
 
 
 def test_the_server_of_actors_has_loaded_torch_and_has_one_thread() -> None:
-    """A lock that another thread holds at a fork would be held for ever in the child."""
+    """A lock that another thread holds at a fork stays locked in the child."""
     with contextlib.closing(ForkServer(ACTOR_SERVER)) as server:
         child = server.start(["--learner", "nonsense"], {})
         assert child.wait(PATIENCE_SECONDS) == 2

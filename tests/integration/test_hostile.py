@@ -1,4 +1,4 @@
-"""Strangers and lying sessions at the ports of a learner that continues to serve."""
+"""Garbage connections and hostile sessions do not stop a learner from serving."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import socket
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,16 +18,14 @@ import pytest
 from structlog.testing import capture_logs
 
 from common.config import Config, EnvConfig, PPOConfig, RolloutConfig
-from common.protocol import codec
 from common.protocol import messages as m
-from common.protocol.sockets import Context, DealerSocket
+from common.protocol.sockets import Context
 from learner.presets import PRESETS
 from tests.bench.intake import Intake
 from tests.support.hostile_peer import LIES, HostilePeer, Lie
 from tests.support.processes import PATIENCE_SECONDS, ROOT, Command, Run, free_port, wait_until
 from tests.support.result_files import keep
 from tests.support.serving import Peer
-from tests.support.wire_fuzz import hello
 
 pytestmark = pytest.mark.integration
 
@@ -40,17 +37,17 @@ GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00"  # of ZMTP 3, to which a mechani
 
 @dataclass
 class Served:
-    """The data port of a network thread, which has a process to itself."""
+    """The data port of a network thread in its own process."""
 
     port: int
     process: psutil.Process
 
     def descriptors(self) -> int:
-        """How many it has open."""
+        """The number of open descriptors."""
         return self.process.num_fds()
 
     def connect(self) -> socket.socket:
-        """A connection that says nothing yet."""
+        """Open a connection without sending anything."""
         return socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_SECONDS)
 
 
@@ -67,13 +64,13 @@ def served(tmp_path: Path) -> Iterator[Served]:
 
 
 def handshake() -> bytes:
-    """What a DEALER without keys says first."""
+    """The first bytes of a DEALER without keys."""
     ready = b"\x05READY" + b"\x0bSocket-Type" + (6).to_bytes(4, "big") + b"DEALER"
     return (GREETING + b"NULL").ljust(64, b"\0") + b"\x04" + bytes([len(ready)]) + ready
 
 
 def garbage(rng: random.Random) -> bytes:
-    """What a scanner, a broken or a hostile client sends first."""
+    """The first bytes of a scanner, a broken or a hostile client."""
     match rng.randrange(6):
         case 0:
             return rng.randbytes(rng.randrange(1, 200))
@@ -81,7 +78,7 @@ def garbage(rng: random.Random) -> bytes:
             return b"GET / HTTP/1.1\r\nHost: learner\r\n\r\n"
         case 2:
             return GREETING + rng.randbytes(rng.randrange(60))
-        case 3:  # a whole greeting, then a command that is longer than it says
+        case 3:  # a whole greeting, then a command that is longer than its size
             return (GREETING + b"NULL").ljust(64, b"\0") + b"\x06" + rng.randbytes(8) + rng.randbytes(20)
         case 4:  # a handshake, then a message part of 2**62 bytes that never comes
             return handshake() + b"\x03" + (1 << 62).to_bytes(8, "big") + b"x" * 50
@@ -89,23 +86,18 @@ def garbage(rng: random.Random) -> bytes:
             return b""
 
 
-def answers(client: DealerSocket) -> bool:
-    """Whether the learner answers a Hello."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while time.monotonic() < deadline:
-        client.send(codec.encode(hello(SID)))
-        parts = client.receive(0.5)
-        if parts is not None and isinstance(codec.decode(parts), m.Welcome | m.Ack):
-            return True
-    return False
+@contextlib.contextmanager
+def joined(served: Served) -> Iterator[Peer]:
+    """A peer with a session of the learner."""
+    with Context() as context, contextlib.closing(Peer(context, f"tcp://127.0.0.1:{served.port}")) as peer:
+        peer.join()
+        yield peer
 
 
 def test_ten_thousand_connections_of_garbage_leave_the_learner_as_it_was(served: Served) -> None:
-    """It answers all the while; descriptors and memory come back."""
+    """The learner answers throughout; descriptors and memory return to what they were."""
     rng = random.Random(3)
-    with Context() as context:
-        client = DealerSocket(context, f"tcp://127.0.0.1:{served.port}", 1 << 20)
-        assert answers(client)
+    with joined(served) as peer:
         before, held_bytes = served.descriptors(), 0
         for wave in range(CONNECTIONS // AT_ONCE):
             if wave == 10:
@@ -117,12 +109,11 @@ def test_ten_thousand_connections_of_garbage_leave_the_learner_as_it_was(served:
             for stranger in strangers:
                 stranger.close()
             if wave % 20 == 0:
-                assert answers(client)
+                peer.rejoin()
         wait_until(lambda: served.descriptors() <= before, f"{before} descriptors again")
         grown = served.process.memory_info().rss - held_bytes
         assert grown < 20 * 2**20
-        assert answers(client)
-        client.close()
+        peer.rejoin()
     keep("garbage-connections", {"connections": CONNECTIONS, "memory_growth_bytes": grown})
 
 
@@ -134,9 +125,9 @@ with Context() as context:
     server = RouterSocket(context, 65_536)
     peer = socket.create_connection(("127.0.0.1", int(server.bind("tcp://127.0.0.1:*").rpartition(":")[2])))
     peer.sendall(bytes.fromhex(sys.argv[1]))
-    heard = b""
-    while b"ROUTER" not in heard:  # until the handshake is over
-        heard += peer.recv(4096)
+    received = b""
+    while b"ROUTER" not in received:  # until the handshake is over
+        received += peer.recv(4096)
     peer.sendall(bytes([0, 1, 120]) * 100)
     assert server.raw.poll(60_000)  # libzmq has read the block
     peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -147,32 +138,29 @@ with Context() as context:
 
 
 def test_a_peer_that_resets_its_connection_does_not_end_the_learner() -> None:
-    """In a process of its own: what libzmq did at the next heartbeat was to abort."""
+    """In its own process, because libzmq aborted it at the next heartbeat."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     argv = [sys.executable, "-c", VANISHED, handshake().hex()]
     done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) >= 16  # its pipe was full, or this shows nothing
+    assert int(done.stdout) >= 16  # only a full pipe triggers the defect
 
 
 def test_silent_connections_are_closed(served: Served) -> None:
-    """Who says nothing holds a descriptor of the learner for 5 s, the time of a handshake."""
-    with Context() as context:
-        client = DealerSocket(context, f"tcp://127.0.0.1:{served.port}", 1 << 20)
-        assert answers(client)  # it listens
+    """A connection without a handshake holds a descriptor of the learner for 5 s, the handshake's timeout."""
+    with joined(served):
         before = served.descriptors()
         with contextlib.ExitStack() as stack:
             strangers = [stack.enter_context(served.connect()) for _ in range(AT_ONCE)]
             for stranger in strangers:
-                while stranger.recv(64):  # its greeting, and the end of the connection
+                while stranger.recv(64):  # the learner's greeting, and then the end of the connection
                     pass
-            wait_until(lambda: served.descriptors() <= before, "its ends closed")
-        client.close()
+            wait_until(lambda: served.descriptors() <= before, "the end of the learner's side")
 
 
 @pytest.mark.parametrize("lie", LIES, ids=[lie.message.__name__ for lie in LIES])
 def test_each_lie_reaches_the_learner_and_is_refused_with_its_reason(lie: Lie) -> None:
-    """A session with credit sends it over a real socket; the codec must not refuse it first."""
+    """A session with credit sends it; the codec must not refuse it before the session's checks do."""
     config = Config(
         env=EnvConfig(id="CartPole-v1"),
         rollout=RolloutConfig(steps=8, lanes=1, batch_lanes=1),
@@ -183,14 +171,14 @@ def test_each_lie_reaches_the_learner_and_is_refused_with_its_reason(lie: Lie) -
         learner.open()
         peer = Peer(context, endpoint)
         peer.join()
-        while not isinstance(ack := peer.classify_message(m.Welcome | m.Ack), m.Ack) or ack.credit == 0:
+        while not isinstance(ack := peer.receive_kind(m.Welcome | m.Ack), m.Ack) or ack.credit == 0:
             peer.step(0)
-        for _ in range(4):  # a damaged chunk is asked for again three times
-            peer.say(lie.message(rng, peer.sid, ack.generation, 0, ack.credit))
+        for _ in range(4):  # a damaged chunk is requested again three times
+            peer.send(lie.message(rng, peer.sid, ack.generation, 0, ack.credit))
 
         def refused() -> bool:
-            peer.step(0)  # a body that cannot be read counts with the next message
-            learner.server.session_count()  # the next loop of the network thread
+            peer.step(0)  # an unreadable body counts at the next message
+            learner.server.session_count()  # waits for a loop of the network thread
             texts = [row["text"] for row in logged if row["event"] == "message_refused"]
             return any(text.startswith(lie.reason) for text in texts)
 
@@ -200,12 +188,12 @@ def test_each_lie_reaches_the_learner_and_is_refused_with_its_reason(lie: Lie) -
 
 
 def ports(run: Run) -> tuple[str, str]:
-    """Data and weights port of a learner."""
+    """The data and the weights endpoint of a learner."""
     return f"tcp://127.0.0.1:{run.port}", f"tcp://127.0.0.1:{run.port + 1}"
 
 
 def test_a_hostile_peer_is_banned_and_honest_actors_train_on(tmp_path: Path) -> None:
-    """Lies, damage and floods beside two actors: training continues and every step is accounted for."""
+    """Training continues beside false claims, damage and floods, and every step is accounted for."""
     steps = tmp_path / "steps"
     steps.mkdir()
     arguments = ("cartpole", "--env.id", "tests.support.counted:Counted-v0", "--local-actors", "2")
@@ -222,22 +210,22 @@ def test_a_hostile_peer_is_banned_and_honest_actors_train_on(tmp_path: Path) -> 
     assert summary["exit_reason"] == "stopped"
     assert int(str(summary["trained_steps"])) >= STEPS
     assert (summary["imbalance_steps"], summary["in_flight_steps"]) == (0, 0)
-    # Credit limits what the ledger has of its claims: each of its sessions gets credit for a chunk, and for
-    # another one whenever a chunk turns out to be unreadable, because its place is granted again.
+    # Credit limits the claims in the ledger: each session has credit for one chunk, and for another one
+    # whenever a chunk proves unreadable, because its place in the batch is granted again.
     claimed = int(str(summary["produced_steps"])) - run.counted_steps()
-    assert 0 <= claimed <= (peer.told_off + 1 + peer.chunks) * PRESETS["cartpole"].rollout.chunk_steps
-    assert peer.told_off >= 1
+    assert 0 <= claimed <= (peer.bans + 1 + peer.chunks) * PRESETS["cartpole"].rollout.chunk_steps
+    assert peer.bans >= 1
     assert peer.sent > 100
     assert "Traceback" not in learner.err.read_text()
     keep(
         "hostile-peer",
-        {"messages": peer.sent, "bans": peer.told_off, "imbalance_steps": summary["imbalance_steps"]},
+        {"messages": peer.sent, "bans": peer.bans, "imbalance_steps": summary["imbalance_steps"]},
     )
 
 
 @pytest.mark.chaos
 def test_honest_actors_keep_their_throughput(tmp_path: Path) -> None:
-    """At least 95 % of the steps per second, median of three runs each way, taken in turn."""
+    """They keep 95 % of the steps per second, in the median of three alternating pairs of runs."""
     rates: dict[bool, list[float]] = {False: [], True: []}
     messages = 0
     for number in range(3):
@@ -267,7 +255,7 @@ GAME = ("smoke", "--total-steps", "12000", "--local-actors", "2", "--rnd.warmup-
 
 
 def until_done(run: Run, learner: Command, attacked: bool) -> int:
-    """Let a learner finish, under attack or not; returns how many hostile messages were sent."""
+    """Wait for the end of a learner, under attack or not; returns the number of hostile messages."""
     if not attacked:
         assert learner.finish() == 0
         return 0

@@ -44,8 +44,8 @@ def meet() -> Iterator[Meet]:
     """A function that makes peers; they are closed with the test."""
     with Context() as context, contextlib.ExitStack() as stack:
 
-        def make(endpoint: str, bundle: ActorKeys | None = None) -> Peer:
-            return stack.enter_context(contextlib.closing(Peer(context, endpoint, bundle)))
+        def make(endpoint: str, keys: ActorKeys | None = None) -> Peer:
+            return stack.enter_context(contextlib.closing(Peer(context, endpoint, keys)))
 
         yield make
 
@@ -70,7 +70,7 @@ def test_a_key_that_is_added_while_the_learner_runs_gets_in_at_once(served: Serv
 
 
 def test_each_kind_of_stranger_is_refused_and_told_why(served: Served, meet: Meet) -> None:
-    """Unknown key, no key, another learner's bundle; the learner counts them."""
+    """Unknown key, no key, another learner's key file; the learner counts them."""
     alice = served.keys_of("alice")
     served.start()
     unknown = meet(served.endpoint, replace(alice, pair=KeyPair.new())).refusal()
@@ -78,7 +78,7 @@ def test_each_kind_of_stranger_is_refused_and_told_why(served: Served, meet: Mee
     keyless = meet(served.endpoint).refusal()
     assert keyless is not None and "expected --keys FILE, got none" in keyless
     other = meet(served.endpoint, replace(alice, learner=KeyPair.new().public)).refusal()
-    assert other is not None and "the bundle is of another learner" in other
+    assert other is not None and "the key file is of another learner" in other
 
     def counted(*reasons: str) -> bool:
         return sum(served.server.status.auth_refused.get(reason, 0) for reason in reasons) >= 3
@@ -140,11 +140,11 @@ def test_a_revocation_cuts_its_session_and_books_what_it_had_begun(served: Serve
     wait_until(lambda: served.server.status.totals.dropped.get("revoked") == 100, "100 dropped steps")
     sentence = bob.refusal()
     assert sentence is not None and "revoked" in sentence
-    assert bob.client.receive() is None or not bob.client.send([b"more"])
+    assert bob.socket.receive() is None or not bob.socket.send([b"more"])
     alice.step(28)  # on whatever connection
-    if alice.classify_message(messages.Ack, 1.0) is None:
+    if alice.receive_kind(messages.Ack, 1.0) is None:
         alice.step(0)
-        alice.classify_message(messages.HelloRequired, 5.0)
+        alice.receive_kind(messages.HelloRequired, 5.0)
         alice.join()
     wait_until(lambda: served.server.status.totals.produced == 228, "228 steps")
     totals = served.server.status.totals
@@ -185,7 +185,7 @@ def test_a_key_directory_that_is_away_for_a_moment_cuts_nobody(served: Served, m
     time.sleep(1.5)
     (served.path / "away").rename(served.path / "authorised")
     alice.step(1)
-    assert alice.classify_message(messages.Ack) is not None
+    assert alice.receive_kind(messages.Ack) is not None
     assert served.server.status.events["revoked"] == 0
 
 
@@ -204,9 +204,9 @@ def no_keys(self: ZapHandler, socket: object, endpoint: str) -> None:
 @pytest.mark.parametrize(
     ("part", "broken", "came"),
     [
-        ("_user", open_to_all, "with an unknown key, got it let in"),
-        ("answer", answer_nothing, "left without an answer"),
-        ("guard", no_keys, "with an unknown key, got it mechanism"),
+        ("_user_id", open_to_all, "with an unknown key .unknown_key., got accepted"),
+        ("answer", answer_nothing, "got no answer"),
+        ("guard", no_keys, "with an unknown key .unknown_key., got mechanism"),
     ],
     ids=["a handler that admits everybody", "a handler that does not answer", "a port without keys"],
 )
@@ -215,7 +215,7 @@ def test_the_learner_serves_nobody_if_a_stranger_gets_in(
 ) -> None:
     monkeypatch.setattr(ZapHandler, part, broken)
     if part == "answer":  # the others are answered, however late
-        monkeypatch.setattr(curve, "_PROOF_SECONDS", 1.0)
+        monkeypatch.setattr(curve, "_REFUSAL_SECONDS", 1.0)
     with pytest.raises(AccessControlError, match=came):
         served.start()
     with pytest.raises(ConnectionRefusedError):
@@ -233,7 +233,7 @@ def test_without_a_handler_libzmq_lets_strangers_in_and_the_proof_sees_it(
         self.raw.unbind("inproc://zeromq.zap.01")
 
     monkeypatch.setattr(ZapHandler, "__init__", elsewhere)
-    with pytest.raises(AccessControlError, match="let in"):
+    with pytest.raises(AccessControlError, match="got accepted"):
         served.start()
 
 
@@ -263,10 +263,10 @@ def test_a_handler_that_dies_while_serving_closes_the_ports_and_ends_the_learner
     assert read_zmtp_greeting(f"tcp://127.0.0.1:{port}") is None
 
 
-def bundle(path: Path, name: str, out: Path) -> str:
+def key_file(path: Path, name: str, out: Path) -> str:
     files.initialise(path)
     files.add(path, name)
-    files.bundle(path, name, out)
+    files.export(path, name, out)
     return str(out)
 
 
@@ -274,8 +274,8 @@ def test_authorised_actors_train_strangers_exit_with_the_reason_and_a_revoked_on
     tmp_path: Path,
 ) -> None:
     """Real processes. Secrets appear in no log, no summary, no configuration."""
-    alice, bob = (bundle(tmp_path / "keys", name, tmp_path / f"{name}.json") for name in ("alice", "bob"))
-    eve = bundle(tmp_path / "others", "eve", tmp_path / "eve.json")
+    alice, bob = (key_file(tmp_path / "keys", name, tmp_path / f"{name}.json") for name in ("alice", "bob"))
+    eve = key_file(tmp_path / "others", "eve", tmp_path / "eve.json")
     port = free_port()
     run = Run(tmp_path, port, ("cartpole", "--total-steps", "1000000", "--keys", str(tmp_path / "keys")))
 
@@ -299,7 +299,7 @@ def test_authorised_actors_train_strangers_exit_with_the_reason_and_a_revoked_on
         revoked = 'outrider_fleet_sessions_total{event="revoked"}'
         wait_until(lambda: run.metric(revoked, learner) == 1, "bob's end")
         assert actors["bob"].finish() == 78
-        assert "the key of --keys was revoked" in actors["bob"].err.read_text()
+        assert "the key was revoked" in actors["bob"].err.read_text()
         steps = int(run.metric("outrider_run_env_steps", learner))
         wait_until(lambda: run.steps_reached(learner, steps + 512), "training without bob")
         learner.process.send_signal(signal.SIGTERM)

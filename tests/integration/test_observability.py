@@ -1,4 +1,4 @@
-"""A real run, a real Prometheus with the committed rules: every panel, rule and alert has data."""
+"""Every panel, rule and alert has data, on a run and a Prometheus with the committed rules."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from deploy.grafana.panels import DASHBOARDS
-from tests.support.processes import PATIENCE_SECONDS, Command, Run, free_port, wait_until
+from tests.support.processes import PATIENCE_SECONDS, Command, Run, free_port, holds_within, wait_until
 from tests.support.prometheus import DEPLOY, command, selectors
 
 pytestmark = pytest.mark.integration
@@ -27,18 +27,18 @@ _SMALL = (
     *("--rollout.steps", "64", "--rollout.lanes", "4", "--rollout.batch-lanes", "8"),
 )
 _RATE_INTERVAL = "20s"
-_WITH_KEYS = {"outrider_auth_refused_total"}  # a learner on the loopback address asks for none
+_WITH_KEYS = {"outrider_auth_refused_total"}  # a learner on the loopback address requires none
 
 
 def exporter(command: Command) -> str:
-    """Where a process serves its metrics."""
+    """The address at which a process serves its metrics."""
     rows = [json.loads(row) for row in command.err.read_text().splitlines() if "metrics_served" in row]
     return f"127.0.0.1:{rows[0]['port']}" if rows else ""
 
 
 @contextlib.contextmanager
 def prometheus(directory: Path, learner: str, actors: list[str]) -> Iterator[str]:
-    """The committed configuration, faster, and with addresses in the place of names; yields its own."""
+    """Run Prometheus with the committed rules, short intervals and these targets; yields its address."""
     committed = (DEPLOY / "prometheus" / "prometheus.yml").read_text()
     assert committed.count("learner:9101") == 1
     port = free_port()
@@ -50,7 +50,7 @@ def prometheus(directory: Path, learner: str, actors: list[str]) -> Iterator[str
             {"job_name": "actor", "static_configs": [{"targets": actors}]},
         ],
     }
-    (directory / "prometheus.yml").write_text(json.dumps(config))  # JSON is YAML too
+    (directory / "prometheus.yml").write_text(json.dumps(config))  # JSON is YAML, too
     arguments = (
         f"--config.file={directory}/prometheus.yml",
         f"--storage.tsdb.path={directory}/tsdb",
@@ -65,8 +65,8 @@ def prometheus(directory: Path, learner: str, actors: list[str]) -> Iterator[str
         process.wait(30)
 
 
-def ask(address: str, path: str, **values: str) -> dict[str, Any]:
-    """The data of one answer."""
+def request(address: str, path: str, **values: str) -> dict[str, Any]:
+    """The data of an answer of the HTTP API."""
     query = urllib.parse.urlencode(values)
     with urllib.request.urlopen(f"http://{address}/api/v1/{path}?{query}", timeout=10) as page:
         answer = json.load(page)
@@ -75,12 +75,12 @@ def ask(address: str, path: str, **values: str) -> dict[str, Any]:
 
 
 def has_data(address: str, expr: str) -> bool:
-    return bool(ask(address, "query", query=expr.replace("$__rate_interval", _RATE_INTERVAL))["result"])
+    return bool(request(address, "query", query=expr.replace("$__rate_interval", _RATE_INTERVAL))["result"])
 
 
 @pytest.mark.compose_short
 def test_every_panel_rule_and_alert_has_data_on_a_real_run(tmp_path: Path) -> None:
-    """Two actors of their own; an alert is quiet, so the selectors inside it must have data instead."""
+    """An alert that does not fire has no result, so its selectors are queried instead."""
     command("prometheus", DEPLOY, tmp_path)  # skips before anything starts
     run = Run(tmp_path, free_port(), _SMALL)
     with contextlib.ExitStack() as stack:
@@ -94,7 +94,7 @@ def test_every_panel_rule_and_alert_has_data_on_a_real_run(tmp_path: Path) -> No
         wait_until(lambda: run.metric("outrider_run_episodes", learner) > 0, "a finished game")
         panels = [panel for page in DASHBOARDS for row in page.rows for panel in row.panels]
         exprs = [query.expr for panel in panels for query in panel.queries]
-        rules = [rule for group in ask(server, "rules")["groups"] for rule in group["rules"]]
+        rules = [rule for group in request(server, "rules")["groups"] for rule in group["rules"]]
         recorded = [rule["query"] for rule in rules if rule["type"] == "recording"]
         alerts = [rule["query"] for rule in rules if rule["type"] == "alerting"]
         named = [pair for query in alerts for pair in selectors(query)]
@@ -102,14 +102,15 @@ def test_every_panel_rule_and_alert_has_data_on_a_real_run(tmp_path: Path) -> No
         files = [yaml.safe_load(file.read_text()) for file in (DEPLOY / "prometheus" / "rules").iterdir()]
         wanted = [rule for file in files for group in file["groups"] for rule in group["rules"]]
         assert len(recorded) + len(alerts) == len(wanted)
-        left = [*exprs, *recorded, *parts]
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while left and time.monotonic() < deadline:
-            time.sleep(1.0)
-            left = [expr for expr in left if not has_data(server, expr)]
-        assert not left
+        empty = [*exprs, *recorded, *parts]
+
+        def all_have_data() -> bool:
+            empty[:] = [expr for expr in empty if not has_data(server, expr)]
+            return not empty
+
+        assert holds_within(all_have_data, PATIENCE_SECONDS, between=lambda: time.sleep(1.0)), empty
         for query in alerts:
-            ask(server, "query", query=query)
+            request(server, "query", query=query)
         assert all(rule["health"] == "ok" for rule in rules), [rule.get("lastError") for rule in rules]
-        firing = [alert for alert in ask(server, "alerts")["alerts"] if alert["state"] == "firing"]
+        firing = [alert for alert in request(server, "alerts")["alerts"] if alert["state"] == "firing"]
         assert not firing

@@ -1,4 +1,4 @@
-"""The live page of a real run, fetched as it is and rendered by a real browser."""
+"""The live page of a run, fetched and rendered by a browser."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from common.config import Config
-from common.http_server import Answer, WebServer
+from common.http_server import Response, WebServer
 from learner.monitoring.curve import Point
 from learner.monitoring.page import Page
 from learner.monitoring.progress_line import ProgressFacts
@@ -54,13 +54,13 @@ class Rendered:
     console: list[str]
 
     def text(self, name: str) -> str:
-        """What the element of an id says."""
+        """The text of the element with an id."""
         (found,) = re.findall(rf'id="{name}"[^>]*>([^<]*)<', self.dom)
         return str(found)
 
 
 def render(address: str, directory: Path) -> Rendered:
-    """As headless Chromium makes it of `address`; the test is skipped where there is none."""
+    """Render `address` in headless Chromium; skips the test without it."""
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
         pytest.skip("expected chromium or google-chrome on PATH, got neither")
@@ -74,7 +74,7 @@ def render(address: str, directory: Path) -> Rendered:
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Of a run that has trained."""
+    """The address of the page of a run that has trained."""
     run = Run(tmp_path_factory.mktemp("page"), free_port(), SMALL)
     with run.learner() as learner:
         wait_until(lambda: run.steps_reached(learner, 128), "two updates", 300)
@@ -84,7 +84,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def test_a_run_serves_its_page_its_status_a_scene_and_its_metrics(address: str) -> None:
-    """The status is that of the metrics, the scene that of an actor."""
+    """The status agrees with the metrics, and the scene comes from an actor."""
     assert b"<title>Outrider</title>" in fetch(f"{address}/")
     value = status(address)
     rows = fetch(f"{address}/metrics").decode().splitlines()
@@ -117,8 +117,8 @@ def test_a_browser_shows_the_numbers_of_the_run_without_complaint(address: str, 
     assert shown.dom.count('class="dot bonus"') == 1
 
 
-def made_up(host: str) -> Page:
-    """The page of a run that a test invents."""
+def invented(host: str) -> Page:
+    """The page of an invented run."""
     view = ServerStatus(
         actors=1, fleet=(SessionStatus(0, host, 0, 64, True, 0.5),), actor_phases={"env": 1.0}
     )
@@ -129,8 +129,8 @@ def made_up(host: str) -> Page:
 
 
 def test_what_an_actor_calls_itself_is_shown_as_text(tmp_path: Path) -> None:
-    """A host name with markup in it neither becomes an element nor runs."""
-    server = WebServer("127.0.0.1", 0, made_up(HOSTILE).answers)
+    """Markup in a host name is shown as text and does not run."""
+    server = WebServer("127.0.0.1", 0, invented(HOSTILE).answers)
     try:
         shown = render(f"http://127.0.0.1:{server.port}/", tmp_path)
     finally:
@@ -141,12 +141,12 @@ def test_what_an_actor_calls_itself_is_shown_as_text(tmp_path: Path) -> None:
     assert "seed 7" in shown.text("run")
 
 
-def test_a_learner_that_stops_answering_is_said_to_have_stopped(tmp_path: Path) -> None:
-    """The last figures stay, under a line that says so."""
-    answers, asked = dict(made_up("host").answers), []
+def test_a_learner_that_stops_answering_is_shown_as_silent(tmp_path: Path) -> None:
+    """The last figures stay on the page, below a line with the time since."""
+    answers, asked = dict(invented("host").answers), []
     last = answers["/status.json"]
 
-    def once() -> Answer:
+    def once() -> Response:
         asked.append(1)
         if len(asked) > 1:
             raise ConnectionResetError

@@ -1,4 +1,4 @@
-"""Several seeds by one command, in one process."""
+"""One command trains several seeds in one process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.integration
 
 
 def test_resumed_seeds_leave_the_finished_one_as_it_is_and_train_the_next(tmp_path: Path) -> None:
-    """Seed 1 is complete: no step more. Seed 2 never ran: it does, in the same process, to its end."""
+    """Seed 1 is complete and makes no more steps; seed 2 has not run, and trains to its end."""
     run = Run(tmp_path, free_port(), ("cartpole", "--total-steps", "512", "--local-actors", "1"))
     for seeds in ("1", "1,2"):
         with run.learner("--resume", "--seeds", seeds) as learner:

@@ -32,7 +32,7 @@ def saved_version(run: Run) -> int:
 
 @pytest.mark.slow
 def test_a_killed_actor_costs_only_its_unsent_steps(tmp_path: Path) -> None:
-    """kill -9 of one actor: a new one takes its slot, the run completes, the books balance."""
+    """After SIGKILL of one actor another takes its slot, and the run completes with balanced accounting."""
     run = start(tmp_path, SMOKE, 3_000, 2)
     with run.learner() as learner:
         wait_until(lambda: run.steps_reached(learner, 768), "768 steps")
@@ -41,16 +41,16 @@ def test_a_killed_actor_costs_only_its_unsent_steps(tmp_path: Path) -> None:
     summary = run.summary()
     assert (summary["imbalance_steps"], summary["in_flight_steps"], summary["actors_seen"]) == (0, 0, 3)
     assert int(str(summary["trained_steps"])) >= 3_000
-    # The kill may fall between the emulator's step and the actor's count of it: 2 lanes at most.
+    # The kill may fall between an emulator step and its count: at most one step for each of 2 lanes.
     assert 0 <= run.counted_steps() - int(str(summary["produced_steps"])) <= 2
 
 
 @pytest.mark.slow
 def test_a_killed_learner_resumes_and_remote_actors_rejoin(tmp_path: Path) -> None:
-    """kill -9 of the learner and --resume: counters go on, no local actor is left, a remote one rejoins."""
+    """After SIGKILL of the learner, --resume continues the counters; local actors end, remote ones rejoin."""
     run = start(tmp_path, SMOKE, 100_000, 1)
     address = f"127.0.0.1:{run.port}"
-    remote = Command.start(tmp_path, "actor", "actor", "--learner", address, count=True)  # before its learner
+    remote = Command.start(tmp_path, "actor", "actor", "--learner", address, count=True)  # before the learner
     try:
         with run.learner() as learner:
             wait_until(lambda: run.metric("outrider_fleet_actors", learner) == 2, "both actors")
@@ -79,7 +79,7 @@ def test_a_killed_learner_resumes_and_remote_actors_rejoin(tmp_path: Path) -> No
 
 
 def test_remote_actors_are_trained_on_and_leave_with_the_run(tmp_path: Path) -> None:
-    """Actors started by hand, from nothing, join by address alone; when the run is complete they exit 0."""
+    """Actors join by address alone, and exit with 0 when the run is complete."""
     run = start(tmp_path, POLE, 1_500, 0)
     with run.learner() as learner:
         argv = (sys.executable, "-m", "actor", "--learner", f"127.0.0.1:{run.port}", "--procs", "2")
@@ -95,7 +95,7 @@ def test_remote_actors_are_trained_on_and_leave_with_the_run(tmp_path: Path) -> 
 
 
 def test_ctrl_c_ends_a_run_with_its_checkpoint_and_its_actors(tmp_path: Path) -> None:
-    """SIGINT while training: exit 0, a valid checkpoint, closed books, no process left."""
+    """SIGINT during training: exit code 0, a valid checkpoint, balanced accounting, no process left."""
     run = start(tmp_path, POLE, 10_000_000, 2)
     with run.learner() as learner:
         wait_until(lambda: run.steps_reached(learner, 256), "256 steps")
@@ -129,7 +129,7 @@ BAD: list[Case] = [
 
 @pytest.mark.parametrize(("argv", "code", "words"), [case[1:] for case in BAD], ids=[case[0] for case in BAD])
 def test_bad_input_gets_one_sentence(tmp_path: Path, argv: tuple[str, ...], code: int, words: str) -> None:
-    """What was expected, what came, what to do; the right exit code; no traceback."""
+    """The message says what was expected, what came and what to do; there is no traceback."""
     assert_refused(tmp_path, argv, code, words)
 
 
@@ -139,13 +139,13 @@ def assert_refused(directory: Path, argv: tuple[str, ...], code: int, words: str
         assert command.finish() == code
     finally:
         command.end()
-    said = [line for line in command.err.read_text().splitlines() if not line.startswith("{")]
-    assert len(said) == 1, said
-    assert words in said[0]
+    lines = [line for line in command.err.read_text().splitlines() if not line.startswith("{")]
+    assert len(lines) == 1, lines
+    assert words in lines[0]
 
 
 def test_a_port_in_use_and_a_used_directory_are_refused(tmp_path: Path) -> None:
-    """A second learner on the same port, or on the same directory, says so and touches nothing."""
+    """A second learner on the same port or directory is refused with the reason, and changes nothing."""
     run = start(tmp_path, POLE, 100_000, 0)
     with run.learner() as learner:
         wait_until(lambda: "learner_serving" in learner.err.read_text(), "the sockets")
@@ -160,7 +160,7 @@ def test_a_port_in_use_and_a_used_directory_are_refused(tmp_path: Path) -> None:
 def test_resume_refuses_other_settings_and_survives_a_damaged_checkpoint(
     copied_run: Run, tmp_path: Path
 ) -> None:
-    """Another setting is named; one damaged checkpoint is skipped; all damaged is one sentence."""
+    """The message names the other setting; if every checkpoint is damaged, it is one sentence."""
     argv = ("learner", *copied_run.arguments, "--run-dir", str(copied_run.path), "--resume")
     assert_refused(tmp_path, (*argv, "--ppo.epochs", "7"), 78, "ppo.epochs was 2, now 7")
     for path in (copied_run.path / "checkpoints").iterdir():
@@ -171,7 +171,7 @@ def test_resume_refuses_other_settings_and_survives_a_damaged_checkpoint(
 
 
 def test_garbage_on_the_port_is_counted_and_ignored(tmp_path: Path) -> None:
-    """Undecodable bytes are counted under a reason and dropped; the run trains as before."""
+    """Undecodable bytes are counted by reason and dropped; training continues."""
     import zmq
 
     run = start(tmp_path, POLE, 10_000_000, 1)
@@ -196,13 +196,13 @@ def test_garbage_on_the_port_is_counted_and_ignored(tmp_path: Path) -> None:
 
 
 def test_three_batches_that_give_no_number_end_the_run_with_the_reason_and_keep_them(tmp_path: Path) -> None:
-    """A step size beyond reason; what was learned before stays as it was."""
+    """The learning rate is far too large; the weights stay as they were."""
     huge = ("cartpole", "--ppo.learning-rate", "1e38", "--ppo.max-grad-norm", "0", "--local-actors", "1")
     run = Run(tmp_path, free_port(), huge)
     with run.learner() as learner:
         assert learner.finish() == 70
-        said = learner.err.read_text()
-    assert "expected finite losses" in said and "Traceback" not in said
+        log = learner.err.read_text()
+    assert "expected finite losses" in log and "Traceback" not in log
     assert len(list((run.path / "failed").glob("*.npz"))) == 3
     assert saved_version(run) == 0
 

@@ -1,7 +1,7 @@
 """`python -m tests.support.commands FD`: the fork server that starts the commands of a test worker.
 
-A command behaves as one from a shell: its own arguments, environment, directory and output files, a process
-group, an exit code. Its own fork server, which would load torch again, is a fork as well.
+A command behaves as one from a shell: it has its own arguments, environment, directory, output files, process
+group and exit code. Its fork server, which would load PyTorch again, is a fork, too.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from common.process import fork_server
 
@@ -22,12 +22,12 @@ ROOT = Path(__file__).parents[2]
 _COUNTING = ROOT / "tests" / "support" / "counting" / "sitecustomize.py"
 _LOADED = (
     *("actor.build", "learner.service", "tests.support.counted"),
-    *("gymnasium.envs.classic_control", "torch._dynamo"),  # what the first lane and the first optimiser load
+    *("gymnasium.envs.classic_control", "torch._dynamo"),  # loaded by the first lane and the first optimiser
 )
 
 
 class PreparedServer:
-    """A fork server that was forked before the command starts threads; its owner sees a process."""
+    """A fork server, forked before the command starts threads; it has the interface of a process."""
 
     def __init__(self) -> None:
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -45,38 +45,44 @@ class PreparedServer:
         self._ended = False
 
     def poll(self) -> int | None:
-        """0 once it has ended."""
+        """Return 0 after its end, None before."""
         self._ended = self._ended or os.waitpid(self.pid, os.WNOHANG)[0] != 0
         return 0 if self._ended else None
 
     def terminate(self) -> None:
-        """SIGTERM."""
+        """Send SIGTERM."""
         if self.poll() is None:
             os.kill(self.pid, signal.SIGTERM)
 
     def wait(self) -> int:
-        """Until it has ended."""
+        """Wait for its end."""
         if not self._ended:
             os.waitpid(self.pid, 0)
         self._ended = True
         return 0
 
 
-def prepare_server() -> None:
-    """Fork the server of the command's actors now; a second one is started as in a real command."""
-    prepared, launch = [PreparedServer()], fork_server.ForkServer.launch
+class PreparedForkServer(fork_server.ForkServer):
+    """A fork server whose first launch takes a prepared process; a second one starts as in a real command."""
 
-    def adopt(self: fork_server.ForkServer) -> None:
-        if self.process is None and prepared:
-            server = prepared.pop()
+    prepared: ClassVar[list[PreparedServer]] = []
+
+    def launch(self) -> None:
+        if self.process is None and self.prepared:
+            server = self.prepared.pop()
             self._control, self.process = server.control, server  # type: ignore[assignment]
-        launch(self)
+        super().launch()
 
-    fork_server.ForkServer.launch = adopt  # type: ignore[method-assign]
+
+def prepare_server() -> None:
+    """Fork the server of the command's actors now."""
+    PreparedForkServer.prepared.append(PreparedServer())
+    for name in ("common.process.fork_server", "learner.supervisor"):
+        importlib.import_module(name).ForkServer = PreparedForkServer  # type: ignore[attr-defined]
 
 
 def set_up(request: dict[str, Any]) -> None:
-    """Make this process what the request describes."""
+    """Apply the request's environment, directory, output files and constants to this process."""
     os.environ.clear()
     os.environ.update(request["environment"])
     os.chdir(request["directory"])
@@ -84,7 +90,7 @@ def set_up(request: dict[str, Any]) -> None:
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, number)
         os.close(file)
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a killed process has written
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # so that a killed process leaves its output
     for name, value in request["constants"].items():
         module, _, attribute = name.rpartition(".")
         assert hasattr(importlib.import_module(module), attribute), name
@@ -95,7 +101,7 @@ def set_up(request: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Serve; in each child run a module as `python -m` does."""
+    """Serve requests; each child runs a module as `python -m` does."""
     os.environ["OMP_NUM_THREADS"] = "1"
     sys.path.insert(0, str(ROOT))
     for name in _LOADED:

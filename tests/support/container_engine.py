@@ -1,4 +1,4 @@
-"""A container engine, and the service in it as a user runs it: by `docker compose` and nothing else."""
+"""A container engine, and the service in it as a user runs it: with `docker compose` only."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.support.processes import holds_within
+
 ROOT = Path(__file__).parents[2]
 COMMAND_SECONDS = 300.0
 BUILD_SECONDS = 1500.0
-PATIENCE_SECONDS = 300.0  # with what a fleet does; a busy machine is slow
+PATIENCE_SECONDS = 300.0  # for what a fleet does, on a busy machine
 _OUTPUT = 4000  # characters of a failed command's output that are shown
 
 
 def stand_in_scripts() -> Path | None:
-    """The scripts that make an engine and base images where there is no registry; None where they are not."""
+    """The scripts that start an engine and make base images without a registry; None if they are missing."""
     for place in (ROOT, ROOT.parent):
         if (place / "shared" / "docker" / "engine-up").exists():
             return place / "shared" / "docker"
@@ -38,7 +40,7 @@ def shell(
     check: bool = True,
     text: str | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command in the checkout; its output is kept.
+    """Run a command in the checkout and capture its output.
 
     Raises:
         AssertionError: it failed and `check` is set.
@@ -54,13 +56,13 @@ def shell(
         timeout=seconds,
         check=False,
     )
-    said = f"{done.stdout[-_OUTPUT:]}\n{done.stderr[-_OUTPUT:]}"
-    assert not check or done.returncode == 0, f"{command} gave {done.returncode}:\n{said}"
+    output = f"{done.stdout[-_OUTPUT:]}\n{done.stderr[-_OUTPUT:]}"
+    assert not check or done.returncode == 0, f"{command} gave {done.returncode}:\n{output}"
     return done
 
 
 def script(text: str, seconds: float, env: Mapping[str, str]) -> str:
-    """Output of lines that somebody would type into a shell; the first that fails is the last."""
+    """Run lines of shell and return their output; the first line that fails ends the script."""
     return shell(["bash", "-euo", "pipefail", "-c", text], seconds, env).stdout
 
 
@@ -74,7 +76,7 @@ def answers() -> bool:
 
 @contextlib.contextmanager
 def engine() -> Iterator[bool]:
-    """An engine for the time of the block: the one that is there, else one of ours; False if neither."""
+    """Provide an engine for the block: a running one, else one that this starts; False without either."""
     if answers():
         yield True
         return
@@ -91,7 +93,7 @@ def engine() -> Iterator[bool]:
 
 @dataclass
 class Service:
-    """One Compose project; `variables` are what a user would set in the shell."""
+    """One Compose project; `variables` are those that a user would set in the shell."""
 
     variables: dict[str, str]
     files: tuple[str, ...] = ("docker-compose.yml",)
@@ -115,7 +117,7 @@ class Service:
         return self.docker("compose", *words, seconds=seconds, check=check)
 
     def containers(self, service: str) -> list[dict[str, Any]]:
-        """What `docker inspect` says of a service's containers, by their number."""
+        """The output of `docker inspect` for a service's containers, in order of their number."""
         ids = self.compose("ps", "--all", "--quiet", "--no-trunc", service).split()
         found = json.loads(self.docker("inspect", *ids)) if ids else []
         number = "com.docker.compose.container-number"
@@ -126,13 +128,13 @@ class Service:
         return [container["Name"].removeprefix("/") for container in self.containers(service)]
 
     def exits(self) -> dict[str, int]:
-        """Exit codes of everything that ended."""
+        """The exit codes of all containers that ended."""
         ids = self.compose("ps", "--all", "--quiet", "--no-trunc").split()
         found = json.loads(self.docker("inspect", *ids)) if ids else []
         return {c["Name"]: c["State"]["ExitCode"] for c in found if c["State"]["Status"] == "exited"}
 
     def query(self, expression: str) -> list[dict[str, Any]]:
-        """What Prometheus answers now; nothing while it does not listen."""
+        """The result of a query to Prometheus; empty while it does not listen."""
         port = self.variables["PROMETHEUS_PORT"]
         words = urllib.parse.urlencode({"query": expression})
         try:
@@ -145,37 +147,35 @@ class Service:
             return []
 
     def value(self, expression: str) -> float:
-        """The one number of an expression; NaN if there is none."""
+        """The value of an expression with one result; NaN otherwise."""
         result = self.query(expression)
         return float(result[0]["value"][1]) if len(result) == 1 else float("nan")
 
     def wait(self, expression: str, what: str, seconds: float = PATIENCE_SECONDS) -> float:
-        """Ask Prometheus until the expression has a result; returns the seconds that it took."""
-        began = time.monotonic()
-        while not self.query(expression):
-            spent = time.monotonic() - began
-            assert spent < seconds, f"expected {what} within {seconds:.0f} s\n{self.logs()}"
-            time.sleep(1.0)
-        return time.monotonic() - began
+        """Query Prometheus until the expression has a result; returns the seconds that it took."""
+        start = time.monotonic()
+        held = holds_within(lambda: self.query(expression), seconds, between=lambda: time.sleep(1.0))
+        assert held, f"expected {what} within {seconds:.0f} s\n{self.logs()}"
+        return time.monotonic() - start
 
     def progress(self, updates: int) -> None:
-        """Wait for that many updates more, with the books balanced."""
-        self.wait("outrider_run_updates", "a learner that is scraped")  # not yet after a pause
+        """Wait for that many more updates, and check that every step is accounted for."""
+        self.wait("outrider_run_updates", "a learner that is scraped")  # right after a pause it is not
         reached = self.value("outrider_run_updates")
-        self.wait(f"outrider_run_updates >= {reached + updates}", f"{updates} updates more")
+        self.wait(f"outrider_run_updates >= {reached + updates}", f"{updates} more updates")
         assert self.value("max_over_time(outrider_learner_accounting_imbalance_steps[10m])") == 0
 
     def logs(self) -> str:
-        """The last lines of everything."""
+        """The last log lines of all containers."""
         return self.compose("logs", "--no-color", "--tail", "15", check=False)[-_OUTPUT:]
 
     def down(self, *words: str) -> None:
-        """`docker compose down`."""
+        """Run `docker compose down`."""
         self.compose("--profile", "*", "down", "--timeout", "120", *words, check=False)
 
 
 def memory_bytes(container: Mapping[str, Any]) -> int:
-    """Memory of a container's cgroup without the page cache that can be dropped, as `docker stats` has it."""
+    """Memory of a container's cgroup without reclaimable page cache, as `docker stats` shows it."""
     for root in ("/sys/fs/cgroup/memory/docker", "/sys/fs/cgroup/system.slice", "/sys/fs/cgroup/docker"):
         for name in (container["Id"], f"docker-{container['Id']}.scope"):
             folder = Path(root) / name

@@ -1,8 +1,8 @@
-"""A task whose steps carry their own names, counted where they are made, apart from Outrider's books.
+"""A task whose observations identify its steps, and which counts them independently of the ledger.
 
-Each observation is (identity of the lane in two numbers, steps that it has made). So whoever holds a chunk
-can say which steps it is, whatever the protocol says. The process keeps its count in a mapped file
-that outlives a kill: STEP_COUNT_DIR/PID. Named by module: "tests.support.counted:Counted-v0".
+Each observation is (identity of the lane in two numbers, steps made in the lane), so a chunk shows which
+steps it holds. The process keeps its count in a mapped file that outlives a kill: STEP_COUNT_DIR/PID.
+The environment's id is "tests.support.counted:Counted-v0".
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.spaces import Box, Discrete
 
-STEP_SECONDS = 0.001  # so that a fleet of them leaves the cores to the learner
+STEP_SECONDS = 0.001  # so that many actors leave the cores to the learner
 _EPISODE_STEPS = 50
 _EXACT = 1 << 22  # whole numbers that float32 holds
 
@@ -37,7 +37,7 @@ def _counter() -> mmap.mmap:
 
 
 class Counted(gymnasium.Env[Observation, int]):
-    """Episodes of 50 steps; one action pays."""
+    """Episodes of 50 steps; the reward is the action."""
 
     observation_space = Box(-np.inf, np.inf, (3,), np.float32)
     action_space: gymnasium.Space[Any] = Discrete(2)

@@ -1,8 +1,8 @@
-"""DeepSea: one path in 2^N pays, and every step along it costs a little.
+"""DeepSea: one of 2^N paths has a reward, and each of its steps has a small cost.
 
 A diver sinks one row of an N x N grid per step and moves to the right or to the left. Only N moves to the
-right reach the treasure in the last corner; who does not look for it learns to avoid their cost.
-Named by module, for example "tests.support.deep_sea:DeepSea-20-v0".
+right reach the treasure in the last corner; an agent that does not explore learns to avoid their cost.
+The environment's id names the module, for example "tests.support.deep_sea:DeepSea-20-v0".
 
 Source: Osband et al. 2020, section 2 (deep sea), arXiv:1908.03568, deterministic form.
 """
@@ -24,12 +24,12 @@ Observation = npt.NDArray[np.float32]
 
 
 class DeepSea(gymnasium.Env[Observation, int]):
-    """Episodes of exactly N steps; the observation marks the diver's cell, and nothing once it is over.
+    """Episodes of exactly N steps; the observation is one-hot for the diver's cell, and zero after the end.
 
     Args:
         size: N.
-        map_seed: draws `right`, int64 [N, N]: the action that moves to the right in each cell. It differs
-            by cell, so that no constant action is a plan; it is the same in every lane and process.
+        map_seed: seed of `right`, int64 [N, N]: the action that moves to the right in each cell. It differs
+            between cells, so that no constant policy succeeds; it is equal in every lane and process.
     """
 
     def __init__(self, size: int, map_seed: int = 0) -> None:
@@ -41,7 +41,7 @@ class DeepSea(gymnasium.Env[Observation, int]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Start in the upper left corner; nothing here is random."""
+        """Start in the upper left corner, without randomness."""
         super().reset(seed=seed)
         self._row = self._column = 0
         return self._observe(), {}

@@ -1,9 +1,9 @@
-"""Fake actors: real sessions on real sockets that replay recorded chunks instead of playing.
+"""Fake actors: sessions of the product on real sockets that send recorded chunks.
 
-They speak the whole protocol, because they are made of `actor.session`; only the emulator and the
-networks are missing. Each keeps its own count of the steps it made, by session, to compare with the
-learner's books. `FakeFleet` drives many in one thread; `FleetProcess` runs one fleet in a process of
-its own (`python -m tests.support.fake_fleet`), which ends when its standard input is closed.
+They speak the whole protocol, because they use `actor.session`; only the emulator and the networks are
+missing. Each counts the steps that it made, by session, for a comparison with the learner's ledger.
+`FakeFleet` runs many in one thread; `FleetProcess` runs one fleet in its own process
+(`python -m tests.support.fake_fleet`), which ends when its standard input is closed.
 """
 
 from __future__ import annotations
@@ -26,21 +26,22 @@ from typing import Self
 import structlog
 import zmq
 
-from actor.metrics import Phases
+from actor.metrics import PHASES
 from actor.rollout import Rollout
 from actor.session import Session
 from common import envs
 from common.config import EnvConfig, RolloutConfig
 from common.keys.curve import ActorKeys
 from common.keys.files import read_key_file
+from common.phase_timer import PhaseTimer
 from common.process.parent_link import ParentLink
 from common.protocol import codec
-from common.protocol.messages import Ack
+from common.protocol.messages import Ack, Message
 from common.protocol.sockets import Context, DealerSocket
 from common.rng import RngKey
+from tests.support.protocol_peer import ProtocolPeer
 
-_MESSAGE_BYTES = 1 << 20
-_SWEEP_SECONDS = 0.25  # between two looks at every session: heartbeats fall due, silence is noticed
+_SWEEP_SECONDS = 0.25  # between two polls of every session, for heartbeats and timeouts
 _END_SECONDS = 120.0
 
 
@@ -53,8 +54,8 @@ class Recording:
 
 
 def record(env: EnvConfig, rollout: RolloutConfig, chunks: int, seed: int = 1) -> list[Recording]:
-    """Random play, encoded."""
-    play = Rollout(envs.make(env, rollout.lanes), envs.spaces(env), rollout, Phases())
+    """Collect and encode chunks of random play."""
+    play = Rollout(envs.make(env, rollout.lanes), envs.spaces(env), rollout, PhaseTimer(PHASES))
     play.reset(RngKey(seed, 0, 0, True))
     recordings = []
     for _ in range(chunks):
@@ -64,34 +65,31 @@ def record(env: EnvConfig, rollout: RolloutConfig, chunks: int, seed: int = 1) -
     return recordings
 
 
-class _Tapped(DealerSocket):
-    """A connection that shows each acknowledgement to `heard` on its way to the session."""
+class FakeActor(ProtocolPeer):
+    """One session of the product that sends the next recording as soon as it is joined and has credit."""
 
     def __init__(
-        self, context: Context, endpoint: str, keys: ActorKeys | None, heard: Callable[[Ack], None]
+        self,
+        context: Context,
+        endpoint: str,
+        keys: ActorKeys | None,
+        recordings: Sequence[Recording],
+        on_connect: Callable[[FakeActor], None],
     ) -> None:
-        super().__init__(context, endpoint, _MESSAGE_BYTES, keys)
-        self._heard = heard
-
-    def receive(self, timeout_seconds: float = 0.0, also: int | None = None) -> list[bytes] | None:
-        parts = super().receive(timeout_seconds, also)
-        message = codec.decode(parts) if parts is not None else None
-        if isinstance(message, Ack):
-            self._heard(message)
-        return parts
-
-
-class FakeActor:
-    """One session that sends the next recording whenever it is told to and has credit."""
-
-    def __init__(self, connect: Callable[[FakeActor], DealerSocket], recordings: Sequence[Recording]) -> None:
-        self._recordings = recordings
+        super().__init__(context, endpoint, keys)
+        self._recordings, self._on_connect = recordings, on_connect
         self._next = 0
-        self._unheard: deque[tuple[int, float]] = deque()  # end of each chunk on its way, and when it left
+        self._unacknowledged: deque[tuple[int, float]] = deque()  # end of each chunk, and when it was sent
         self._sid = b""
         self.made: Counter[bytes] = Counter()  # steps, by session
         self.ack_seconds: list[float] = []
-        self.session = Session(lambda: connect(self), ParentLink())
+        self.session = Session(self.connect, ParentLink())
+
+    def connect(self) -> DealerSocket:
+        """Open the connection and tell the fleet about it."""
+        socket = super().connect()
+        self._on_connect(self)
+        return socket
 
     @property
     def ready(self) -> bool:
@@ -104,32 +102,34 @@ class FakeActor:
         """Make the steps of the next recording, and send them."""
         recording, session = self._recordings[self._next], self.session
         self._next = (self._next + 1) % len(self._recordings)
-        if session.sid != self._sid:  # the learner gave the last one up
+        if session.sid != self._sid:  # the learner ended the former session
             self._sid = session.sid
-            self._unheard.clear()
-        session.stepped(recording.steps)
+            self._unacknowledged.clear()
+        session.count_steps(recording.steps)
         self.made[session.sid] += recording.steps
-        self._unheard.append((session.produced, time.monotonic()))
+        self._unacknowledged.append((session.produced, time.monotonic()))
         session.send_chunk(session.generation, session.version, True, recording.packed)
 
-    def heard(self, ack: Ack) -> None:
+    def on_message(self, message: Message) -> None:
         """Note how long each chunk took to be acknowledged."""
+        if not isinstance(message, Ack):
+            return
         now = time.monotonic()
-        while self._unheard and self._unheard[0][0] <= ack.received:
-            self.ack_seconds.append(now - self._unheard.popleft()[1])
+        while self._unacknowledged and self._unacknowledged[0][0] <= message.received:
+            self.ack_seconds.append(now - self._unacknowledged.popleft()[1])
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """What a fleet did, by its own count."""
+class FleetReport:
+    """The counts that a fleet kept itself."""
 
     made: dict[str, int] = field(default_factory=dict)  # steps by session, in hexadecimal
-    ack_seconds: list[float] = field(default_factory=list)  # since `forget`
-    left: int = 0  # sessions that the learner let go with ByeAck
+    ack_seconds: list[float] = field(default_factory=list)  # since `reset_measurements`
+    left: int = 0  # sessions that ended with ByeAck
     reconnects: int = 0
 
-    def __add__(self, other: Report) -> Report:
-        return Report(
+    def __add__(self, other: FleetReport) -> FleetReport:
+        return FleetReport(
             self.made | other.made,
             self.ack_seconds + other.ack_seconds,
             self.left + other.left,
@@ -143,14 +143,17 @@ class FakeFleet:
     def __init__(
         self, endpoint: str, actors: int, recordings: Sequence[Recording], keys: ActorKeys | None = None
     ) -> None:
-        self._context, self._endpoint, self._keys = Context(), endpoint, keys
+        self._context = Context()
         self._poller = zmq.Poller()
-        self._speakers: dict[object, FakeActor] = {}  # by socket
+        self._by_socket: dict[object, FakeActor] = {}
         self._ready: deque[FakeActor] = deque()
         self._queued: set[int] = set()
         self._sweep_at = time.monotonic()
         shifted = [[*recordings[i:], *recordings[:i]] for i in range(len(recordings))]
-        self.actors = [FakeActor(self._connect, shifted[i % len(shifted)]) for i in range(actors)]
+        self.actors = [
+            FakeActor(self._context, endpoint, keys, shifted[i % len(shifted)], self._register)
+            for i in range(actors)
+        ]
 
     def __enter__(self) -> Self:
         return self
@@ -158,19 +161,18 @@ class FakeFleet:
     def __exit__(self, *error: object) -> None:
         self._context.raw.destroy(linger=1_000)
 
-    def _connect(self, actor: FakeActor) -> DealerSocket:
-        for raw in [raw for raw, other in self._speakers.items() if other is actor]:  # closed by the session
+    def _register(self, actor: FakeActor) -> None:
+        """Poll the actor's new connection instead of the former one, which its session has closed."""
+        for raw in [raw for raw, other in self._by_socket.items() if other is actor]:
             self._poller.unregister(raw)
-            del self._speakers[raw]
-        client = _Tapped(self._context, self._endpoint, self._keys, actor.heard)
-        self._poller.register(client.raw, zmq.POLLIN)
-        self._speakers[client.raw] = actor
-        return client
+            del self._by_socket[raw]
+        self._poller.register(actor.socket.raw, zmq.POLLIN)
+        self._by_socket[actor.socket.raw] = actor
 
-    def turn(self, timeout_seconds: float = 0.05) -> None:
-        """Wait for the learner to speak, then let every session react, and play what may be played."""
+    def poll_once(self, timeout_seconds: float = 0.05) -> None:
+        """Wait for messages, let the sessions handle them, and send every chunk that has credit."""
         for raw, _ in self._poller.poll(0 if self._ready else math.ceil(timeout_seconds * 1000)):
-            self._poll(self._speakers[raw])
+            self._poll(self._by_socket[raw])
         now = time.monotonic()
         if now >= self._sweep_at:
             self._sweep_at = now + _SWEEP_SECONDS
@@ -192,27 +194,27 @@ class FakeFleet:
             self._queued.add(id(actor))
             self._ready.append(actor)
 
-    def forget(self) -> None:
-        """Begin measuring anew; the counts of steps go on."""
+    def reset_measurements(self) -> None:
+        """Discard the acknowledgement times so far; the counts of steps are kept."""
         for actor in self.actors:
             actor.ack_seconds.clear()
 
-    def leave(self) -> Report:
-        """Say Bye for everybody; returns what they did."""
+    def leave(self) -> FleetReport:
+        """End every session with Bye; returns the counts."""
         left = sum(actor.session.leave() for actor in self.actors)
         made = Counter[bytes]()
         for actor in self.actors:
             made.update(actor.made)
-        return Report(
+        return FleetReport(
             {sid.hex(): steps for sid, steps in made.items()},
             [seconds for actor in self.actors for seconds in actor.ack_seconds],
             left,
-            sum(actor.session.counts["reconnects"] for actor in self.actors),
+            sum(actor.session.counters.reconnects for actor in self.actors),
         )
 
 
 class FleetProcess:
-    """A fake fleet in a process of its own."""
+    """A fake fleet in its own process."""
 
     def __init__(self, endpoint: str, actors: int, game: str, key_file: Path | None = None) -> None:
         argv = [sys.executable, "-m", "tests.support.fake_fleet", endpoint, str(actors), game]
@@ -220,31 +222,31 @@ class FleetProcess:
             argv += ["--keys", str(key_file)]
         self._process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    def forget(self) -> None:
-        """See `FakeFleet.forget`."""
+    def reset_measurements(self) -> None:
+        """See `FakeFleet.reset_measurements`."""
         assert self._process.stdin is not None
-        self._process.stdin.write("forget\n")
+        self._process.stdin.write("reset\n")
         self._process.stdin.flush()
 
     def kill(self) -> None:
-        """kill -9."""
+        """End the process with SIGKILL."""
         self._process.kill()
         self._process.communicate()
 
     def leave(self) -> None:
-        """Begin to leave."""
+        """Request that every session ends; `report` waits for it."""
         assert self._process.stdin is not None
         self._process.stdin.close()
 
-    def report(self) -> Report:
-        """Wait until everybody has left; returns what they did."""
+    def report(self) -> FleetReport:
+        """Wait until every session has ended; returns the counts."""
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.close()
         with self._process.stdout as stdout:
             text = stdout.read()
         if self._process.wait(_END_SECONDS) != 0:
             raise RuntimeError(f"expected a fake fleet to end with 0, got {self._process.returncode}")
-        return Report(**json.loads(text))
+        return FleetReport(**json.loads(text))
 
 
 def main() -> int:
@@ -255,29 +257,29 @@ def main() -> int:
     parser.add_argument("game")
     parser.add_argument("--keys", type=Path)
     options = parser.parse_args()
-    quiet()
+    log_warnings_only()
     keys = read_key_file(options.keys) if options.keys is not None else None
     recordings = record(EnvConfig(id=options.game), RolloutConfig(steps=128, lanes=1, batch_lanes=1), 16)
-    stop, forget = threading.Event(), threading.Event()
+    stop, reset = threading.Event(), threading.Event()
 
     def listen() -> None:
         for _ in sys.stdin:
-            forget.set()
+            reset.set()
         stop.set()
 
     threading.Thread(target=listen, daemon=True).start()
     with FakeFleet(options.endpoint, options.actors, recordings, keys) as fleet:
         while not stop.is_set():
-            fleet.turn()
-            if forget.is_set():
-                forget.clear()
-                fleet.forget()
+            fleet.poll_once()
+            if reset.is_set():
+                reset.clear()
+                fleet.reset_measurements()
         print(json.dumps(dataclasses.asdict(fleet.leave())))
     return 0
 
 
-def quiet() -> None:
-    """Thousands of sessions: warnings only, to standard error."""
+def log_warnings_only() -> None:
+    """Log warnings and errors alone, to standard error: thousands of sessions would fill the log."""
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),

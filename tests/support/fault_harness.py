@@ -1,4 +1,4 @@
-"""A fleet under observation: processes, their faults, and two sets of books to compare."""
+"""A learner and its actors under faults, and a comparison of the ledger with independent counts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import signal
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import psutil
 
 from learner import verify_ledger
 from learner.training import checkpoint
-from tests.support.processes import PATIENCE_SECONDS, Command, Run, free_port
+from tests.support.processes import PATIENCE_SECONDS, Command, Run, free_port, wait_until
 
 LANES, STEPS, BATCH_LANES = 2, 16, 4
 CHUNK_STEPS = LANES * STEPS
@@ -35,14 +35,18 @@ COUNTED = (
         str(BATCH_LANES),
     ),
 )
+START_SECONDS = 180.0  # for everything that includes a start, on a busy machine
+STRAGGLER_SECONDS = 2.0  # the least of the bound; three medians of these chunks are far below it
+BACK_SECONDS = 15.0  # from the end of a fault to further steps
 _SAMPLE_SECONDS = 1.0
 _SETTLING_SAMPLES = 120  # the start of Python and torch, and the first updates, on a busy machine
+Figures = dict[str, Any]
 Row = tuple[float, int, int, int]  # seconds, bytes, descriptors, threads
 
 
 @dataclass
 class Sampler:
-    """Once a second: memory, descriptors and threads of a process tree, and the exported imbalance."""
+    """Samples memory, descriptors and threads of a learner, and its exported imbalance, once a second."""
 
     lives: list[list[Row]] = field(default_factory=list)  # one per process
     imbalances: set[float] = field(default_factory=set)
@@ -67,7 +71,7 @@ class Sampler:
 
     @contextlib.contextmanager
     def of(self, run: Run, learner: Command) -> Iterator[None]:
-        """Sample the learner's own process for the block."""
+        """Sample the learner's process for the block."""
         over, life = threading.Event(), list[Row]()
         self.lives.append(life)
 
@@ -91,8 +95,8 @@ class Sampler:
 
 
 @dataclass
-class Field:
-    """A run of the counted task, its remote actors, and what its learner was seen to train on."""
+class FaultHarness:
+    """A run of the counted task with remote actors, and a record of what its learner trained on."""
 
     directory: Path
     seed: int = 0
@@ -118,13 +122,13 @@ class Field:
 
     @contextlib.contextmanager
     def learner(self, *more: str) -> Iterator[Command]:
-        """A witnessed learner, sampled while it runs."""
+        """A learner whose training is recorded, sampled while it runs."""
         with self.run.learner(*more) as learner, self.sampler.of(self.run, learner):
             yield learner
 
     @contextlib.contextmanager
     def actor(self, port: int | None = None, procs: int = 1) -> Iterator[Command]:
-        """Remote actors on the learner's port, or on a proxy's."""
+        """Remote actors that connect to the learner's port, or to a proxy's."""
         self._actors += 1
         address = f"127.0.0.1:{port or self.run.port}"
         argv = ("actor", "--learner", address, "--procs", str(procs))
@@ -136,17 +140,17 @@ class Field:
             command.end()
 
     def made_by(self, command: Command) -> int:
-        """Steps that the process and its children have made, by their own count."""
+        """Steps that the process and its children have made, by the independent counter."""
         pids = {command.pid, *(child.pid for child in command.descendants())}
         return sum(steps for pid, steps in self.run.counted_by_process().items() if pid in pids)
 
     def updates(self) -> list[dict[str, Any]]:
-        """What was seen to be trained on, in the order it happened."""
+        """What the learner trained on, one row per update, in order of time."""
         rows = self.trained.read_text().splitlines()
         return [json.loads(row) for row in rows if row.endswith("}")]
 
     def timeline(self) -> list[dict[str, Any]]:
-        """The updates that count: those before each resume, without what it rolled back."""
+        """The updates without those that a resume rolled back."""
         kept: list[dict[str, Any]] = []
         for row in self.updates():
             if kept and row["generation"] != kept[-1]["generation"]:
@@ -154,19 +158,44 @@ class Field:
             kept.append(row)
         return kept
 
-    def wait_updates(self, count: int, seconds: float = 180.0) -> float:
-        """Until so many more updates were seen; returns how long it took."""
-        start, goal = time.monotonic(), len(self.updates()) + count
-        while len(self.updates()) < goal:
-            assert time.monotonic() < start + seconds, f"expected {count} more updates within {seconds:.0f} s"
-            time.sleep(0.05)
-        return time.monotonic() - start
+    def wait_updates(self, count: int, seconds: float = START_SECONDS) -> float:
+        """Wait for `count` more updates; returns the seconds that they took."""
+        target = len(self.updates()) + count
+        return wait_until(lambda: len(self.updates()) >= target, f"{count} more updates", seconds)
+
+    def wait_generation(self) -> None:
+        """Wait for the first update of another learner process."""
+        before = len({row["generation"] for row in self.updates()})
+        wait_until(
+            lambda: len({row["generation"] for row in self.updates()}) > before, "updates", START_SECONDS
+        )
+
+    def wait_steps(self, *commands: Command, more: int = 2 * CHUNK_STEPS) -> float:
+        """Wait until each command has made over `more` further steps; returns the seconds.
+
+        By default these are more steps than a session has credit for at once.
+        """
+        targets = [self.made_by(command) + more for command in commands]
+        return wait_until(
+            lambda: all(self.made_by(one) > steps for one, steps in zip(commands, targets, strict=True)),
+            f"{more} more steps of each of {len(commands)} commands",
+            START_SECONDS,
+        )
+
+    def longest_gap(self, since: int) -> tuple[float, float]:
+        """The longest time between two updates after update number `since`, and its bound, in seconds.
+
+        The learner grants a straggler's place to another actor after that bound.
+        """
+        times = [row["time"] for row in self.updates()[since:]]
+        gaps = [after - before for before, after in itertools.pairwise(times)]
+        return max(gaps), STRAGGLER_SECONDS + max(1.0, 10 * statistics.median(gaps))
 
     def figures(self, unreported_steps: int = 0) -> dict[str, Any]:
-        """Both books after the learner ended; they must agree.
+        """The ledger and the independent counts after the learner ended; they must agree.
 
         Args:
-            unreported_steps: at most so many steps died with processes that were killed.
+            unreported_steps: the most steps that killed processes may have made without reporting them.
         """
         summary = self.run.summary()
         saved = checkpoint.newest(self.run.path / "checkpoints")
@@ -205,14 +234,14 @@ class Field:
 
 
 def stop(command: Command, seconds: float = PATIENCE_SECONDS) -> None:
-    """SIGTERM, and exit code 0."""
+    """Send SIGTERM and expect exit code 0."""
     command.process.send_signal(signal.SIGTERM)
     assert command.finish(seconds) == 0, command.err.read_text()[-3000:]
 
 
 @contextlib.contextmanager
 def frozen(*processes: psutil.Process) -> Iterator[None]:
-    """SIGSTOP for the block."""
+    """Stop the processes with SIGSTOP for the block."""
     for process in processes:
         process.suspend()
     try:
@@ -221,12 +250,3 @@ def frozen(*processes: psutil.Process) -> Iterator[None]:
         for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.resume()
-
-
-def until(condition: Callable[[], bool], seconds: float, what: str) -> float:
-    """Wait for the condition; returns how long it took."""
-    start = time.monotonic()
-    while not condition():
-        assert time.monotonic() < start + seconds, f"expected {what} within {seconds:.0f} s"
-        time.sleep(0.05)
-    return time.monotonic() - start

@@ -1,4 +1,4 @@
-"""`python -m tests.support.forks FD`: a fork server whose children do what their arguments say."""
+"""`python -m tests.support.forks FD`: a fork server whose children act on their arguments."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def main() -> None:
     match serve(int(sys.argv[1])):
         case ["exit", code, *_]:
             sys.exit(int(code))
-        case ["wait", _, parent]:  # until the parent's end is closed
+        case ["wait", _, parent]:  # until the parent closes its end
             socket.socket(fileno=int(parent)).recv(1)
         case ["facts", path]:
             facts = {
@@ -37,7 +37,7 @@ def main() -> None:
 def _target(link: Path) -> str:
     try:
         return str(link.readlink())
-    except FileNotFoundError:  # the one that listed the directory
+    except FileNotFoundError:  # the descriptor that listed the directory
         return ""
 
 

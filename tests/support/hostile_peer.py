@@ -1,6 +1,6 @@
-"""A peer that is let in and means harm: lies, damage and floods, seeded, over one connection.
+"""An authorised peer that attacks a learner with false claims, damaged messages and floods, from a seed.
 
-One connection, because a ban is meant to hit whoever is behind it: with keys a new one is of no use.
+It keeps one connection, because a ban is meant to follow its owner: a new connection keeps the key.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import random
+import secrets
 import threading
 import time
 import zlib
@@ -19,21 +20,25 @@ import zmq
 
 from common.protocol import codec
 from common.protocol import messages as m
+from common.protocol.sockets import Context, DealerSocket
 from learner.server.rate_limit import BAN_SECONDS
+from tests.support.protocol_peer import MESSAGE_BYTES, SessionPeer
 from tests.support.wire_fuzz import CORPUS, hello, mutant
 
-_ANSWER_SECONDS = 0.1
+_WAIT_SECONDS = 0.1  # for an answer, or for room in a pipe
 
 
-class HostilePeer:
-    """Attacks a learner from a thread of its own, as long as the block lasts; counts what it did."""
+class HostilePeer(SessionPeer):
+    """Attacks a learner from its own thread while the block lasts; counts what it did."""
 
     def __init__(self, data_endpoint: str, weights_endpoint: str, seed: int) -> None:
-        self._endpoints, self._rng = (data_endpoint, weights_endpoint), random.Random(seed)
+        super().__init__(Context(), data_endpoint)
+        self._weights_endpoint, self._rng = weights_endpoint, random.Random(seed)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
-        self.sent = self.told_off = 0
+        self.sent = self.bans = 0
         self.chunks = 0  # sent or tried; none of them can be read
+        self.banned = False
         self.error: BaseException | None = None
 
     def __enter__(self) -> Self:
@@ -48,56 +53,54 @@ class HostilePeer:
         if self.error is not None and error is None:
             raise self.error
 
+    def on_message(self, message: m.Message) -> None:
+        """Note also the rejection that begins a ban."""
+        super().on_message(message)
+        if isinstance(message, m.Reject) and message.code == "lost":
+            self.banned = True
+            self.bans += 1
+
     def _run(self) -> None:
-        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         try:
-            with context.socket(zmq.DEALER) as data, context.socket(zmq.DEALER) as weights:
-                for socket, endpoint in ((data, self._endpoints[0]), (weights, self._endpoints[1])):
-                    socket.setsockopt(zmq.LINGER, 0)
-                    socket.setsockopt(zmq.SNDTIMEO, 100)  # a learner that throttles us makes us wait
-                    socket.connect(endpoint)
-                while not self._stop.is_set():
-                    self._live(data, weights)
+            data = self.connect()
+            weights = DealerSocket(self.context, self._weights_endpoint, MESSAGE_BYTES)
+            while not self._stop.is_set():
+                self._live(data, weights)
         except BaseException as error:  # noqa: BLE001  # the test raises it
             self.error = error
         finally:
-            context.destroy(linger=0)
+            self.context.raw.destroy(linger=0)
 
-    def _live(self, data: zmq.Socket[bytes], weights: zmq.Socket[bytes]) -> None:
-        """Join honestly, then say anything until banned, then flood until heard again."""
-        rng, sid = self._rng, os.urandom(16)
-        generation, offset, credit, banned = 0, 0, 0, False
-        self._send(data, hello(sid))
-        while not banned and not self._stop.is_set():
-            while data.poll(int(_ANSWER_SECONDS * 1000)):
-                match codec.decode(data.recv_multipart()):
-                    case m.Welcome() as welcome:
-                        generation, credit = welcome.generation, welcome.credit
-                    case m.Ack() as ack:
-                        offset, credit = ack.received, ack.credit
-                    case m.Reject(code="lost"):
-                        banned = True
-                        self.told_off += 1
+    def _live(self, data: DealerSocket, weights: DealerSocket) -> None:
+        """Join honestly, attack until the ban, then flood until the ban ends."""
+        rng = self._rng
+        self.sid, self.banned = secrets.token_bytes(16), False
+        self.generation, self.received, self.credit = 0, 0, 0
+        while not self._attempt(data, hello(self.sid)) and not self._stop.is_set():
+            pass  # there is no connection yet
+        while not self.banned and not self._stop.is_set():
+            while self.receive(_WAIT_SECONDS) is not None:
+                pass
             for _ in range(4):
                 message = rng.choice(CORPUS)
-                self._send(rng.choice([data, weights]), mutant(message, codec.encode(message), rng))
-                lie = rng.choice(LIES).message(rng, sid, generation, offset, credit)
-                self._send(data, lie)
+                self._attempt(rng.choice([data, weights]), mutant(message, codec.encode(message), rng))
+                lie = rng.choice(LIES).message(rng, self.sid, self.generation, self.received, self.credit)
+                self._attempt(data, lie)
                 self.chunks += sum(isinstance(one, m.ChunkMessage) for one in (message, lie))
-            self._send(
+            self._attempt(
                 weights, m.WeightsRequest(name="bundle", generation=-1, version=-1, piece=0, count=1 << 40)
             )
+        heartbeat = m.Heartbeat(sid=self.sid, generation=self.generation, produced=self.received, stats={})
         until = time.monotonic() + BAN_SECONDS
         while time.monotonic() < until and not self._stop.is_set():
-            self._send(data, m.Heartbeat(sid=sid, generation=generation, produced=offset, stats={}))
+            self._attempt(data, heartbeat)
 
-    def _send(self, socket: zmq.Socket[bytes], message: m.Message | list[bytes]) -> None:
+    def _attempt(self, socket: DealerSocket, message: m.Message | list[bytes]) -> bool:
+        """Send, unless the pipe stays full: the learner may read more slowly than this peer writes."""
         parts = message if isinstance(message, list) else codec.encode(message)
-        try:
-            socket.send_multipart(parts)
-            self.sent += 1
-        except zmq.Again:
-            pass  # nobody reads as fast as we talk
+        sent = bool(socket.raw.poll(int(_WAIT_SECONDS * 1000), zmq.POLLOUT)) and socket.send(parts)
+        self.sent += sent
+        return sent
 
 
 def false_heartbeat(rng: random.Random, sid: bytes, generation: int, offset: int, credit: int) -> m.Message:
@@ -125,7 +128,7 @@ def second_hello(rng: random.Random, sid: bytes, generation: int, offset: int, c
 def unreadable_chunk(
     rng: random.Random, sid: bytes, generation: int, offset: int, credit: int
 ) -> m.ChunkMessage:
-    """An undamaged body of noise: within credit it takes a place until it is unpacked."""
+    """An undamaged body of noise; within credit it uses a chunk's place in the batch until it is decoded."""
     body, steps = rng.randbytes(500), max(1, credit - offset)
     return m.ChunkMessage(
         sid=sid,
@@ -148,7 +151,7 @@ def damaged_chunk(rng: random.Random, sid: bytes, generation: int, offset: int, 
 
 
 class Lie(NamedTuple):
-    """A well-formed message that cannot be true, and how the learner begins to refuse it."""
+    """A well-formed message that cannot be true, and how the learner's refusal begins."""
 
     message: Callable[
         [random.Random, bytes, int, int, int], m.Message

@@ -13,29 +13,29 @@ from tests.support.container_engine import BUILD_SECONDS, shell
 
 
 class Machines:
-    """machine-1 and so on. Removed with all they hold when the block ends."""
+    """The machines machine-1, machine-2 and so on, each with an engine."""
 
     def __init__(self, script: Path) -> None:
         self._script = script
 
     def run(self, *words: str, seconds: float = BUILD_SECONDS) -> str:
-        """Output of `machines ...`."""
+        """Run `machines ...` and return its output."""
         return shell([self._script, *words], seconds).stdout.strip()
 
     def address(self, name: str) -> str:
-        """Its network address."""
+        """The network address of a machine."""
         return dict(line.split() for line in self.run("ls").splitlines())[name]
 
     def host(self, name: str) -> str:
-        """Where its engine listens, for DOCKER_HOST."""
+        """The address of a machine's engine, for DOCKER_HOST."""
         return f"tcp://{self.address(name)}:2375"
 
     def inside(self, name: str, *words: str, seconds: float = 300) -> str:
-        """Output of `docker ...` on that machine."""
+        """Run `docker ...` on a machine and return its output."""
         return shell(["docker", "-H", self.host(name), *words], seconds).stdout.strip()
 
     def load(self, name: str, *images: str) -> None:
-        """Copy images of this host's engine to that machine's."""
+        """Copy images from the engine of this host to that of a machine."""
         shell(
             ["bash", "-c", f"docker save {' '.join(images)} | docker -H {self.host(name)} load"],
             BUILD_SECONDS,
@@ -44,7 +44,7 @@ class Machines:
 
 @contextlib.contextmanager
 def machines(count: int) -> Iterator[Machines]:
-    """That many machines, without images."""
+    """Start `count` machines without images, and remove them after the block."""
     scripts = engines.stand_in_scripts()
     if scripts is None:
         pytest.skip("several engines on one host need the scripts of shared/docker")

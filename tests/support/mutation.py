@@ -1,4 +1,4 @@
-"""The engine of the mutation tests: it rewrites one expression, and then a named test must fail."""
+"""The engine of the mutation tests: it changes one expression, and then a named test must fail."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FAILS = (AssertionError, pytest.fail.Exception)
 class Mutant(NamedTuple):
     """A bug, the function that has it, the expression before and after, and the test that must fail.
 
-    The test fails by its own statements; where the bug makes the product raise first, `error` says what.
+    The test fails by its own statements; if the bug makes the product raise first, `error` is that exception.
     """
 
     bug: str
@@ -28,7 +28,7 @@ class Mutant(NamedTuple):
 
 
 def inject(patch: pytest.MonkeyPatch, mutant: Mutant) -> None:
-    """Give the function another body; modules that imported it by name get it too."""
+    """Replace the code of the function, also for modules that imported it by name."""
     function = inspect.unwrap(mutant.place)
     source = textwrap.dedent(inspect.getsource(function))
     assert source.count(mutant.old) == 1, f"expected {mutant.old!r} once in {function.__qualname__}"
@@ -40,7 +40,7 @@ def inject(patch: pytest.MonkeyPatch, mutant: Mutant) -> None:
 
 
 def check_noticed(mutant: Mutant, request: pytest.FixtureRequest) -> None:
-    """Run the test with the bug in place; it has to fail in the expected way."""
+    """Run the test with the bug; it has to fail in the expected way."""
     names = inspect.signature(mutant.noticed_by).parameters
     fixtures = {name: request.getfixturevalue(name) for name in names}
     with pytest.MonkeyPatch.context() as patch:  # a test may undo its own patches, but not this one

@@ -1,4 +1,4 @@
-"""`python -m tests.support.network_alone PORT`: a server without a trainer in a process of its own."""
+"""`python -m tests.support.network_alone PORT`: a server without a trainer in its own process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m tests.support.never_loads FD`: a fork server that does not come to its requests."""
+"""`python -m tests.support.never_loads FD`: a fork server that never serves a request."""
 
 import time
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import threading
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -18,9 +17,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from actor.metrics import Phases
+from actor.metrics import PHASES
 from actor.rollout import Rollout
 from actor.service import Actor, PlayingState
+from actor.session import SessionCounters
 from actor.weights import Blob
 from common.config import Config
 from common.envs import Transition
@@ -29,6 +29,7 @@ from common.model.bonus import BonusModel
 from common.model.bundle import Bundle
 from common.model.networks import PolicyOutput
 from common.model.policy import Policy
+from common.phase_timer import PhaseTimer
 from common.protocol import codec
 from common.protocol.chunk import WARMUP_VERSION
 from common.spaces import Spaces
@@ -97,12 +98,12 @@ class Loop:
     reports: list[Report] = field(default_factory=list)
 
     sid, generation, joined, finished = bytes(16), 0, True, False
-    counts: ClassVar[Counter[str]] = Counter()  # the session never reconnects
+    counters: ClassVar[SessionCounters] = SessionCounters()  # the session never reconnects
     welcome: ClassVar[Any] = SimpleNamespace(generation=0, slot=0, incarnation=0)
 
     def __post_init__(self) -> None:
         spaces, config = self.probe.spaces, self.config
-        phases, never = Phases(), threading.Event()
+        phases, never = PhaseTimer(PHASES), threading.Event()
         nowhere: Any = SimpleNamespace()  # the run's directory
         both: Any = self  # the other side, as far as each side needs it
         cpu = torch.device("cpu")
@@ -174,7 +175,7 @@ class Loop:
     def poll(self) -> None:
         pass
 
-    def stepped(self, steps: int) -> None:
+    def count_steps(self, steps: int) -> None:
         self._produced += steps
 
     def send_chunk(self, generation: int, version: int, fresh: bool, packed: codec.Packed) -> None:

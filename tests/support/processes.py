@@ -1,4 +1,4 @@
-"""Learners and actors as a user starts them: commands, in processes of their own, most of them forked."""
+"""Learners and actors as a user starts them: commands in their own processes, most of them forked."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 
 from common.process.children import ACTOR_SERVER
-from common.process.fork_server import Forked, ForkServer
+from common.process.fork_server import ForkedProcess, ForkServer
 from learner.presets import PRESETS
 
 ROOT = Path(__file__).parents[2]
@@ -31,10 +31,10 @@ _reserved: list[socket.socket] = []  # open for the life of this process
 
 
 def free_port() -> int:
-    """A port that is free, as is the next one, and that no other test process is given.
+    """Find a port that is free, as is the next one, and reserve it among the test processes.
 
-    Below 32,768: from there on a system gives ports to connections, and a learner needs seconds to bind. The
-    reservation is a name of an abstract socket, which the system frees with the process.
+    It is below 32,768, because a system assigns higher ports to connections and a learner binds only after
+    seconds. The reservation is the name of an abstract socket, which the system frees with the process.
     """
     while True:
         port = 10_000 + 2 * secrets.randbelow(11_000)
@@ -49,9 +49,9 @@ def free_port() -> int:
 
 
 def _environment(directory: Path, count: bool) -> dict[str, str]:
-    """The variables of a command, with the step counter on its path if asked for."""
+    """The environment of a command; `count` adds the step counter to its path."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-    environment |= {"OMP_NUM_THREADS": "1"}  # several processes share few cores here
+    environment |= {"OMP_NUM_THREADS": "1"}  # several processes share few cores
     if count:
         steps = directory / "steps"
         steps.mkdir(exist_ok=True)
@@ -60,40 +60,60 @@ def _environment(directory: Path, count: bool) -> dict[str, str]:
 
 
 def forced_precision(preset: str) -> tuple[str, ...]:
-    """Options for a run whose preset leaves the precision to the machine, if TEST_PRECISION names one."""
+    """Options that set TEST_PRECISION for a preset whose precision depends on the machine."""
     forced = os.environ.get("TEST_PRECISION")
     return ("--precision", forced) if forced and PRESETS[preset].precision == "auto" else ()
 
 
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = PATIENCE_SECONDS) -> None:
-    """Look every 50 ms until the condition holds."""
+def _pause() -> None:
+    time.sleep(0.05)
+
+
+def holds_within(
+    condition: Callable[[], object], seconds: float, between: Callable[[], object] = _pause
+) -> bool:
+    """Check the condition until it holds or the time is over, with `between` after each failed check."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, f"expected {what} within {seconds:.0f} s"
-        time.sleep(0.05)
+        if time.monotonic() >= deadline:
+            return False
+        between()
+    return True
 
 
-# Fork servers of this test worker; each starts when it is needed, and ends with the worker.
+def wait_until(
+    condition: Callable[[], object],
+    what: str,
+    seconds: float = PATIENCE_SECONDS,
+    between: Callable[[], object] = _pause,
+) -> float:
+    """Wait for the condition, which must hold in time; returns the seconds that it took."""
+    start = time.monotonic()
+    assert holds_within(condition, seconds, between), f"expected {what} within {seconds:.0f} s"
+    return time.monotonic() - start
+
+
+# Fork servers of this test worker. Each starts on first use and ends with the worker.
 _commands = ForkServer("tests.support.commands")
 local_actors = ForkServer(ACTOR_SERVER)  # of learners that run inside a test
 
 
 def server_pids() -> set[int]:
-    """The process ids of those servers."""
+    """The process ids of the fork servers."""
     return {server.process.pid for server in (_commands, local_actors) if server.process is not None}
 
 
 def close_servers() -> None:
-    """End them."""
+    """End the fork servers."""
     for server in (_commands, local_actors):
         server.close()
 
 
 @dataclass
 class Command:
-    """A running command; its output goes to files."""
+    """A running command, which writes its output to files."""
 
-    process: subprocess.Popen[bytes] | Forked
+    process: subprocess.Popen[bytes] | ForkedProcess
     pid: int
     out: Path
     err: Path
@@ -110,12 +130,12 @@ class Command:
         """Run the module `argv[0]`, forked from a process that has loaded torch.
 
         Args:
-            directory: where it runs, and its output files lie.
-            name: of the output files.
+            directory: the working directory, which also holds the output files.
+            name: the stem of the output files.
             argv: the module and its arguments.
-            count: whether steps of the emulator are counted, see `Run.counted_steps`.
+            count: whether emulator steps are counted, see `Run.counted_steps`.
             environment: variables to add.
-            constants: values for attributes of modules, by their full names.
+            constants: values for module attributes, by their full names.
         """
         out, err = directory / f"{name}.out", directory / f"{name}.err"
         request = {
@@ -129,13 +149,13 @@ class Command:
         for path in (out, err):
             path.unlink(missing_ok=True)
         process = _commands.start([json.dumps(request)], {})
-        assert process.pid is not None, "expected a fork server that loads"
+        assert process.pid is not None, "expected a fork server that starts"
         wait_until(err.exists, "its output files")
         return Command(process, process.pid, out, err)
 
     @staticmethod
     def start_new(directory: Path, name: str, *argv: str, count: bool = False) -> Command:
-        """Run a whole command line as a shell does, in a new process."""
+        """Run a command line in a new process, as a shell does."""
         out, err = directory / f"{name}.out", directory / f"{name}.err"
         environment = _environment(directory, count)
         with out.open("wb") as stdout, err.open("wb") as stderr:
@@ -143,7 +163,7 @@ class Command:
         return Command(process, process.pid, out, err)
 
     def finish(self, seconds: float = PATIENCE_SECONDS) -> int:
-        """Wait for its end; returns the exit code."""
+        """Wait for the end; returns the exit code."""
         return self.process.wait(seconds)
 
     def descendants(self) -> list[psutil.Process]:
@@ -155,7 +175,7 @@ class Command:
         return [actor for server in psutil.Process(self.pid).children() for actor in server.children()]
 
     def end(self) -> None:
-        """Make sure that nothing of it runs on."""
+        """Kill the command and its descendants."""
         with contextlib.suppress(psutil.NoSuchProcess):
             for process in [*self.descendants(), psutil.Process(self.pid)]:
                 with contextlib.suppress(psutil.NoSuchProcess):
@@ -165,7 +185,7 @@ class Command:
 
 @dataclass
 class Run:
-    """A learner on a run directory, restarted as often as a test likes."""
+    """A run directory and the learners that a test starts on it."""
 
     directory: Path
     port: int
@@ -183,7 +203,7 @@ class Run:
 
     @contextlib.contextmanager
     def learner(self, *more: str) -> Iterator[Command]:
-        """A learner that is ended with the block."""
+        """Start a learner, which ends with the block."""
         self.starts += 1
         bind = f"tcp://127.0.0.1:{self.port}"
         options = (*self.arguments, *forced_precision(self.arguments[0]), "--run-dir", str(self.path))
@@ -203,21 +223,21 @@ class Run:
             command.end()
 
     def summary(self) -> dict[str, object]:
-        """summary.json."""
+        """Read summary.json."""
         value: dict[str, object] = json.loads((self.path / "summary.json").read_text())
         return value
 
     def steps_reached(self, command: Command, steps: int) -> bool:
-        """Whether the progress of the run shows at least so many steps."""
+        """Whether the learner's exporter shows at least so many steps of the run."""
         assert command.process.poll() is None, command.err.read_text()[-2000:]
         return self.metric("outrider_run_env_steps", command) >= steps
 
     def metric(self, name: str, command: Command) -> float:
-        """One sample of the learner's exporter, 0 while it does not answer."""
+        """One sample of the learner's exporter; 0 while it does not answer."""
         return self.sample(name, command) or 0.0
 
     def sample(self, name: str, command: Command) -> float | None:
-        """One sample of the learner's exporter; None if it does not answer, or has none of that name."""
+        """One sample of the learner's exporter; None if it does not answer or does not have the metric."""
         import urllib.request
 
         port = next(
@@ -238,15 +258,15 @@ class Run:
         return None
 
     def counted_steps(self) -> int:
-        """Emulator steps of all processes so far, by the independent counter."""
+        """The emulator steps of all processes so far, by the independent counter."""
         return sum(self.counted_by_process().values())
 
     def counted_by_process(self) -> dict[int, int]:
-        """The same by process id."""
+        """The emulator steps so far, by process id."""
         files = (self.directory / "steps").iterdir()
         return {int(file.name): struct.unpack("=Q", file.read_bytes())[0] for file in files}
 
 
 def kill(pid: int) -> None:
-    """kill -9."""
+    """Send SIGKILL."""
     os.kill(pid, signal.SIGKILL)

@@ -15,7 +15,7 @@ _METRIC = re.compile(r"\b((?:outrider|process)_\w+|up|job(?:_\w+)?:[\w:]+)(?![\w
 
 
 def command(name: str, *directories: Path) -> list[str]:
-    """How to start `prometheus` or `promtool` here; the test is skipped where neither way is open."""
+    """The command that starts `prometheus` or `promtool`; skips the test if there is none."""
     if shutil.which(name):
         return [name]
     docker = shutil.which("docker")
@@ -27,5 +27,5 @@ def command(name: str, *directories: Path) -> list[str]:
 
 
 def selectors(expr: str) -> list[tuple[str, str]]:
-    """Every metric of an expression, and the whole selector it stands in."""
+    """Every metric of an expression, with its whole selector."""
     return [(name, name + labels) for name, labels in _METRIC.findall(expr)]

@@ -1,7 +1,7 @@
-"""A TCP proxy between actors and learner that does to the bytes what networks do, from a seed.
+"""A TCP proxy between actors and learner that delays, holds, damages and cuts their traffic, from a seed.
 
-It serves a pair of ports (data and weights). `weather` may be replaced at any time; what a connection
-suffers in it is drawn from the seed, the number of the connection and the direction.
+It serves a pair of ports (data and weights). `weather` may be replaced at any time; its effect on a
+connection is drawn from the seed, the number of the connection and the direction.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 _BLOCK_BYTES = 16_384
-_LOOK_SECONDS = 0.02
+_POLL_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
 class Weather:
-    """What happens to bytes; up is from actor to learner. The default is a clear sky."""
+    """The faults of the network; up is from actor to learner. The default has none."""
 
-    hold_up: bool = False  # nothing passes: it waits until the hold ends, as behind lost packets
+    hold_up: bool = False  # nothing passes until the hold ends, as behind lost packets
     hold_down: bool = False
-    delay_seconds: float = 0.0  # each block, and up to as much again at random
+    delay_seconds: float = 0.0  # of each block, plus up to as much at random
     bytes_per_second: float = 0.0
-    cut_bytes: int = 0  # a connection breaks after so many
-    drop: float = 0.0  # chance that a block is left out: the stream is damaged
-    flip: float = 0.0  # chance that one bit of a block is turned over
+    cut_bytes: int = 0  # a connection breaks after about so many
+    drop: float = 0.0  # probability that a block is left out, which damages the stream
+    flip: float = 0.0  # probability that one bit of a block flips
 
 
 CLEAR = Weather()
@@ -37,9 +37,9 @@ PARTITION = Weather(hold_up=True, hold_down=True)
 
 @dataclass(frozen=True)
 class Fault:
-    """Weather for a time; without one the learner's ends vanish and the actors' stay open."""
+    """Weather for a time; None means that the learner's ends close and the actors' ends stay open."""
 
-    pause_seconds: float  # of clear sky before it
+    pause_seconds: float  # before the fault, without weather
     seconds: float
     weather: Weather | None
 
@@ -56,7 +56,7 @@ def schedule(
 
 
 class FaultProxy:
-    """Forwards (port, port + 1) to (target, target + 1) on the loopback address, in a thread of its own."""
+    """Forwards (port, port + 1) to (target, target + 1) on the loopback address, in its own thread."""
 
     def __init__(self, port: int, target: int, seed: int = 0) -> None:
         self.port, self._target, self._seed = port, target, seed
@@ -79,7 +79,7 @@ class FaultProxy:
 
     @contextlib.contextmanager
     def during(self, weather: Weather) -> Iterator[None]:
-        """This weather for the block, clear afterwards."""
+        """Set the weather for the block."""
         self.weather = weather
         try:
             yield
@@ -87,7 +87,7 @@ class FaultProxy:
             self.weather = CLEAR
 
     def half_open(self) -> None:
-        """Abort the learner's ends of all connections; the actors hear nothing of it."""
+        """Abort the learner's ends of all connections; the actors' ends stay open."""
 
         async def abort() -> None:
             self._half_open |= self._learner_ends
@@ -124,7 +124,7 @@ class FaultProxy:
         budget = [self.weather.cut_bytes * chances[0].uniform(0.5, 1.5)]
         try:
             while self.weather.hold_up or self.weather.hold_down:
-                await asyncio.sleep(_LOOK_SECONDS)
+                await asyncio.sleep(_POLL_SECONDS)
             to_reader, to_writer = await asyncio.open_connection("127.0.0.1", port)
         except OSError:  # no learner at present
             writer.transport.abort()
@@ -135,7 +135,7 @@ class FaultProxy:
         try:
             await asyncio.wait((up, down), return_when=asyncio.FIRST_COMPLETED)
             if to_writer in self._half_open:
-                await up  # until the actor gives up
+                await up  # until the actor closes its end
         finally:
             up.cancel()
             down.cancel()
@@ -152,12 +152,12 @@ class FaultProxy:
         chance: random.Random,
         budget: list[float],
     ) -> None:
-        """Until one end closes or the connection is cut."""
+        """Forward blocks until one end closes or the connection is cut."""
         with contextlib.suppress(OSError):
             while block := await reader.read(_BLOCK_BYTES):
                 weather = self.weather
                 while weather.hold_up if up else weather.hold_down:
-                    await asyncio.sleep(_LOOK_SECONDS)
+                    await asyncio.sleep(_POLL_SECONDS)
                     weather = self.weather
                 if weather.delay_seconds:
                     await asyncio.sleep(weather.delay_seconds * (1 + chance.random()))
@@ -168,10 +168,10 @@ class FaultProxy:
                     continue
                 if weather.flip and chance.random() < weather.flip:
                     self.flips += 1
-                    turned = bytearray(block)
-                    turned[chance.randrange(len(turned))] ^= 1 << chance.randrange(8)
-                    block = bytes(turned)
-                if not writer.transport.is_closing():  # a half-open one swallows what comes
+                    damaged = bytearray(block)
+                    damaged[chance.randrange(len(damaged))] ^= 1 << chance.randrange(8)
+                    block = bytes(damaged)
+                if not writer.transport.is_closing():  # the actor of a half-open connection still sends
                     writer.write(block)
                     await writer.drain()
                     self.bytes_passed += len(block)

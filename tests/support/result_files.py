@@ -1,4 +1,4 @@
-"""What tests leave for docs/reliability.md and docs/benchmarks.md, where FIGURES_DIR says."""
+"""Files with the figures of tests, in FIGURES_DIR, for docs/reliability.md and docs/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.bench.machine import hardware
 
 
 def keep(name: str, figures: Mapping[str, object]) -> None:
-    """Show the figures; with FIGURES_DIR also write them there, with the commit and the machine."""
+    """Print the figures; if FIGURES_DIR is set, also write them there with the commit and the machine."""
     print(f"{name}: {json.dumps(figures)}", file=sys.stderr)
     directory = os.environ.get("FIGURES_DIR")
     if directory:
@@ -23,7 +23,7 @@ def keep(name: str, figures: Mapping[str, object]) -> None:
 
 
 def _commit() -> str:
-    """Of this checkout; "unknown" where there is no git."""
+    """The commit of this checkout; "unknown" without git."""
     argv = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=10, check=False)
     return done.stdout.strip() or "unknown"

@@ -1,4 +1,4 @@
-"""The commands of the runbook, as its reader sees them."""
+"""The commands of the runbook, as a reader sees them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ RUNBOOK = Path(__file__).parents[2] / "deploy" / "README.md"
 
 
 def sections() -> dict[str, list[str]]:
-    """Blocks of shell commands by the heading above them."""
+    """The blocks of shell commands, by the heading above them."""
     found: dict[str, list[str]] = {}
     for part in re.split(r"^## ", RUNBOOK.read_text(), flags=re.MULTILINE)[1:]:
         title, _, text = part.partition("\n")

@@ -1,11 +1,8 @@
-"""A learner's network without its training: real sockets, real books, in this process."""
+"""A learner's server in this process, without training, and a peer for it."""
 
 from __future__ import annotations
 
-import secrets
-import time
 from pathlib import Path
-from types import UnionType
 
 import torch
 
@@ -13,20 +10,18 @@ from common.keys import files
 from common.keys.curve import ActorKeys
 from common.keys.files import KeyDirectory, read_key_file
 from common.model.bundle import Bundle
-from common.protocol import codec, messages
-from common.protocol.sockets import Context, DealerSocket, weights_endpoint
+from common.protocol import messages
+from common.protocol.sockets import Context, weights_endpoint
 from common.spaces import Spaces
 from learner.presets import PRESETS
 from learner.server.publisher import WeightsBlob
 from learner.server.server import Server
-from tests.support.processes import PATIENCE_SECONDS, free_port
-from tests.support.wire_fuzz import hello
-
-MESSAGE_BYTES = 1 << 20
+from tests.support.processes import PATIENCE_SECONDS, free_port, holds_within
+from tests.support.protocol_peer import SessionPeer
 
 
 class Served:
-    """Two ports on the loopback address and two in a directory; with keys if there is a key directory."""
+    """A server with two loopback ports and two local sockets; TCP peers need keys if `keyed`."""
 
     def __init__(self, directory: Path, keyed: bool = True) -> None:
         self.path = directory / "keys"
@@ -38,74 +33,44 @@ class Served:
         self.running = False
 
     def start(self) -> None:
-        """Serve."""
+        """Open the sockets and start the thread."""
         pairs = [(endpoint, weights_endpoint(endpoint)) for endpoint in (self.endpoint, self.local)]
         self.server.start(pairs)
         self.running = True
 
     def close(self) -> None:
-        """Stop."""
+        """Stop the thread and close the sockets."""
         if self.running:
             self.server.close()
 
     def keys_of(self, name: str) -> ActorKeys:
-        """An authorised actor's bundle."""
+        """Authorise an actor; returns its keys."""
         files.add(self.path, name)
-        files.bundle(self.path, name, self.path / "bundle.json")
+        files.export(self.path, name, self.path / "bundle.json")
         return read_key_file(self.path / "bundle.json")
 
 
-class Peer:
-    """A session without an environment, as far as the learner can tell an actor."""
+class Peer(SessionPeer):
+    """A session without an environment: it announces steps in heartbeats and sends no chunks."""
 
-    def __init__(self, context: Context, endpoint: str, bundle: ActorKeys | None = None) -> None:
-        self.client = DealerSocket(context, endpoint, MESSAGE_BYTES, bundle, watched=True)
-        self.sid = secrets.token_bytes(16)
-        self.produced = 0
-
-    def say(self, message: messages.Message) -> None:
-        """Send, once there is a connection."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while not self.client.send(codec.encode(message)):
-            assert time.monotonic() < deadline, "expected a connection"
-            time.sleep(0.01)
-
-    def classify_message(
-        self, kind: type[messages.Message] | UnionType, seconds: float = PATIENCE_SECONDS
-    ) -> messages.Message | None:
-        """The next message of a kind."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            parts = self.client.receive(0.05)
-            message = codec.decode(parts) if parts is not None else None
-            if isinstance(message, kind):
-                return message
-        return None
-
-    def join(self) -> None:
-        """Repeat the Hello until the learner answers it: a Hello may be lost with its connection."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while time.monotonic() < deadline:
-            self.say(hello(self.sid, produced=self.produced))
-            if self.classify_message(messages.Welcome, 2.0) is not None:
-                return
-        raise AssertionError(f"expected a Welcome within {PATIENCE_SECONDS:.0f} s")
-
-    def close(self) -> None:
-        """End the connection."""
-        self.client.close()
+    def __init__(self, context: Context, endpoint: str, keys: ActorKeys | None = None) -> None:
+        super().__init__(context, endpoint, keys, watched=True)
+        self.connect()
 
     def step(self, steps: int) -> None:
-        """Announce steps."""
+        """Announce further steps."""
         self.produced += steps
-        self.say(messages.Heartbeat(sid=self.sid, generation=3, produced=self.produced, stats={}))
+        self.send(
+            messages.Heartbeat(sid=self.sid, generation=self.generation, produced=self.produced, stats={})
+        )
 
     def refusal(self, seconds: float = PATIENCE_SECONDS) -> str | None:
-        """Why it is not let in, if that comes out in time."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            sentence = self.client.refusal()
-            if sentence is not None:
-                return sentence
-            self.client.receive(0.05)
-        return None
+        """Return the reason why the learner refuses this peer; None if there is none after the time."""
+        sentences: list[str] = []
+
+        def check() -> bool:
+            sentence = self.socket.refusal()
+            sentences.extend([] if sentence is None else [sentence])
+            return bool(sentences)
+
+        return sentences[0] if holds_within(check, seconds, lambda: self.receive(0.05)) else None

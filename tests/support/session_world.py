@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter, defaultdict, deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pytest
 
+import actor.connection
 import actor.session
 from actor.session import Session
 from common.config import Config
@@ -22,6 +23,8 @@ from common.protocol import codec, messages
 from learner.server.admission import Admission
 from learner.server.message_handler import MessageHandler
 from learner.server.rate_limit import Sender
+from learner.server.registry import Replies
+from learner.server.scheduler import AdmittedChunk
 from learner.verify_ledger import problems
 
 TURN_SECONDS = 0.25
@@ -109,7 +112,7 @@ class SimulatedActor:
         if play is None:
             return
         if session.sid == play.sid:
-            session.stepped(_LANES_STEPS)
+            session.count_steps(_LANES_STEPS)
             self.made_steps += _LANES_STEPS
             play.steps += _LANES_STEPS
         if session.sid != play.sid or session.generation != play.generation:
@@ -121,14 +124,17 @@ class SimulatedActor:
             self.play = None
 
 
-@dataclass(slots=True)
 class Learner:
     """One life of the learner."""
 
-    handler: MessageHandler
-    admission: Admission
-    outbox: list[tuple[bytes, messages.Message]]
-    batches: dict[int, list[tuple[bytes, int]]] = field(default_factory=lambda: defaultdict(list))
+    def __init__(self, admission: Admission) -> None:
+        self.admission = admission
+        self.outbox: Replies = []
+        self.batches: defaultdict[int, list[tuple[bytes, int]]] = defaultdict(list)
+        self.handler = MessageHandler(admission, self.outbox, self._submit)
+
+    def _submit(self, chunk: AdmittedChunk) -> None:
+        self.batches[chunk.batch].append((chunk.message.sid, chunk.message.offset))
 
 
 class World:
@@ -136,6 +142,7 @@ class World:
 
     def __init__(self, config: Config, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
         self.config, self.random, self.clock = config, random.Random(seed), Clock()
+        monkeypatch.setattr(actor.connection, "time", self.clock)
         monkeypatch.setattr(actor.session, "time", self.clock)
         monkeypatch.setattr(actor.session, "random", random.Random(seed))
         monkeypatch.setattr(lifecycle, "random", random.Random(seed))
@@ -154,13 +161,12 @@ class World:
     @property
     def connected(self) -> int:
         """Sessions that this life of the learner has heard from."""
-        seats = self.learner.admission.seats if self.learner is not None else ()
-        return sum(seat.peer is not None for seat in seats)
+        return len(self.learner.admission.registry.sessions.connected()) if self.learner is not None else 0
 
     def counted(self, sid: bytes) -> int:
         """Steps of a session in the ledger."""
         assert self.learner is not None
-        return self.learner.admission.ledger.accounts[sid].produced
+        return self.learner.admission.registry.ledger.accounts[sid].produced
 
     def keep_checkpoints(self, count: int) -> None:
         """Drop all but the first ones."""
@@ -180,16 +186,15 @@ class World:
             while len(self._checkpoints) > 1 and self.random.random() < 0.3:
                 self._checkpoints.pop()
             self.version, text = self._checkpoints[-1]
-            admission.restore(text, self.clock.now)
+            admission.registry.restore(text, self.clock.now)
         else:
             self.version = 0
         self.lives += 1
-        outbox: list[tuple[bytes, messages.Message]] = []
-        self.learner = Learner(MessageHandler(admission, outbox), admission, outbox)
+        self.learner = Learner(admission)
         self.requests.clear()
         for simulated in self.actors:
             simulated.wire.peer = None  # the system resets the connections of a process that ended
-        admission.open(self.version, self.clock.now)
+        admission.registry.open(self.version, self.clock.now)
 
     def crash(self) -> None:
         """kill -9."""
@@ -203,33 +208,29 @@ class World:
         for _ in range(min(messages_limit, len(self.requests))):
             peer, key, parts = self.requests.popleft()
             self.learner.handler.handle(Sender(peer, key), parts, now)
-        admission.tick(now)
-        admission.acknowledge()
-        for arrival in admission.arrivals:
-            self.learner.batches[arrival.batch].append((arrival.message.sid, arrival.message.offset))
-        admission.arrivals.clear()
+            self._answer(self.learner.outbox)
+            self.learner.outbox.clear()
+        admission.registry.tick(now)
+        self._answer(admission.registry.acknowledge())
         while len(self.learner.batches[self.version]) >= self.config.rollout.batch_chunks:
             batch = self.learner.batches.pop(self.version)
-            admission.settle(batch, "trained" if self.random.random() < 0.95 else "update_failed")
+            admission.registry.settle(batch, "trained" if self.random.random() < 0.95 else "update_failed")
             self.version += 1
             if self.random.random() < 0.3:
                 self.save()
-            admission.open(self.version, now)
-        self._answer(self.learner)
+            admission.registry.open(self.version, now)
 
     def save(self) -> None:
         """Write a checkpoint."""
         assert self.learner is not None
-        self._checkpoints.append((self.version, self.learner.admission.to_json(set())))
+        self._checkpoints.append((self.version, self.learner.admission.registry.to_json(set())))
 
-    def _answer(self, learner: Learner) -> None:
-        for peer, message in learner.outbox + learner.admission.replies:
+    def _answer(self, replies: Replies) -> None:
+        for peer, message in replies:
             connection = self._wires[peer]
             if connection.peer == peer and connection.owner.linked and not connection.owner.frozen:
                 connection.inbox.append(codec.encode(message))
                 connection.owner.gone = isinstance(message, messages.ByeAck)
-        learner.outbox.clear()
-        learner.admission.replies.clear()
 
     def finish(self) -> Counter[str]:
         """Let every actor leave and settle what is left; returns the sums of the ledger.
@@ -250,8 +251,8 @@ class World:
         assert self.learner is not None
         admission = self.learner.admission
         for batch in self.learner.batches.values():
-            admission.settle(batch, "stale")
-        totals, saved = admission.ledger.totals(), json.loads(admission.ledger.to_json())
+            admission.registry.settle(batch, "stale")
+        totals, saved = admission.registry.ledger.totals(), json.loads(admission.registry.ledger.to_json())
         return Counter(
             missing=sum(one.made_steps for one in self.actors) - totals.produced,
             in_flight=totals.in_flight,

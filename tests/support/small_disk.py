@@ -1,7 +1,7 @@
-"""`python -m tests.support.small_disk ...`: a witnessed learner whose run directory is a disk of its own.
+"""`python -m tests.support.small_disk ...`: `tests.support.witness` with a disk of its own as run directory.
 
-A memory file system of 4 MiB, mounted in a mount namespace that only this process sees; others reach it as
-/proc/PID/root. Needs no privilege where users may make namespaces.
+The disk is a memory file system of 4 MiB in a mount namespace of this process; other processes reach it
+as /proc/PID/root. It needs no privilege where users may create namespaces.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def mount(path: Path) -> bool:
 
 
 def possible(path: Path) -> bool:
-    """Whether it can be done here; tried in a child."""
+    """Try in a child whether this process may mount the disk."""
     child = os.fork()
     if child == 0:
         os._exit(0 if mount(path) else 1)

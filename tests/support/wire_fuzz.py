@@ -1,4 +1,4 @@
-"""Messages for tests: a first Hello, one of each kind, and seeded damage to those."""
+"""Messages for tests: a Hello, one message of each kind, and seeded damage to them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ CORPUS: list[m.Message] = [
         software="0.1.0",
         body=b'{"a": 1}',
     ),
-    m.Reject(code="lost", text="begin a new one"),
+    m.Reject(code="lost", text="start a new session"),
     m.ChunkMessage(
         sid=SID,
         generation=2,
@@ -70,7 +70,7 @@ CORPUS: list[m.Message] = [
 
 
 def hello(sid: bytes, generation: int = -1, base: int = 0, produced: int = 0) -> m.Hello:
-    """The first Hello of a session; `generation`, `base` and `produced` are those of one that comes back."""
+    """The Hello of a session; `generation`, `base` and `produced` are those of a session that returns."""
     return m.Hello(
         sid=sid,
         generation=generation,
@@ -84,7 +84,7 @@ def hello(sid: bytes, generation: int = -1, base: int = 0, produced: int = 0) ->
 
 
 def header_of(message: m.Message) -> dict[str, object]:
-    """The header fields of a message, as the wire carries them."""
+    """The header fields of a message, as they are sent."""
     return {f.name: getattr(message, f.name) for f in dataclasses.fields(message) if f.name != "body"}
 
 
@@ -95,7 +95,7 @@ def part(
     magic: bytes = b"OR",
     major: int = codec.PROTOCOL_MAJOR,
 ) -> bytes:
-    """A first part, honest or not; `header` is bytes or packed here."""
+    """A first part, valid or not; `header` is bytes, or is packed here."""
     packed = header if isinstance(header, bytes) else msgpack.packb(header)
     return struct.pack(">2sBBI", magic, major, kind, body_bytes) + packed
 
@@ -160,7 +160,7 @@ def mutant(message: m.Message, parts: Sequence[bytes], rng: random.Random) -> li
         case 0:  # anywhere
             at = rng.randrange(len(out))
             out[at] = mutated(out[at], rng)
-        case 1:  # behind an intact preamble
+        case 1:  # after an intact preamble
             out[0] = out[0][:8] + mutated(out[0][8:], rng)
         case 2:  # the preamble
             out[0] = mutated(out[0][:8], rng)[:8].ljust(8, b"\0") + out[0][8:]
@@ -174,7 +174,7 @@ def mutant(message: m.Message, parts: Sequence[bytes], rng: random.Random) -> li
 
 
 def mutant_chunk(message: m.ChunkMessage, rng: random.Random) -> m.ChunkMessage:
-    """A chunk whose header is in order, and whose sizes, streams or values are not."""
+    """A chunk with a valid header and damaged sizes, streams or values."""
     blocks = [message.body[: message.observation_bytes], message.body[message.observation_bytes :]]
     truncations, length = message.truncations, None
     at = rng.randrange(2)

@@ -1,7 +1,7 @@
 """`python -m tests.support.witness`, a learner whose training data is recorded.
 
-A line per update goes to TRAINED_FILE: time, generation, version, and per lane the steps by the names that
-`counted` gave them. With CHAOS_* in its environment it is also made to suffer.
+It writes a line per update to TRAINED_FILE: time, generation, version, and for each lane the steps that
+`counted` identified. Variables CHAOS_* inject faults: slow updates, slow writes, a stalled network thread.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any
 
 from learner import __main__ as learner
 from learner import watchdog
-from learner.server.admission import Admission
+from learner.server.registry import SessionRegistry
 from learner.training.trainer import Trainer
 
 _train = Trainer._train
-_tick = Admission.tick
+_tick = SessionRegistry.tick
 _fsync = os.fsync
 
 
@@ -39,19 +39,19 @@ def _witnessed(self: Trainer, chunks: Any, joined: Any) -> Any:
             "version": self.progress.version,
             "lanes": lanes,
         }
-        with open(os.environ["TRAINED_FILE"], "a") as file:  # noqa: PTH123  # what is written survives a kill
+        with open(os.environ["TRAINED_FILE"], "a") as file:  # noqa: PTH123  # written lines survive a kill
             file.write(json.dumps(row) + "\n")
     return report
 
 
-def _wedged(self: Admission, now: float) -> None:
-    if self.credit.version >= 20:
+def _wedged(self: SessionRegistry, now: float) -> None:
+    if self.scheduler.version >= 20:
         threading.Event().wait()
     _tick(self, now)
 
 
 def _slow_fsync(descriptor: int) -> None:
-    time.sleep(float(os.environ["CHAOS_FSYNC_SECONDS"]))  # a checkpoint is being written for that long
+    time.sleep(float(os.environ["CHAOS_FSYNC_SECONDS"]))  # lengthens the writing of a checkpoint
     _fsync(descriptor)
 
 
@@ -60,7 +60,7 @@ if __name__ == "__main__":
     if "CHAOS_WEDGE_SECONDS" in os.environ:
         end_seconds = float(os.environ["CHAOS_WEDGE_SECONDS"])
         watchdog.STALL_LIMITS["network"] = watchdog.StallLimits(end_seconds / 4, end_seconds)
-        Admission.tick = _wedged  # type: ignore[method-assign]
+        SessionRegistry.tick = _wedged  # type: ignore[method-assign]
     if "CHAOS_FSYNC_SECONDS" in os.environ:
-        os.fsync = _slow_fsync  # type: ignore[assignment]  # we sync descriptors alone
+        os.fsync = _slow_fsync  # type: ignore[assignment]  # the product passes descriptors only
     sys.exit(learner.main())

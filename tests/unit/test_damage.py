@@ -1,4 +1,4 @@
-"""Files that a user hands us, cut or with flipped bits: used whole, or refused in one sentence."""
+"""A file that was cut or has flipped bits is refused in one sentence."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ PARTS = 64
 
 
 def damaged(intact: bytes) -> Iterator[tuple[str, bytes]]:
-    """Cut at, and with a bit flipped in, each 1/64 of its length; emptied, and with a byte more."""
+    """The content cut at, and with a bit flipped in, each 1/64 of its length; and with one more byte."""
     rng = random.Random(0)
-    yield "one byte more", intact + b"\0"
+    yield "one more byte", intact + b"\0"
     for number in range(PARTS):
         start, stop = number * len(intact) // PARTS, (number + 1) * len(intact) // PARTS
         yield f"cut at {number}/64", intact[:start]
@@ -44,32 +44,32 @@ def written_config(directory: Path) -> Path:
     return path
 
 
-def written_epoch(directory: Path) -> Path:
+def written_generation(directory: Path) -> Path:
     with RunDirectory(directory, resume=True) as run:
         run.begin(None)
     return directory / "generation"
 
 
-def next_epoch(path: Path) -> object:
+def next_generation(path: Path) -> object:
     with RunDirectory(path.parent, resume=True) as run:
         return run.begin(None)
 
 
-def written_bundle(directory: Path) -> Path:
+def written_key_file(directory: Path) -> Path:
     files.initialise(directory / "keys")
     files.add(directory / "keys", "alice")
-    files.bundle(directory / "keys", "alice", directory / "alice.json")
+    files.export(directory / "keys", "alice", directory / "alice.json")
     return directory / "alice.json"
 
 
-# A file, how it is read, what its reader may raise, and whether another value may be read from a damaged one:
-# a checkpoint carries a digest, while in plain text a digit may turn into another digit.
+# For each file: its writer, its reader, the reader's exception, and whether a damaged file may give another
+# value. A checkpoint has a digest; in plain text a digit may become another digit.
 Reader = Callable[[Path], object]
 FILES: dict[str, tuple[Callable[[Path], Path], Reader, type[Exception], bool]] = {
     "checkpoint": (written_checkpoint, checkpoint.load, CheckpointError, False),
     "config.json": (written_config, lambda path: read_config(path.parent), Fatal, True),
-    "generation": (written_epoch, next_epoch, CheckpointError, True),
-    "key bundle": (written_bundle, read_key_file, KeysError, False),
+    "generation": (written_generation, next_generation, CheckpointError, True),
+    "key file": (written_key_file, read_key_file, KeysError, False),
 }
 
 
@@ -94,7 +94,7 @@ def test_a_damaged_file_is_refused_in_one_sentence(name: str, tmp_path: Path) ->
 
 
 def test_a_damaged_checkpoint_is_skipped_wherever_the_damage_is(tmp_path: Path) -> None:
-    """The one before it is used."""
+    """The checkpoint before it is used."""
     checkpoint.save(tmp_path, 1, sample(1))
     path = checkpoint.save(tmp_path, 2, sample(2))
     for what, data in damaged(path.read_bytes()):

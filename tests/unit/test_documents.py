@@ -30,7 +30,7 @@ SCRIPTS = PROJECT["project"]["scripts"]
 COMMANDS = {
     "actor",
     "common.doctor",
-    "common.keys.files",
+    "common.keys",
     "learner",
     "learner.evaluate",
     "learner.plot",

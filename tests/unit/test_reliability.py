@@ -1,4 +1,4 @@
-"""The page of reliability says what the artefacts say, and no more."""
+"""The reliability page shows the stored results and nothing else."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ MUTATED = {"cases": 12_500, "outcomes": {"size": 2}}
 
 
 def row(page: str, start: str) -> list[str]:
-    """The cells of the table's row that starts so."""
+    """The cells of the table row that starts with a text."""
     line = next(line for line in page.splitlines() if line.startswith(f"| {start}"))
     return [cell.strip() for cell in line.strip("|").split("|")]
 

@@ -1,4 +1,4 @@
-"""A skipped test is a failure in CI unless the list names it with a reason."""
+"""A skipped test is a failure in CI, unless the list names it with a reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the product's source never does, whatever it reads: run code, or unpickle."""
+"""The product does not run or unpickle what it reads."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ MODULES = {
 }
 BUILTINS = {"eval", "exec", "compile", "__import__"}
 METHODS = {"recv_pyobj", "send_pyobj", "literal_eval", "system", "popen", "run_path", "run_module"}
-FLAGS = {"shell", "allow_pickle"}  # in any call, unless plainly False
+FLAGS = {"shell", "allow_pickle"}  # in any call, unless literally False
 
 
 def faults(source: str) -> list[str]:
-    """Every forbidden import or call in a source text."""
+    """The forbidden imports and calls in a source text."""
     found = []
     for node in ast.walk(ast.parse(source)):
         match node:

@@ -1,4 +1,4 @@
-"""Every former test has a tier or a successor."""
+"""A former test is traced to its tier today, or to its successor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The lowest versions that pyproject.toml allows are known, so that they can be tested."""
+"""The lowest versions that pyproject.toml allows can be installed and tested."""
 
 from __future__ import annotations
 

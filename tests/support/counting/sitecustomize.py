@@ -1,7 +1,7 @@
-"""Counts emulator steps where they happen, apart from Outrider's own books.
+"""Counts emulator steps in the process that makes them, independently of the ledger.
 
-On the path of a child process, Python imports this module first. Each process, forked or started, keeps
-its count in a mapped file, which outlives a kill.
+Python imports this module at the start of each process that has its directory on the path. Each process,
+forked or started, keeps its count in a mapped file, which outlives a kill.
 """
 
 import mmap

@@ -1,4 +1,4 @@
-"""What an actor does before its first chunk; a fleet of them starts at a time, on few cores."""
+"""What an actor imports, loads and resets before its first chunk."""
 
 from __future__ import annotations
 
@@ -14,23 +14,25 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from actor.metrics import Phases
+from actor.metrics import PHASES
 from actor.service import Actor, PlayingState
 from common.config import Config, EnvConfig, PPOConfig, RNDConfig, RolloutConfig
+from common.phase_timer import PhaseTimer
 from common.protocol.chunk import WARMUP_VERSION
 from common.spaces import Spaces
 from tests.support.probe_envs import Array, Loop, Probe
 from tests.support.processes import PATIENCE_SECONDS
 
 T, B = 4, 2
-# What only the learner needs, and torch's compiler, whose own needs are not in the image of an actor.
+# Modules of the learner alone, and PyTorch's compiler, whose requirements are not in an actor's image.
 HEAVY = {"matplotlib", "tensorboard", "tyro", "imageio", "torch._dynamo", "torch._inductor"}
 
-PLAYS = """
+PLAY = """
 import sys
 from actor import build
 from common.model.bonus import BonusModel
-from actor.metrics import Phases
+from actor.metrics import PHASES
+from common.phase_timer import PhaseTimer
 from actor.rollout import Rollout
 from common import envs
 from common.config import Config, EnvConfig, RolloutConfig
@@ -42,11 +44,11 @@ from common.rng import RngKey
 rollout = RolloutConfig(steps=4, lanes=2, batch_lanes=2)
 config = Config(precision="bfloat16", env=EnvConfig(id="CartPole-v1"), rollout=rollout)
 env = envs.make(config.env, 2)
-intrinsic = BonusModel(env.spaces, config, make_target(env.spaces, config.network, 1).state_dict())
-rollout = Rollout(env, env.spaces, config.rollout, Phases())
+bonus_model = BonusModel(env.spaces, config, make_target(env.spaces, config.network, 1).state_dict())
+rollout = Rollout(env, env.spaces, config.rollout, PhaseTimer(PHASES))
 rollout.reset(RngKey(1, 0, 0, False))
 chunk = rollout.collect(Policy(env.spaces, config), lambda: True)
-chunk.bonus[:] = intrinsic.compute_bonus(chunk.observation[1:])
+chunk.bonus[:] = bonus_model.compute_bonus(chunk.observation[1:])
 codec.pack(chunk)
 print(*sys.modules)
 """
@@ -55,7 +57,7 @@ print(*sys.modules)
 def test_playing_imports_no_compiler_and_nothing_of_the_learner() -> None:
     """Each costs every actor of a fleet processor time and memory."""
     done = subprocess.run(
-        [sys.executable, "-c", PLAYS], capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=True
+        [sys.executable, "-c", PLAY], capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=True
     )
     modules = set(done.stdout.split())
     assert "actor.service" in modules
@@ -64,7 +66,7 @@ def test_playing_imports_no_compiler_and_nothing_of_the_learner() -> None:
 
 @pytest.fixture
 def built(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[PlayingState, list[int]]]:
-    """A player of Pong, and the number of lanes of each emulator that was made for it."""
+    """The playing state of Pong, and the number of lanes of each emulator that was made for it."""
     made: list[int] = []
     make: Callable[..., ale_py.AtariVectorEnv] = ale_py.AtariVectorEnv
 
@@ -87,23 +89,23 @@ def built(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[PlayingState, list[
         rnd=RNDConfig(enabled=False, warmup_steps=0),
     )
     nothing = SimpleNamespace()
-    actor = Actor(nothing, nothing, nothing, threading.Event(), Phases(), lambda stats: None)  # type: ignore[arg-type]
-    player = actor._build(SimpleNamespace(body=config.to_json().encode()))  # type: ignore[arg-type]
-    assert player is not None
-    yield player, made
-    player.rollout._env.close()
+    actor = Actor(nothing, nothing, nothing, threading.Event(), PhaseTimer(PHASES), lambda stats: None)  # type: ignore[arg-type]
+    state = actor._build(SimpleNamespace(body=config.to_json().encode()))  # type: ignore[arg-type]
+    assert state is not None
+    yield state, made
+    state.rollout._env.close()
 
 
 def test_a_game_is_loaded_once_per_lane(built: tuple[PlayingState, list[int]]) -> None:
-    """Loading costs as much as a thousand steps, so the lanes themselves say what they show and accept."""
-    player, made = built
-    assert player.spaces == Spaces((84, 84), 4, 6)
+    """Loading costs as much as a thousand steps, so the environment itself reports its spaces."""
+    state, made = built
+    assert state.spaces == Spaces((84, 84), 4, 6)
     assert made == [B]
 
 
 @dataclass
 class Seeded(Probe):
-    """Remembers the seeds of each reset."""
+    """Records the seeds of each reset."""
 
     resets: list[list[int]] = field(default_factory=list)
 
@@ -114,7 +116,7 @@ class Seeded(Probe):
 
 @pytest.mark.parametrize("warmup_chunks", [0, 1, 3])
 def test_lanes_are_seeded_once_for_random_play_and_once_for_training(warmup_chunks: int) -> None:
-    """The emulator loads its game anew for every seed."""
+    """The emulator loads its game again for every seed."""
     config = Config(
         precision="float32",
         total_steps=3 * T * B,
@@ -132,9 +134,9 @@ def test_lanes_are_seeded_once_for_random_play_and_once_for_training(warmup_chun
 
 
 def test_the_console_script_ends_by_the_same_path_as_the_module() -> None:
-    """Both end without taking torch apart, and with the same exit code."""
+    """Both skip PyTorch's teardown and have the same exit code."""
     usage = ["--learner", "nowhere"]
-    script = "import atexit, sys; from actor.__main__ import main; atexit.register(print, 'taken apart')"
+    script = "import atexit, sys; from actor.__main__ import main; atexit.register(print, 'teardown')"
     ended = [
         subprocess.run([sys.executable, *start, *usage], capture_output=True, text=True, timeout=60)
         for start in (["-m", "actor"], ["-c", f"{script}; sys.exit(main())"])

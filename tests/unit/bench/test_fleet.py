@@ -1,4 +1,4 @@
-"""Fake actors speak the protocol, and their own count of steps agrees with the learner's books."""
+"""Fake actors speak the protocol, and their count of steps agrees with the learner's ledger."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 
 from common.config import Config, EnvConfig, RNDConfig, RolloutConfig
 from tests.bench.intake import Intake
-from tests.support.fake_fleet import FakeFleet, Recording, Report, record
-from tests.support.processes import PATIENCE_SECONDS
+from tests.support.fake_fleet import FakeFleet, FleetReport, Recording, record
+from tests.support.processes import wait_until
 
 ACTORS, LANES = 5, 4
 ROLLOUT = RolloutConfig(steps=8, lanes=1, batch_lanes=LANES)
@@ -37,25 +37,23 @@ def intake(endpoint: str) -> Iterator[Intake]:
 
 
 def play(fleet: FakeFleet, intake: Intake, chunks: int, opens: bool = True) -> None:
-    """Until so many chunks were settled; the first credit is given once everybody has a seat."""
-    goal, deadline = intake.chunks + chunks, time.monotonic() + PATIENCE_SECONDS
-    while not all(actor.session.joined for actor in fleet.actors):
-        assert time.monotonic() < deadline
-        fleet.turn()
+    """Run the fleet until so many chunks are settled; credit is given once every actor has joined."""
+    target = intake.chunks + chunks
+    wait_until(
+        lambda: all(actor.session.joined for actor in fleet.actors), "sessions", between=fleet.poll_once
+    )
     if opens:
         intake.open()
-    while intake.chunks < goal:
-        assert time.monotonic() < deadline
-        fleet.turn()
+    wait_until(lambda: intake.chunks >= target, f"{chunks} chunks", between=fleet.poll_once)
 
 
-def test_every_step_of_every_fake_actor_is_in_the_books(
+def test_the_ledger_has_every_step_of_every_fake_actor(
     endpoint: str, intake: Intake, recordings: list[Recording]
 ) -> None:
     with FakeFleet(endpoint, ACTORS, recordings) as fleet:
         play(fleet, intake, 40)
         report = fleet.leave()
-    totals = intake.close_books()
+    totals = intake.close_ledger()
     accounts = json.loads(json.loads(intake.server.accounting())["ledger"])["accounts"]
     assert {sid: produced for sid, (produced, *_) in accounts.items()} == report.made
     assert totals.imbalance == totals.in_flight == 0
@@ -65,16 +63,16 @@ def test_every_step_of_every_fake_actor_is_in_the_books(
     assert chunks - ACTORS <= len(report.ack_seconds) <= chunks  # ByeAck may answer a session's last one
 
 
-def test_who_reconnects_sends_again_and_nothing_is_counted_twice(
+def test_an_actor_that_reconnects_sends_again_and_nothing_is_counted_twice(
     endpoint: str, intake: Intake, recordings: list[Recording]
 ) -> None:
     with FakeFleet(endpoint, ACTORS, recordings) as fleet:
         play(fleet, intake, 12)
         for actor in fleet.actors[:2]:
-            actor.session._reconnect()
+            actor.session.reconnect()
         play(fleet, intake, 12, opens=False)
         report = fleet.leave()
-    totals = intake.close_books()
+    totals = intake.close_ledger()
     assert report.reconnects == 2 and len(report.made) == ACTORS
     assert totals.produced == sum(report.made.values())
     assert totals.imbalance == 0
@@ -87,11 +85,11 @@ def test_a_rate_is_not_exceeded(endpoint: str, recordings: list[Recording]) -> N
         play(fleet, intake, chunks)
         seconds = time.monotonic() - start
         fleet.leave()
-    waited = chunks - 2 * ROLLOUT.batch_chunks  # what a stall left unused counts for one batch
+    waited = chunks - 2 * ROLLOUT.batch_chunks  # one batch may use the allowance that a stall left
     assert seconds > waited / rate
 
 
 def test_reports_of_several_processes_add_up() -> None:
-    one, other = Report({"a": 3}, [0.1], 1, 0), Report({"b": 4}, [0.2], 2, 5)
-    assert one + other == Report({"a": 3, "b": 4}, [0.1, 0.2], 3, 5)
-    assert sum((one, other), Report()) == one + other
+    one, other = FleetReport({"a": 3}, [0.1], 1, 0), FleetReport({"b": 4}, [0.2], 2, 5)
+    assert one + other == FleetReport({"a": 3, "b": 4}, [0.1, 0.2], 3, 5)
+    assert sum((one, other), FleetReport()) == one + other

@@ -1,4 +1,4 @@
-"""The benchmarks' own configuration."""
+"""The configuration of the benchmarks stays the same."""
 
 from __future__ import annotations
 

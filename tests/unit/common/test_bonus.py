@@ -1,8 +1,8 @@
-"""Novelty: the bonus falls on what was seen, and only there.
+"""Novelty: the bonus falls on observations that were seen, and on no others.
 
 Two clusters of vectors, each near a plane of its own. The predictor learns from samples of one
-cluster with a few of the other among them; both are rated on samples it never saw. Ranking alone
-shows nothing: whitened with the statistics of one cluster, the other is large to any network.
+cluster with a few of the other among them; the bonus of both is computed on samples it never saw. A
+ranking alone shows nothing: whitened with the statistics of one cluster, the other is large to any network.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def cluster(rng: np.random.Generator) -> Callable[[int], np.ndarray]:
 
 @cache
 def bonuses(foreign: int, steps: int, scale: float, whitened: bool = True) -> tuple[Tensor, Tensor]:
-    """Of unseen samples of the familiar and of the novel cluster, [HELD_OUT] each.
+    """The bonuses of unseen samples of the familiar and of the novel cluster, [HELD_OUT] each.
 
     Args:
         foreign: how many of the training samples come from the novel cluster.

@@ -1,4 +1,4 @@
-"""The owner's end of a fork server, without a server."""
+"""The owner's end of a forked process, without a server."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from common.process import fork_server
-from common.process.fork_server import Forked
+from common.process.fork_server import ForkedProcess
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def test_a_signal_waits_a_bounded_time_for_the_fork(
     pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fork_server, "_FORK_SECONDS", 0.0)
-    child = Forked(pipe[0])
+    child = ForkedProcess(pipe[0])
     child.terminate()
     assert not child.forked and child.poll() is None
     os.write(pipe[1], struct.pack("=i", os.getpid()))
@@ -34,6 +34,6 @@ def test_a_signal_waits_a_bounded_time_for_the_fork(
 
 
 def test_a_child_whose_server_ended_before_the_fork_has_an_internal_error(pipe: tuple[int, int]) -> None:
-    child = Forked(pipe[0])
+    child = ForkedProcess(pipe[0])
     os.close(pipe[1])
     assert child.pid is None and child.returncode == child.wait() == 70 and not child.forked

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from common.keys import files
+from common.keys import __main__, files
 from common.keys.curve import KeyPair
 from common.keys.files import KeyDirectory, KeysError, read_key_file
 
@@ -52,7 +52,7 @@ def test_nobody_else_can_read_or_enter_what_is_written(tmp_path: Path) -> None:
         path = tmp_path / "keys"
         files.initialise(path)
         files.add(path, "alice")
-        files.bundle(path, "alice", tmp_path / "alice.json")
+        files.export(path, "alice", tmp_path / "alice.json")
     finally:
         os.umask(earlier)
     folders = [path, path / "authorised", path / "secrets"]
@@ -61,14 +61,14 @@ def test_nobody_else_can_read_or_enter_what_is_written(tmp_path: Path) -> None:
     assert len(written) == 4 and {mode(file) for file in written} == {0o600}
 
 
-def test_a_bundle_holds_the_learners_public_key_and_the_pair_of_an_authorised_actor(
+def test_a_key_file_holds_the_learners_public_key_and_the_pair_of_an_authorised_actor(
     directory: Path, tmp_path: Path
 ) -> None:
-    files.bundle(directory, "alice", tmp_path / "a.json")
-    bundle, opened = read_key_file(tmp_path / "a.json"), KeyDirectory.open(directory)
-    assert bundle.learner == opened.pair.public
-    assert opened.authorised()[0][bundle.pair.public] == bundle.name == "alice"
-    assert bundle.pair.fits() and opened.pair.secret not in (tmp_path / "a.json").read_text()
+    files.export(directory, "alice", tmp_path / "a.json")
+    keys, opened = read_key_file(tmp_path / "a.json"), KeyDirectory.open(directory)
+    assert keys.learner == opened.pair.public
+    assert opened.authorised()[0][keys.pair.public] == keys.name == "alice"
+    assert keys.pair.matches() and opened.pair.secret not in (tmp_path / "a.json").read_text()
 
 
 def test_making_and_adding_again_change_nothing(directory: Path) -> None:
@@ -81,7 +81,7 @@ def test_a_revoked_actor_is_forgotten_and_the_others_are_not(directory: Path) ->
     files.revoke(directory, "bob")
     assert names(directory) == {"alice"}
     assert "(alice), got 'bob'" in sentence(lambda: files.revoke(directory, "bob"))
-    assert "got 'bob'" in sentence(lambda: files.bundle(directory, "bob", directory / "b.json"))
+    assert "got 'bob'" in sentence(lambda: files.export(directory, "bob", directory / "b.json"))
 
 
 def test_an_actor_whose_file_is_damaged_can_be_revoked_and_added_again(directory: Path) -> None:
@@ -109,10 +109,10 @@ def test_a_name_that_is_no_file_name_is_refused(directory: Path, name: str) -> N
 def test_a_secret_that_others_may_read_or_write_is_refused(
     directory: Path, tmp_path: Path, open_to: int
 ) -> None:
-    bundle = tmp_path / "a.json"
-    files.bundle(directory, "alice", bundle)
+    key_file = tmp_path / "a.json"
+    files.export(directory, "alice", key_file)
     for path, read in (
-        (bundle, lambda: read_key_file(bundle)),
+        (key_file, lambda: read_key_file(key_file)),
         (directory / "learner.json", lambda: KeyDirectory.open(directory)),
     ):
         path.chmod(open_to)
@@ -133,12 +133,12 @@ def test_absent_files_and_directories_are_named(directory: Path, tmp_path: Path)
     assert "authorised" in sentence(opened.authorised)
 
 
-def test_a_damaged_bundle_is_refused_in_a_sentence_that_shows_nothing_of_it(
+def test_a_damaged_key_file_is_refused_in_a_sentence_that_shows_nothing_of_it(
     directory: Path, tmp_path: Path
 ) -> None:
     """Every bit flipped that a reader would notice, and every cut at 1/64 of the length."""
     path = tmp_path / "a.json"
-    files.bundle(directory, "alice", path)
+    files.export(directory, "alice", path)
     whole, read = path.read_bytes(), read_key_file(path)
     flips = [whole[:n] + bytes([whole[n] ^ 1 << n % 8]) + whole[n + 1 :] for n in range(len(whole) - 1)]
     cuts = [whole[: len(whole) * part // 64] for part in range(64)]
@@ -146,7 +146,7 @@ def test_a_damaged_bundle_is_refused_in_a_sentence_that_shows_nothing_of_it(
     for data in [*flips, *cuts, b"[]", b"null", b'"a"', b"[" * 4000, b"\xff" * 100, bytes(5000)]:
         path.write_bytes(data)
         try:
-            assert read_key_file(path) == read, "damage went unseen"
+            assert read_key_file(path) == read, "the damage was not detected"
         except KeysError as error:
             refused += 1
             assert len(str(error).splitlines()) == 1
@@ -157,16 +157,16 @@ def test_a_damaged_bundle_is_refused_in_a_sentence_that_shows_nothing_of_it(
 def test_halves_of_different_pairs_are_refused(directory: Path, tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     for change in ({"public": KeyPair.new().public}, {"secret": KeyPair.new().secret}, {"secret": "short"}):
-        files.bundle(directory, "alice", path)
+        files.export(directory, "alice", path)
         rewrite(path, **change)
         assert "halves" in sentence(lambda: read_key_file(path))
 
 
 def test_one_damaged_file_keeps_out_its_own_actor_alone(directory: Path) -> None:
     (directory / "authorised" / "bob.json").write_text("{}")
-    found, complaints = KeyDirectory.open(directory).authorised()
+    found, errors = KeyDirectory.open(directory).authorised()
     assert set(found.values()) == {"alice"}
-    assert len(complaints) == 1 and "bob.json" in complaints[0]
+    assert len(errors) == 1 and "bob.json" in errors[0]
 
 
 @pytest.mark.parametrize("shown_bytes", [0, 1, 40, -2])
@@ -176,9 +176,9 @@ def test_a_key_file_that_is_being_copied_keeps_the_key_that_its_name_had(
     opened, file = KeyDirectory.open(directory), directory / "authorised" / "bob.json"
     before, _ = opened.authorised()
     file.write_bytes(file.read_bytes()[:shown_bytes])
-    during, complaints = opened.authorised(before)
+    during, errors = opened.authorised(before)
     assert during == before
-    assert len(complaints) == 1 and "bob.json" in complaints[0]
+    assert len(errors) == 1 and "bob.json" in errors[0]
     file.unlink()
     assert opened.authorised(during) == ({key: name for key, name in before.items() if name == "alice"}, [])
 
@@ -192,9 +192,9 @@ def test_a_key_file_that_was_replaced_gives_its_name_the_new_key_alone(directory
     file.write_bytes(whole[:40])
     during, _ = opened.authorised(before)
     file.write_bytes(whole)
-    after, complaints = opened.authorised(during)
+    after, errors = opened.authorised(during)
     assert during == before
-    assert sorted(after.values()) == ["alice", "bob"] and after.keys() != before.keys() and complaints == []
+    assert sorted(after.values()) == ["alice", "bob"] and after.keys() != before.keys() and errors == []
 
 
 def test_half_a_file_under_way_is_not_read(directory: Path) -> None:
@@ -203,32 +203,42 @@ def test_half_a_file_under_way_is_not_read(directory: Path) -> None:
 
 
 def test_secrets_do_not_show_when_printed(directory: Path, tmp_path: Path) -> None:
-    files.bundle(directory, "alice", tmp_path / "a.json")
-    bundle, opened = read_key_file(tmp_path / "a.json"), KeyDirectory.open(directory)
-    shown = f"{bundle!r} {bundle} {opened!r} {opened}"
-    assert bundle.pair.secret not in shown and opened.pair.secret not in shown
-    assert bundle.pair.public in shown
+    files.export(directory, "alice", tmp_path / "a.json")
+    keys, opened = read_key_file(tmp_path / "a.json"), KeyDirectory.open(directory)
+    shown = f"{keys!r} {keys} {opened!r} {opened}"
+    assert keys.pair.secret not in shown and opened.pair.secret not in shown
+    assert keys.pair.public in shown
 
 
-def test_the_command_does_all_of_it_and_complains_in_one_sentence(
+def test_the_command_does_all_of_it_and_reports_each_error_in_one_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
 
     def run(*argv: str) -> int:
         monkeypatch.setattr("sys.argv", ["keys", *argv])
-        return files.main()
+        return __main__.main()
 
     assert run("add", "alice") == 78
     assert capsys.readouterr().err.startswith("keys: expected the key file keys/learner.json")
     assert run("init") == run("add", "alice") == run("add", "bob") == run("revoke", "bob") == 0
-    assert run("bundle", "alice", "-o", "a.json") == 0
+    assert run("export", "alice", "-o", "a.json") == 0
     assert run("list") == 0
-    said = capsys.readouterr()
+    shown = capsys.readouterr()
     secrets = [json.loads(file.read_text()).get("secret") for file in tmp_path.rglob("*.json")]
     assert len([secret for secret in secrets if secret]) == 3
-    assert not any(secret in said.out + said.err for secret in secrets if secret)
-    assert read_key_file(Path("a.json")).pair.public in said.out
-    assert run("bundle", "alice", "-o", "no/where.json") == 78
+    assert not any(secret in shown.out + shown.err for secret in secrets if secret)
+    assert read_key_file(Path("a.json")).pair.public in shown.out
+    assert run("export", "alice", "-o", "no/where.json") == 78
     assert run("add") == run("shout") == run() == 2
     assert all(line.startswith("keys: ") for line in capsys.readouterr().err.splitlines())
+
+
+def test_bundle_is_an_alias_of_export(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for command in ("export", "bundle"):
+        argv = ["keys", command, "alice", "-o", str(tmp_path / command), "--keys", str(directory)]
+        monkeypatch.setattr("sys.argv", argv)
+        assert __main__.main() == 0
+    assert read_key_file(tmp_path / "export") == read_key_file(tmp_path / "bundle")

@@ -10,14 +10,14 @@ from tests.support.processes import PATIENCE_SECONDS
 _CODE = """
 import atexit
 from common.process.lifecycle import leave
-atexit.register(print, "taken apart")
-print("said", end="")
+atexit.register(print, "teardown")
+print("output", end="")
 leave(75)
 """
 
 
-def test_a_process_that_leaves_has_written_its_output_and_takes_nothing_apart() -> None:
+def test_a_process_that_leaves_flushes_its_output_and_skips_the_teardown() -> None:
     ended = subprocess.run(
         [sys.executable, "-c", _CODE], capture_output=True, text=True, timeout=PATIENCE_SECONDS
     )
-    assert (ended.returncode, ended.stdout) == (75, "said")
+    assert (ended.returncode, ended.stdout) == (75, "output")

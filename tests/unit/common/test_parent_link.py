@@ -1,4 +1,4 @@
-"""The ties between an actor and its parent, in a process with many open descriptors."""
+"""The link between an actor and its parent, in a process with many open descriptors."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def test_notes_pass_over_descriptors_that_select_refuses(
 ) -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     child = Child(5, [], socket=ours)
-    collector, told = FleetCollector(), list[tuple[int, dict[str, float]]]()
-    monkeypatch.setattr(collector, "update", lambda number, stats: told.append((number, stats)))
+    collector, updates = FleetCollector(), list[tuple[int, dict[str, float]]]()
+    monkeypatch.setattr(collector, "update", lambda number, stats: updates.append((number, stats)))
     children = cast(ChildProcesses, type("Owner", (), {"children": [child]})())
     fleet = Fleet(children, cast(Weights, None), tmp_path, collector)
     parent = ParentLink(theirs.detach())
     descriptor = parent.fileno()
     assert descriptor is not None and min(descriptor, ours.fileno()) >= SELECT_DESCRIPTORS
     parent.send({"stats": {"steps": 7.0}})
-    fleet._serve(Event())
-    assert told == [(5, {"steps": 7.0})]
+    fleet.serve_notes(Event())
+    assert updates == [(5, {"steps": 7.0})]
     answer: dict[str, Any] = {"have": "bundle", "path": None}
     ours.send(b'{"have": "bundle", "path": null}')
     assert parent.receive(60.0) == answer

@@ -1,4 +1,4 @@
-"""Acting: how actions are drawn, and what is said about them."""
+"""The acting policy: how actions are drawn, and the log-probabilities that it returns."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CONFIG = Config(precision="float32", rollout=RolloutConfig(steps=4, lanes=2, bat
 
 
 def bundle(spaces: Spaces, logit_bias: torch.Tensor, mean: float = 0.0, std: float = 1.0) -> Bundle:
-    """Fresh weights whose logits are about `logit_bias`."""
+    """New weights whose logits are about `logit_bias`."""
     state = make_policy(spaces, CONFIG.network, 3).state_dict()
     state["logits.bias" if spaces.is_image else "actor.4.bias"] = logit_bias
     shape = spaces.observation
@@ -29,9 +29,9 @@ def bundle(spaces: Spaces, logit_bias: torch.Tensor, mean: float = 0.0, std: flo
 
 def policy(spaces: Spaces = SPACES, **statistics: float) -> Policy:
     """A policy with unequal action probabilities."""
-    made = Policy(spaces, CONFIG)
-    made.load(bundle(spaces, torch.linspace(-2.0, 1.0, spaces.actions), **statistics))
-    return made
+    acting = Policy(spaces, CONFIG)
+    acting.load(bundle(spaces, torch.linspace(-2.0, 1.0, spaces.actions), **statistics))
+    return acting
 
 
 def stacks(rows: int) -> np.ndarray:
@@ -39,17 +39,17 @@ def stacks(rows: int) -> np.ndarray:
     return np.random.default_rng(0).normal(size=(rows, 1, 5)).astype(np.float32)
 
 
-def log_probs(made: Policy, stack: np.ndarray) -> np.ndarray:
-    """Of every action, [B, actions]."""
-    return torch.log_softmax(made.parameters(stack), 1).numpy()
+def log_probs(acting: Policy, stack: np.ndarray) -> np.ndarray:
+    """The log-probability of every action, [B, actions]."""
+    return torch.log_softmax(acting.parameters(stack), 1).numpy()
 
 
 def gaussian() -> Policy:
-    """Means -1, 0.5, 4 and deviations e^-2, 1, e^1, about."""
-    made, blank = Policy(TORQUES, CONFIG), bundle(TORQUES, torch.tensor([-1.0, 0.5, 4.0]))
+    """A policy with means of about -1, 0.5 and 4, and deviations of about e^-2, 1 and e."""
+    acting, blank = Policy(TORQUES, CONFIG), bundle(TORQUES, torch.tensor([-1.0, 0.5, 4.0]))
     blank.tensors["policy.log_std"] = torch.tensor([-2.0, 0.0, 1.0])
-    made.load(blank)
-    return made
+    acting.load(blank)
+    return acting
 
 
 def test_log_probs_are_a_distribution() -> None:
@@ -59,20 +59,20 @@ def test_log_probs_are_a_distribution() -> None:
 
 def test_actions_are_drawn_as_often_as_they_are_likely() -> None:
     """Over an even grid of draws each action's share is its probability."""
-    made, draws = policy(), 20_011
+    acting, draws = policy(), 20_011
     uniform = ((np.arange(draws) + 0.5) / draws).astype(np.float32)
-    action, _ = made.act(np.repeat(stacks(1), draws, axis=0), uniform)
+    action, _ = acting.act(np.repeat(stacks(1), draws, axis=0), uniform)
     share = np.bincount(action, minlength=7) / draws
-    np.testing.assert_allclose(share, np.exp(log_probs(made, stacks(1))[0]), atol=3 / draws)
+    np.testing.assert_allclose(share, np.exp(log_probs(acting, stacks(1))[0]), atol=3 / draws)
 
 
 def test_the_shipped_log_prob_is_that_of_the_taken_action() -> None:
     """Not of another action, nor of another lane."""
-    made, stack = policy(), stacks(11)
-    action, log_prob = made.act(stack, np.random.default_rng(1).random(11, np.float32))
+    acting, stack = policy(), stacks(11)
+    action, log_prob = acting.act(stack, np.random.default_rng(1).random(11, np.float32))
     assert len(set(action)) > 2
     assert (action.dtype, log_prob.dtype) == (np.int32, np.float32)
-    np.testing.assert_array_equal(log_prob, log_probs(made, stack)[np.arange(11), action])
+    np.testing.assert_array_equal(log_prob, log_probs(acting, stack)[np.arange(11), action])
 
 
 @pytest.mark.parametrize("uniform", [0.0, LARGEST])
@@ -84,18 +84,18 @@ def test_extreme_draws_give_legal_actions(uniform: float) -> None:
 
 def test_an_impossible_action_is_never_taken() -> None:
     """Not even by a draw of exactly 0 when the first action has no probability."""
-    made = Policy(SPACES, CONFIG)
-    made.load(bundle(SPACES, torch.tensor([-300.0, 0, 0, -300.0, 0, 0, -300.0])))
+    acting = Policy(SPACES, CONFIG)
+    acting.load(bundle(SPACES, torch.tensor([-300.0, 0, 0, -300.0, 0, 0, -300.0])))
     uniform = np.linspace(0, 1, 101, endpoint=False, dtype=np.float32)
-    action, _ = made.act(np.repeat(stacks(1), 101, axis=0), uniform)
+    action, _ = acting.act(np.repeat(stacks(1), 101, axis=0), uniform)
     assert set(action) == {1, 2, 4, 5}
 
 
 def test_batching_does_not_change_actions() -> None:
     """A lane acts as it would alone: its action depends on its stack and its own draw."""
-    made, stack, uniform = policy(), stacks(11), np.random.default_rng(2).random(11, np.float32)
-    together, log_prob = made.act(stack, uniform)
-    alone = [made.act(stack[i : i + 1], uniform[i : i + 1]) for i in range(11)]
+    acting, stack, uniform = policy(), stacks(11), np.random.default_rng(2).random(11, np.float32)
+    together, log_prob = acting.act(stack, uniform)
+    alone = [acting.act(stack[i : i + 1], uniform[i : i + 1]) for i in range(11)]
     np.testing.assert_array_equal(together, [action[0] for action, _ in alone])
     np.testing.assert_allclose(log_prob, [value[0] for _, value in alone], atol=1e-6)
 
@@ -115,12 +115,12 @@ def test_images_are_not_whitened() -> None:
 
 
 def test_continuous_actions_have_the_mean_and_deviation_of_the_policy() -> None:
-    """Over many independent draws, each number on its own and none with another."""
-    made, count = gaussian(), 20_011
+    """Over many independent draws; the numbers of one action do not correlate."""
+    acting, count = gaussian(), 20_011
     uniform = np.random.default_rng(3).random((count, 3), np.float32)
-    action, _ = made.act(np.repeat(stacks(1), count, axis=0), uniform)
+    action, _ = acting.act(np.repeat(stacks(1), count, axis=0), uniform)
     assert (action.shape, action.dtype) == ((count, 3), np.float32)
-    mean, log_std = made.parameters(stacks(1))[0].chunk(2)
+    mean, log_std = acting.parameters(stacks(1))[0].chunk(2)
     deviation = log_std.exp().numpy()
     standard = (action - mean.numpy()) / deviation
     np.testing.assert_allclose(standard.mean(0), 0.0, atol=4 / count**0.5)
@@ -130,15 +130,15 @@ def test_continuous_actions_have_the_mean_and_deviation_of_the_policy() -> None:
 
 
 def test_continuous_actions_are_the_normal_quantiles_of_their_draws() -> None:
-    """A draw of one half gives the mean; others what torch says."""
-    made, stack = gaussian(), stacks(7)
+    """A draw of one half gives the mean; other draws give the quantiles that PyTorch computes."""
+    acting, stack = gaussian(), stacks(7)
     uniform = np.random.default_rng(4).random((7, 3), np.float32)
     uniform[0] = 0.5
-    mean, log_std = made.parameters(stack).chunk(2, 1)
+    mean, log_std = acting.parameters(stack).chunk(2, 1)
     expected = torch.distributions.Normal(mean.double(), log_std.exp().double()).icdf(
         torch.from_numpy(uniform)
     )
-    action, _ = made.act(stack, uniform)
+    action, _ = acting.act(stack, uniform)
     np.testing.assert_allclose(action.astype(np.float32), expected.numpy(), rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(action[0], mean[0])
 
@@ -146,19 +146,19 @@ def test_continuous_actions_are_the_normal_quantiles_of_their_draws() -> None:
 @pytest.mark.parametrize("uniform", [0.0, LARGEST])
 def test_extreme_draws_give_finite_continuous_actions(uniform: float) -> None:
     """Between five and six deviations from the mean, with a finite log-probability."""
-    made = gaussian()
-    action, log_prob = made.act(stacks(2), np.full((2, 3), uniform, np.float32))
-    mean, log_std = (x.numpy() for x in made.parameters(stacks(2)).chunk(2, 1))
+    acting = gaussian()
+    action, log_prob = acting.act(stacks(2), np.full((2, 3), uniform, np.float32))
+    mean, log_std = (x.numpy() for x in acting.parameters(stacks(2)).chunk(2, 1))
     distance = (action - mean) / np.exp(log_std) * (-1 if uniform == 0.0 else 1)
     assert ((distance > 5) & (distance < 6)).all()
     assert np.isfinite(log_prob).all()
 
 
 def test_the_shipped_density_is_that_of_the_action_as_drawn() -> None:
-    """What the task clips is not clipped here, so that the density is a normal one's."""
-    made, stack = gaussian(), stacks(11)
-    action, log_prob = made.act(stack, np.random.default_rng(5).random((11, 3), np.float32))
-    mean, log_std = made.parameters(stack).chunk(2, 1)
+    """The policy does not clip the action, although the task may, so that the density is normal."""
+    acting, stack = gaussian(), stacks(11)
+    action, log_prob = acting.act(stack, np.random.default_rng(5).random((11, 3), np.float32))
+    mean, log_std = acting.parameters(stack).chunk(2, 1)
     normal = torch.distributions.Independent(torch.distributions.Normal(mean, log_std.exp()), 1)
     assert (log_prob.shape, log_prob.dtype) == ((11,), np.float32)
     np.testing.assert_allclose(log_prob, normal.log_prob(torch.from_numpy(action)), rtol=1e-5, atol=1e-5)
@@ -166,16 +166,16 @@ def test_the_shipped_density_is_that_of_the_action_as_drawn() -> None:
 
 
 def test_batching_does_not_change_continuous_actions() -> None:
-    made, stack = gaussian(), stacks(11)
+    acting, stack = gaussian(), stacks(11)
     uniform = np.random.default_rng(6).random((11, 3), np.float32)
-    together, _ = made.act(stack, uniform)
-    alone = [made.act(stack[i : i + 1], uniform[i : i + 1])[0][0] for i in range(11)]
+    together, _ = acting.act(stack, uniform)
+    alone = [acting.act(stack[i : i + 1], uniform[i : i + 1])[0][0] for i in range(11)]
     np.testing.assert_allclose(together.astype(np.float32), alone, atol=1e-5)
 
 
 def test_the_best_action_is_the_most_probable_one() -> None:
-    """Of three means the mean; of choices the one with the largest logit, whatever a draw would say."""
+    """The mean of a normal distribution; the choice with the largest logit of a discrete one."""
     continuous, discrete, stack = gaussian(), policy(), stacks(11)
-    np.testing.assert_array_equal(continuous.best(stack), continuous.parameters(stack)[:, :3])
-    np.testing.assert_array_equal(discrete.best(stack), discrete.parameters(stack).argmax(1))
-    assert discrete.best(stack).dtype == discrete.act(stack, np.zeros(11, np.float32))[0].dtype
+    np.testing.assert_array_equal(continuous.mode(stack), continuous.parameters(stack)[:, :3])
+    np.testing.assert_array_equal(discrete.mode(stack), discrete.parameters(stack).argmax(1))
+    assert discrete.mode(stack).dtype == discrete.act(stack, np.zeros(11, np.float32))[0].dtype

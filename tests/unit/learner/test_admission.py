@@ -11,7 +11,8 @@ import pytest
 from common.config import Config, PPOConfig, RNDConfig, RolloutConfig
 from common.protocol import messages as m
 from learner.server.admission import Admission
-from learner.server.leases import LEASE_SECONDS
+from learner.server.scheduler import AdmittedChunk
+from learner.server.sessions import LEASE_SECONDS
 
 CONFIG = Config(rollout=RolloutConfig(steps=5, lanes=2, batch_lanes=6), ppo=PPOConfig(minibatches=3))
 ONE_PLACE = replace(
@@ -23,28 +24,39 @@ EPOCH, TARGET, BODY = 4, bytes(32), b"arrays"
 
 
 class Fleet:
-    """An Admission, a clock, and the replies by peer."""
+    """An Admission, a clock, and what followed from the messages so far."""
 
     def __init__(self, generation: int = EPOCH, config: Config = CONFIG) -> None:
         self.admission, self.now = Admission(config, generation, TARGET), 100.0
+        self.registry = self.admission.registry
+        self.replies: list[tuple[bytes, m.Message]] = []
+        self.chunks: list[AdmittedChunk] = []
+        self.violations: list[str] = []
 
     def say(self, peer: str, message: m.Message) -> list[m.Message]:
-        """Send; returns what that peer hears."""
-        self.admission.on(peer.encode(), message, self.now)
-        return self.heard(peer)
+        """Send a message; return the replies to that peer."""
+        self.deliver(peer, message)
+        return self.received(peer)
 
-    def heard(self, peer: str) -> list[m.Message]:
-        """Everything for that peer since it was last asked for."""
-        self.admission.acknowledge()
-        mine = [message for to, message in self.admission.replies if to == peer.encode()]
-        self.admission.replies = [entry for entry in self.admission.replies if entry[0] != peer.encode()]
+    def deliver(self, peer: str, message: m.Message, key: str = "") -> None:
+        """Send a message and keep what follows from it."""
+        result = self.admission.on(peer.encode(), message, self.now, key)
+        self.replies += result.replies
+        self.chunks += result.chunks
+        self.violations += result.violations
+
+    def received(self, peer: str) -> list[m.Message]:
+        """Return the replies to that peer since the last call."""
+        self.replies += self.registry.acknowledge()
+        mine = [message for to, message in self.replies if to == peer.encode()]
+        self.replies = [entry for entry in self.replies if entry[0] != peer.encode()]
         return mine
 
     def wait(self, seconds: float) -> None:
         """Let time pass in quarter turns of the loop, without traffic."""
         for _ in range(round(seconds * 4)):
             self.now += 0.25
-            self.admission.tick(self.now)
+            self.registry.tick(self.now)
 
     def hello(self, name: str, **facts: object) -> list[m.Message]:
         """Join, or come back, from the peer of that name."""
@@ -56,13 +68,13 @@ class Fleet:
         for name in names:
             self.hello(name)
             self.say(
-                name, m.Heartbeat(sid=sid(name), generation=self.admission.generation, produced=0, stats={})
+                name, m.Heartbeat(sid=sid(name), generation=self.registry.generation, produced=0, stats={})
             )
 
     def chunk(self, name: str, offset: int = 0, version: int = 0, **facts: object) -> list[m.Message]:
         """Send a chunk."""
         values = {
-            "generation": self.admission.generation,
+            "generation": self.registry.generation,
             "steps": CHUNK,
             "fresh": offset == 0,
             "truncations": 0,
@@ -78,21 +90,25 @@ class Fleet:
 
     def open(self, version: int = 0) -> None:
         """Offer a batch and forget the Acks."""
-        self.admission.open(version, self.now)
-        self.admission.acknowledge()
-        self.admission.replies.clear()
+        self.registry.open(version, self.now)
+        self.registry.acknowledge()
+        self.replies.clear()
 
     def granted(self) -> set[str]:
-        """Who holds an open grant."""
-        return {seat.sid.decode().strip() for seat in self.admission.seats if seat.granted_at is not None}
+        """The sessions with an open grant."""
+        return {
+            session.sid.decode().strip()
+            for session in self.registry.sessions
+            if self.registry.scheduler.plays(session.sid)
+        }
 
     def arrived(self) -> list[tuple[str, int]]:
-        """Who filled the batch, in order of arrival, with which offset."""
-        return [(a.message.sid.decode().strip(), a.message.offset) for a in self.admission.arrivals]
+        """Who filled the batch, in order of chunk, with which offset."""
+        return [(a.message.sid.decode().strip(), a.message.offset) for a in self.chunks]
 
     def dropped(self) -> dict[str, int]:
         """Steps by reason; the books balance whenever we look."""
-        totals = self.admission.ledger.totals()
+        totals = self.registry.ledger.totals()
         assert totals.imbalance == 0
         return totals.dropped
 
@@ -155,7 +171,7 @@ def test_coming_back_keeps_slot_incarnation_and_credit() -> None:
     assert fleet.say("a", m.Heartbeat(sid=sid("a"), generation=EPOCH, produced=0, stats={})) == [
         m.HelloRequired(generation=EPOCH)
     ]
-    assert fleet.admission.events["join"] == 1
+    assert fleet.registry.events["join"] == 1
 
 
 def test_strangers_are_asked_to_say_hello() -> None:
@@ -180,8 +196,8 @@ def test_places_go_to_the_least_recently_served() -> None:
         for name in fleet.granted():
             fleet.chunk(name, offsets[name], version)
             offsets[name] += CHUNK
-        fleet.admission.settle([(sid(name), offset) for name, offset in fleet.arrived()], "trained")
-        fleet.admission.arrivals.clear()
+        fleet.registry.settle([(sid(name), offset) for name, offset in fleet.arrived()], "trained")
+        fleet.chunks.clear()
     assert turns == ["abc", "ade", "bcd", "abe", "cde"]
     assert fleet.dropped() == {}
 
@@ -208,9 +224,7 @@ def test_who_joins_late_shares_in_the_open_batch() -> None:
 def test_an_overdue_place_is_offered_again_and_its_late_chunk_is_surplus() -> None:
     """Not before two seconds; the first chunk fills the place."""
     fleet = Fleet()
-    fleet.join("a", "b", "c", "slow")
-    for seat in fleet.admission.seats:  # so that the fourth is served first and a waits
-        seat.served = seat.slot == 0
+    fleet.join("b", "c", "slow", "a")  # the last one waits
     fleet.open()
     assert fleet.granted() == {"b", "c", "slow"}
     fleet.now += 0.5
@@ -262,7 +276,7 @@ def test_each_chunk_out_of_place_has_one_reason(facts: dict[str, int], reason: s
     steps = facts.get("steps", CHUNK)
     assert fleet.dropped() == ({reason: steps} if reason else {})
     assert (ack.received, ack.settled) == (steps, steps if reason else 0)
-    assert len(fleet.admission.arrivals) == (reason is None)
+    assert len(fleet.chunks) == (reason is None)
     assert fleet.granted() == {"a"}  # the place is still, or again, to be filled
 
 
@@ -282,13 +296,13 @@ def test_a_damaged_body_is_asked_for_three_times_and_then_dropped() -> None:
 
 
 def test_an_unreadable_body_frees_its_place() -> None:
-    """The decoder's refusal is booked, and the batch still fills."""
+    """The decoder's refusal is recorded, and the batch still fills."""
     fleet = Fleet(config=ONE_PLACE)
     fleet.join("a", "b")
     fleet.open()
     fleet.chunk("a")
-    (arrival,) = fleet.admission.arrivals
-    fleet.admission.refuse(sid("a"), 0, arrival.batch, fleet.now)
+    (chunk,) = fleet.chunks
+    fleet.registry.reject_chunk(sid("a"), 0, chunk.batch, fleet.now)
     assert fleet.dropped() == {"invalid": CHUNK}
     assert fleet.granted() == {"b"}
 
@@ -334,7 +348,7 @@ def test_a_batch_is_filled_by_the_chunks_that_were_granted_for_it() -> None:
     fleet.open()
     fleet.chunk("b")
     fleet.chunk("a")
-    assert [(arrival.slot, arrival.batch) for arrival in fleet.admission.arrivals] == [(1, 1), (0, 0)]
+    assert [(chunk.slot, chunk.batch) for chunk in fleet.chunks] == [(1, 1), (0, 0)]
     assert fleet.dropped() == {}
 
 
@@ -368,15 +382,15 @@ def test_silence_ends_a_session_and_books_what_it_announced() -> None:
         ),
     )
     fleet.wait(LEASE_SECONDS)
-    assert len(fleet.admission.seats) == 1
+    assert len(fleet.registry.sessions) == 1
     fleet.wait(0.25)
-    assert len(fleet.admission.seats) == 0
+    assert len(fleet.registry.sessions) == 0
     assert fleet.dropped() == {"actor_lost": 7}
-    assert fleet.admission.ledger.totals().in_flight == CHUNK
-    assert fleet.admission.events["lost"] == 1
-    assert fleet.admission.seats.phase_seconds["env"] == 2.0
-    fleet.admission.settle([(sid("a"), 0)], "trained")
-    assert fleet.admission.ledger.totals().trained == CHUNK
+    assert fleet.registry.ledger.totals().in_flight == CHUNK
+    assert fleet.registry.events["lost"] == 1
+    assert fleet.registry.sessions.phase_seconds["env"] == 2.0
+    fleet.registry.settle([(sid("a"), 0)], "trained")
+    assert fleet.registry.ledger.totals().trained == CHUNK
 
 
 def test_the_fleets_seconds_count_nothing_twice_when_a_session_follows_another() -> None:
@@ -387,12 +401,12 @@ def test_the_fleets_seconds_count_nothing_twice_when_a_session_follows_another()
     fleet.chunk("a")
     fleet.say("a", m.Heartbeat(sid=sid("a"), generation=EPOCH, produced=CHUNK, stats={"phase_env": 500.0}))
     fleet.wait(LEASE_SECONDS + 0.25)
-    assert len(fleet.admission.seats) == 0
+    assert len(fleet.registry.sessions) == 0
     fleet.hello("b")
     fleet.say("b", m.Heartbeat(sid=sid("b"), generation=EPOCH, produced=0, stats={"phase_env": 520.0}))
-    assert fleet.admission.seats.phase_seconds["env"] == 500.0
+    assert fleet.registry.sessions.phase_seconds["env"] == 500.0
     fleet.say("b", m.Heartbeat(sid=sid("b"), generation=EPOCH, produced=0, stats={"phase_env": 523.0}))
-    assert fleet.admission.seats.phase_seconds["env"] == 503.0
+    assert fleet.registry.sessions.phase_seconds["env"] == 503.0
 
 
 def test_the_fleets_seconds_never_go_back_and_have_no_names_but_the_known() -> None:
@@ -409,7 +423,7 @@ def test_the_fleets_seconds_never_go_back_and_have_no_names_but_the_known() -> N
                 stats={"phase_env": seconds, "phase_x": 9.0, "steps": 1.0},
             ),
         )
-    assert fleet.admission.seats.phase_seconds == dict.fromkeys(get_args(m.Phase), 0.0) | {"env": 5.0}
+    assert fleet.registry.sessions.phase_seconds == dict.fromkeys(get_args(m.Phase), 0.0) | {"env": 5.0}
 
 
 def test_a_seat_counts_the_steps_that_arrive_in_it_once() -> None:
@@ -419,10 +433,10 @@ def test_a_seat_counts_the_steps_that_arrive_in_it_once() -> None:
     fleet.open()
     fleet.chunk("a")
     fleet.chunk("a")
-    assert [seat.steps for seat in fleet.admission.seats] == [CHUNK]
+    assert [flow.steps_received for flow in fleet.registry.flows.values()] == [CHUNK]
     fleet.wait(LEASE_SECONDS + 0.25)
     fleet.join("b")
-    assert [seat.steps for seat in fleet.admission.seats] == [0]
+    assert [flow.steps_received for flow in fleet.registry.flows.values()] == [0]
 
 
 def test_a_newcomer_has_time_to_build_its_environments() -> None:
@@ -430,9 +444,9 @@ def test_a_newcomer_has_time_to_build_its_environments() -> None:
     fleet = Fleet()
     fleet.join("a")
     fleet.wait(119)
-    assert len(fleet.admission.seats) == 1
+    assert len(fleet.registry.sessions) == 1
     fleet.wait(2)
-    assert len(fleet.admission.seats) == 0
+    assert len(fleet.registry.sessions) == 0
 
 
 def test_everybody_has_time_to_reset_the_lanes_after_random_play() -> None:
@@ -444,10 +458,10 @@ def test_everybody_has_time_to_reset_the_lanes_after_random_play() -> None:
     fleet.open(version=0)
     fleet.say("a", m.Heartbeat(sid=sid("a"), generation=EPOCH, produced=CHUNK, stats={}))
     fleet.wait(119)
-    assert len(fleet.admission.seats) == 1
+    assert len(fleet.registry.sessions) == 1
     fleet.chunk("a", CHUNK)
     fleet.wait(LEASE_SECONDS + 1)
-    assert len(fleet.admission.seats) == 0
+    assert len(fleet.registry.sessions) == 0
 
 
 def test_a_pause_of_our_own_is_nobodys_fault() -> None:
@@ -458,11 +472,11 @@ def test_a_pause_of_our_own_is_nobodys_fault() -> None:
     fleet.chunk("a")
     fleet.wait(1)
     fleet.now += 60.0
-    fleet.admission.tick(fleet.now)
+    fleet.registry.tick(fleet.now)
     fleet.wait(LEASE_SECONDS - 1.25)
-    assert len(fleet.admission.seats) == 1
+    assert len(fleet.registry.sessions) == 1
     fleet.wait(0.75)
-    assert len(fleet.admission.seats) == 0
+    assert len(fleet.registry.sessions) == 0
 
 
 def test_the_dead_begin_anew() -> None:
@@ -496,9 +510,9 @@ def test_a_local_actor_is_known_to_be_dead_at_once() -> None:
     """Its parent read how far it got; a second report changes nothing."""
     fleet = Fleet()
     fleet.join("a")
-    fleet.admission.lost(sid("a"), 17)
-    fleet.admission.lost(sid("a"), 23)
-    assert len(fleet.admission.seats) == 0
+    fleet.registry.local_actor_exited(sid("a"), 17)
+    fleet.registry.local_actor_exited(sid("a"), 23)
+    assert len(fleet.registry.sessions) == 0
     assert fleet.dropped() == {"actor_lost": 17}
 
 
@@ -511,8 +525,8 @@ def test_goodbye_is_granted_once_everything_is_here() -> None:
     fleet.chunk("a")
     assert fleet.say("a", m.Bye(sid=sid("a"), produced=CHUNK)) == [m.ByeAck()]
     assert fleet.dropped() == {}
-    assert fleet.admission.events["leave"] == 1
-    assert len(fleet.admission.seats) == 0
+    assert fleet.registry.events["leave"] == 1
+    assert len(fleet.registry.sessions) == 0
 
 
 def test_a_goodbye_with_missing_steps_asks_for_those_alone() -> None:
@@ -533,13 +547,13 @@ def test_a_new_version_extends_no_lease() -> None:
     fleet.chunk("a")
     fleet.open(version=1)
     fleet.wait(LEASE_SECONDS + 0.25)
-    assert len(fleet.admission.seats) == 0
+    assert len(fleet.registry.sessions) == 0
 
 
 def restarted(fleet: Fleet, local: set[bytes]) -> Fleet:
     """The next generation, from a snapshot of this one."""
     successor = Fleet(EPOCH + 1)
-    successor.admission.restore(fleet.admission.to_json(local), successor.now)
+    successor.registry.restore(fleet.registry.to_json(local), successor.now)
     return successor
 
 
@@ -549,7 +563,7 @@ def test_an_actor_outlives_its_learner() -> None:
     fleet.join("a", "b")
     fleet.open()
     fleet.chunk("b")
-    fleet.admission.settle([(sid("b"), 0)], "trained")
+    fleet.registry.settle([(sid("b"), 0)], "trained")
     fleet.chunk("b", CHUNK)  # pending: its data dies with the learner
     after = restarted(fleet, set())
     after.open(version=1)
@@ -560,9 +574,9 @@ def test_an_actor_outlives_its_learner() -> None:
     after.chunk("b", CHUNK, generation=EPOCH)
     assert after.dropped() == {"old_generation": CHUNK}
     after.wait(29)
-    assert {seat.sid for seat in after.admission.seats} == {sid("a"), sid("b")}
+    assert {session.sid for session in after.registry.sessions} == {sid("a"), sid("b")}
     after.wait(2)
-    assert {seat.sid for seat in after.admission.seats} == {sid("b")}  # 30 seconds to come back
+    assert {session.sid for session in after.registry.sessions} == {sid("b")}  # 30 seconds to come back
 
 
 def test_what_a_rolled_back_epoch_settled_is_booked() -> None:
@@ -573,17 +587,17 @@ def test_what_a_rolled_back_epoch_settled_is_booked() -> None:
     after.hello("a", generation=EPOCH, base=3 * CHUNK, produced=4 * CHUNK)
     after.hello("b", generation=EPOCH, base=CHUNK, produced=CHUNK)
     assert after.dropped() == {"learner_rollback": 4 * CHUNK}
-    assert after.admission.ledger.totals().in_flight == CHUNK
+    assert after.registry.ledger.totals().in_flight == CHUNK
 
 
 def test_local_actors_of_an_earlier_epoch_are_buried() -> None:
-    """They ended with their learner: nobody waits for them, and their steps are booked."""
+    """They ended with their learner: nobody waits for them, and their steps are recorded."""
     fleet = Fleet()
     fleet.join("a", "b")
     fleet.say("a", m.Heartbeat(sid=sid("a"), generation=EPOCH, produced=7, stats={}))
     after = restarted(fleet, {sid("a")})
     assert after.dropped() == {"actor_lost": 7}
-    assert [seat.sid for seat in after.admission.seats] == [sid("b")]
+    assert [session.sid for session in after.registry.sessions] == [sid("b")]
     welcome = after.hello("c")[-1]
     assert isinstance(welcome, m.Welcome)
     assert (welcome.slot, welcome.incarnation) == (0, 1)
@@ -591,9 +605,9 @@ def test_local_actors_of_an_earlier_epoch_are_buried() -> None:
 
 @pytest.mark.parametrize(("finished", "reason"), [(True, "run_finished"), (False, "learner_shutdown")])
 def test_a_drained_run_closes_every_book(finished: bool, reason: str) -> None:
-    """Who leaves, leaves cleanly; the rest is booked under the run's reason; nothing is in flight.
+    """Who leaves, leaves cleanly; the rest is recorded under the run's reason; nothing is in flight.
 
-    A chunk that comes after the end is booked like what never came.
+    A chunk that comes after the end is recorded like what never came.
     """
     fleet = Fleet()
     fleet.join("a", "b", "c")
@@ -601,16 +615,16 @@ def test_a_drained_run_closes_every_book(finished: bool, reason: str) -> None:
     fleet.chunk("a")
     fleet.chunk("b")
     fleet.say("b", m.Heartbeat(sid=sid("b"), generation=EPOCH, produced=CHUNK + 3, stats={}))
-    fleet.admission.drain(finished)
-    assert fleet.heard("c")[-1] == m.Drain(finished=finished)
+    fleet.replies += fleet.registry.drain(finished)
+    assert fleet.received("c")[-1] == m.Drain(finished=finished)
     assert fleet.say("c", m.Bye(sid=sid("c"), produced=0)) == [m.ByeAck()]
     assert fleet.hello("late") == [m.Drain(finished=finished)]
     fleet.chunk("a", CHUNK)  # under way when the end came
-    fleet.admission.close_remaining()
-    totals = fleet.admission.ledger.totals()
+    fleet.registry.close_remaining()
+    totals = fleet.registry.ledger.totals()
     assert (totals.imbalance, totals.in_flight, totals.produced) == (0, 0, 3 * CHUNK + 3)
     assert totals.dropped == {reason: 3 * CHUNK + 3}
-    assert len(fleet.admission.seats) == 0
+    assert len(fleet.registry.sessions) == 0
 
 
 def test_a_drained_learner_grants_nothing() -> None:
@@ -619,7 +633,7 @@ def test_a_drained_learner_grants_nothing() -> None:
     fleet.join("a", "b")
     fleet.open()
     assert fleet.granted() == {"a"}
-    fleet.admission.drain(finished=False)
+    fleet.replies += fleet.registry.drain(finished=False)
     fleet.say("a", m.Bye(sid=sid("a"), produced=0))
     fleet.wait(1)
     assert fleet.granted() == set()
@@ -633,8 +647,8 @@ def test_an_arrival_names_the_batch_its_credit_was_for() -> None:
     for offset in (0, CHUNK, 2 * CHUNK):
         fleet.chunk("a", offset)
         fleet.chunk("b", offset)
-    assert [arrival.batch for arrival in fleet.admission.arrivals] == [0, 0, 0, 1, 1, 1]
-    assert {arrival.message.version for arrival in fleet.admission.arrivals} == {0}
+    assert [chunk.batch for chunk in fleet.chunks] == [0, 0, 0, 1, 1, 1]
+    assert {chunk.message.version for chunk in fleet.chunks} == {0}
     assert fleet.granted() == set()
     assert fleet.dropped() == {}
 
@@ -646,7 +660,7 @@ def test_a_chunk_of_the_last_version_is_admitted_where_a_lag_is_allowed() -> Non
         fleet.open(version=1)
         fleet.chunk("a", version=0)
         assert fleet.dropped() == ({reason: CHUNK} if reason else {})
-        assert [arrival.batch for arrival in fleet.admission.arrivals] == ([] if reason else [1])
+        assert [chunk.batch for chunk in fleet.chunks] == ([] if reason else [1])
 
 
 def test_a_batch_that_could_not_be_used_is_played_again() -> None:
@@ -657,10 +671,10 @@ def test_a_batch_that_could_not_be_used_is_played_again() -> None:
     for name in "abc":
         fleet.chunk(name)
     assert fleet.granted() == set()
-    fleet.admission.settle([(sid(name), 0) for name in "abc"], "update_failed")
-    fleet.admission.reopen(fleet.now)
+    fleet.registry.settle([(sid(name), 0) for name in "abc"], "update_failed")
+    fleet.registry.reopen(fleet.now)
     assert fleet.granted() == {"a", "b", "c"}
     for name in "abc":
         fleet.chunk(name, CHUNK)
-    assert [arrival.batch for arrival in fleet.admission.arrivals] == [0] * 6
+    assert [chunk.batch for chunk in fleet.chunks] == [0] * 6
     assert fleet.dropped() == {"update_failed": 3 * CHUNK}

@@ -10,16 +10,16 @@ import pytest
 
 from common.protocol import messages as m
 from learner.server import validation
-from learner.server.leases import LEASE_SECONDS
+from learner.server.sessions import LEASE_SECONDS
 from tests.unit.learner.test_admission import CHUNK, EPOCH, ONE_PLACE, Fleet, sid
 
 HUGE = (1 << 62) - 1
 
 
-def offences(fleet: Fleet) -> list[str]:
-    """What was said against whom since the last look."""
-    found = list(fleet.admission.offences)
-    fleet.admission.offences.clear()
+def violations(fleet: Fleet) -> list[str]:
+    """Return the violations since the last call."""
+    found = list(fleet.violations)
+    fleet.violations.clear()
     return found
 
 
@@ -98,7 +98,7 @@ LIES: list[tuple[str, m.Message, str]] = [
     ("more steps than any session makes", hello(produced=HUGE), MOST),
     ("itself as a former session", hello("a", a=1), "former sessions without the present one"),
     ("too many former sessions", hello("a", **{f"z{k}": 1 for k in range(17)}), "at most 16 former sessions"),
-    ("what a learner says", WELCOME, "expected what an actor says, got Welcome"),
+    ("what a learner says", WELCOME, "expected a message of an actor, got Welcome"),
 ]
 
 
@@ -108,11 +108,11 @@ def test_a_false_claim_is_an_offence_and_changes_no_account(lie: m.Message, reas
     fleet = Fleet()
     fleet.join("a")
     fleet.open()
-    before = fleet.admission.to_json(set())
+    before = fleet.registry.to_json(set())
     fleet.say("a", lie)
-    (said,) = offences(fleet)
+    (said,) = violations(fleet)
     assert reason in said
-    assert fleet.admission.to_json(set()) == before
+    assert fleet.registry.to_json(set()) == before
 
 
 def test_a_session_with_more_steps_than_the_run_ends_without_an_offence() -> None:
@@ -120,12 +120,12 @@ def test_a_session_with_more_steps_than_the_run_ends_without_an_offence() -> Non
     fleet = Fleet()
     fleet.join("a")
     successor = Fleet(EPOCH + 1)
-    successor.admission.restore(fleet.admission.to_json(set()), successor.now)
+    successor.registry.restore(fleet.registry.to_json(set()), successor.now)
     (reply,) = successor.say("a", hello(produced=HUGE))
     assert isinstance(reply, m.Reject)
     assert (reply.code, reply.sid, reply.produced) == ("lost", sid("a"), HUGE)
-    assert offences(successor) == []
-    assert successor.admission.ledger.totals().produced == 0
+    assert violations(successor) == []
+    assert successor.registry.ledger.totals().produced == 0
 
 
 def test_a_connection_has_one_session_at_a_time_also_if_it_names_former_ones() -> None:
@@ -134,8 +134,8 @@ def test_a_connection_has_one_session_at_a_time_also_if_it_names_former_ones() -
     fleet.say("a", hello("s0", -1))
     for number in range(1, 6):
         fleet.say("a", hello(f"s{number}", -1, **{f"s{number - 1}": 1}))
-    assert offences(fleet) == []
-    assert [seat.sid for seat in fleet.admission.seats] == [sid("s5")]
+    assert violations(fleet) == []
+    assert [session.sid for session in fleet.registry.sessions] == [sid("s5")]
 
 
 def test_former_sessions_that_no_run_has_are_not_counted() -> None:
@@ -143,20 +143,20 @@ def test_former_sessions_that_no_run_has_are_not_counted() -> None:
     fleet = Fleet()
     (welcome,) = fleet.say("a", hello("a", -1, z=HUGE, y=-1, x=0))
     assert isinstance(welcome, m.Welcome)
-    assert fleet.admission.ledger.totals().produced == 0
+    assert fleet.registry.ledger.totals().produced == 0
 
 
 @pytest.mark.parametrize("claim", [hello("a"), hello("b", -1, a=CHUNK)], ids=["its own", "a former one"])
 def test_a_session_of_another_key_is_refused_and_nothing_of_the_claim_is_kept(claim: m.Hello) -> None:
     """Neither the name of the session nor of the key that claimed it; its owner plays as before."""
     fleet = Fleet()
-    fleet.admission.on(b"a", hello("a", -1), fleet.now, "owner")
+    fleet.deliver("a", hello("a", -1), "owner")
     fleet.open()
-    before = fleet.admission.to_json(set())
-    fleet.admission.on(b"thief", claim, fleet.now, "thief")
-    assert offences(fleet) == ["expected sessions of the key of the connection, got one of another key"]
-    assert fleet.admission.to_json(set()) == before
-    assert fleet.heard("thief") == []
+    before = fleet.registry.to_json(set())
+    fleet.deliver("thief", claim, "thief")
+    assert violations(fleet) == ["expected sessions of the key of the connection, got one of another key"]
+    assert fleet.registry.to_json(set()) == before
+    assert fleet.received("thief") == []
     fleet.chunk("a")
     assert fleet.arrived() == [("a", 0)]
 
@@ -174,7 +174,7 @@ def test_what_honest_actors_say_is_no_offence() -> None:
     fleet.chunk("a")
     fleet.chunk("b")
     successor = Fleet(EPOCH + 1)
-    successor.admission.restore(fleet.admission.to_json(set()), successor.now)
+    successor.registry.restore(fleet.registry.to_json(set()), successor.now)
     successor.hello("b", generation=EPOCH, base=CHUNK, produced=2 * CHUNK + 4)
     successor.hello(
         "b", generation=EPOCH, base=CHUNK, produced=3 * CHUNK
@@ -190,7 +190,7 @@ def test_what_honest_actors_say_is_no_offence() -> None:
             reason="old_generation",
         ),
     )
-    assert offences(fleet) == offences(successor) == []
+    assert violations(fleet) == violations(successor) == []
 
 
 def test_a_chunk_that_nobody_called_for_fills_no_place() -> None:
@@ -202,22 +202,22 @@ def test_a_chunk_that_nobody_called_for_fills_no_place() -> None:
     fleet.chunk("b")
     assert fleet.arrived() == []
     assert fleet.dropped() == {"invalid": CHUNK}
-    assert len(offences(fleet)) == 1
+    assert len(violations(fleet)) == 1
 
 
-def test_bodies_that_stay_damaged_or_cannot_be_read_are_offences() -> None:
+def test_bodies_that_stay_damaged_or_cannot_be_read_are_violations() -> None:
     """The fourth damaged one of a chunk; one whose arrays lie."""
     fleet = Fleet()
     fleet.join("a")
     fleet.open()
     for _ in range(4):
         fleet.chunk("a", crc=1)
-    assert len(offences(fleet)) == 1
+    assert len(violations(fleet)) == 1
     fleet.chunk("a", CHUNK)
-    fleet.admission.refuse(sid("a"), CHUNK, fleet.admission.arrivals[-1].batch, fleet.now)
-    assert offences(fleet) == []  # its message had gone on to be decoded: it counts with the next one
+    fleet.registry.reject_chunk(sid("a"), CHUNK, fleet.chunks[-1].batch, fleet.now)
+    assert violations(fleet) == []  # its message had gone on to be decoded: it counts with the next one
     fleet.say("a", m.Heartbeat(sid=sid("a"), generation=EPOCH, produced=2 * CHUNK, stats={}))
-    assert len(offences(fleet)) == 1
+    assert len(violations(fleet)) == 1
 
 
 def test_a_session_of_another_run_begins_anew() -> None:
@@ -225,7 +225,7 @@ def test_a_session_of_another_run_begins_anew() -> None:
     fleet = Fleet()
     (reply,) = fleet.hello("a", generation=EPOCH + 1, base=HUGE, produced=HUGE)
     assert isinstance(reply, m.Reject) and reply.code == "lost"
-    assert fleet.admission.ledger.totals().produced == 0
+    assert fleet.registry.ledger.totals().produced == 0
 
 
 def test_only_known_figures_of_a_heartbeat_are_kept() -> None:
@@ -245,33 +245,33 @@ def test_no_sequence_of_lies_breaks_the_books_or_stops_the_honest(seed: int) -> 
     for number in range(5_000):
         peer = rng.choice("pqr")
         name = f"{peer if rng.random() < 0.9 else 'x'}{number // 100}"  # sessions soon die
-        fleet.admission.on(peer.encode(), arbitrary(rng, sid(name)), fleet.now)
-        told += len(offences(fleet))
-        fleet.admission.replies.clear()
+        fleet.deliver(peer, arbitrary(rng, sid(name)))
+        told += len(violations(fleet))
+        fleet.replies.clear()
         if rng.random() < 0.2:
             fleet.now += rng.random()
-            fleet.admission.tick(fleet.now)
-            honest = fleet.admission.seats.get(sid("honest"))
+            fleet.registry.tick(fleet.now)
+            honest = fleet.registry.sessions.get(sid("honest"))
             assert honest is not None
-            if honest.credit >= offset + CHUNK:
+            if fleet.registry.flows[sid("honest")].credit >= offset + CHUNK:
                 fleet.chunk("honest", offset, version)
                 offset += CHUNK
             else:
                 fleet.say(
                     "honest", m.Heartbeat(sid=sid("honest"), generation=EPOCH, produced=offset, stats={})
                 )
-        for arrival in fleet.admission.arrivals:
-            arrived += arrival.message.sid == sid("honest")
-            fleet.admission.settle([(arrival.message.sid, arrival.message.offset)], "trained")
+        for chunk in fleet.chunks:
+            arrived += chunk.message.sid == sid("honest")
+            fleet.registry.settle([(chunk.message.sid, chunk.message.offset)], "trained")
             version += 1
-            fleet.admission.open(version, fleet.now)
-        fleet.admission.arrivals.clear()
+            fleet.registry.open(version, fleet.now)
+        fleet.chunks.clear()
         if number % 10 == 0:
-            assert fleet.admission.ledger.totals().imbalance == 0
+            assert fleet.registry.ledger.totals().imbalance == 0
     assert told > 200
     assert arrived == offset // CHUNK > 500  # each chunk of the honest one filled its place
-    assert len(fleet.admission.seats) <= 4
-    assert fleet.admission.ledger.totals().produced < 5_000 * 3 * CHUNK
+    assert len(fleet.registry.sessions) <= 4
+    assert fleet.registry.ledger.totals().produced < 5_000 * 3 * CHUNK
     assert fleet.now - 100.0 > LEASE_SECONDS
 
 

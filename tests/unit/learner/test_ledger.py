@@ -31,13 +31,13 @@ def opened(*sids: bytes) -> Ledger:
 
 
 def tiles(account: Account, stop: int) -> bool:
-    """The booked ranges cover [0, stop) without gap or overlap."""
-    edges = [0, *itertools.chain.from_iterable((start, end) for start, end, _ in account.booked), stop]
-    return edges[::2] == edges[1::2] and all(start < end for start, end, _ in account.booked)
+    """The recorded ranges cover [0, stop) without gap or overlap."""
+    edges = [0, *itertools.chain.from_iterable((start, end) for start, end, _ in account.recorded), stop]
+    return edges[::2] == edges[1::2] and all(start < end for start, end, _ in account.recorded)
 
 
 def test_steps_go_from_announced_to_pending_to_booked() -> None:
-    """At each stage a step is in flight or booked, once."""
+    """At each stage a step is in flight or recorded, once."""
     ledger = opened(A)
     ledger.announce(A, 10)
     assert ledger.totals() == Totals(10, 0, {}, 10)
@@ -55,11 +55,11 @@ def test_a_session_of_an_earlier_process_is_counted_to_its_end_once() -> None:
     ledger = opened(A)
     ledger.announce(A, 5)
     for _ in range(2):
-        ledger.extend(A, "", 9)
-        ledger.extend(B, "", 4)
+        ledger.close_at(A, "", 9)
+        ledger.close_at(B, "", 4)
     assert ledger.totals() == Totals(13, 0, {"learner_rollback": 13}, 0)
     assert tiles(ledger.accounts[A], 9) and tiles(ledger.accounts[B], 4)
-    ledger.extend(A, "", 7)  # less than is known
+    ledger.close_at(A, "", 7)  # less than is known
     assert ledger.accounts[A].produced == 9
     assert ledger.sessions_seen == 2
 
@@ -68,7 +68,7 @@ def test_the_ranges_of_the_sessions_that_ended_first_are_dropped_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Not those of the sessions that began first; a checkpoint keeps the order."""
-    monkeypatch.setattr(books, "_KEPT_DEAD", 2)
+    monkeypatch.setattr(books, "_KEPT_CLOSED", 2)
     names = [bytes([number]) * 16 for number in range(4)]
     ledger = opened(*names)
     for name in (names[3], names[0]):
@@ -81,7 +81,7 @@ def test_the_ranges_of_the_sessions_that_ended_first_are_dropped_first(
 
 
 def test_a_repeated_chunk_changes_nothing() -> None:
-    """Pending or booked, the second copy is a duplicate."""
+    """Pending or recorded, the second copy is a duplicate."""
     ledger = opened(A)
     ledger.receive(A, 0, 5)
     assert ledger.receive(A, 0, 5) is Receipt.DUPLICATE
@@ -100,7 +100,7 @@ def test_a_chunk_beyond_a_gap_is_not_taken() -> None:
 
 
 def test_a_chunk_that_reaches_into_booked_steps_is_not_taken() -> None:
-    """It begins where the received steps end, but some of its steps are booked already."""
+    """It begins where the received steps end, but some of its steps are recorded already."""
     ledger = opened(A)
     for start in (0, 5):
         ledger.receive(A, start, start + 5)
@@ -130,7 +130,7 @@ def test_neighbours_of_one_verdict_are_one_range() -> None:
     for start in (0, 10, 5, 20, 15, 30):
         ledger.settle(A, start, "trained")
     ledger.settle(A, 25, "stale")
-    assert ledger.accounts[A].booked == [(0, 25, "trained"), (25, 30, "stale"), (30, 35, "trained")]
+    assert ledger.accounts[A].recorded == [(0, 25, "trained"), (25, 30, "stale"), (30, 35, "trained")]
 
 
 def test_a_death_books_only_what_never_arrived() -> None:
@@ -152,7 +152,7 @@ def test_the_dead_say_nothing() -> None:
     before = ledger.to_json()
     ledger.announce(A, 9)
     ledger.close_session(A, "actor_shutdown")
-    assert ledger.receive(A, 5, 9) is Receipt.DEAD
+    assert ledger.receive(A, 5, 9) is Receipt.CLOSED
     assert ledger.to_json() == before
 
 
@@ -186,7 +186,7 @@ def test_a_snapshot_forgets_what_was_pending() -> None:
     restored = Ledger.from_json(ledger.to_json())
     assert restored.totals() == ledger.totals()
     assert restored.accounts[A].received == 0
-    assert restored.accounts[B].dead
+    assert restored.accounts[B].closed
     assert restored.receive(A, 0, 5) is Receipt.NEW
     assert restored.receive(A, 5, 10) is Receipt.DUPLICATE
     assert restored.receive(A, 10, 15) is Receipt.NEW
@@ -205,7 +205,7 @@ def test_a_snapshot_leaves_no_step_of_the_dead_in_flight() -> None:
 
 def test_the_oldest_dead_are_forgotten_and_still_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory is bounded; sums and the number of sessions are not."""
-    monkeypatch.setattr(books, "_KEPT_DEAD", 3)
+    monkeypatch.setattr(books, "_KEPT_CLOSED", 3)
     ledger = Ledger()
     for number in range(7):
         sid = bytes([number]) * 16
@@ -218,7 +218,7 @@ def test_the_oldest_dead_are_forgotten_and_still_count(monkeypatch: pytest.Monke
 
 
 def test_a_snapshot_counts_the_sessions_that_were_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(books, "_KEPT_DEAD", 1)
+    monkeypatch.setattr(books, "_KEPT_CLOSED", 1)
     ledger = opened(A, B)
     ledger.close_session(A, "actor_lost")
     ledger.close_session(B, "actor_lost")
@@ -335,7 +335,9 @@ class Fleet:
         account = self.ledger.accounts.get(sid)
         if kind == "hello":
             generation, base, produced = facts
-            if (account is None and generation == self.generation) or (account is not None and account.dead):
+            if (account is None and generation == self.generation) or (
+                account is not None and account.closed
+            ):
                 known = account.produced if account else produced
                 return self.post("lost", actor, self.generation, known, sid=sid)
             account = self.ledger.open(sid)
@@ -343,7 +345,7 @@ class Fleet:
             self.ledger.rollback(sid, base)
             self.known.add(sid)
             return self.post("welcome", actor, self.generation, account.settled)
-        if sid not in self.known or account is None or account.dead:
+        if sid not in self.known or account is None or account.closed:
             return self.post("rehello", actor, self.generation, 0)
         self.ledger.announce(sid, facts[-1])
         if kind == "steps" and self.ledger.receive(sid, facts[0], facts[1]) is Receipt.NEW:
@@ -476,7 +478,7 @@ class OneSession(RuleBasedStateMachine):
         self.ledger = opened(A)
         self.steps: list[str | None] = []
         self.pending: dict[int, int] = {}
-        self.dead = False
+        self.closed = False
         self.saved = (self.ledger.to_json(), self.steps.copy(), False)
 
     def first(self, *states: str | None) -> int:
@@ -489,15 +491,15 @@ class OneSession(RuleBasedStateMachine):
     @rule(more=st.integers(-3, 9))
     def announce(self, more: int) -> None:
         self.ledger.announce(A, len(self.steps) + more)
-        if not self.dead:
+        if not self.closed:
             self.extend(len(self.steps) + more)
 
     @rule(shift=st.sampled_from([0, 0, 0, 0, -5, -1, 1, 5]), steps=st.integers(1, 7))
     def receive(self, shift: int, steps: int) -> None:
         start = max(0, self.first(None) + shift)
         stop = start + steps
-        if self.dead:
-            expected = Receipt.DEAD
+        if self.closed:
+            expected = Receipt.CLOSED
         elif start < self.first(None):
             expected = Receipt.DUPLICATE
         elif start > self.first(None) or any(self.steps[start:stop]):
@@ -520,7 +522,7 @@ class OneSession(RuleBasedStateMachine):
     def drop_announced(self, stop: int, verdict: str) -> None:
         self.steps[:stop] = [verdict if state is None else state for state in self.steps[:stop]]
 
-    @precondition(lambda self: not self.dead)
+    @precondition(lambda self: not self.closed)
     @rule(more=st.integers(-9, 9))
     def rollback(self, more: int) -> None:
         base = max(0, len(self.steps) + more)
@@ -531,22 +533,22 @@ class OneSession(RuleBasedStateMachine):
     @rule()
     def save(self) -> None:
         kept = [None if state == "pending" else state for state in self.steps]
-        self.saved = (self.ledger.to_json(), kept, self.dead)
+        self.saved = (self.ledger.to_json(), kept, self.closed)
 
     @rule()
     def restart(self) -> None:
-        text, steps, self.dead = self.saved
+        text, steps, self.closed = self.saved
         self.ledger, self.steps, self.pending = Ledger.from_json(text), steps.copy(), {}
-        if self.dead:  # nobody is left to send them again
+        if self.closed:  # nobody is left to send them again
             self.drop_announced(len(self.steps), "learner_rollback")
 
     @precondition(lambda self: len(self.steps) > 20)
     @rule()
     def close_session(self) -> None:
         self.ledger.close_session(A, "actor_lost")
-        if not self.dead:
+        if not self.closed:
             self.drop_announced(len(self.steps), "actor_lost")
-        self.dead = True
+        self.closed = True
 
     @invariant()
     def agrees(self) -> None:
@@ -560,7 +562,7 @@ class OneSession(RuleBasedStateMachine):
             start, at = at, at + len(list(group))
             if state not in (None, "pending"):
                 runs.append((start, at, state))
-        assert account.booked == runs
+        assert account.recorded == runs
 
 
 TestOneSession = OneSession.TestCase

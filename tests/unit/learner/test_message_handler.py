@@ -8,7 +8,9 @@ from common.config import Config
 from common.protocol import codec, messages
 from learner.server.admission import Admission
 from learner.server.message_handler import MessageHandler
-from learner.server.rate_limit import STRIKES, Sender
+from learner.server.rate_limit import VIOLATIONS_PER_BAN, Sender
+from learner.server.registry import Replies
+from learner.server.scheduler import AdmittedChunk
 from tests.support.wire_fuzz import header_of, hello, part
 
 SID, PEER = bytes(range(16)), b"peer"
@@ -20,9 +22,10 @@ class Handler(MessageHandler):
     """A message handler whose outbox a test reads."""
 
     def __init__(self) -> None:
-        self.outbox: list[tuple[bytes, messages.Message]] = []
+        self.outbox: Replies = []
+        self.chunks: list[AdmittedChunk] = []
         self.admission = Admission(Config(), 0, bytes(32))
-        super().__init__(self.admission, self.outbox)
+        super().__init__(self.admission, self.outbox, self.chunks.append)
 
     def send(self, *sent: messages.Message, sender: Sender = SENDER) -> None:
         for message in sent:
@@ -63,25 +66,25 @@ def test_the_violation_that_exceeds_the_limit_bans_the_connection_and_ends_its_s
 ) -> None:
     handler.send(hello(SID))
     handler.outbox.clear()
-    for _ in range(STRIKES):
-        assert len(handler.admission.seats) == 1
+    for _ in range(VIOLATIONS_PER_BAN):
+        assert len(handler.admission.registry.sessions) == 1
         assert handler.handle(SENDER, GARBAGE, 0.0) == 0
-    assert handler.wire_errors.total() == STRIKES and handler.rate_limiter.bans == 1
-    assert len(handler.admission.seats) == 0
+    assert handler.wire_errors.total() == VIOLATIONS_PER_BAN and handler.rate_limiter.bans == 1
+    assert len(handler.admission.registry.sessions) == 0
     assert handler.handle(SENDER, codec.encode(hello(SID)), 1.0) > 0  # counts as ignored bytes
     assert handler.messages["hello"] == 1
     handler.send(hello(bytes(16)), sender=Sender(b"another connection of the key"))
-    assert len(handler.admission.seats) == 1
+    assert len(handler.admission.registry.sessions) == 1
 
 
 def test_a_message_of_another_version_is_answered_and_is_no_violation(handler: Handler) -> None:
     """Its sender may be an honest actor of another release."""
-    for _ in range(2 * STRIKES):
+    for _ in range(2 * VIOLATIONS_PER_BAN):
         assert handler.handle(SENDER, other_version(), 0.0) == 0
     assert handler.rate_limiter.bans == 0
     ((peer, reply), *rest) = handler.outbox
     assert peer == PEER and isinstance(reply, messages.Reject) and reply.code == "protocol"
-    assert len(rest) == 2 * STRIKES - 1
+    assert len(rest) == 2 * VIOLATIONS_PER_BAN - 1
 
 
 def test_only_a_request_for_weights_is_a_message_of_the_weights_port(handler: Handler) -> None:
@@ -103,4 +106,4 @@ def test_hellos_beyond_the_quota_of_a_key_are_told_when_to_come_again(handler: H
             break
     (reject,) = refused
     assert reject.code == "full" and reject.retry_after_ms >= 1_000
-    assert handler.rate_limiter.bans == 0 and handler.admission.events["full"] == 1
+    assert handler.rate_limiter.bans == 0 and handler.admission.registry.events["full"] == 1

@@ -123,8 +123,8 @@ MUTANTS = [
     Mutant(
         "actor rates the current observation",
         Actor._play,
-        "chunk.observation[player.spaces.stack :]",
-        "chunk.observation[player.spaces.stack - 1 : -1]",
+        "chunk.observation[state.spaces.stack :]",
+        "chunk.observation[state.spaces.stack - 1 : -1]",
         FRESH_BONUS,
     ),
     Mutant(

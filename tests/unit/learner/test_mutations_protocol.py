@@ -12,11 +12,12 @@ import pytest
 
 from common import files
 from common.protocol import codec
-from learner.server import admission
+from learner.server import registry
 from learner.server.admission import Admission
-from learner.server.leases import Leases
 from learner.server.ledger import Account, Ledger
+from learner.server.registry import SessionRegistry
 from learner.server.scheduler import GrantScheduler
+from learner.server.sessions import SessionTable
 from learner.training import checkpoint
 from learner.training.checkpoint import Checkpoint, RunDirectory
 from tests.support.mutation import Fact, Mutant, check_noticed
@@ -45,27 +46,27 @@ def broken(case: str) -> Fact:
 LEDGER = [
     Mutant(
         "neighbours of two verdicts become one range",
-        Account.book,
+        Account.record,
         "after[0] == stop and after[2] == verdict",
         "after[0] == stop",
         test_ledger.test_neighbours_of_one_verdict_are_one_range,
     ),
     Mutant(
-        "steps right after a booked range are not free",
+        "steps right after a recorded range are not free",
         Account.is_free,
-        "self.booked[at][1] <= start",
-        "self.booked[at][1] < start",
+        "self.recorded[at][1] <= start",
+        "self.recorded[at][1] < start",
         test_ledger.test_steps_go_from_announced_to_pending_to_booked,
     ),
     Mutant(
         "a range that begins at the offset does not count",
-        Account._booked_until,
+        Account._recorded_until,
         "start > offset",
         "start >= offset",
         test_ledger.test_settling_out_of_order_frees_only_the_settled_prefix,
     ),
     Mutant(
-        "steps booked beyond a gap are in flight as well",
+        "steps recorded beyond a gap are in flight as well",
         Account.announced.fget,  # type: ignore[attr-defined]  # mypy sees the property's value
         " - sum(stop - start for start, stop, _ in later)",
         "",
@@ -81,7 +82,7 @@ LEDGER = [
     Mutant(
         "closed accounts take announcements",
         Ledger.announce,
-        "not account.dead and produced",
+        "not account.closed and produced",
         "produced",
         test_ledger.test_the_dead_say_nothing,
     ),
@@ -100,7 +101,7 @@ LEDGER = [
         test_ledger.test_a_chunk_beyond_a_gap_is_not_taken,
     ),
     Mutant(
-        "a chunk is taken that reaches into booked steps",
+        "a chunk is taken that reaches into recorded steps",
         Ledger.receive,
         "start > account.received or not account.is_free(start, stop)",
         "start > account.received",
@@ -377,15 +378,15 @@ SCHEDULER = [
     Mutant(
         "the oldest version that may lag is stale",
         GrantScheduler.admit,
-        "batch - self._config.max_lag <= version",
-        "batch - self._config.max_lag < version",
+        "number - self._config.max_lag <= version",
+        "number - self._config.max_lag < version",
         partial(test_scheduler.test_a_chunk_too_old_for_its_batch_or_from_the_future_is_stale, 1),
     ),
     Mutant(
         "a batch takes one chunk too many",
         GrantScheduler.admit,
-        "places.filled >= places.total",
-        "places.filled > places.total",
+        "batch.admitted >= batch.size",
+        "batch.admitted > batch.size",
         test_scheduler.test_a_chunk_beyond_the_places_of_its_batch_is_surplus,
     ),
     Mutant(
@@ -397,43 +398,43 @@ SCHEDULER = [
     ),
     Mutant(
         "a session that reconnects gets a second grant",
-        GrantScheduler.seated,
-        "seat.granted_at is None",
+        GrantScheduler.add,
+        "grant.granted_at is None",
         "True",
         test_scheduler.test_a_connection_made_anew_gives_no_second_grant,
     ),
     Mutant(
         "a session that left keeps its place",
         GrantScheduler.remove,
-        "self._release(seat)",
+        "self._release(sid)",
         "pass",
         test_scheduler.test_the_place_of_a_session_that_left_is_open_again,
     ),
     Mutant(
         "a session that left is still offered places",
         GrantScheduler.remove,
-        "self._idle.pop(seat.sid, None)",
+        "self._idle.pop(sid, None)",
         "pass",
         test_scheduler.test_places_go_to_the_least_recently_served_of_those_who_are_here,
     ),
     Mutant(
         "places go to the lowest slots",
         GrantScheduler.grant,
-        "(seat.served, seat.slot)",
-        "seat.slot",
+        "(item[1].serial, item[1].slot)",
+        "item[1].slot",
         test_scheduler.test_places_go_to_the_least_recently_served_of_those_who_are_here,
     ),
     Mutant(
         "more grants are given than there are places",
         GrantScheduler.grant,
-        " - taken[batch]",
+        " - granted[number]",
         "",
         test_scheduler.test_places_go_to_the_least_recently_served_of_those_who_are_here,
     ),
     Mutant(
         "a fast session takes the places of those behind",
         GrantScheduler.grant,
-        "free > behind or seat.batch < batch",
+        "free > behind or grant.batch < number",
         "True",
         test_scheduler.test_a_fast_session_takes_no_second_place_of_a_batch_from_as_many_sessions_as_places,
     ),
@@ -461,7 +462,7 @@ SCHEDULER = [
     Mutant(
         "an overdue grant keeps its place",
         GrantScheduler._release_overdue,
-        "self._release(oldest)",
+        "self._release(sid)",
         "return",
         test_scheduler.test_an_overdue_place_of_any_batch_is_offered_to_another_session,
     ),
@@ -469,79 +470,79 @@ SCHEDULER = [
 ADMISSION = [
     Mutant(
         "a heartbeat ends the time to build environments",
-        Leases.renew,
-        "now + LEASE_SECONDS if plays else max(seat.expires, now + LEASE_SECONDS)",
+        SessionTable.renew,
+        "now + LEASE_SECONDS if plays else max(session.expires, now + LEASE_SECONDS)",
         "now + LEASE_SECONDS",
         test_admission.test_a_newcomer_has_time_to_build_its_environments,
     ),
     Mutant(
         "a session that plays keeps the time to build environments",
-        Leases.renew,
-        "now + LEASE_SECONDS if plays else max(seat.expires, now + LEASE_SECONDS)",
-        "max(seat.expires, now + LEASE_SECONDS)",
+        SessionTable.renew,
+        "now + LEASE_SECONDS if plays else max(session.expires, now + LEASE_SECONDS)",
+        "max(session.expires, now + LEASE_SECONDS)",
         test_admission.test_silence_ends_a_session_and_books_what_it_announced,
     ),
     Mutant(
         "a pause of the learner counts as silence of its actors",
-        Leases.turn,
-        "seat.expires += pause",
+        SessionTable.extend_by_stall,
+        "session.expires += stall",
         "pass",
         test_admission.test_a_pause_of_our_own_is_nobodys_fault,
     ),
     Mutant(
         "a lease ends at its last moment",
-        Leases.silent,
-        "now > seat.expires",
-        "now >= seat.expires",
+        SessionTable.expired,
+        "now > session.expires",
+        "now >= session.expires",
         test_admission.test_silence_ends_a_session_and_books_what_it_announced,
     ),
     Mutant(
         "a damaged chunk is asked for once too often",
         Admission._on_chunk,
-        "seat.bad_crcs < _CRC_TRIES",
-        "seat.bad_crcs <= _CRC_TRIES",
+        "flow.crc_failures < _CRC_TRIES",
+        "flow.crc_failures <= _CRC_TRIES",
         test_admission.test_a_damaged_body_is_asked_for_three_times_and_then_dropped,
     ),
     Mutant(
         "the tries of a damaged chunk count for the next one",
         Admission._on_chunk,
-        "seat.bad_crcs = 0",
+        "flow.crc_failures = 0",
         "pass",
         test_admission.test_a_damaged_body_is_asked_for_three_times_and_then_dropped,
     ),
     Mutant(
         "a chunk goes to the batch of its version",
         Admission._judge,
-        "self.credit.admit(seat.batch, chunk.version)",
-        "self.credit.admit(chunk.version, chunk.version)",
+        "scheduler.admit(batch, chunk.version)",
+        "scheduler.admit(chunk.version, chunk.version)",
         test_admission.test_a_batch_is_filled_by_the_chunks_that_were_granted_for_it,
     ),
     Mutant(
         "a chunk that comes after the end is judged as before",
         Admission._judge,
-        "self._draining is not None",
+        "self.registry.draining is not None",
         "False",
         partial(test_admission.test_a_drained_run_closes_every_book, True, "run_finished"),
     ),
     Mutant(
         "a chunk may begin within credit and end beyond it",
         Admission._judge,
-        "chunk.offset + chunk.steps > seat.credit",
-        "chunk.offset > seat.credit",
+        "chunk.offset + chunk.steps > credit",
+        "chunk.offset > credit",
         test_admission.test_a_chunk_that_ends_beyond_its_credit_is_invalid,
     ),
     Mutant(
         "a skip uses up credit",
-        Admission._on_skip,
-        "seat.credit += skip.steps",
+        Admission._on_progress,
+        "flow.credit += message.steps",
         "pass",
         test_admission.test_a_skip_is_booked_and_its_credit_given_back,
     ),
     Mutant(
         "a gap is asked for from what was settled",
         Admission._receive,
-        "self.ledger.accounts[seat.sid].received",
-        "self.ledger.accounts[seat.sid].settled",
+        "self.registry.ledger.accounts[session.sid].received",
+        "self.registry.ledger.accounts[session.sid].settled",
         test_admission.test_a_gap_is_asked_for_from_what_arrived_on,
     ),
     Mutant(
@@ -554,8 +555,8 @@ ADMISSION = [
     Mutant(
         "a repeated chunk counts for its seat",
         Admission._receive,
-        "steps if receipt is Receipt.NEW else 0",
-        "steps",
+        "message.steps if receipt is Receipt.NEW else 0",
+        "message.steps",
         test_admission.test_a_seat_counts_the_steps_that_arrive_in_it_once,
     ),
     Mutant(
@@ -581,35 +582,35 @@ ADMISSION = [
     ),
     Mutant(
         "a learner that stops calls its run finished",
-        admission._ending,
+        registry.ending_reason,
         "if drain.finished else",
         "if drain is not None else",
         partial(test_admission.test_a_drained_run_closes_every_book, False, "learner_shutdown"),
     ),
     Mutant(
         "a drained learner hands out credit",
-        Admission.drain,
-        "self.credit.close()",
+        SessionRegistry.drain,
+        "self.scheduler.close()",
         "pass",
         test_admission.test_a_drained_learner_grants_nothing,
     ),
     Mutant(
         "an unreadable chunk keeps its place",
-        Admission.refuse,
-        "self.credit.refuse(batch)",
+        SessionRegistry.reject_chunk,
+        "self.scheduler.withdraw(batch)",
         "pass",
         test_admission.test_an_unreadable_body_frees_its_place,
     ),
     Mutant(
         "every version brings time to reset the lanes",
-        Admission.open,
-        "self.credit.version == WARMUP_VERSION",
+        SessionRegistry.open,
+        "self.scheduler.version == WARMUP_VERSION",
         "True",
         test_admission.test_a_new_version_extends_no_lease,
     ),
     Mutant(
         "the last steps of a killed local actor are not counted",
-        Admission.lost,
+        SessionRegistry.local_actor_exited,
         "self.ledger.announce(sid, produced)",
         "pass",
         test_admission.test_a_local_actor_is_known_to_be_dead_at_once,

@@ -56,7 +56,7 @@ def earlier_accounting() -> str:
     admission.on(b"peer", hello(SID), 0.0)
     heartbeat = messages.Heartbeat(sid=SID, generation=0, produced=PRODUCED, stats={})
     admission.on(b"peer", heartbeat, 0.0)
-    return admission.to_json(set())
+    return admission.registry.to_json(set())
 
 
 def answer(client: DealerSocket, kind: type[messages.Message], message: messages.Message) -> messages.Message:

@@ -13,11 +13,15 @@ import pytest
 from common.config import Config
 from common.model import precision
 from common.process.lifecycle import EXIT_CONFIGURATION, Fatal
+from common.protocol.messages import Welcome
+from common.protocol.sockets import Context
 from learner.commandline import Options, parse
 from learner.presets import PRESETS
 from learner.runs import read_config
 from learner.service import Learner
 from learner.training import checkpoint
+from tests.support.protocol_peer import SessionPeer
+from tests.support.wire_fuzz import hello
 
 
 @contextlib.contextmanager
@@ -26,6 +30,18 @@ def learner(config: Config, run: Path, resume: bool) -> Iterator[Learner]:
     options = Options(run, f"ipc://{run.parent}/data", 0, resume, "cpu")
     with contextlib.ExitStack() as stack:
         yield Learner(config, options, threading.Event(), stack)
+
+
+def shipped(run: Path) -> Config:
+    """The configuration that an actor receives."""
+    with Context() as context:
+        peer = SessionPeer(context, f"ipc://{run.parent}/data")
+        peer.connect()
+        peer.send(hello(peer.sid))
+        welcome = peer.receive_kind(Welcome)
+        peer.close()
+    assert isinstance(welcome, Welcome)
+    return Config.from_json(welcome.body.decode())
 
 
 @pytest.mark.parametrize("native", [True, False], ids=["native", "emulated"])
@@ -39,13 +55,13 @@ def test_the_precision_of_a_run_is_resolved_once_and_survives_a_resume_on_anothe
     monkeypatch.setattr(precision, "has_bfloat16", lambda: native)
     with learner(replace(PRESETS["cartpole"], precision="auto"), run, resume=False) as first:
         first.trainer.save()
-        assert Config.from_json(first.server._admission._terms.body).precision == resolved
+        assert shipped(run).precision == resolved
     monkeypatch.setattr(precision, "has_bfloat16", lambda: not native)
     for flags in ([], ["--precision", "auto"], ["--precision", resolved]):
         ((config, _),) = parse([*resume, *flags])
         with learner(config, run, resume=True) as second:
             assert second.config.precision == resolved
-            assert Config.from_json(second.server._admission._terms.body).precision == resolved
+            assert shipped(run).precision == resolved
             second.trainer.save()
         saved = checkpoint.newest(run / "checkpoints")
         assert saved is not None

@@ -1,4 +1,4 @@
-"""The offline audit finds every way in which saved books can be wrong."""
+"""The offline check finds every way in which a saved ledger can be wrong."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ A, B, C = (letter * 16 for letter in (b"a", b"b", b"c"))
 STEPS = Config().rollout.batch_steps
 
 
-def books() -> dict[str, Any]:
-    """One update of A, a dead B, and C in flight; also a warm-up."""
+def sound_ledger() -> dict[str, Any]:
+    """A warm-up, one update of A, a closed B, and C in flight."""
     ledger = Ledger()
     for sid in (A, B, C):
         ledger.open(sid)
@@ -37,18 +37,18 @@ def books() -> dict[str, Any]:
 
 
 def saved(ledger: dict[str, Any], version: int = 1) -> Checkpoint:
-    seats = [[[A.hex(), 0, False], [C.hex(), 1, True]], [[0, 0], [1, 0]]]
-    text = json.dumps({"ledger": json.dumps(ledger), "seats": seats})
+    sessions = [[[A.hex(), 0, False], [C.hex(), 1, True]], [[0, 0], [1, 0]]]
+    text = json.dumps({"ledger": json.dumps(ledger), "sessions": sessions})
     return Checkpoint({}, {"version": version, "config": Config().to_json(), "books": text})
 
 
-def test_sound_books_have_no_problem() -> None:
-    assert verify_ledger.verify(saved(books())) == []
+def test_a_sound_ledger_has_no_problem() -> None:
+    assert verify_ledger.verify(saved(sound_ledger())) == []
 
 
-def test_forgotten_sessions_count_and_are_no_problem() -> None:
-    """Of sessions that ended long ago only the sums are kept."""
-    ledger = books()
+def test_sessions_without_ranges_count_and_are_no_problem() -> None:
+    """Of sessions that were closed long ago only the sums are kept."""
+    ledger = sound_ledger()
     del ledger["accounts"][B.hex()]
     assert verify_ledger.verify(saved(ledger)) == []
     ledger["produced"] += 1
@@ -57,39 +57,54 @@ def test_forgotten_sessions_count_and_are_no_problem() -> None:
 
 Damage = Callable[[dict[str, Any]], object]
 DAMAGES: list[tuple[str, Damage, str]] = [
-    ("a step lost", lambda x: x["accounts"][B.hex()][2].clear(), "booked whole"),
+    ("a step lost", lambda x: x["accounts"][B.hex()][2].clear(), "closed session"),
     ("a step too many", lambda x: x.update(produced=x["produced"] + 1), "sums"),
     ("a verdict too many", lambda x: x["verdicts"].update(stale=3), "sums"),
     ("trained twice", lambda x: x["accounts"][A.hex()][2].append([5, 20, "trained"]), "twice"),
     ("beyond what was made", lambda x: x["accounts"][C.hex()][2].append([3, 9, "stale"]), "within [0, 5)"),
     ("an unknown verdict", lambda x: x["accounts"][C.hex()][2].append([0, 5, "eaten"]), "'eaten'"),
-    ("a gap in the dead", lambda x: x["accounts"][B.hex()].__setitem__(2, [[2, 7, "actor_lost"]]), "[0, 2)"),
-    ("alive without a seat", lambda x: x["accounts"][B.hex()].__setitem__(1, False), "seat"),
-    ("dead in a seat", lambda x: x["accounts"][C.hex()].__setitem__(1, True), "seat"),
+    (
+        "a gap in a closed session",
+        lambda x: x["accounts"][B.hex()].__setitem__(2, [[2, 7, "actor_lost"]]),
+        "[0, 2)",
+    ),
+    ("open without a slot", lambda x: x["accounts"][B.hex()].__setitem__(1, False), "slot"),
+    ("closed with a slot", lambda x: x["accounts"][C.hex()].__setitem__(1, True), "slot"),
 ]
 
 
 @pytest.mark.parametrize(("damage", "words"), [d[1:] for d in DAMAGES], ids=[d[0] for d in DAMAGES])
 def test_every_kind_of_damage_is_named(damage: Damage, words: str) -> None:
-    ledger = copy.deepcopy(books())
+    ledger = copy.deepcopy(sound_ledger())
     damage(ledger)
     found = verify_ledger.verify(saved(ledger))
     assert any(words in problem for problem in found), found
 
 
 def test_trained_steps_are_those_of_the_updates() -> None:
-    """The version says how many there were: one more or less is a step trained twice or not at all."""
-    assert any("trained steps" in problem for problem in verify_ledger.verify(saved(books(), version=2)))
+    """The version gives the number of updates."""
+    assert any(
+        "trained steps" in problem for problem in verify_ledger.verify(saved(sound_ledger(), version=2))
+    )
 
 
 def test_the_command_answers_with_its_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """0 for sound books, 70 and a sentence per problem, 78 without a checkpoint, 2 for a wrong call."""
+    """0 for a sound ledger, 70 and a sentence per problem, 78 without a checkpoint, 2 for a wrong call."""
     assert verify_ledger.main([]) == 2
     assert verify_ledger.main([str(tmp_path)]) == 78
     (tmp_path / "checkpoints").mkdir()
-    checkpoint.save(tmp_path / "checkpoints", 1, saved(books()))
+    checkpoint.save(tmp_path / "checkpoints", 1, saved(sound_ledger()))
     assert verify_ledger.main([str(tmp_path)]) == 0
     assert "0 problems" in capsys.readouterr().out
-    checkpoint.save(tmp_path / "checkpoints", 2, saved(books(), version=2))
+    checkpoint.save(tmp_path / "checkpoints", 2, saved(sound_ledger(), version=2))
     assert verify_ledger.main([str(tmp_path)]) == 70
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_ledger_of_protocol_3_is_verified_as_well() -> None:
+    ledger = sound_ledger()
+    ledger["accounts"][B.hex()][2] = [[0, 7, "epoch"]]
+    ledger["verdicts"]["epoch"] = ledger["verdicts"].pop("actor_lost")
+    text = saved(ledger).meta["books"].replace('"sessions"', '"seats"')
+    older = Checkpoint({}, saved(ledger).meta | {"books": text})
+    assert verify_ledger.verify(older) == []

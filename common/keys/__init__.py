@@ -1,0 +1,1 @@
+"""CURVE keys: the key files, access control on the learner's sockets, and the outcome of handshakes."""

@@ -1,0 +1,209 @@
+"""Every session of a learner process with its credit and its steps, changed together. No sockets.
+
+A pure state machine: time comes in as `now`, and methods return the replies to send.
+Owned by the network thread.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Container
+from dataclasses import dataclass
+
+from common.config import Config
+from common.protocol import messages as m
+from common.protocol.chunk import WARMUP_VERSION
+from learner.interface import Verdict
+from learner.server import sessions
+from learner.server.ledger import Ledger
+from learner.server.scheduler import GrantScheduler
+from learner.server.sessions import SessionRecord, SessionTable
+from learner.server.status import SessionStatus
+
+_EXPIRY_SECONDS = 0.1  # between two checks of every lease
+
+Replies = list[tuple[bytes, m.Message]]  # by connection
+
+
+@dataclass(slots=True)
+class FlowState:
+    """The flow of a session's steps. Written by `SessionRegistry` and `Admission` alone."""
+
+    credit: int = 0  # offset up to which it may play
+    crc_failures: int = 0  # in a row
+    late_violation: str | None = None  # found after its message was accepted; counts with the next message
+    steps_received: int = 0  # since it has its slot
+
+
+class SessionRegistry:
+    """Sessions, credit and the step ledger of a learner process."""
+
+    def __init__(self, config: Config, generation: int) -> None:
+        self.config, self.generation = config, generation
+        self.ledger = Ledger()
+        self.sessions = SessionTable()
+        self.scheduler = GrantScheduler(config)
+        self.flows: dict[bytes, FlowState] = {}
+        self.first_credit_at: float | None = None
+        self.events: Counter[str] = Counter(join=0, leave=0, lost=0, revoked=0, full=0)
+        self.draining: m.Drain | None = None  # sent to every session, if the learner ends
+        self._unacknowledged: dict[bytes, SessionRecord] = {}
+        self._checked_at = 0.0
+
+    # Requests of the trainer and the main thread.
+
+    def open(self, version: int, now: float) -> None:
+        """Hand out credit for the batch of a version that was published, and for `max_lag` more."""
+        if self.scheduler.version == WARMUP_VERSION:  # after random play every actor resets its lanes
+            self.sessions.allow_setup(now)
+        self.scheduler.open(version)
+        self.grant(now)
+
+    def reopen(self, now: float) -> None:
+        """Hand out credit for the present batch again, because its update failed."""
+        self.scheduler.reopen()
+        self.grant(now)
+
+    def settle(self, chunks: list[tuple[bytes, int]], verdict: Verdict) -> None:
+        """Record chunks, named by session and offset."""
+        for sid, offset in chunks:
+            self.ledger.settle(sid, offset, verdict)
+
+    def reject_chunk(self, sid: bytes, offset: int, batch: int, now: float) -> None:
+        """Record a chunk that could not be decoded as invalid, and grant its batch another."""
+        self.ledger.settle(sid, offset, "invalid")
+        self.scheduler.withdraw(batch)
+        if sid in self.flows:
+            self.flows[sid].late_violation = "expected a chunk of this run, got an unreadable one"
+        self.grant(now)
+
+    def drain(self, finished: bool) -> Replies:
+        """Ask every session to leave; grant nothing more."""
+        self.draining = m.Drain(finished=finished)
+        self.scheduler.close()
+        return [(x.peer, self.draining) for x in self.sessions if x.peer is not None]
+
+    def close_remaining(self) -> None:
+        """Close every session that has not left, and settle its steps."""
+        assert self.draining is not None
+        reason = ending_reason(self.draining)
+        for sid, account in self.ledger.accounts.items():
+            for start in list(account.pending):
+                self.ledger.settle(sid, start, reason)
+        for session in self.sessions:
+            self.close_session(session, reason)
+
+    def local_actor_exited(self, sid: bytes, produced: int) -> None:
+        """Close the session of a local actor whose process ended after `produced` steps."""
+        session = self.sessions.get(sid)
+        if session is not None:
+            self.ledger.announce(sid, produced)
+            self.close_session(session, "actor_lost")
+            self.events["lost"] += 1
+
+    def revoke(self, authorised: Container[str]) -> None:
+        """Close the sessions of keys that are not authorised; chunks that arrived before are trained."""
+        for session in self.sessions:
+            if session.key and session.key not in authorised:
+                self.revoke_session(session)
+
+    def revoke_session(self, session: SessionRecord) -> None:
+        """Close one session because its key or its connection is no longer accepted."""
+        self.close_session(session, "revoked")
+        self.events["revoked"] += 1
+
+    # Time, credit and acknowledgements.
+
+    def tick(self, now: float) -> None:
+        """Close expired sessions and grant overdue chunks to others; call it once the socket is drained."""
+        self.sessions.extend_by_stall(now)
+        if now - self._checked_at < _EXPIRY_SECONDS:
+            return
+        self._checked_at = now
+        for session in self.sessions.expired(now):
+            self.close_session(session, "actor_lost")
+            self.events["lost"] += 1
+        self.grant(now)
+
+    def grant(self, now: float) -> None:
+        """Grant chunks of open batches to idle sessions, and raise their credit."""
+        for sid in self.scheduler.grant(now):
+            account, session = self.ledger.accounts[sid], self.sessions.get(sid)
+            assert session is not None
+            received = max(account.received, account.produced)
+            self.flows[sid].credit = received + self.config.rollout.chunk_steps
+            if self.first_credit_at is None and self.scheduler.version > WARMUP_VERSION:
+                self.first_credit_at = now
+            self.owe_ack(session)
+
+    def owe_ack(self, session: SessionRecord) -> None:
+        """Include a session in the next `acknowledge`."""
+        self._unacknowledged[session.sid] = session
+
+    def acknowledge(self) -> Replies:
+        """Return an Ack for each session whose progress changed; once per poll, so that one Ack is enough."""
+        replies: Replies = []
+        for sid, session in self._unacknowledged.items():
+            account = self.ledger.accounts[sid]
+            ack = m.Ack(
+                generation=self.generation,
+                received=account.received,
+                settled=account.settled,
+                credit=self.flows[sid].credit,
+                version=self.scheduler.version,
+            )
+            if session.peer is not None:
+                replies.append((session.peer, ack))
+        self._unacknowledged.clear()
+        return replies
+
+    def close_session(self, session: SessionRecord, reason: m.Reason) -> None:
+        """Close a session: what never arrived is dropped for `reason`, and its slot is free."""
+        self._unacknowledged.pop(session.sid, None)
+        self.ledger.close_session(session.sid, reason)
+        self.scheduler.remove(session.sid)
+        self.sessions.remove(session)
+        self.flows.pop(session.sid, None)
+
+    def lease_ages(self, now: float) -> dict[bytes, float]:
+        """Return the seconds since each connected session renewed its lease; 0 during setup."""
+        return {x.sid: max(0.0, now + sessions.LEASE_SECONDS - x.expires) for x in self.sessions.connected()}
+
+    def session_statuses(self, now: float, slots: int) -> tuple[SessionStatus, ...]:
+        """Return the connected sessions of the first slots, for other threads."""
+        ages = self.lease_ages(now)
+        return tuple(
+            SessionStatus(
+                x.slot,
+                x.host,
+                x.incarnation,
+                self.flows[x.sid].steps_received,
+                self.scheduler.plays(x.sid),
+                ages[x.sid],
+            )
+            for x in self.sessions.connected()
+            if x.slot < slots
+        )
+
+    # Checkpoints.
+
+    def to_json(self, local: set[bytes]) -> str:
+        """Return ledger and sessions as JSON; `local` sessions end with this process."""
+        return json.dumps({"ledger": self.ledger.to_json(), "sessions": self.sessions.to_list(local)})
+
+    def restore(self, text: str, now: float) -> None:
+        """Continue from `to_json` of an earlier generation."""
+        data = json.loads(text)
+        self.ledger = Ledger.from_json(data["ledger"])
+        keys = {sid: account.key for sid, account in self.ledger.accounts.items()}
+        saved = (
+            data["sessions"] if "sessions" in data else data["seats"]
+        )  # of release 0.1.0 before protocol 4
+        for session in self.sessions.restore(saved, keys, now):
+            self.close_session(session, "actor_lost")
+
+
+def ending_reason(drain: m.Drain) -> m.Reason:
+    """Return why chunks that arrive after a Drain are dropped."""
+    return "run_finished" if drain.finished else "learner_shutdown"
