@@ -9,8 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from deploy.grafana.build import DIRECTORY, text
-from deploy.grafana.panels import DASHBOARDS
+from deploy.grafana.build import DASHBOARDS, DIRECTORY, file_text
 from tests.bench import report as benchmarks
 from tests.ci import reliability_report as reliability
 
@@ -20,7 +19,7 @@ def generated() -> dict[Path, str]:
     return {
         benchmarks.DOCS / "benchmarks.md": benchmarks.page(),
         benchmarks.DOCS / "reliability.md": reliability.page(),
-        **{DIRECTORY / f"{dashboard.uid}.json": text(dashboard) for dashboard in DASHBOARDS},
+        **{DIRECTORY / f"{dashboard.uid}.json": file_text(dashboard) for dashboard in DASHBOARDS},
     }
 
 

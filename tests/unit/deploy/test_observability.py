@@ -15,8 +15,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from actor.metrics import FleetCollector
 from common.config import Config
-from deploy.grafana.build import DIRECTORY, text
-from deploy.grafana.panels import DASHBOARDS
+from deploy.grafana.build import DASHBOARDS, DIRECTORY, file_text
 from learner.monitoring.metrics import LearnerCollector
 from learner.server.status import ServerStatus, SessionStatus
 from learner.training.episodes import EpisodeTracker
@@ -72,7 +71,7 @@ def test_the_committed_dashboards_are_those_of_the_values() -> None:
     """Built anew, twice, they are the files to the last byte, and there are no others."""
     files = {path.name: path.read_text() for path in DIRECTORY.glob("*.json")}
     for _ in range(2):
-        assert {f"{page.uid}.json": text(page) for page in DASHBOARDS} == files
+        assert {f"{page.uid}.json": file_text(page) for page in DASHBOARDS} == files
     subprocess.run([sys.executable, "-m", "deploy.grafana.build"], check=True, cwd=DEPLOY.parent, timeout=60)
     assert {path.name: path.read_text() for path in DIRECTORY.glob("*.json")} == files
 
@@ -80,7 +79,7 @@ def test_the_committed_dashboards_are_those_of_the_values() -> None:
 @pytest.mark.parametrize("page", DASHBOARDS, ids=lambda page: page.uid)
 def test_a_dashboard_is_whole(page: object) -> None:
     """Panels have ids of their own and do not overlap, say how to be read, and come from one source."""
-    data = json.loads(text(page))  # type: ignore[arg-type]
+    data = json.loads(file_text(page))  # type: ignore[arg-type]
     panels = data["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
     places = [panel["gridPos"] for panel in panels]
@@ -95,7 +94,7 @@ def test_a_dashboard_is_whole(page: object) -> None:
         assert panel["targets"]
         assert panel["fieldConfig"]["defaults"]["unit"]
         assert {target["datasource"]["uid"] for target in panel["targets"]} == {"${source}"}
-    assert "://" not in text(page)  # type: ignore[arg-type]
+    assert "://" not in file_text(page)  # type: ignore[arg-type]
 
 
 def test_no_two_panels_of_a_dashboard_have_one_title() -> None:
