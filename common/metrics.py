@@ -1,4 +1,4 @@
-"""The Prometheus exporter: one per process tree, on a fixed port or the next best."""
+"""The Prometheus exporter: one per process tree, on a fixed port, or on a free one if it is taken."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ import threading
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from common.http_server import Answer, Answers, WebServer
+from common.http_server import Response, Routes, WebServer
 
 LEARNER_PORT = 9101
 ACTOR_PORT = 9100
-DEFAULT_HOST = "127.0.0.1"  # who scrapes from elsewhere says so with --metrics-host
+DEFAULT_HOST = "127.0.0.1"  # --metrics-host opens the port to scrapers on other machines
 
 
 class Exporter:
-    """Serves a registry at /metrics, and `pages` beside it, over HTTP until closed."""
+    """Serves a registry at /metrics, and the paths of `routes`, over HTTP until closed."""
 
     def __init__(
-        self, registry: CollectorRegistry, port: int, address: str, pages: Answers | None = None
+        self, registry: CollectorRegistry, port: int, address: str, routes: Routes | None = None
     ) -> None:
-        in_turn = threading.Lock()  # collectors remember the last minute; readers come in threads
+        lock = threading.Lock()  # collectors keep state between scrapes; each connection has a thread
 
-        def scrape() -> Answer:
-            with in_turn:
-                return Answer(CONTENT_TYPE_LATEST, generate_latest(registry))
+        def scrape() -> Response:
+            with lock:
+                return Response(CONTENT_TYPE_LATEST, generate_latest(registry))
 
-        answers = {**(pages or {}), "/metrics": scrape}
+        all_routes = {**(routes or {}), "/metrics": scrape}
         try:
-            self._server = WebServer(address, port, answers)
-        except OSError:  # taken: a second run on this machine still wants to be seen
-            self._server = WebServer(address, 0, answers)
+            self._server = WebServer(address, port, all_routes)
+        except OSError:  # taken, for example by a second run on this machine
+            self._server = WebServer(address, 0, all_routes)
         self.port = self._server.port
 
     def close(self) -> None:

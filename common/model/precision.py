@@ -45,7 +45,8 @@ def resolve_precision(precision: Precision, device: torch.device) -> Precision:
 def acting_precision(precision: Precision) -> Precision:
     """What this processor acts in for a run of `precision`: float32 where bfloat16 would be emulated.
 
-    Emulated bfloat16 takes four times as long. The metric train_log_prob_canary shows the difference.
+    Emulated bfloat16 takes four times as long. The metric
+    `outrider_train_actor_learner_log_prob_diff_max` shows the difference.
 
     Raises:
         ValueError: `precision` is not resolved.

@@ -152,15 +152,20 @@ def _colour(panel: Panel) -> dict[str, Any]:
 
 
 def _overrides(panel: Panel) -> list[dict[str, Any]]:
+    titles = [_override(name, "displayName", title) for name, title in panel.series_titles.items()]
     if not panel.stacked:
-        return []
-    return [
-        {
-            "matcher": {"id": "byName", "options": name},
-            "properties": [{"id": "color", "value": {"mode": "fixed", "fixedColor": colour}}],
-        }
-        for name, colour in _COLOURS.items()
+        return titles
+    colours = [
+        _override(name, "color", {"mode": "fixed", "fixedColor": colour}) for name, colour in _COLOURS.items()
     ]
+    return titles + colours
+
+
+def _override(series: str, setting: str, value: object) -> dict[str, Any]:
+    return {
+        "matcher": {"id": "byName", "options": series},
+        "properties": [{"id": setting, "value": value}],
+    }
 
 
 def _lines(panel: Panel) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 
@@ -32,6 +33,7 @@ class Panel:
     logarithmic: bool = False
     decimals: int | None = None
     red_unless_zero: bool = False
+    series_titles: Mapping[str, str] = field(default_factory=dict)  # shown in place of a series' name
 
 
 @dataclass(frozen=True)

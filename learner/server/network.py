@@ -162,7 +162,7 @@ class Network:
             sessions_seen=admission.ledger.sessions_seen,
             actors=len(seats),
             heartbeat_age_max_seconds=max(0.0, heard - oldest),
-            playing=sum(seat.granted_at is not None for seat in seats),
+            collecting=sum(seat.granted_at is not None for seat in seats),
             fleet=tuple(seat.shown(heard) for seat in seats if seat.slot < _SHOWN_SLOTS),
             chunk_seconds=admission.credit.usual_seconds,
             first_credit_at=admission.first_credit_at,
@@ -176,10 +176,10 @@ class Network:
             chunk_steps=self.intake.chunk_steps,
             weights_bytes=self._publisher.sent_bytes,
             weights_pulls=self._publisher.pulls,
-            would_block=would_block,
+            send_queue_full=would_block,
             auth_refused=self._auth_refused,
             bans=self.intake.conduct.bans,
-            unheard=self.intake.conduct.unheard,
+            ignored_messages=self.intake.conduct.unheard,
         )
 
     def _sender(self, peer: bytes, key: str) -> Sender:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from deploy.grafana.build import DASHBOARDS, DIRECTORY, file_text
 from tests.bench import report as benchmarks
+from tests.ci import metrics_page
 from tests.ci import reliability_report as reliability
 
 
@@ -19,6 +20,7 @@ def generated() -> dict[Path, str]:
     return {
         benchmarks.DOCS / "benchmarks.md": benchmarks.page(),
         benchmarks.DOCS / "reliability.md": reliability.page(),
+        metrics_page.FILE: metrics_page.page(),
         **{DIRECTORY / f"{dashboard.uid}.json": file_text(dashboard) for dashboard in DASHBOARDS},
     }
 

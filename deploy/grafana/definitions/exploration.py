@@ -8,19 +8,19 @@ from deploy.grafana.model import Dashboard, Panel, Query, Row
 DASHBOARD = Dashboard(
     "outrider-exploration",
     "Outrider: exploration",
-    "Is there still something new, and does it lead to reward?",
+    "The intrinsic reward, its predictor and their effect on the policy.",
     (
         TOP_ROW,
         Row(
-            "The bonus",
+            "Intrinsic reward and return",
             (
                 Panel(
                     "Intrinsic reward",
-                    "Scaled bonus per step, mean and deviation over a batch. It falls as the known grows, and"
-                    " leaps where something new is found.",
+                    "Normalised intrinsic reward per step: mean and standard deviation of a batch. It"
+                    " decreases as states become familiar and rises when the policy reaches new ones.",
                     (
                         Query("outrider_rnd_intrinsic_reward_mean", "mean"),
-                        Query("outrider_rnd_intrinsic_reward_std", "deviation"),
+                        Query("outrider_rnd_intrinsic_reward_std", "standard deviation"),
                     ),
                     logarithmic=True,
                     width=12,
@@ -28,10 +28,10 @@ DASHBOARD = Dashboard(
                 ),
                 Panel(
                     "Return",
-                    "What exploring is for.",
+                    "Unclipped returns: the mean of the last 100 episodes and the maximum of the run.",
                     (
-                        Query("outrider_episode_return_mean", "mean of 100"),
-                        Query("outrider_episode_return_max", "best"),
+                        Query("outrider_episode_return_mean", "mean of 100 episodes"),
+                        Query("outrider_episode_return_max", "maximum"),
                     ),
                     width=12,
                     height=9,
@@ -39,63 +39,67 @@ DASHBOARD = Dashboard(
             ),
         ),
         Row(
-            "The predictor",
+            "Predictor",
             (
                 Panel(
                     "Prediction error",
-                    "Of the predictor on what it is trained on.",
+                    "Loss of the predictor on its training samples.",
                     single('outrider_train_loss{kind="predictor"}'),
                     logarithmic=True,
                 ),
                 Panel(
-                    "Scale of the bonus",
-                    "What a raw bonus is divided by: the running deviation of its discounted sum.",
+                    "Bonus scale",
+                    "Running standard deviation of the discounted intrinsic return, by which the raw"
+                    " bonus is divided.",
                     single("outrider_rnd_bonus_scale"),
                 ),
                 Panel(
-                    "Gradient of the predictor",
-                    "Norm before clipping.",
+                    "Predictor gradient norm",
+                    "Mean gradient norm of the predictor before clipping.",
                     single('outrider_train_grad_norm{network="predictor"}'),
                     logarithmic=True,
                 ),
             ),
         ),
         Row(
-            "What the policy makes of it",
+            "Policy",
             (
                 Panel(
                     "Value losses",
-                    "Of both streams. Intrinsic values are hard to foretell where the bonus moves quickly.",
+                    "Loss of both value heads. The intrinsic value is hard to predict while the intrinsic"
+                    " reward changes quickly.",
                     single('outrider_train_loss{kind=~"value_.*"}', "{{kind}}"),
                     logarithmic=True,
                 ),
                 Panel(
-                    "Values foretold",
-                    "Share of the targets' variance that each head explains.",
+                    "Explained variance",
+                    "Share of the variance of the value targets that each value head explains: 1 is a"
+                    " perfect fit, 0 is no better than the mean of the targets.",
                     single("outrider_train_explained_variance_ratio", "{{head}}"),
                     unit="percentunit",
                     maximum=1,
                 ),
                 Panel(
                     "Entropy",
-                    "Of the policy, in nats.",
+                    "Mean entropy of the policy in nats.",
                     single("outrider_train_entropy_nats"),
                 ),
                 Panel(
-                    "Steps per game",
-                    "Mean of the last 100 games: surviving is the first thing that exploring teaches.",
+                    "Episode length",
+                    "Mean number of steps of the last 100 episodes. Longer survival is often the first"
+                    " effect of exploration.",
                     single("outrider_episode_length_mean_steps"),
                     minimum=0,
                 ),
                 Panel(
-                    "Observations seen",
-                    "Images (or vectors) in the statistics that whiten what RND sees.",
+                    "Observations",
+                    "Number of observations in the statistics that normalise the input of RND.",
                     single("outrider_rnd_observations"),
                     minimum=0,
                 ),
                 Panel(
-                    "Games",
-                    "Finished games of the run.",
+                    "Episodes",
+                    "Number of finished episodes of the run.",
                     single("outrider_run_episodes"),
                     minimum=0,
                     decimals=0,

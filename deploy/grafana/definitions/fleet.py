@@ -8,24 +8,26 @@ from deploy.grafana.model import Dashboard, Panel, Query, Row
 DASHBOARD = Dashboard(
     "outrider-fleet",
     "Outrider: fleet",
-    "Who plays, how evenly, and where do actors spend their time?",
+    "The number of actors, their balance and their time.",
     (
         TOP_ROW,
         Row(
-            "Are there enough actors?",
+            "Number of actors",
             (
                 Panel(
-                    "How busy each side was",
-                    "Share of the last minute. The longest bar is what holds the run back.",
-                    single("sort_desc(outrider_busy_ratio)", "{{side}}"),
+                    "Bottleneck shares",
+                    "Share of the last minute that each cause took. The cause with the longest bar is the"
+                    " bottleneck.",
+                    single("sort_desc(outrider_bottleneck_share_ratio)", "{{cause}}"),
                     unit="percentunit",
                     kind="bars",
                     minimum=0,
                     maximum=1,
                 ),
                 Panel(
-                    "Where actors spend their time",
-                    "All actors together. Much credit_wait: the learner is slower than they are.",
+                    "Actor time by phase",
+                    "Sum over all actors. A large share of credit_wait means that the learner is slower"
+                    " than the actors.",
                     single("job_phase:outrider_fleet_phase_seconds:share1m", "{{phase}}"),
                     unit="percentunit",
                     stacked=True,
@@ -34,10 +36,10 @@ DASHBOARD = Dashboard(
                 ),
                 Panel(
                     "Sessions",
-                    "With a place at the learner, and those of them that play at this moment.",
+                    "Connected sessions, and those that hold credit and collect steps.",
                     (
                         Query("outrider_fleet_actors", "connected"),
-                        Query("outrider_fleet_playing", "playing"),
+                        Query("outrider_fleet_collecting", "collecting"),
                     ),
                     minimum=0,
                     decimals=0,
@@ -45,44 +47,48 @@ DASHBOARD = Dashboard(
             ),
         ),
         Row(
-            "Do they play evenly, and stay?",
+            "Balance and connections",
             (
                 Panel(
                     "Slowest slots",
-                    "Steps per second that arrive from each, remote ones too; the eight with the fewest.",
+                    "Steps per second received from each slot, on all machines: the eight slots with the"
+                    " lowest rate.",
                     single(f"bottomk(8, {rate('outrider_fleet_slot_steps_total', 'slot')})", "slot {{slot}}"),
                     minimum=0,
                 ),
                 Panel(
                     "Fastest slots",
-                    "Steps per second that arrive from each; the eight with the most.",
+                    "Steps per second received from each slot, on all machines: the eight slots with the"
+                    " highest rate.",
                     single(f"topk(8, {rate('outrider_fleet_slot_steps_total', 'slot')})", "slot {{slot}}"),
                     minimum=0,
                 ),
                 Panel(
-                    "Came and gone",
-                    "Sessions since the learner started; lost are those that ended without a goodbye.",
+                    "Session events",
+                    "Number of events since the learner started. A lost session ended without a leave"
+                    " message.",
                     single("outrider_fleet_sessions_total", "{{event}}"),
                     minimum=0,
                     decimals=0,
                 ),
                 Panel(
-                    "From credit to chunk",
-                    "Usual time between the permission to play a chunk and its arrival.",
+                    "Credit to chunk",
+                    "Median time between a grant of credit and the arrival of its chunk.",
                     single("outrider_fleet_chunk_seconds"),
                     unit="s",
                     minimum=0,
                 ),
                 Panel(
                     "Longest silence",
-                    "Of any session. At 10 s it is given up.",
+                    "Longest time since a message of any session. After 10 s a session is lost.",
                     single("outrider_fleet_heartbeat_age_max_seconds"),
                     unit="s",
                     minimum=0,
                 ),
                 Panel(
-                    "Connections made anew",
-                    "By actors that heard nothing for 10 s, in ten minutes.",
+                    "Reconnects",
+                    "Connections that actors opened again after 10 s without a message from the learner,"
+                    " in ten minutes.",
                     single(
                         "sum by (instance) (increase(outrider_actor_reconnects_total[10m]))", "{{instance}}"
                     ),
@@ -93,27 +99,27 @@ DASHBOARD = Dashboard(
             ),
         ),
         Row(
-            "Actors that Prometheus reaches",
+            "Actors that Prometheus scrapes",
             (
                 Panel(
                     "Steps per second by exporter",
-                    "One exporter per container, or per host with --procs.",
+                    "There is one exporter per container, or per host with --procs.",
                     single(rate("outrider_actor_env_steps_total", "instance"), "{{instance}}"),
                     minimum=0,
                 ),
                 Panel(
                     "Memory",
-                    "Resident, of the process that exports.",
+                    "Resident memory of the process that exports.",
                     (
-                        Query('max(process_resident_memory_bytes{job="actor"})', "most"),
+                        Query('max(process_resident_memory_bytes{job="actor"})', "maximum"),
                         Query('quantile(0.5, process_resident_memory_bytes{job="actor"})', "median"),
                     ),
                     unit="bytes",
                     minimum=0,
                 ),
                 Panel(
-                    "Busy",
-                    "Share of its time in which the actors of an exporter do not wait for credit.",
+                    "Busy share",
+                    "Share of its time in which an exporter's actors do not wait for credit.",
                     single(
                         "1 - "
                         + rate('outrider_actor_phase_seconds_total{phase="credit_wait"}', "instance")
@@ -127,21 +133,22 @@ DASHBOARD = Dashboard(
                     maximum=1,
                 ),
                 Panel(
-                    "Versions behind",
-                    "Between the learner's newest bundle and the oldest that a reachable actor plays with."
-                    " One or two come from the moments of looking.",
+                    "Oldest weights",
+                    "Number of versions between the learner's newest weights and the oldest weights of an"
+                    " actor that Prometheus scrapes. Values of one or two come from different scrape"
+                    " times.",
                     single("max(outrider_learner_policy_version) - min(outrider_actor_weights_version)"),
                     decimals=0,
                 ),
                 Panel(
-                    "Steps kept for a resend",
-                    "An actor keeps a chunk until it is trained on or dropped.",
+                    "Unsettled steps",
+                    "Steps that actors keep until the learner reports that they are trained on or dropped.",
                     single("sum(outrider_actor_unsettled_steps)"),
                     minimum=0,
                 ),
                 Panel(
                     "Exporters up",
-                    "Of those that Prometheus knows; and the actors behind them that have a place.",
+                    "Number of exporters that Prometheus scrapes, and of connected actors behind them.",
                     (
                         Query('sum(up{job="actor"})', "exporters"),
                         Query("sum(outrider_actor_connected)", "actors"),

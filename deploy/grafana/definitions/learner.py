@@ -8,15 +8,16 @@ from deploy.grafana.model import Dashboard, Panel, Query, Row
 DASHBOARD = Dashboard(
     "outrider-learner",
     "Outrider: learner",
-    "What does the learner do with its time, memory and disk?",
+    "The learner's time, queues, checkpoints and process.",
     (
         TOP_ROW,
         Row(
             "Time",
             (
                 Panel(
-                    "Where the learner spends its time",
-                    "Much wait: more actors would help. Little wait: a faster device would, or max_lag 1.",
+                    "Learner time by phase",
+                    "A large share of wait means that more actors would help. A small one means that a"
+                    " faster device or max_lag 1 would.",
                     single("job_phase:outrider_learner_phase_seconds:share1m", "{{phase}}"),
                     unit="percentunit",
                     stacked=True,
@@ -27,7 +28,7 @@ DASHBOARD = Dashboard(
                 ),
                 Panel(
                     "Seconds per update",
-                    "By phase, over five minutes.",
+                    "Time of one update by phase, mean of five minutes.",
                     single(
                         "sum by (phase) (rate(outrider_learner_phase_seconds_total[5m]))"
                         " / on () group_left () (sum(rate(outrider_learner_updates_total[5m])) > 0)",
@@ -42,12 +43,13 @@ DASHBOARD = Dashboard(
             ),
         ),
         Row(
-            "Work that waits, and who does it",
+            "Queues and threads",
             (
                 Panel(
-                    "Chunks that wait",
-                    "Arrived and not yet taken by the trainer. Credit bounds them.",
-                    single("outrider_inbox_chunks"),
+                    "Decoded chunks waiting",
+                    "Chunks that the learner has received and the trainer has not taken. Credit bounds"
+                    " their number.",
+                    single("outrider_decoder_chunks"),
                     minimum=0,
                     soft_maximum=1,
                     decimals=0,
@@ -56,15 +58,15 @@ DASHBOARD = Dashboard(
                 Panel(
                     "Decoding",
                     "Share of one core that decompresses chunks. Near 1 it is the bottleneck.",
-                    single(rate("outrider_inbox_decode_seconds_total")),
+                    single(rate("outrider_decoder_seconds_total")),
                     unit="percentunit",
                     minimum=0,
                     width=6,
                 ),
                 Panel(
-                    "Silent threads",
-                    "Time since each of the learner's threads last came round. The watchdog ends a process in"
-                    " which one stays stuck.",
+                    "Thread silence",
+                    "Time since each thread of the learner last completed a loop. The watchdog ends the"
+                    " process if a thread hangs.",
                     single("outrider_learner_thread_silence_seconds", "{{thread}}"),
                     unit="s",
                     minimum=0,
@@ -72,8 +74,9 @@ DASHBOARD = Dashboard(
                     width=6,
                 ),
                 Panel(
-                    "Lag of trained chunks",
-                    "Versions behind, of nearly all chunks of five minutes. 0 in the strict mode.",
+                    "Policy lag of chunks",
+                    "Number of versions between the collection of a chunk and its training: median and"
+                    " 99th percentile of five minutes. It is 0 in the strict mode.",
                     (
                         Query(
                             "histogram_quantile(0.5, sum by (le)"
@@ -83,7 +86,7 @@ DASHBOARD = Dashboard(
                         Query(
                             "histogram_quantile(0.99, sum by (le)"
                             " (rate(outrider_learner_chunk_lag_versions_bucket[5m])))",
-                            "99 %",
+                            "99th percentile",
                         ),
                     ),
                     minimum=0,
@@ -96,22 +99,24 @@ DASHBOARD = Dashboard(
             "Checkpoints",
             (
                 Panel(
-                    "Age of the newest",
-                    "What a crash now would cost. One is written a minute at most, between updates.",
+                    "Checkpoint age",
+                    "Training time that a crash would lose now. The learner writes at most one checkpoint"
+                    " per minute, between updates.",
                     single("time() - outrider_checkpoint_last_success_timestamp_seconds"),
                     unit="s",
                     minimum=0,
                 ),
                 Panel(
-                    "Time spent on them",
-                    "Share of the trainer's time; the intervals are chosen so that it stays below 5 %.",
+                    "Checkpoint time",
+                    "Share of the trainer's time. The learner chooses the interval so that it stays below"
+                    " 5 %.",
                     single('rate(outrider_learner_phase_seconds_total{phase="checkpoint"}[5m])'),
                     unit="percentunit",
                     minimum=0,
                 ),
                 Panel(
-                    "Failures",
-                    "Checkpoints that could not be written, in ten minutes. Training goes on.",
+                    "Checkpoint failures",
+                    "Checkpoints that could not be written, in ten minutes. Training continues.",
                     single("increase(outrider_checkpoint_failures_total[10m])"),
                     minimum=0,
                     soft_maximum=1,
@@ -124,7 +129,7 @@ DASHBOARD = Dashboard(
             (
                 Panel(
                     "Memory",
-                    "Resident, and of tensors on a GPU if there is one.",
+                    "Resident memory of the process, and GPU memory of tensors if there is a GPU.",
                     (
                         Query('process_resident_memory_bytes{job="learner"}', "process"),
                         Query("outrider_device_memory_bytes", "GPU"),
@@ -133,38 +138,38 @@ DASHBOARD = Dashboard(
                     minimum=0,
                 ),
                 Panel(
-                    "Processor",
-                    "Cores in use.",
+                    "CPU",
+                    "Number of cores in use.",
                     single('rate(process_cpu_seconds_total{job="learner"}[$__rate_interval])'),
                     minimum=0,
                 ),
                 Panel(
                     "Open files",
-                    "One for each connection, and a few more. It rises with the fleet and falls with it.",
+                    "One per connection and a few more. The number follows the number of actors.",
                     single('process_open_fds{job="learner"}'),
                     minimum=0,
                     decimals=0,
                 ),
                 Panel(
                     "Software",
-                    "What runs.",
+                    "Components and their versions.",
                     single("outrider_build_info", "{{component}} {{version}}"),
                     kind="label",
                     width=8,
                     height=3,
                 ),
                 Panel(
-                    "Lives",
-                    "How often this run's learner was started before.",
-                    single("outrider_learner_epoch"),
+                    "Generation",
+                    "Number of earlier starts of the learner in this run.",
+                    single("outrider_learner_generation"),
                     kind="value",
                     width=8,
                     height=3,
                     decimals=0,
                 ),
                 Panel(
-                    "Up since",
-                    "Of the learner's process.",
+                    "Uptime",
+                    "Time since the start of the learner's process.",
                     single('process_start_time_seconds{job="learner"} * 1000'),
                     unit="dateTimeFromNow",
                     kind="value",

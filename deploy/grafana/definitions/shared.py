@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from deploy.grafana.model import Panel, Query, Row
+from learner.monitoring.bottleneck import CAUSES
 
 TRAINED_RATE = "sum(job:outrider_learner_steps_trained:rate1m)"
 
@@ -19,16 +20,18 @@ def single(expr: str, legend: str = "") -> tuple[Query, ...]:
 
 
 _BOTTLENECK = Panel(
-    "What holds the run back",
-    "The busiest side of the last minute, in words; the bars on the Fleet page show how busy each one was.",
-    single("outrider_held_back == 1", "{{words}}"),
+    "Bottleneck",
+    "What limited the speed of the run in the last minute. The panel Bottleneck shares of"
+    " the page Fleet shows the share of each cause.",
+    single("outrider_bottleneck == 1", "{{cause}}"),
+    series_titles=CAUSES,
     kind="label",
     width=14,
     height=4,
 )
 _IMBALANCE = Panel(
     "Steps unaccounted for",
-    "produced - trained - dropped - in flight. Anything but 0 is a defect of Outrider.",
+    "Steps produced - trained - dropped - in flight. Any value but 0 is a defect of Outrider.",
     single("outrider_learner_accounting_imbalance_steps"),
     kind="value",
     width=4,
@@ -38,7 +41,7 @@ _IMBALANCE = Panel(
 )
 _SPEED = Panel(
     "Steps trained per second",
-    "Over the last minute. An Atari step is four frames.",
+    "Rate of the last minute. One step of an Atari game is four frames.",
     single(TRAINED_RATE),
     unit="locale",
     kind="value",
@@ -48,7 +51,7 @@ _SPEED = Panel(
 )
 _ACTORS = Panel(
     "Actors",
-    "Sessions with a place at the learner, wherever they run.",
+    "Number of sessions connected to the learner, on all machines.",
     single("outrider_fleet_actors"),
     kind="value",
     width=2,

@@ -5,12 +5,12 @@ from __future__ import annotations
 from deploy.grafana.definitions.shared import TOP_ROW, TRAINED_RATE, single
 from deploy.grafana.model import Dashboard, Panel, Query, Row
 
-_LEFT = "(outrider_run_goal_steps - outrider_run_env_steps)"
+_REMAINING_STEPS = "(outrider_run_target_steps - outrider_run_env_steps)"
 
 DASHBOARD = Dashboard(
     "outrider-training",
     "Outrider: training",
-    "Does it learn, how fast, and what is it waiting for?",
+    "Learning progress, the quality of the updates and the effect of stale data.",
     (
         TOP_ROW,
         Row(
@@ -18,7 +18,7 @@ DASHBOARD = Dashboard(
             (
                 Panel(
                     "Run",
-                    "Task and seed.",
+                    "Task and seed of the run.",
                     single("outrider_run_info", "{{env_id}}, seed {{seed}}"),
                     kind="label",
                     width=6,
@@ -26,8 +26,8 @@ DASHBOARD = Dashboard(
                 ),
                 Panel(
                     "Progress",
-                    "Trained steps of those that the run is to have.",
-                    single("outrider_run_env_steps / outrider_run_goal_steps"),
+                    "Share of the run's steps that are trained on.",
+                    single("outrider_run_env_steps / outrider_run_target_steps"),
                     unit="percentunit",
                     kind="value",
                     width=3,
@@ -36,9 +36,9 @@ DASHBOARD = Dashboard(
                 ),
                 Panel(
                     "Time left",
-                    "At the speed of the last minute.",
+                    "Remaining time at the speed of the last minute.",
                     single(
-                        f"sum({_LEFT}) / ({TRAINED_RATE} > 0)",
+                        f"sum({_REMAINING_STEPS}) / ({TRAINED_RATE} > 0)",
                     ),
                     unit="dtdurations",
                     kind="value",
@@ -46,8 +46,8 @@ DASHBOARD = Dashboard(
                     height=3,
                 ),
                 Panel(
-                    "Games",
-                    "Finished and trained on in full.",
+                    "Episodes",
+                    "Number of finished episodes of the run.",
                     single("outrider_run_episodes"),
                     unit="locale",
                     kind="value",
@@ -57,7 +57,7 @@ DASHBOARD = Dashboard(
                 ),
                 Panel(
                     "Mean return",
-                    "Raw score, mean of the last 100 games.",
+                    "Mean unclipped return of the last 100 episodes.",
                     single("outrider_episode_return_mean"),
                     kind="value",
                     width=3,
@@ -65,7 +65,7 @@ DASHBOARD = Dashboard(
                 ),
                 Panel(
                     "Best return",
-                    "Raw score of the best game of the run.",
+                    "Largest unclipped return of an episode of the run.",
                     single("outrider_episode_return_max"),
                     kind="value",
                     width=3,
@@ -73,7 +73,7 @@ DASHBOARD = Dashboard(
                 ),
                 Panel(
                     "Updates",
-                    "Of the whole run, those before a restart included.",
+                    "Number of updates of the run, including those before a restart.",
                     single("outrider_run_updates"),
                     unit="locale",
                     kind="value",
@@ -84,21 +84,22 @@ DASHBOARD = Dashboard(
             ),
         ),
         Row(
-            "Is it getting better?",
+            "Returns and speed",
             (
                 Panel(
                     "Return",
-                    "Raw, unclipped scores: the mean of the last 100 games, and the best so far.",
+                    "Unclipped returns: the mean of the last 100 episodes and the maximum of the run.",
                     (
-                        Query("outrider_episode_return_mean", "mean of 100"),
-                        Query("outrider_episode_return_max", "best"),
+                        Query("outrider_episode_return_mean", "mean of 100 episodes"),
+                        Query("outrider_episode_return_max", "maximum"),
                     ),
                     width=12,
                     height=9,
                 ),
                 Panel(
-                    "Steps per game",
-                    "Mean of the last 100 games. Longer is better where dying ends a game.",
+                    "Episode length",
+                    "Mean number of steps of the last 100 episodes. In a game that ends with death,"
+                    " longer episodes are better.",
                     single("outrider_episode_length_mean_steps"),
                     width=6,
                     height=9,
@@ -106,7 +107,8 @@ DASHBOARD = Dashboard(
                 ),
                 Panel(
                     "Steps per second",
-                    "By actors, and trained on. They part only during warm-up, or when steps are dropped.",
+                    "Steps produced by actors and steps trained on. They differ during the warm-up and"
+                    " when steps are dropped.",
                     (
                         Query("sum(job:outrider_learner_steps_produced:rate1m)", "produced"),
                         Query(TRAINED_RATE, "trained"),
@@ -118,34 +120,36 @@ DASHBOARD = Dashboard(
             ),
         ),
         Row(
-            "Is the update sound?",
+            "Updates",
             (
                 Panel(
                     "Losses",
-                    "Means over the minibatches of an update. Falling is no aim in itself; a leap is a sign.",
+                    "Means over the minibatches of an update. The trend of a PPO loss does not measure"
+                    " progress, but a sudden jump indicates a problem.",
                     single('outrider_train_loss{kind!="predictor"}', "{{kind}}"),
                 ),
                 Panel(
-                    "Values foretold",
-                    "Share of its targets' variance that each value head explains: 1 is all, 0 no better than"
-                    " their mean.",
+                    "Explained variance",
+                    "Share of the variance of the value targets that each value head explains: 1 is a"
+                    " perfect fit, 0 is no better than the mean of the targets.",
                     single("outrider_train_explained_variance_ratio", "{{head}}"),
                     unit="percentunit",
                     maximum=1,
                 ),
                 Panel(
                     "Entropy",
-                    "Of the policy, in nats. Near 0 it has stopped trying things.",
+                    "Mean entropy of the policy in nats. Near 0 the policy no longer explores.",
                     single("outrider_train_entropy_nats"),
                 ),
                 Panel(
-                    "Change per update",
-                    "Divergence of the policy within an update, in nats. Beyond 0.05 updates are too large.",
+                    "Approx. KL",
+                    "Approximate KL divergence between the policy before and after an update, in nats."
+                    " Above 0.05 the updates are too large.",
                     single("outrider_train_approx_kl"),
                 ),
                 Panel(
-                    "Clipped",
-                    "Share of the samples outside PPO's clip range.",
+                    "Clip fraction",
+                    "Share of the samples whose probability ratio is outside PPO's clip range.",
                     single("outrider_train_clip_fraction_ratio"),
                     unit="percentunit",
                     minimum=0,
@@ -153,29 +157,30 @@ DASHBOARD = Dashboard(
                 ),
                 Panel(
                     "Gradient norms",
-                    "Before clipping.",
+                    "Mean gradient norm of each network before clipping.",
                     single("outrider_train_grad_norm", "{{network}}"),
                     logarithmic=True,
                 ),
                 Panel(
                     "Learning rate",
-                    "Of the policy; it falls in a straight line where the preset anneals.",
+                    "Learning rate of the policy. It decreases linearly if the preset anneals it.",
                     single("outrider_train_learning_rate"),
                     unit="sci",
                     minimum=0,
                 ),
                 Panel(
-                    "Learner against actor",
-                    "Most that both differ about the log-probability of a fresh action: rounding, below 1e-4"
-                    " in float32, up to 8e-3 between bfloat16 and float32. A leap means that they do not run"
-                    " the same policy.",
-                    single("outrider_train_log_prob_canary"),
+                    "Actor/learner log-prob difference",
+                    "Largest difference between the log-probabilities that actor and learner compute for"
+                    " an action with the same weights. Rounding explains up to 1e-4 in float32 and 8e-3"
+                    " between bfloat16 and float32. A sudden jump means that actor and learner compute"
+                    " different policies.",
+                    single("outrider_train_actor_learner_log_prob_diff_max"),
                     logarithmic=True,
                 ),
                 Panel(
                     "Failed updates",
-                    "Batches that gave NaN or infinity, in ten minutes. They change nothing; three in a row"
-                    " end the run.",
+                    "Updates that were discarded because of NaN or infinity, in ten minutes. They change"
+                    " no weights; three in a row end the run.",
                     single("increase(outrider_learner_failed_updates_total[10m])"),
                     decimals=0,
                     minimum=0,
@@ -184,17 +189,19 @@ DASHBOARD = Dashboard(
             ),
         ),
         Row(
-            "How stale is what it learns from? (max_lag above 0)",
+            "Staleness (only with max_lag above 0)",
             (
                 Panel(
-                    "From acting to learning policy",
-                    "Estimated divergence in nats. 0 at lag 0, up to rounding.",
+                    "Behaviour KL",
+                    "Estimated KL divergence from the policy that collected the batch to the learner's"
+                    " policy, in nats. It is 0 at lag 0, except for rounding.",
                     single("outrider_train_behaviour_kl_nats"),
                     width=6,
                 ),
                 Panel(
-                    "Samples that count",
-                    "Share of the batch left by the weights of stale actions; 1 at lag 0.",
+                    "Effective sample size",
+                    "Effective sample size of the batch after importance weighting, as a share of its"
+                    " size. It is 1 at lag 0.",
                     single("outrider_train_effective_samples_ratio"),
                     unit="percentunit",
                     minimum=0,
@@ -202,8 +209,8 @@ DASHBOARD = Dashboard(
                     width=6,
                 ),
                 Panel(
-                    "Weights at their cap",
-                    "Share of the actions whose weight was cut; 0 at lag 0.",
+                    "Importance weights at cap",
+                    "Share of the actions whose importance weight is at its cap. It is 0 at lag 0.",
                     single("outrider_train_weight_capped_ratio"),
                     unit="percentunit",
                     minimum=0,
@@ -211,9 +218,10 @@ DASHBOARD = Dashboard(
                     width=6,
                 ),
                 Panel(
-                    "Stale bonuses",
-                    "How far rating stale chunks anew moves their bonus, in deviations; 0 at lag 0.",
-                    single("outrider_rnd_bonus_moved_ratio"),
+                    "Stale bonus shift",
+                    "Mean change of the intrinsic reward of stale chunks when the learner computes it"
+                    " with the newest predictor, in standard deviations. It is 0 at lag 0.",
+                    single("outrider_rnd_stale_bonus_shift_ratio"),
                     minimum=0,
                     soft_maximum=0.1,
                     width=6,

@@ -8,15 +8,15 @@ from deploy.grafana.model import Dashboard, Panel, Query, Row
 DASHBOARD = Dashboard(
     "outrider-wire",
     "Outrider: wire and accounting",
-    "Does every step arrive, and what does it cost to carry?",
+    "The accounting of every step, traffic and refused peers.",
     (
         TOP_ROW,
         Row(
-            "Every step is in one place",
+            "Step accounting",
             (
                 Panel(
                     "Steps per second",
-                    "What actors make is trained on or dropped for one of the reasons beside.",
+                    "Every produced step is later trained on or dropped; the next panel shows the reasons.",
                     (
                         Query(rate("outrider_learner_steps_produced_total"), "produced"),
                         Query(rate("outrider_learner_steps_trained_total"), "trained"),
@@ -25,8 +25,9 @@ DASHBOARD = Dashboard(
                     minimum=0,
                 ),
                 Panel(
-                    "Dropped, by reason",
-                    "Steps in ten minutes. warmup is part of every run; surplus means a slow actor.",
+                    "Dropped steps by reason",
+                    "Steps dropped in ten minutes. Every run drops warmup steps; surplus steps indicate a"
+                    " slow actor.",
                     single(
                         "sum by (reason) (increase(outrider_learner_steps_dropped_total[10m])) > 0"
                         " or sum by (reason)"
@@ -38,22 +39,25 @@ DASHBOARD = Dashboard(
                     decimals=0,
                 ),
                 Panel(
-                    "In flight",
-                    "Steps announced, received or in training. Up and down with each batch, never away.",
+                    "Steps in flight",
+                    "Steps that are announced, received or in training. The number rises and falls with"
+                    " each batch.",
                     single("outrider_learner_steps_in_flight"),
                     minimum=0,
                 ),
                 Panel(
-                    "Played for nothing",
-                    "Share of the steps of ten minutes that were dropped, warm-up and endings apart.",
+                    "Wasted steps",
+                    "Share of the steps of ten minutes that were dropped, without those of the warm-up"
+                    " and of the end of a run or process.",
                     single("job:outrider_learner_steps_wasted_per_produced:ratio_rate10m"),
                     unit="percentunit",
                     minimum=0,
                     soft_maximum=0.02,
                 ),
                 Panel(
-                    "Chunks that came again",
-                    "After a reconnect, in ten minutes. Offsets make them harmless.",
+                    "Duplicate chunks",
+                    "Chunks received more than once, after a reconnect, in ten minutes. Each one is"
+                    " counted once.",
                     single("increase(outrider_wire_duplicate_chunks_total[10m])"),
                     minimum=0,
                     soft_maximum=1,
@@ -61,8 +65,8 @@ DASHBOARD = Dashboard(
                 ),
                 Panel(
                     "Chunks per second at the actors",
-                    "Of actors that Prometheus reaches. Sent and settled are alike; retransmitted is 0 unless"
-                    " something was disturbed.",
+                    "Of actors that Prometheus scrapes. The rates of sent and settled chunks are equal;"
+                    " retransmitted is 0 unless a connection failed.",
                     single(rate("outrider_actor_chunks_total", "outcome"), "{{outcome}}"),
                     minimum=0,
                 ),
@@ -73,7 +77,7 @@ DASHBOARD = Dashboard(
             (
                 Panel(
                     "Bytes per second",
-                    "To the learner on the data port, and weights from it.",
+                    "Bytes received on the data port, and bytes of weights sent.",
                     (
                         Query(rate("outrider_wire_received_bytes_total"), "received"),
                         Query(rate("outrider_weights_sent_bytes_total"), "weights sent"),
@@ -83,7 +87,7 @@ DASHBOARD = Dashboard(
                 ),
                 Panel(
                     "Bytes per step",
-                    "Of chunks, compressed.",
+                    "Size of chunk messages after compression.",
                     single(
                         "sum(rate(outrider_wire_chunk_bytes_total[5m]))"
                         " / (sum(rate(outrider_learner_steps_produced_total[5m])) > 0)"
@@ -93,29 +97,32 @@ DASHBOARD = Dashboard(
                 ),
                 Panel(
                     "Messages per second",
-                    "Read on the data port, by kind.",
+                    "Messages read on the data port, by kind.",
                     single(rate("outrider_wire_messages_total", "kind"), "{{kind}}"),
                     minimum=0,
                 ),
                 Panel(
-                    "Weights fetched",
-                    "Pulls begun per second; one for each update and actor, or host with --procs.",
+                    "Weights downloads",
+                    "Downloads started per second: one per update and actor, or per update and host with"
+                    " --procs.",
                     single(rate("outrider_weights_pulls_total")),
                     unit="ops",
                     minimum=0,
                 ),
                 Panel(
                     "Refused messages",
-                    "In five minutes, by reason. A stranger talks to the port, or a version differs.",
+                    "Messages refused in five minutes, by reason. A program that is no actor sends to the"
+                    " port, or the versions differ.",
                     single("sum by (reason) (increase(outrider_wire_errors_total[5m]))", "{{reason}}"),
                     minimum=0,
                     soft_maximum=1,
                     decimals=0,
                 ),
                 Panel(
-                    "Replies that found a full pipe",
-                    "In five minutes. The peer does not read: slow, stopped or gone.",
-                    single("increase(outrider_wire_would_block_total[5m])"),
+                    "Send queue full",
+                    "Messages not sent in five minutes because the send queue of the peer was full. The"
+                    " peer is slow, stopped or gone.",
+                    single("increase(outrider_wire_send_queue_full_total[5m])"),
                     minimum=0,
                     soft_maximum=1,
                     decimals=0,
@@ -123,12 +130,12 @@ DASHBOARD = Dashboard(
             ),
         ),
         Row(
-            "Strangers",
+            "Access control",
             (
                 Panel(
-                    "Refused without a key",
-                    "Handshakes and messages in five minutes, by reason; 0 where no keys are in use."
-                    " The learner's own four tries at its start count.",
+                    "Refused connections",
+                    "Handshakes and messages without an authorised key in five minutes, by reason. It is"
+                    " 0 if no keys are in use. The learner's own four attempts at its start count.",
                     single(
                         "sum by (reason) (increase(outrider_auth_refused_total[5m])) or on () vector(0)",
                         "{{reason}}",
@@ -138,20 +145,20 @@ DASHBOARD = Dashboard(
                     decimals=0,
                 ),
                 Panel(
-                    "Not listened to",
-                    "Peers banned for a while after offences, and messages of the banned or beyond a quota,"
-                    " in five minutes.",
+                    "Bans and ignored messages",
+                    "Peers banned for a time after violations, and messages ignored because their peer"
+                    " was banned or over its quota, in five minutes.",
                     (
                         Query("increase(outrider_wire_bans_total[5m])", "bans"),
-                        Query("increase(outrider_wire_unheard_messages_total[5m])", "messages"),
+                        Query("increase(outrider_wire_ignored_messages_total[5m])", "messages"),
                     ),
                     minimum=0,
                     soft_maximum=1,
                     decimals=0,
                 ),
                 Panel(
-                    "Open to anybody",
-                    "1: the learner listens beyond this machine and asks for no keys.",
+                    "Insecure plaintext",
+                    "1 if the learner accepts connections from other machines without keys.",
                     single("outrider_insecure_plaintext"),
                     kind="value",
                     red_unless_zero=True,

@@ -1,4 +1,4 @@
-"""The bounds of the HTTP server, held against slow and hostile readers on real sockets."""
+"""The limits of the HTTP server, with slow and hostile clients on real sockets."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ import pytest
 from prometheus_client import CollectorRegistry, Metric
 
 from common import http_server
-from common.http_server import CONNECTIONS, Answer, WebServer
+from common.http_server import CONNECTIONS, Response, WebServer
 from common.metrics import Exporter
 from tests.support.processes import PATIENCE_SECONDS, wait_until
 
-LARGE = b"x" * 2**26  # more than the kernel takes from a writer whose reader reads nothing
+LARGE = b"x" * 2**26  # more than the kernel buffers for a client that reads nothing
 
 
-def fail() -> Answer:
+def fail() -> Response:
     raise ConnectionResetError
 
 
 @pytest.fixture
 def server() -> Iterator[WebServer]:
-    answers = {
-        "/": lambda: Answer("text/plain", b"here", {"Further": "header"}),
-        "/large": lambda: Answer("text/plain", LARGE),
+    routes = {
+        "/": lambda: Response("text/plain", b"here", {"Further": "header"}),
+        "/large": lambda: Response("text/plain", LARGE),
         "/broken": fail,
     }
-    server = WebServer("127.0.0.1", 0, answers)
+    server = WebServer("127.0.0.1", 0, routes)
     yield server
     server.close()
 
 
-def ask(port: int, method: str, path: str) -> tuple[int, bytes, http.client.HTTPMessage]:
+def request(port: int, method: str, path: str) -> tuple[int, bytes, http.client.HTTPMessage]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_SECONDS)
     connection.request(method, path)
-    with connection.getresponse() as answer:
-        return answer.status, answer.read(), answer.headers
+    with connection.getresponse() as response:
+        return response.status, response.read(), response.headers
 
 
 def opened(port: int) -> socket.socket:
@@ -47,7 +47,7 @@ def opened(port: int) -> socket.socket:
 
 
 def closes(connection: socket.socket, drip: bytes) -> bool:
-    """Send a byte every 50 ms until the other end is gone; False if it stays."""
+    """Whether the server closes the connection while the client sends a byte every 50 ms."""
     end = time.monotonic() + PATIENCE_SECONDS
     connection.settimeout(0.05)
     while time.monotonic() < end:
@@ -63,29 +63,29 @@ def closes(connection: socket.socket, drip: bytes) -> bool:
 
 
 def test_paths_are_read_and_nothing_else_is_done(server: WebServer) -> None:
-    """GET and HEAD of a known path, with or without a query; others are refused in a word."""
-    status, body, headers = ask(server.port, "GET", "/?anything=1")
+    """GET and HEAD of a known path, with or without a query; everything else is refused."""
+    status, body, headers = request(server.port, "GET", "/?anything=1")
     assert (status, body, headers["Further"]) == (200, b"here", "header")
     assert headers["X-Content-Type-Options"] == "nosniff"
-    status, body, headers = ask(server.port, "HEAD", "/")
+    status, body, headers = request(server.port, "HEAD", "/")
     assert (status, body, headers["Content-Length"]) == (200, b"", "4")
-    assert ask(server.port, "GET", "/other")[:2] == (404, b"404 Not Found\n")
-    assert ask(server.port, "GET", "/../page.html")[0] == 404
+    assert request(server.port, "GET", "/other")[:2] == (404, b"404 Not Found\n")
+    assert request(server.port, "GET", "/../page.html")[0] == 404
     for method in ("POST", "PUT", "DELETE", "OPTIONS", "TRACE"):
-        assert ask(server.port, method, "/")[0] == 501
+        assert request(server.port, method, "/")[0] == 501
 
 
-def test_whoever_holds_every_place_keeps_nobody_out(
+def test_a_client_that_holds_every_connection_keeps_no_other_out(
     server: WebServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The one that holds a place longest loses it, and only that one."""
+    """A new connection closes the oldest one, and only that one."""
     monkeypatch.setattr(http_server, "DEADLINE_SECONDS", PATIENCE_SECONDS)
     monkeypatch.setattr(http_server._Handler, "timeout", PATIENCE_SECONDS)
     held = []
     for _ in range(CONNECTIONS):
         held.append(opened(server.port))
-        wait_until(lambda: len(server._server._open) == len(held), "connections taken in in this order")
-    assert ask(server.port, "GET", "/")[0] == 200
+        wait_until(lambda: len(server._server._open) == len(held), "the connection to be accepted")
+    assert request(server.port, "GET", "/")[0] == 200
     assert held[0].recv(1) == b""
     held[-1].sendall(b"GET / HTTP/1.0\r\n\r\n")
     assert held[-1].recv(12) == b"HTTP/1.0 200"
@@ -93,16 +93,16 @@ def test_whoever_holds_every_place_keeps_nobody_out(
         connection.close()
 
 
-def test_one_that_drips_its_request_is_cut_off_at_the_deadline(
+def test_a_client_that_sends_its_request_slowly_is_closed_at_the_deadline(
     server: WebServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However often it says something."""
+    """However often it sends a byte."""
     monkeypatch.setattr(http_server, "DEADLINE_SECONDS", 0.5)
     with opened(server.port) as connection:
         assert closes(connection, b"x")
 
 
-def test_one_that_never_reads_its_answer_is_cut_off_at_the_deadline(
+def test_a_client_that_never_reads_its_response_is_closed_at_the_deadline(
     server: WebServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(http_server, "DEADLINE_SECONDS", 0.5)
@@ -115,15 +115,15 @@ def test_one_that_never_reads_its_answer_is_cut_off_at_the_deadline(
         assert received < len(LARGE)
 
 
-def test_an_answer_that_fails_ends_its_connection_alone(server: WebServer) -> None:
+def test_a_response_that_fails_ends_its_connection_alone(server: WebServer) -> None:
     with pytest.raises((http.client.RemoteDisconnected, ConnectionResetError)):
-        ask(server.port, "GET", "/broken")
-    assert ask(server.port, "GET", "/")[0] == 200
+        request(server.port, "GET", "/broken")
+    assert request(server.port, "GET", "/")[0] == 200
 
 
-def test_closing_ends_connections_that_are_open(server: WebServer) -> None:
+def test_closing_ends_the_open_connections(server: WebServer) -> None:
     with opened(server.port) as connection:
-        assert ask(server.port, "GET", "/")[0] == 200  # it was taken in before this
+        assert request(server.port, "GET", "/")[0] == 200  # the server accepted `connection` before this one
         server.close()
         assert connection.recv(1) == b""
 
@@ -133,16 +133,16 @@ def test_a_second_exporter_takes_another_port_and_shows_metrics_alone() -> None:
     second = Exporter(CollectorRegistry(), first.port, "127.0.0.1")
     try:
         assert second.port != first.port
-        status, _, headers = ask(second.port, "GET", "/metrics")
+        status, _, headers = request(second.port, "GET", "/metrics")
         assert status == 200 and headers["Content-Type"].startswith("text/plain")
-        assert ask(second.port, "GET", "/")[0] == 404
+        assert request(second.port, "GET", "/")[0] == 404
     finally:
         first.close()
         second.close()
 
 
-def test_scrapes_at_one_time_are_collected_in_turn() -> None:
-    """A collector remembers what it showed last, and is not made for two threads."""
+def test_concurrent_scrapes_are_collected_one_after_another() -> None:
+    """A collector keeps state between scrapes, and is not safe for threads."""
     inside, most = 0, 0
 
     class Slow:
@@ -158,8 +158,8 @@ def test_scrapes_at_one_time_are_collected_in_turn() -> None:
     registry.register(Slow())
     exporter = Exporter(registry, 0, "127.0.0.1")
     try:
-        with ThreadPoolExecutor(4) as readers:
-            asked = list(readers.map(lambda _: ask(exporter.port, "GET", "/metrics")[0], range(4)))
+        with ThreadPoolExecutor(4) as clients:
+            statuses = list(clients.map(lambda _: request(exporter.port, "GET", "/metrics")[0], range(4)))
     finally:
         exporter.close()
-    assert (asked, most) == ([200] * 4, 1)
+    assert (statuses, most) == ([200] * 4, 1)
