@@ -119,7 +119,7 @@ class Learner:
             lambda: self.trainer.progress,
             lambda: self.recorder.curve.points,
         )
-        exporter = Exporter(collector.registry(), LEARNER_PORT, self.options.metrics_host, page.answers)
+        exporter = Exporter(collector.registry(), LEARNER_PORT, self.options.metrics_host, page.routes)
         stack.callback(exporter.close)
         log.info("metrics_served", port=exporter.port)
 

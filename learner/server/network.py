@@ -166,7 +166,7 @@ class Network:
             sessions_seen=registry.ledger.sessions_seen,
             actors=len(ages),
             heartbeat_age_max_seconds=max(ages.values(), default=0.0),
-            playing=sum(registry.scheduler.plays(sid) for sid in ages),
+            collecting=sum(registry.scheduler.plays(sid) for sid in ages),
             fleet=registry.session_statuses(now, _SHOWN_SLOTS),
             chunk_seconds=registry.scheduler.usual_seconds,
             first_credit_at=registry.first_credit_at,
@@ -180,10 +180,10 @@ class Network:
             chunk_steps=self.intake.chunk_steps,
             weights_bytes=self._publisher.sent_bytes,
             weights_pulls=self._publisher.pulls,
-            would_block=would_block,
+            send_queue_full=would_block,
             auth_refused=self._auth_refused,
             bans=self.intake.rate_limiter.bans,
-            unheard=self.intake.rate_limiter.ignored_messages,
+            ignored_messages=self.intake.rate_limiter.ignored_messages,
         )
 
     def _sender(self, peer: bytes, key: str) -> Sender:

@@ -27,7 +27,7 @@ class ServerStatus:
     sessions_seen: int = 0
     actors: int = 0
     heartbeat_age_max_seconds: float = 0.0
-    playing: int = 0  # sessions with credit that they have not used
+    collecting: int = 0  # sessions with credit that they have not used
     fleet: tuple[SessionStatus, ...] = ()  # of the first slots
     chunk_seconds: float | None = None  # usual time from credit to its chunk
     first_credit_at: float | None = None  # time.monotonic() of the first credit after the warm-up
@@ -43,7 +43,7 @@ class ServerStatus:
     chunk_steps: int = 0
     weights_bytes: int = 0
     weights_pulls: int = 0
-    would_block: int = 0
+    send_queue_full: int = 0
     auth_refused: dict[str, int] = field(default_factory=dict)
     bans: int = 0
-    unheard: int = 0
+    ignored_messages: int = 0

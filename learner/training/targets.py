@@ -81,13 +81,14 @@ def explained(values: Values, aims: Targets) -> dict[str, Tensor]:
 def staleness(batch: Batch, values: Values, aims: Targets) -> dict[str, Tensor]:
     """How far the batch is from the policy that begins the update, one number each.
 
-    `log_prob_canary`: most that actor and learner differ about actions of lag 0; a sign of skew.
+    `actor_learner_log_prob_diff_max`: largest difference between the log-probabilities that actor and
+    learner compute for actions of lag 0.
     `kl_behaviour`: estimated divergence, nats. `effective_samples`: (sum w)^2 / (n sum w^2).
     """
     log_ratio = values.log_prob - batch.log_prob
     weight = aims.weight
     return {
-        "log_prob_canary": torch.where(batch.lag == 0, log_ratio.abs(), 0.0).max(),
+        "actor_learner_log_prob_diff_max": torch.where(batch.lag == 0, log_ratio.abs(), 0.0).max(),
         "kl_behaviour": (log_ratio.exp() - 1 - log_ratio).mean(),
         "weight_capped": (weight >= WEIGHT_CAP).float().mean(),
         "effective_samples": weight.sum().square() / (weight.numel() * weight.square().sum()),

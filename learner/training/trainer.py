@@ -156,7 +156,7 @@ class Trainer:
         if report is None:
             self.normaliser = before
             return None
-        return replace(report, figures=report.figures | {"bonus_moved": moved})
+        return replace(report, figures=report.figures | {"stale_bonus_shift": moved})
 
     def _rate_stale(
         self, joined: Chunk, lag: npt.NDArray[np.int64], statistics: tuple[torch.Tensor, torch.Tensor]

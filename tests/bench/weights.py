@@ -81,7 +81,7 @@ def _measure(pullers: int, readers: int) -> dict[str, float]:
         "round_trips": len(round_trips),
         "sent_mb_per_bundle": round(view.weights_bytes / (_BUNDLES + 1) / 1e6, 1),
         "learner_cpu_ms_per_bundle": round(cpu / _BUNDLES * 1e3, 1),
-        "would_block": view.would_block,
+        "would_block": view.send_queue_full,
     }
 
 

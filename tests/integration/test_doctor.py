@@ -56,7 +56,7 @@ def test_a_working_connection_has_a_line_with_figures_for_each_step(served: Serv
     assert [line[:12].strip() for line in lines] == STEPS
     assert "127.0.0.1" in lines[0] and "as alice, encrypted" in lines[2] and "generation 3" in lines[3]
     assert "ms" in lines[4] and "1.60 MB of weights" in lines[5]
-    assert served.admission.ledger.sessions_seen == 0, "the check joins no session"
+    assert served.admission.registry.ledger.sessions_seen == 0, "the check joins no session"
 
 
 def failed(result: tuple[int, list[str], str], step: str) -> tuple[int, str]:

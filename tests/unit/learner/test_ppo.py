@@ -96,7 +96,7 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 def test_the_first_minibatch_has_ratio_1(make_chunk: Maker) -> None:
     """Learner and actor agree about log-probabilities, so nothing is clipped before the first step."""
     _, (report,) = updated(tuned(epochs=1, minibatches=1), make_chunk)
-    assert report.figures["log_prob_canary"] < 1e-5
+    assert report.figures["actor_learner_log_prob_diff_max"] < 1e-5
     assert report.figures["clip_fraction"] == 0.0
     assert abs(report.figures["approx_kl"]) < 1e-6
 
@@ -105,7 +105,9 @@ def test_the_canary_sees_a_foreign_policy(make_chunk: Maker) -> None:
     """Data of other weights shows in the difference of log-probabilities."""
     ppo, _ = updated(CONFIG, make_chunk)
     stranger = PPO(replace(CONFIG, seed=2), SPACES, CPU)
-    assert train(stranger, batch_for(ppo, CONFIG, make_chunk)).figures["log_prob_canary"] > 1e-3
+    assert (
+        train(stranger, batch_for(ppo, CONFIG, make_chunk)).figures["actor_learner_log_prob_diff_max"] > 1e-3
+    )
 
 
 def test_figures_are_finite_and_complete(make_chunk: Maker) -> None:
@@ -275,7 +277,7 @@ def test_images_train_too(make_chunk: Maker) -> None:
     ppo = PPO(config, IMAGES, CPU)
     figures = train(ppo, image_batch(ppo, config, make_chunk)).figures
     assert np.isfinite(list(figures.values())).all()
-    assert figures["log_prob_canary"] < 1e-4
+    assert figures["actor_learner_log_prob_diff_max"] < 1e-4
 
 
 @pytest.mark.parametrize("spaces", [SPACES, TORQUES], ids=["discrete", "continuous"])
@@ -301,7 +303,7 @@ def test_stale_data_trains_otherwise_than_the_same_data_taken_for_fresh(make_chu
     one, other = train(learners[0], fresh).figures, train(learners[1], stale).figures
     assert (one["lag_mean"], other["lag_mean"]) == (0.0, 2.0)
     assert one["effective_samples"] == 1.0 > other["effective_samples"]
-    assert other["log_prob_canary"] == 0.0 < one["log_prob_canary"]
+    assert other["actor_learner_log_prob_diff_max"] == 0.0 < one["actor_learner_log_prob_diff_max"]
     assert not same(learners[0].tensors(), learners[1].tensors())
     train(uncorrected, stale)
     assert same(uncorrected.tensors(), learners[0].tensors())
@@ -437,6 +439,6 @@ def test_actor_and_learner_agree_about_gaussian_actions(make_chunk: Maker) -> No
     config = tuned(epochs=1, minibatches=1)
     ppo = PPO(config, TORQUES, CPU)
     figures = train(ppo, batch_for(ppo, config, make_chunk, spaces=TORQUES)).figures
-    assert figures["log_prob_canary"] < 1e-5
+    assert figures["actor_learner_log_prob_diff_max"] < 1e-5
     assert figures["clip_fraction"] == 0.0
     assert figures["entropy"] == pytest.approx(2 * 0.5 * math.log(2 * math.pi * math.e))

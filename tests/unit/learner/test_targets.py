@@ -218,7 +218,7 @@ def test_staleness_on_numbers_made_by_hand(make_chunk: Maker) -> None:
     found = staleness(batch, values, targets(batch, values, CONFIG))
     assert {name: float(value) for name, value in found.items()} == pytest.approx(
         {
-            "log_prob_canary": 0.02,  # of the fresh ones alone
+            "actor_learner_log_prob_diff_max": 0.02,  # of the fresh ones alone
             "kl_behaviour": sum(r - 1 - math.log(r) for r in ratio.tolist()) / 4,
             "weight_capped": 1 / 4,
             "effective_samples": (1 + 1 + 2 + 0.5) ** 2 / (4 * (1 + 1 + 4 + 0.25)),
@@ -232,7 +232,7 @@ def test_fresh_data_is_all_effective_and_nothing_is_capped(make_chunk: Maker) ->
     values = values_of(batch, 0.0)
     found = staleness(batch, values, targets(batch, values, CONFIG))
     assert {name: float(value) for name, value in found.items()} == {
-        "log_prob_canary": 0.0,
+        "actor_learner_log_prob_diff_max": 0.0,
         "kl_behaviour": 0.0,
         "weight_capped": 0.0,
         "effective_samples": 1.0,
