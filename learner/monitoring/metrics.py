@@ -181,14 +181,18 @@ class LearnerCollector:
         )
         yield _gauge("train_entropy_nats", "Mean entropy of the policy.", figures["entropy"])
         yield _gauge(
-            "train_log_prob_canary", "Most that actor and learner differ.", figures["log_prob_canary"]
+            "train_log_prob_canary",
+            "Most that actor and learner differ.",
+            figures["actor_learner_log_prob_diff_max"],
         )
         yield _gauge("train_behaviour_kl_nats", "From acting to learning policy.", figures["kl_behaviour"])
         yield _gauge("train_effective_samples_ratio", "Share left by weights.", figures["effective_samples"])
         yield _gauge("train_weight_capped_ratio", "Share of capped weights.", figures["weight_capped"])
         yield _gauge("rnd_intrinsic_reward_mean", "Scaled bonus.", figures["intrinsic_reward_mean"])
         yield _gauge("rnd_intrinsic_reward_std", "Scaled bonus.", figures["intrinsic_reward_std"])
-        yield _gauge("rnd_bonus_moved_ratio", "What rating anew changed, deviations.", figures["bonus_moved"])
+        yield _gauge(
+            "rnd_bonus_moved_ratio", "What rating anew changed, deviations.", figures["stale_bonus_shift"]
+        )
 
     def _fleet(self, view: ServerStatus) -> Iterator[Metric]:
         yield _gauge("fleet_actors", "Sessions with a place.", view.actors)

@@ -22,7 +22,7 @@ from learner.monitoring.metrics import LearnerCollector
 from learner.server.decoder import ChunkDecoder
 from learner.server.status import ServerStatus, SessionStatus
 from learner.training.episodes import EpisodeTracker
-from learner.training.ppo import Report
+from learner.training.ppo import UpdateReport
 from learner.training.status import TrainerStatus
 from tests.support.prometheus import DEPLOY, command, selectors
 
@@ -45,7 +45,7 @@ def registries() -> tuple[CollectorRegistry, CollectorRegistry]:
     episodes.recent.append(1.0)
     episodes.lengths.append(9)
     progress = TrainerStatus(
-        version=3, report=Report(defaultdict(float), 1e-4), lags=Counter({0: 3}), checkpoint_at=1.0
+        version=3, report=UpdateReport(defaultdict(float), 1e-4), lags=Counter({0: 3}), checkpoint_at=1.0
     )
     seated = SessionStatus(0, "host", 0, 128, plays=True, silent_seconds=0.1)
     view = ServerStatus(actors=1, fleet=(seated,), chunk_seconds=0.5, actor_phases={"env": 1.0})

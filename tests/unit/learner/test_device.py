@@ -22,7 +22,7 @@ from learner.server.publisher import Publisher, WeightsBlob
 from learner.training import checkpoint
 from learner.training.batch import Batch, join, make_batch
 from learner.training.checkpoint import RunDirectory
-from learner.training.ppo import PPO, Report
+from learner.training.ppo import PPO, UpdateReport
 from learner.training.trainer import Trainer
 from tests.support.stand_in_device import DEVICE, StandInDevice, stand_in_device
 
@@ -62,7 +62,7 @@ def batch_on(device: torch.device, spaces: Spaces, make_chunk: Maker, lag: int =
     return make_batch(chunk, lags, chunk.reward, chunk.bonus, spaces, statistics_of(spaces), device)
 
 
-def train(ppo: PPO, batch: Batch, statistics: tuple[torch.Tensor, torch.Tensor]) -> Report:
+def train(ppo: PPO, batch: Batch, statistics: tuple[torch.Tensor, torch.Tensor]) -> UpdateReport:
     report = ppo.update(batch, statistics, 0.0)
     assert report is not None
     return report

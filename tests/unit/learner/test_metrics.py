@@ -18,7 +18,7 @@ from learner.server.decoder import ChunkDecoder
 from learner.server.ledger import Totals
 from learner.server.status import ServerStatus, SessionStatus
 from learner.training.episodes import EpisodeTracker
-from learner.training.ppo import Report
+from learner.training.ppo import UpdateReport
 from learner.training.status import PHASES, TrainerStatus
 
 QUIET = ServerStatus(actor_phases=dict.fromkeys(get_args(Phase), 0.0))
@@ -118,7 +118,7 @@ def test_before_the_first_update_nothing_is_made_up(inbox: ChunkDecoder) -> None
     ):
         assert shown.value(name) is None
     shown.progress = TrainerStatus(
-        version=1, report=Report(defaultdict(lambda: 0.5), 1e-4), checkpoint_at=7.0
+        version=1, report=UpdateReport(defaultdict(lambda: 0.5), 1e-4), checkpoint_at=7.0
     )
     shown.episodes.recent.extend([1.0, 3.0])
     shown.episodes.lengths.extend([10, 20])
