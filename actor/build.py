@@ -12,13 +12,14 @@ from pathlib import Path
 import structlog
 
 from actor.fleet import Fleet
-from actor.metrics import FleetCollector, Phases
+from actor.metrics import PHASES, FleetCollector
 from actor.service import Actor
 from actor.session import Session
 from actor.weights import PIECE_MESSAGE_BYTES, SharedWeights, WeightsClient
 from common.keys.curve import ActorKeys
 from common.metrics import ACTOR_PORT, Exporter
 from common.model.precision import configure_torch
+from common.phase_timer import PhaseTimer
 from common.process.children import ChildProcesses
 from common.process.fork_server import ForkServer
 from common.process.parent_link import ParentLink
@@ -52,7 +53,7 @@ def run_one(
             lambda: DealerSocket(context, endpoint, _DATA_MESSAGE_BYTES, keys, watched=True), parent
         )
         stack.callback(session.close)
-        return Actor(session, weights, parent, stop, Phases(), tell).run()
+        return Actor(session, weights, parent, stop, PhaseTimer(PHASES), tell).run()
 
 
 def run_many(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import get_args
@@ -14,22 +12,6 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from common.protocol.messages import Phase
 
 PHASES = get_args(Phase)
-
-
-class Phases:
-    """Seconds spent in each phase of the loop."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = dict.fromkeys(PHASES, 0.0)
-
-    @contextlib.contextmanager
-    def of(self, phase: str) -> Iterator[None]:
-        """Add the time of the enclosed block to `phase`."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[phase] += time.perf_counter() - start
 
 
 class FleetCollector:

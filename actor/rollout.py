@@ -8,10 +8,10 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from actor.metrics import Phases
 from common.config import RolloutConfig
 from common.envs import VectorEnv
 from common.model.policy import Policy
+from common.phase_timer import PhaseTimer
 from common.process.lifecycle import EXIT_CONFIGURATION, Fatal
 from common.protocol.chunk import Chunk
 from common.rng import RngKey, environment_seeds
@@ -26,7 +26,7 @@ class Rollout:
     The arrays of a returned chunk are reused by the next one.
     """
 
-    def __init__(self, env: VectorEnv, spaces: Spaces, config: RolloutConfig, phases: Phases) -> None:
+    def __init__(self, env: VectorEnv, spaces: Spaces, config: RolloutConfig, phases: PhaseTimer) -> None:
         self._env, self._spaces, self._config, self._phases = env, spaces, config, phases
         steps, lanes = config.steps, config.lanes
         self._observation = np.zeros((spaces.stack + steps, lanes, *spaces.observation), spaces.dtype)
@@ -66,9 +66,9 @@ class Rollout:
         finals = []
         for t in range(steps):
             faulthandler.dump_traceback_later(_STUCK_SECONDS, exit=True)
-            with self._phases.of("policy"):
+            with self._phases.measure("policy"):
                 self._act(policy, t, uniform[t])
-            with self._phases.of("env"):
+            with self._phases.measure("env"):
                 moved = self._env.step(self._action[t])
             self._stack = moved.stack
             self._observation[stack + t] = moved.stack[:, -1]
@@ -78,7 +78,7 @@ class Rollout:
                 moved.truncated,
             )
             finals.append(moved.final)
-            with self._phases.of("messages"):
+            with self._phases.measure("messages"):
                 going_on = between_steps()
             if not going_on:
                 faulthandler.cancel_dump_traceback_later()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import threading
 from collections.abc import Callable
@@ -10,7 +11,6 @@ from dataclasses import dataclass
 import structlog
 
 import common
-from actor.metrics import Phases
 from actor.rollout import Rollout
 from actor.session import Session
 from actor.weights import Blob, Name, Weights
@@ -19,6 +19,7 @@ from common.config import Config
 from common.model.bonus import BonusModel
 from common.model.bundle import Bundle
 from common.model.policy import Policy
+from common.phase_timer import PhaseTimer
 from common.process.lifecycle import EXIT_CONFIGURATION, EXIT_DONE, EXIT_TEMPORARY, Fatal
 from common.process.parent_link import ParentLink
 from common.protocol import codec
@@ -53,7 +54,7 @@ class Actor:
     weights: Weights
     parent: ParentLink
     stop: threading.Event
-    phases: Phases
+    phases: PhaseTimer
     tell: Callable[[dict[str, float]], None]  # where its figures go, besides the heartbeats
     player: PlayingState | None = None
     reconnects: int = 0  # of the session, when the weights connection was made
@@ -67,7 +68,7 @@ class Actor:
             if player is None:
                 continue
             if self.session.credit - self.session.produced < player.config.rollout.chunk_steps:
-                with self.phases.of("credit_wait"):
+                with self.phases.measure("credit_wait"):
                     self.session.poll(_POLL_SECONDS)
                 self._report()
                 continue
@@ -118,7 +119,7 @@ class Actor:
         welcome, version = self.session.welcome, self.session.version
         assert welcome is not None
         if version > WARMUP_VERSION and player.held != (welcome.generation, version):
-            with self.phases.of("weights"):
+            with self.phases.measure("weights"):
                 blob = self._fetch("bundle", player.held)
                 if blob is None:
                     return False
@@ -139,11 +140,11 @@ class Actor:
 
     def _fetch(self, name: Name, held: tuple[int, int]) -> Blob | None:
         """See `Weights.fetch`; given up once the session finds the learner silent."""
-        if self.reconnects != self.session.counts["reconnects"]:
-            self.reconnects = self.session.counts["reconnects"]
+        if self.reconnects != self.session.counters.reconnects:
+            self.reconnects = self.session.counters.reconnects
             self.weights.renew()
         return self.weights.fetch(
-            name, held, lambda: self._meanwhile() and self.reconnects == self.session.counts["reconnects"]
+            name, held, lambda: self._meanwhile() and self.reconnects == self.session.counters.reconnects
         )
 
     def _play(self, player: PlayingState) -> None:
@@ -167,9 +168,9 @@ class Actor:
             return
         version = WARMUP_VERSION if warm else player.held[1]
         if not warm and player.intrinsic is not None:
-            with self.phases.of("bonus"):
+            with self.phases.measure("bonus"):
                 chunk.bonus[:] = player.intrinsic.compute_bonus(chunk.observation[player.spaces.stack :])
-        with self.phases.of("encode"):
+        with self.phases.measure("encode"):
             self._send(player, chunk, generation, version, fresh)
 
     def _send(self, player: PlayingState, chunk: Chunk, generation: int, version: int, fresh: bool) -> None:
@@ -182,7 +183,7 @@ class Actor:
     def _between(self, player: PlayingState, generation: int, sid: bytes) -> bool:
         """After each step of the lanes: count it, keep the session alive, notice a reason to stop."""
         if self.session.sid == sid:
-            self.session.stepped(player.config.rollout.lanes)
+            self.session.count_steps(player.config.rollout.lanes)
         return self._meanwhile() and self.session.generation == generation and self.session.sid == sid
 
     def _meanwhile(self) -> bool:
@@ -193,10 +194,10 @@ class Actor:
         self.session.stats = {
             "steps": self.session.produced,
             "connected": float(self.session.joined),
-            "unsettled": self.session.unsettled_steps,
+            "unsettled": self.session.buffer.unsettled_steps,
             "version": self.session.version,
             **{f"phase_{name}": seconds for name, seconds in self.phases.seconds.items()},
-            **{name: float(count) for name, count in self.session.counts.items()},
+            **{name: float(count) for name, count in dataclasses.asdict(self.session.counters).items()},
         }
         self.tell(self.session.stats)
 

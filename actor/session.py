@@ -1,7 +1,7 @@
 """The actor's side of the protocol: joining, credit, acknowledgements, resending, leaving.
 
-A session is one life in the learner's books. It keeps every compressed chunk until the learner has
-settled it, and sends it again after a reconnect; offsets make repeats harmless.
+A session is one entry of the learner's ledger. It keeps every encoded chunk until the learner has settled
+it, and sends it again after a reconnect. The learner recognises a repeated chunk by its offset.
 """
 
 from __future__ import annotations
@@ -11,14 +11,16 @@ import random
 import secrets
 import socket
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
 
 import common
-from common.process.lifecycle import EXIT_CONFIGURATION, Backoff, Fatal
+from actor.connection import HELLO_SECONDS, Connection
+from actor.resend_buffer import ResendBuffer
+from common.process.lifecycle import EXIT_CONFIGURATION, Fatal
 from common.process.parent_link import ParentLink
 from common.protocol import codec, messages
 from common.protocol.messages import (
@@ -39,139 +41,111 @@ from common.protocol.sockets import DealerSocket
 
 log = structlog.get_logger()
 
-_HELLO_SECONDS = 1.0  # how long an answer to Hello may take before it is said again
 _BYE_SECONDS = 8.0
-_PAUSE_SECONDS = 1.0  # a gap in our own loop that does not count as the learner's silence
-_FIRST_LEASE_SECONDS = 10.0  # silence before the connection is made anew, until a Welcome says
+_BYE_REPEAT_SECONDS = 0.5
 _FORMER_SECONDS = 3_600.0  # a learner that restarts needs the sessions that ended since its checkpoint
 
 
-@dataclass(frozen=True, slots=True)
-class _Held:
-    """A sealed chunk or skip that the learner has not settled."""
+@dataclass(slots=True)
+class SessionCounters:
+    """Events of an actor's sessions since the actor started."""
 
-    offset: int
-    steps: int
-    parts: list[bytes]
+    chunks_sent: int = 0
+    chunks_retransmitted: int = 0
+    chunks_settled: int = 0
+    reconnects: int = 0
+    refused_messages: int = 0
 
 
 class Session:
-    """Owned by the actor's only thread. `connect` makes a fresh socket to the learner's data port."""
+    """Owned by the actor's only thread. `connect` makes a new socket to the learner's data port."""
 
     def __init__(self, connect: Callable[[], DealerSocket], parent: ParentLink) -> None:
-        self._connect, self._parent = connect, parent
-        self.stats: dict[str, float] = {}  # travels with heartbeats
-        self._client = connect()
-        self._backoff = Backoff()
-        self.counts: Counter[str] = Counter()
-        self._former: deque[tuple[float, bytes, int]] = deque(
-            maxlen=messages.FORMER_SESSIONS
-        )  # end, sid, steps
-        self.welcome: Welcome | None = None
-        self.finished = False
-        self._heard = self._polled = time.monotonic()
-        self._heartbeat_seconds, self._lease_seconds = _HELLO_SECONDS, _FIRST_LEASE_SECONDS
+        self._connection, self._parent = Connection(connect), parent
+        self.counters = SessionCounters()
+        self.stats: dict[str, float] = {}  # sent with every heartbeat
+        # Sessions that the learner gave up: time of the end, sid, steps that it counted.
+        self._former: deque[tuple[float, bytes, int]] = deque(maxlen=messages.FORMER_SESSIONS)
+        self.welcome: Welcome | None = None  # the latest
+        self.finished = False  # whether the run is
         self._begin()
 
     def _begin(self) -> None:
         self.sid = secrets.token_bytes(16)
         self.produced = 0  # steps made
-        self._parent.tally(self.sid, 0)
-        self._sealed = 0  # steps sent or skipped
-        self._held: deque[_Held] = deque()
+        self._parent.write_step_count(self.sid, 0)
+        self.buffer = ResendBuffer()
         self.credit, self.version = 0, -1
-        self.generation = -1  # the learner generation that welcomed it
-        self.joined = self._gone = False
-        self._next_beat = 0.0
+        self.generation = -1  # of the learner that accepted the session
+        self._leave_acknowledged = False
+        self._require_hello()
 
-    @property
-    def unsettled_steps(self) -> int:
-        """Steps whose data is kept for a resend."""
-        return sum(held.steps for held in self._held)
+    def _require_hello(self) -> None:
+        self.joined = False
+        self._connection.schedule_now()
 
-    def stepped(self, steps: int) -> None:
-        """Count steps as they are made, where a parent can read them even after a kill."""
+    def count_steps(self, steps: int) -> None:
+        """Count steps when they are made, and write the count where the parent can read it after a kill."""
         self.produced += steps
-        self._parent.tally(self.sid, self.produced)
+        self._parent.write_step_count(self.sid, self.produced)
 
     def join(self, timeout_seconds: float) -> bool:
-        """Wait for a place; False after the timeout."""
+        """Wait for a Welcome; False after the timeout."""
         deadline = time.monotonic() + timeout_seconds
         while not self.joined and time.monotonic() < deadline and not self._parent.gone():
-            self.poll(min(_HELLO_SECONDS, deadline - time.monotonic()))
+            self.poll(min(HELLO_SECONDS, deadline - time.monotonic()))
         return self.joined
 
     def poll(self, timeout_seconds: float = 0.0) -> None:
-        """Read what the learner sent; say Hello or send a heartbeat when due; notice silence.
+        """Handle the messages of the learner; reconnect if it is silent; send a Hello or heartbeat if due.
 
         Raises:
-            Fatal: the learner refuses this actor for good.
+            Fatal: the learner refuses this actor, and no retry helps.
         """
-        pause = time.monotonic() - self._polled
-        if pause > _PAUSE_SECONDS:  # we were busy: nobody was asked, so nobody was silent
-            self._heard += pause
-        parts = self._client.receive(max(0.0, timeout_seconds), self._parent.fileno())
-        while parts is not None:
-            self._heard = time.monotonic()
+        for parts in self._connection.receive(timeout_seconds, self._parent.fileno()):
             try:
                 self._on(codec.decode(parts))
             except codec.WireError as error:
                 if error.reason == "version":
                     raise Fatal(EXIT_CONFIGURATION, str(error)) from None
-                self.counts["wire_errors"] += 1
+                self.counters.refused_messages += 1
                 log.warning("message_refused", reason=error.reason, text=str(error))
-            parts = self._client.receive()
-        self._polled = time.monotonic()
-        self._speak(self._polled)  # last: what already lies here counts as heard
+        silence = self._connection.silence()  # after every message that has arrived
+        if silence is not None:
+            log.warning("learner_silent", text=silence)
+            self.reconnect()
+        if self._connection.message_due:
+            self._send_hello_or_heartbeat()
 
-    def _speak(self, now: float) -> None:
-        if now - self._heard > self._lease_seconds:
-            text = (
-                f"expected an answer from the learner, got none for {now - self._heard:.0f} s: "
-                "check --learner and that it runs; trying on"
-            )
-            log.warning("learner_silent", text=text)
-            self._reconnect()
-        if now < self._next_beat:
-            return
-        refusal = self._client.refusal()
+    def _send_hello_or_heartbeat(self) -> None:
+        refusal = self._connection.refusal()
         if refusal is not None:
             raise Fatal(EXIT_CONFIGURATION, refusal)
         if self.joined:
-            self._next_beat = now + self._heartbeat_seconds
-            self._client.send(
-                codec.encode(
-                    Heartbeat(
-                        sid=self.sid, generation=self.generation, produced=self.produced, stats=self.stats
-                    )
-                )
+            self._connection.schedule_heartbeat()
+            self._connection.send(
+                Heartbeat(sid=self.sid, generation=self.generation, produced=self.produced, stats=self.stats)
             )
             return
-        self._next_beat = now + _HELLO_SECONDS + self._backoff.next_seconds()
-        base = self._held[0].offset if self._held else self._sealed
-        host = socket.gethostname()[:200]
+        self._connection.schedule_hello()
+        oldest = time.monotonic() - _FORMER_SECONDS
         hello = Hello(
             sid=self.sid,
             generation=self.generation,
-            host=host,
+            host=socket.gethostname()[:200],
             pid=os.getpid(),
             software=common.__version__,
-            base=base,
+            base=self.buffer.base,
             produced=self.produced,
-            former={sid: steps for end, sid, steps in self._former if now - end < _FORMER_SECONDS},
+            former={sid: steps for ended_at, sid, steps in self._former if ended_at > oldest},
         )
-        self._client.send(codec.encode(hello))
+        self._connection.send(hello)
 
-    def _reconnect(self) -> None:
-        self.counts["reconnects"] += 1
-        self._client.close()
-        self._client = self._connect()
-        self._rejoin()
-        self._heard = time.monotonic()
-
-    def _rejoin(self) -> None:
-        self.joined = False
-        self._next_beat = 0.0
+    def reconnect(self) -> None:
+        """Replace the connection and join again."""
+        self.counters.reconnects += 1
+        self._connection.reconnect()
+        self._require_hello()
 
     def _on(self, message: messages.Message) -> None:
         match message:
@@ -179,13 +153,13 @@ class Session:
                 self._on_welcome(message)
             case Ack() if message.generation == self.generation:
                 self.credit, self.version = message.credit, message.version
-                self._free(message.settled)
-            case Ack() if self.joined:  # of a learner life whose Welcome we missed
-                self._rejoin()
+                self.counters.chunks_settled += self.buffer.settle(message.settled)
+            case Ack() if self.joined:  # from a later generation, whose Welcome was lost
+                self._require_hello()
             case Resend():
                 self._resend(message.offset)
             case HelloRequired():
-                self._rejoin()
+                self._require_hello()
             case Reject(code="lost"):
                 self._on_lost(message)
             case Reject(code="full"):
@@ -193,103 +167,91 @@ class Session:
             case Reject():
                 raise Fatal(EXIT_CONFIGURATION, message.text)
             case Drain():
-                # The session stays joined and can still say Bye. The next learner answers with HelloRequired.
+                # The session stays joined, so that it can send Bye. A new learner answers with HelloRequired.
                 self.finished = self.finished or message.finished
             case ByeAck():
-                self._gone = True
+                self._leave_acknowledged = True
 
     def _on_welcome(self, welcome: Welcome) -> None:
         if welcome.sid != self.sid or self.joined:
             return
         self.welcome, self.joined, self.generation = welcome, True, welcome.generation
-        self._heartbeat_seconds, self._lease_seconds = welcome.heartbeat_ms / 1000, welcome.lease_ms / 1000
+        self._connection.accepted(welcome.heartbeat_ms / 1000, welcome.lease_ms / 1000)
         self.credit, self.version = welcome.credit, welcome.version
-        self._backoff.reset()
-        self._free(welcome.settled)
+        self.counters.chunks_settled += self.buffer.settle(welcome.settled)
         self._resend(welcome.received)
         log.info("joined", slot=welcome.slot, generation=welcome.generation, version=welcome.version)
 
     def _on_full(self, full: Reject) -> None:
-        """Ask again after the time of the refusal; silence until then does not count."""
-        if self.joined:  # the answer to a Hello that was repeated
+        """Send the next Hello after the time that the refusal asks for."""
+        if self.joined:  # the answer to a repeated Hello
             return
-        log.warning("learner_full", text=full.text, next="asking again")
-        pause_seconds = full.retry_after_ms / 1000 * random.uniform(1.0, 1.5)  # noqa: S311  # spreads load
-        self._heard = self._next_beat = time.monotonic() + pause_seconds
+        log.warning("learner_full", text=full.text, next="sending Hello again later")
+        spread = random.uniform(1.0, 1.5)  # noqa: S311  # spreads load
+        self._connection.schedule_after(full.retry_after_ms / 1000 * spread)
 
     def _on_lost(self, lost: Reject) -> None:
         """Begin a new session; it accounts for the steps that the learner does not count in the old one."""
         if lost.sid != self.sid:
             return
-        untold = self.produced - lost.produced
-        log.warning("session_lost", steps_untold=untold, next="beginning a new one")
+        uncounted = self.produced - lost.produced
+        log.warning("session_lost", uncounted_steps=uncounted, next="beginning a new session")
         self._former.append((time.monotonic(), self.sid, lost.produced))
         self._begin()
-        self.stepped(max(0, untold))
+        self.count_steps(max(0, uncounted))
         self.skip("actor_lost")
 
-    def _free(self, settled: int) -> None:
-        while self._held and self._held[0].offset + self._held[0].steps <= settled:
-            self._held.popleft()
-            self.counts["chunks_settled"] += 1
-
     def _resend(self, offset: int) -> None:
-        for held in self._held:
-            if held.offset >= offset:
-                self._client.send(held.parts)
-                self.counts["chunks_retransmitted"] += 1
+        for parts in self.buffer.since(offset):
+            self._connection.send_encoded(parts)
+            self.counters.chunks_retransmitted += 1
 
     def send_chunk(self, generation: int, version: int, fresh: bool, packed: codec.Packed) -> None:
-        """Send the steps produced since the last sealed chunk, as one chunk; see `ChunkMessage`."""
-        steps = self.produced - self._sealed
+        """Send the steps made since the last sealed chunk, as one chunk; see `ChunkMessage`."""
         message = packed.message(
             sid=self.sid,
             generation=generation,
             version=version,
-            offset=self._sealed,
-            steps=steps,
+            offset=self.buffer.sealed_steps,
+            steps=self.produced - self.buffer.sealed_steps,
             produced=self.produced,
             fresh=fresh,
         )
-        self._seal(message, steps)
-        self.counts["chunks_sent"] += 1
+        self._seal(message)
+        self.counters.chunks_sent += 1
 
     def skip(self, reason: messages.SkipReason) -> None:
-        """Tell that the steps since the last sealed chunk have no data."""
-        steps = self.produced - self._sealed
+        """Report that the steps made since the last sealed chunk have no data."""
+        steps = self.produced - self.buffer.sealed_steps
         if steps:
             self._seal(
                 Skip(
                     sid=self.sid,
                     generation=self.generation,
-                    offset=self._sealed,
+                    offset=self.buffer.sealed_steps,
                     steps=steps,
                     produced=self.produced,
                     reason=reason,
-                ),
-                steps,
+                )
             )
 
-    def _seal(self, message: ChunkMessage | Skip, steps: int) -> None:
-        held = _Held(self._sealed, steps, codec.encode(message))
-        self._held.append(held)
-        self._sealed += steps
-        self._client.send(held.parts)
+    def _seal(self, message: ChunkMessage | Skip) -> None:
+        self._connection.send_encoded(self.buffer.seal(message))
 
     def leave(self) -> bool:
-        """Say Bye until every step is received or booked; False if the learner did not answer.
+        """Send Bye until the learner acknowledges it, for a bounded time; returns whether it did.
 
-        Whom no learner ever welcomed has no step to hand in; a seat it never heard of ends with its lease.
+        A session that was never accepted has no steps to submit; if its Welcome was lost, its lease ends it.
         """
         if self.welcome is None:
             return True
         deadline = time.monotonic() + _BYE_SECONDS
-        while not self._gone and time.monotonic() < deadline and not self._parent.gone():
+        while not self._leave_acknowledged and time.monotonic() < deadline and not self._parent.gone():
             if self.joined or self.join(deadline - time.monotonic()):
-                self._client.send(codec.encode(Bye(sid=self.sid, produced=self.produced)))
-                self.poll(0.5)
-        return self._gone
+                self._connection.send(Bye(sid=self.sid, produced=self.produced))
+                self.poll(_BYE_REPEAT_SECONDS)
+        return self._leave_acknowledged
 
     def close(self) -> None:
         """End the connection."""
-        self._client.close(linger_seconds=1.0)
+        self._connection.close()

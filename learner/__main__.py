@@ -1,4 +1,4 @@
-"""`python -m learner [PRESET] [options]`: train, with local actors or for a fleet, one run or several."""
+"""`python -m learner [PRESET] [options]`: trains one run, or one run per seed."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from learner.commandline import parse
 
 
 def main() -> int:
-    """Run a learner, or one after the other until a signal comes; returns the exit code."""
+    """Run the learner for each run until a signal arrives; return the exit code."""
     log.configure("learner")
     return arguments.exit_code(_train, "learner")
 
 
 def _train() -> None:
     runs = parse(sys.argv[1:])
-    stop = stop_on_signals()  # before torch as well: a learner stopped while it starts leaves with 0
-    from learner.service import run  # torch takes seconds to import; a typo is answered at once
+    stop = stop_on_signals()  # before torch loads: a learner that is stopped while it starts ends with 0
+    from learner.service import run  # torch takes seconds to import; a wrong option is answered before
 
     for config, options in runs:
         _print_summary(run(config, options, stop), options.run_dir)

@@ -1,4 +1,4 @@
-"""The agent of a run's newest checkpoint: a policy that acts, and what its bonus is made of."""
+"""The agent of a run's newest checkpoint: its policy and the networks of its bonus."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from learner.training.normaliser import Normaliser
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Agent:
-    """What a checkpoint says about playing."""
+    """A policy restored from a checkpoint."""
 
     config: Config
     spaces: Spaces
     policy: Policy
     bundle: Bundle
     target: dict[str, torch.Tensor]  # state of the target network
-    greedy: bool  # plays the most probable action instead of drawing one
+    greedy: bool  # takes the most probable action instead of sampling one
 
     @property
     def env_steps(self) -> int:
@@ -40,23 +40,23 @@ class Agent:
 
     @property
     def caption(self) -> str:
-        """How much training it has seen, for people."""
+        """Version and steps of training, as text."""
         return f"version {self.bundle.version:,}, {self.env_steps:,} steps of training"
 
     def act(
         self, stack: npt.NDArray[np.generic], generators: list[np.random.Generator]
     ) -> npt.NDArray[np.generic]:
-        """An action for each lane, [B, S, ...] -> [B, *action], by its lane's stream."""
+        """Return an action for each lane, [B, S, ...] -> [B, *action], sampled with the lane's generator."""
         if self.greedy:
             return self.policy.best(stack)
         return self.policy.act(stack, draws(generators, self.spaces))[0]
 
 
 def load_agent(run_dir: Path, greedy: bool = False) -> Agent:
-    """The agent of the newest intact checkpoint.
+    """Load the agent of the newest intact checkpoint.
 
     Raises:
-        Fatal: there is none, it belongs to another release, or its task is not to be had.
+        Fatal: there is no checkpoint, it belongs to another release, or its task is not installed.
     """
     saved = _newest(run_dir)
     try:
@@ -86,7 +86,7 @@ def _newest(run_dir: Path) -> Checkpoint:
     if not run_dir.is_dir():
         raise Fatal(
             EXIT_CONFIGURATION,
-            f"expected a run directory, got {run_dir}, which is none: name one that python -m learner wrote",
+            f"expected a run directory, got {run_dir}: name one that python -m learner wrote",
         )
     try:
         saved = checkpoint.newest(run_dir / "checkpoints")

@@ -1,4 +1,4 @@
-"""What a user may type after `python -m learner`, turned into values or one sentence of complaint."""
+"""Parses the options of `python -m learner` into values, or into an error of one sentence."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _DEFAULT_BIND = "tcp://127.0.0.1:5555"
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What belongs to this process and machine, not to the run."""
+    """The options of this process and machine, which are not settings of the run."""
 
     run_dir: Path
     bind: str
@@ -37,53 +37,53 @@ class Options:
     resume: bool
     device: str
     keys: KeyDirectory | None = None
-    insecure_plaintext: bool = False  # a port that other machines reach, without keys
+    insecure_plaintext: bool = False  # serves other machines without keys
     metrics_host: str = DEFAULT_HOST
     sessions_per_key: int = SESSIONS_PER_KEY
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Process:
-    """What belongs to this process and machine, not to the run."""
+    """The options of this process and machine, as typed."""
 
     run_dir: Path | None = None
-    """Where the run is kept; default runs/PRESET-SEED-TIME. With --seeds, the parent of seed-1, seed-2 ..."""
+    """Run directory; default runs/PRESET-SEED-TIME. With --seeds, the parent of seed-1, seed-2 ..."""
     seeds: str | None = None
-    """Instead of --seed: one run per seed of a list like 1,2,3, one after the other."""
+    """Instead of --seed: one run for each seed of a list such as 1,2,3, one after the other."""
     bind: str = _DEFAULT_BIND
     """Address of the data port; weights are served on the next port."""
     keys: Path | None = None
-    """Key directory (python -m common.keys): who may join over TCP; needed where other machines can reach."""
+    """Key directory (python -m common.keys) of authorised actors; required unless --bind is loopback."""
     insecure_plaintext: bool = False
-    """Serve other machines without keys: whoever reaches the port may join, read along and do damage."""
+    """Serve other machines without keys: any peer may join, read the traffic and do damage."""
     local_actors: int = 0
-    """Actor processes to start on this machine, with the learner."""
+    """Number of actor processes that the learner starts on this machine."""
     resume: bool = False
-    """Continue from the newest intact checkpoint in --run-dir, or start there."""
+    """Continue from the newest intact checkpoint in --run-dir, or start there if there is none."""
     device: str = "auto"
-    """Where to train: auto, cpu, cuda."""
+    """Device to train on: auto, cpu or cuda."""
     metrics_host: str = DEFAULT_HOST
-    """Address of this machine on which Prometheus may ask; 0.0.0.0 for all."""
+    """Address on which metrics and the live page are served; 0.0.0.0 for all."""
     sessions_per_key: int = SESSIONS_PER_KEY
-    """Most sessions that the actors of one key may have at a time; further ones wait."""
+    """Most sessions that one key may have at a time; further ones wait."""
 
 
 @dataclass(frozen=True)
 class _CommandLine:
-    """Every option, without a prefix for the two halves."""
+    """Every option, without a prefix for either part."""
 
     config: Annotated[Config, tyro.conf.arg(name="")]
     process: Annotated[_Process, tyro.conf.arg(name="")]
 
 
 def parse(argv: list[str]) -> list[tuple[Config, Options]]:
-    """Read the command line, and the configurations of runs to be resumed.
+    """Parse the command line, and read the configurations of resumed runs.
 
     Returns:
-        The runs to make, in their order: one, or one per seed of --seeds.
+        The runs in their order: one, or one for each seed of --seeds.
 
     Raises:
-        Fatal: one sentence; exit code 2 for usage, 78 for a run that is not this one.
+        Fatal: one sentence; exit code 2 for usage, 78 for a run with other settings.
     """
     preset = argv[0] if argv and not argv[0].startswith("-") else None
     flags = argv if preset is None else argv[1:]
@@ -91,16 +91,16 @@ def parse(argv: list[str]) -> list[tuple[Config, Options]]:
     if process.seeds is None:
         return [_run(preset, flags)]
     if any(flag.partition("=")[0] == "--seed" for flag in flags):
-        raise Fatal(EXIT_USAGE, "expected --seed or --seeds, got both: drop one of them")
+        raise Fatal(EXIT_USAGE, "expected --seed or --seeds, got both: remove one of them")
     runs = [_run(preset, [*flags, "--seed", str(seed)]) for seed in _seeds(process.seeds)]
     first, options = runs[0]
-    for config, _ in runs[1:]:  # a preset that is left out may be found in some of the directories only
+    for config, _ in runs[1:]:  # without a preset, only some of the directories may have one
         _require_same(dataclasses.replace(first, seed=config.seed), config, options.run_dir)
     return runs
 
 
 def _run(preset: str | None, flags: list[str]) -> tuple[Config, Options]:
-    """One run, with the settings it had before if it is resumed."""
+    """One run, with its earlier settings if it is resumed."""
     config, process = _parse(_preset(preset or DEFAULT_PRESET), flags)
     stamp = time.strftime("%Y%m%d-%H%M%S")
     path = process.run_dir or Path("runs") / f"{config.preset}-{config.seed}-{stamp}"
@@ -114,10 +114,10 @@ def _run(preset: str | None, flags: list[str]) -> tuple[Config, Options]:
         raise Fatal(EXIT_USAGE, f"expected --device {' or '.join(_DEVICES)}, got {process.device!r}")
     if process.resume and (path / "config.json").exists():
         earlier = read_config(path)
-        # A preset that was typed counts as typed settings; without one, flags apply to the run's own.
+        # A typed preset replaces the run's settings; without one, flags apply to the run's own settings.
         config, _ = _parse(earlier if preset in (None, earlier.preset) else _preset(preset), flags)
         _require_same(earlier, config, path)
-        if config.precision == "auto":  # the run keeps what it began with
+        if config.precision == "auto":  # the run keeps its resolved precision
             config = dataclasses.replace(config, precision=earlier.precision)
     endpoint = _bind(process)
     return config, Options(
@@ -153,9 +153,9 @@ def _parse(default: Config, flags: list[str]) -> tuple[Config, _Process]:
     description = (
         f"Train an agent. Presets, as the first word: {', '.join(PRESETS)} (default {DEFAULT_PRESET})."
     )
-    complaint = io.StringIO()
+    message = io.StringIO()
     try:
-        with contextlib.redirect_stderr(complaint):
+        with contextlib.redirect_stderr(message):
             line = tyro.cli(
                 _CommandLine,
                 args=flags,
@@ -165,15 +165,15 @@ def _parse(default: Config, flags: list[str]) -> tuple[Config, _Process]:
             )
     except SystemExit as leaving:
         if leaving.code:
-            raise Fatal(EXIT_USAGE, _sentence(complaint.getvalue())) from None
+            raise Fatal(EXIT_USAGE, _sentence(message.getvalue())) from None
         raise
-    except ValueError as error:  # of the outermost dataclass, which tyro lets through
+    except ValueError as error:  # from the outermost dataclass; tyro does not catch it
         raise Fatal(EXIT_USAGE, f"{error}: see python -m learner --help") from None
     return line.config, line.process
 
 
 def _sentence(box: str) -> str:
-    """Tyro's framed explanation as one sentence: what is wrong, and the nearest option if it names one."""
+    """Turn tyro's framed message into one sentence, with the nearest option if it names one."""
     lines = [line.strip(" \u2502") for line in box.splitlines() if line.startswith("\u2502")]
     wrong = " ".join(itertools.takewhile(lambda line: not line.startswith("\u2500"), lines))
     meant = next((line.split()[0] for line in lines if line.startswith("--")), None)
@@ -185,7 +185,7 @@ def _keys(process: _Process) -> KeyDirectory | None:
     if process.keys is None:
         return None
     if process.insecure_plaintext:
-        raise Fatal(EXIT_USAGE, "expected --keys or --insecure-plaintext, got both: drop one of them")
+        raise Fatal(EXIT_USAGE, "expected --keys or --insecure-plaintext, got both: remove one of them")
     try:
         return KeyDirectory.open(process.keys)
     except KeysError as error:
@@ -207,17 +207,17 @@ def _bind(process: _Process) -> str:
 
 
 def _require_same(earlier: Config, now: Config, path: Path) -> None:
-    """Only the length of a run may change when it is resumed; "auto" agrees with what it was resolved to."""
+    """Raise Fatal if a resumed run changes more than its length; "auto" equals its resolved value."""
     now = match_precision(now, earlier)
     if not earlier.plays_like(now):
-        came = settings(now)
-        odd = [
-            f"{name} was {value}, now {came[name]}"
+        given = settings(now)
+        changed = [
+            f"{name} was {value}, now {given[name]}"
             for name, value in settings(earlier).items()
-            if value != came[name] and name not in ("total_steps", "stop_return")
+            if value != given[name] and name not in ("total_steps", "stop_return")
         ]
         raise Fatal(
             EXIT_CONFIGURATION,
-            f"expected the settings of the run in {path}, got other ones ({', '.join(odd)}): "
-            "drop them or start a new run directory",
+            f"expected the settings of the run in {path}, got others ({', '.join(changed)}): "
+            "remove them or start a new run directory",
         )

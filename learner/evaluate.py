@@ -1,7 +1,7 @@
-"""`python -m learner.evaluate RUN_DIR`: play the newest checkpoint and report raw, unclipped scores.
+"""`python -m learner.evaluate RUN_DIR`: plays the newest checkpoint and reports raw, unclipped scores.
 
-Actions are sampled, as in training, unless `--greedy` asks for the most probable ones. Each lane plays
-a number of episodes fixed beforehand: taking the first N to end would favour short ones.
+Actions are sampled, as in training, unless `--greedy` takes the most probable ones. Each lane plays a fixed
+number of episodes, because taking the first N to end would favour short ones.
 """
 
 from __future__ import annotations
@@ -26,30 +26,30 @@ from learner import video
 from learner.agent import Agent, load_agent
 
 _LANES = 16
-_SLOT = 1 << 31  # beyond any slot of a fleet, so that no stream of training is played again
-_NOTE_SECONDS = 5.0
+_SLOT = 1 << 31  # beyond any slot of a fleet, so that no random stream of training is used again
+_REPORT_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Played:
-    """One finished episode."""
+class FinishedEpisode:
+    """The result of one episode."""
 
     score: float  # undiscounted sum of raw rewards
     steps: int
 
 
-def play(agent: Agent, episodes: int, seed: int, note: Callable[[int], None]) -> list[Played]:
-    """Play episodes to their end; listed by lane, then by time.
+def play(agent: Agent, episodes: int, seed: int, on_step: Callable[[int], None]) -> list[FinishedEpisode]:
+    """Play episodes to their end; return them by lane, then by time.
 
     Args:
-        agent: who plays.
-        episodes: how many, in all.
-        seed: of environments and actions; the same seed plays the same games.
-        note: called after every step of the lanes with the number of episodes finished.
+        agent: the agent to evaluate.
+        episodes: the number of episodes in all lanes together.
+        seed: of environments and actions; the same seed gives the same episodes.
+        on_step: called after each step of the lanes with the number of finished episodes.
     """
     lanes = min(_LANES, episodes)
     quota = [episodes // lanes + (lane < episodes % lanes) for lane in range(lanes)]
-    done: list[list[Played]] = [[] for _ in range(lanes)]
+    done: list[list[FinishedEpisode]] = [[] for _ in range(lanes)]
     generators = RngKey(seed, _SLOT, 0, warmup=False).generators(lanes)
     env = envs.make(agent.config.env, lanes)
     try:
@@ -62,15 +62,15 @@ def play(agent: Agent, episodes: int, seed: int, note: Callable[[int], None]) ->
             steps += 1
             for lane in np.flatnonzero(moved.terminated | moved.truncated):
                 if len(done[lane]) < quota[lane]:
-                    done[lane].append(Played(float(score[lane]), int(steps[lane])))
+                    done[lane].append(FinishedEpisode(float(score[lane]), int(steps[lane])))
                 score[lane], steps[lane] = 0.0, 0
-            note(sum(map(len, done)))
+            on_step(sum(map(len, done)))
     finally:
         env.close()
     return [episode for mine in done for episode in mine]
 
 
-def report(agent: Agent, played: Sequence[Played], seed: int) -> dict[str, object]:
+def report(agent: Agent, played: Sequence[FinishedEpisode], seed: int) -> dict[str, object]:
     """The fields of evaluation.json."""
     scores, lengths = [episode.score for episode in played], [episode.steps for episode in played]
     return {
@@ -91,7 +91,7 @@ def report(agent: Agent, played: Sequence[Played], seed: int) -> dict[str, objec
     }
 
 
-def _table(agent: Agent, played: Sequence[Played]) -> str:
+def _table(agent: Agent, played: Sequence[FinishedEpisode]) -> str:
     rows = [
         f"{agent.config.env.id}, {agent.caption}; episodes: {len(played):,}",
         f"{'':6}" + "".join(f"{name:>12}" for name in ("mean", "std", "min", "max")),
@@ -103,15 +103,15 @@ def _table(agent: Agent, played: Sequence[Played]) -> str:
     return "\n".join(rows)
 
 
-class _Note:
-    """Says on standard error how far it is, not too often."""
+class _ProgressReport:
+    """Reports the number of finished episodes on standard error every few seconds."""
 
     def __init__(self, episodes: int) -> None:
-        self._episodes, self._said_at = episodes, time.monotonic()
+        self._episodes, self._reported_at = episodes, time.monotonic()
 
     def __call__(self, done: int) -> None:
-        if time.monotonic() - self._said_at >= _NOTE_SECONDS:
-            self._said_at = time.monotonic()
+        if time.monotonic() - self._reported_at >= _REPORT_SECONDS:
+            self._reported_at = time.monotonic()
             print(f"evaluate: {done} of {self._episodes} episodes finished", file=sys.stderr, flush=True)
 
 
@@ -123,13 +123,20 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     whole, count = arguments.at_least(0), arguments.at_least(1)
     parser.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="directory of a run")
-    parser.add_argument("--episodes", metavar="N", type=count, default=100, help="how many (default 100)")
-    parser.add_argument("--seed", metavar="S", type=whole, default=0, help="of games and actions (default 0)")
     parser.add_argument(
-        "--greedy", action="store_true", help="play the most probable action instead of drawing one"
+        "--episodes", metavar="N", type=count, default=100, help="number of episodes (default 100)"
     )
     parser.add_argument(
-        "--video", metavar="FILE.mp4", type=Path, help="film one more episode, score and bonus beneath it"
+        "--seed", metavar="S", type=whole, default=0, help="seed of environments and actions (default 0)"
+    )
+    parser.add_argument(
+        "--greedy", action="store_true", help="take the most probable action instead of sampling one"
+    )
+    parser.add_argument(
+        "--video",
+        metavar="FILE.mp4",
+        type=Path,
+        help="record a video of one more episode, with its score and bonus",
     )
     options = parser.parse_args(argv)
     if options.video is not None and options.video.suffix != ".mp4":
@@ -148,7 +155,7 @@ def _write(file: Path, fields: dict[str, object]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Evaluate a run; returns the exit code."""
+    """Evaluate a run; return the exit code."""
     log.configure("evaluate")
     configure_torch(1)
 
@@ -156,13 +163,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = _options(argv)
         agent = load_agent(options.run_dir, options.greedy)
         if options.video is not None:
-            video.check(options.video, agent)  # before the long part
-        played = play(agent, options.episodes, options.seed, _Note(options.episodes))
+            video.check(options.video, agent)  # before the episodes, which take long
+        played = play(agent, options.episodes, options.seed, _ProgressReport(options.episodes))
         print(_table(agent, played), flush=True)
         _write(options.run_dir / "evaluation.json", report(agent, played, options.seed))
         if options.video is not None:
             steps = video.make(options.video, agent, RngKey(options.seed, _SLOT, 1, warmup=False))
-            print(f"filmed one more episode, {steps:,} steps: {options.video}")
+            print(f"recorded one more episode, {steps:,} steps: {options.video}")
 
     return arguments.exit_code(command, "evaluate")
 

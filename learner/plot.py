@@ -1,7 +1,7 @@
-"""`python -m learner.plot RUN_DIR... -o FILE.png`: learning curves of one run or of several.
+"""`python -m learner.plot RUN_DIR... -o FILE.png`: draws the learning curves of runs.
 
-Runs that differ in nothing but their seed become one curve, their mean, with a band; all others
-keep a curve each. Reads config.json, episodes.csv and TensorBoard events; needs no checkpoint.
+Runs that differ in their seed alone become one curve, their mean, with a confidence band. Other runs have a
+curve each. The command reads config.json, episodes.csv and TensorBoard events, and no checkpoint.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from common.config import Config
 from common.files import write_atomically
 from common.process.lifecycle import EXIT_CONFIGURATION, EXIT_USAGE, Fatal
 from learner.monitoring import episode_file
-from learner.runs import groups, read_config, settings, unusable
+from learner.runs import group_by_settings, read_config, settings, unreadable_file
 
 WINDOW = 100  # episodes behind each point
 _RESAMPLES = 2_000
 _POINTS = 400  # of a mean curve
 _SMOOTH = 50  # the intrinsic reward of an update is averaged over this share of the curve: 1 / 50
-_NOT_TOLD = ("seed", "total_steps", "stop_return")  # make no other curve
+_SAME_CURVE = ("seed", "total_steps", "stop_return")  # settings that may differ within a curve
 _SCALAR = "train/intrinsic_reward_mean"
 _SUFFIXES = (".png", ".pdf", ".svg")
 _TEXT, _QUIET = "#222222", "#6b7280"
@@ -41,60 +41,62 @@ F64 = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Curve:
-    """Points with rising x."""
+class PlotCurve:
+    """Points with increasing x."""
 
     x: F64
     y: F64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Run:
-    """What one run directory holds for a plot."""
+class PlottedRun:
+    """The curves of one run directory."""
 
     path: Path
     config: Config
-    score: Curve  # mean raw score of the last `WINDOW` episodes over env steps
-    intrinsic: Curve | None  # mean intrinsic reward of each update, with a bonus only
+    score: PlotCurve  # mean raw score of the last `WINDOW` episodes over env steps
+    intrinsic: PlotCurve | None  # mean intrinsic reward of each update, with a bonus only
 
 
-def load_run(path: Path) -> Run:
+def load_run(path: Path) -> PlottedRun:
     """Read a run directory.
 
     Raises:
         Fatal: a file is missing, empty or damaged.
     """
     config = read_config(path)
-    return Run(path, config, _scores(path / "episodes.csv"), _intrinsic(path) if config.rnd.enabled else None)
+    return PlottedRun(
+        path, config, _scores(path / "episodes.csv"), _intrinsic(path) if config.rnd.enabled else None
+    )
 
 
-def _scores(file: Path) -> Curve:
+def _scores(file: Path) -> PlotCurve:
     try:
         rows, unreadable = episode_file.read(file)
     except OSError as error:
-        raise unusable("finished episodes", file, error) from None
+        raise unreadable_file("finished episodes", file, error) from None
     if not rows:
         raise Fatal(
             EXIT_CONFIGURATION,
-            f"expected finished episodes in {file}, got none: wait until the run has played some",
+            f"expected finished episodes in {file}, got none: wait until the run has finished some",
         )
     if unreadable:  # a learner may be writing the last one
         sys.stderr.write(f"plot: skipped {unreadable} unreadable rows of {file}\n")
     points = sorted(((row.env_steps, row.score) for row in rows), key=lambda point: point[0])
     steps, score = np.array(points, np.float64).T
-    last = np.append(steps[1:] != steps[:-1], True)  # an update ends many episodes: one point for all
-    return Curve(steps[last], sliding_mean(score, WINDOW)[last])
+    last = np.append(steps[1:] != steps[:-1], True)  # one point for all episodes that end in one update
+    return PlotCurve(steps[last], sliding_mean(score, WINDOW)[last])
 
 
 def sliding_mean(values: F64, window: int) -> F64:
-    """Mean of the last `window` values at each place, of all so far at the beginning."""
+    """Mean of the last `window` values at each index; at the beginning of all values so far."""
     sums = np.cumsum(values)
     sums[window:] -= sums[:-window].copy()
     mean: F64 = sums / np.minimum(np.arange(1, len(values) + 1), window)
     return mean
 
 
-def _intrinsic(path: Path) -> Curve | None:
+def _intrinsic(path: Path) -> PlotCurve | None:
     """The run's intrinsic reward, smoothed; None without readable events."""
     # Slow to import, and only a run with a bonus needs it.
     from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
@@ -107,23 +109,25 @@ def _intrinsic(path: Path) -> Curve | None:
         return None
     points = events.Scalars(_SCALAR)
     values = np.array([point.value for point in points])
-    return Curve(
+    return PlotCurve(
         np.array([float(point.step) for point in points]),
         sliding_mean(values, max(1, len(values) // _SMOOTH)),
     )
 
 
-def labels(found: Sequence[Sequence[Run]]) -> list[str]:
-    """What tells the groups apart: game, preset or the settings that differ, else the directories' names."""
+def labels(found: Sequence[Sequence[PlottedRun]]) -> list[str]:
+    """A name for each group: game, preset or differing settings, whichever is unique; else the directory."""
     flat = [settings(group[0].config) for group in found]
-    odd = [name for name in flat[0] if name not in _NOT_TOLD and len({str(one[name]) for one in flat}) > 1]
-    told = [
+    differing = [
+        name for name in flat[0] if name not in _SAME_CURVE and len({str(one[name]) for one in flat}) > 1
+    ]
+    candidates = [
         [str(one["env.id"]) for one in flat],
         [str(one["preset"]) for one in flat],
-        [", ".join(f"{name} = {one[name]}" for name in odd[:2]) for one in flat],
+        [", ".join(f"{name} = {one[name]}" for name in differing[:2]) for one in flat],
         [group[0].path.resolve().name for group in found],
     ]
-    names = next((one for one in told if len(set(one)) == len(found)), told[-1])
+    names = next((one for one in candidates if len(set(one)) == len(found)), candidates[-1])
     return [
         f"{len(group)} seeds"
         if len(found) == 1
@@ -134,10 +138,10 @@ def labels(found: Sequence[Sequence[Run]]) -> list[str]:
     ]
 
 
-def mean_with_band(curves: Sequence[Curve]) -> tuple[F64, F64, F64, F64] | None:
-    """x, mean, and a 95 % bootstrap interval of the mean, where all curves have points; else None.
+def mean_with_band(curves: Sequence[PlotCurve]) -> tuple[F64, F64, F64, F64] | None:
+    """x, mean and a 95 % bootstrap interval of the mean, where all curves have points; else None.
 
-    Whole curves are drawn with replacement; the interval holds at each x by itself.
+    Whole curves are resampled with replacement. The interval is pointwise: it holds at each x alone.
 
     Source: Efron and Tibshirani 1993, section 13.3 (percentile interval).
     """
@@ -152,9 +156,9 @@ def mean_with_band(curves: Sequence[Curve]) -> tuple[F64, F64, F64, F64] | None:
     return x, y.mean(0), low, high
 
 
-def draw(runs: Sequence[Run]) -> Figure:
-    """The figure: score, and beneath it the intrinsic reward where there is one."""
-    found = groups(runs)
+def draw(runs: Sequence[PlottedRun]) -> Figure:
+    """The figure: scores, and below them the intrinsic reward of runs with a bonus."""
+    found = group_by_settings(runs)
     lower = any(run.intrinsic is not None for run in runs)
     with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(8.0, 6.4 if lower else 4.6), dpi=150, layout="constrained")
@@ -164,15 +168,15 @@ def draw(runs: Sequence[Run]) -> Figure:
         names = labels(found)
         for number, group in enumerate(found):
             colour = _COLOURS[number % len(_COLOURS)]
-            _paint(rows[0], [run.score for run in group], colour, names[number])
+            _draw_curves(rows[0], [run.score for run in group], colour, names[number])
             bonus = [run.intrinsic for run in group if run.intrinsic is not None]
             if bonus:
-                _paint(rows[1], bonus, colour, None)
-        _dress(list(rows), runs, banded=any(len(group) > 1 for group in found))
+                _draw_curves(rows[1], bonus, colour, None)
+        _format(list(rows), runs, banded=any(len(group) > 1 for group in found))
     return figure
 
 
-def _paint(axes: Axes, curves: Sequence[Curve], colour: str, name: str | None) -> None:
+def _draw_curves(axes: Axes, curves: Sequence[PlotCurve], colour: str, name: str | None) -> None:
     band = mean_with_band(curves) if len(curves) > 1 else None
     if band is None:
         for curve in curves:
@@ -186,14 +190,14 @@ def _paint(axes: Axes, curves: Sequence[Curve], colour: str, name: str | None) -
     axes.plot(x, mean, color=colour, linewidth=2.0, label=name)
 
 
-def _dress(rows: Sequence[Axes], runs: Sequence[Run], banded: bool) -> None:
-    """Titles, axes and legend."""
+def _format(rows: Sequence[Axes], runs: Sequence[PlottedRun], banded: bool) -> None:
+    """Set titles, axes and legend."""
     games = sorted({run.config.env.id.replace("_", " ") for run in runs})
     seeds = sorted({run.config.seed for run in runs})
     rows[0].set_title(", ".join(games), loc="left", fontsize=14, fontweight="bold", color=_TEXT)
-    said = f"preset {', '.join(sorted({run.config.preset for run in runs}))}"
-    said += f"  ·  seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
-    rows[0].set_title(said, loc="right", fontsize=9, color=_QUIET)
+    subtitle = f"preset {', '.join(sorted({run.config.preset for run in runs}))}"
+    subtitle += f"  ·  seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+    rows[0].set_title(subtitle, loc="right", fontsize=9, color=_QUIET)
     rows[0].set_ylabel(f"score, mean of {WINDOW} episodes")
     if len(rows) > 1:
         rows[1].set_ylabel("intrinsic\nreward")
@@ -240,12 +244,12 @@ def _write(file: Path, figure: Figure) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Draw learning curves; returns the exit code."""
+    """Draw learning curves; return the exit code."""
 
     def command() -> None:
         options = _options(argv)
         _write(options.output, draw([load_run(path) for path in options.run_dirs]))
-        sys.stdout.write(f"drawn to {options.output}\n")
+        sys.stdout.write(f"written to {options.output}\n")
 
     return arguments.exit_code(command, "plot")
 

@@ -1,4 +1,4 @@
-"""Named configurations, as Python values. A flag overrides any field of any of them."""
+"""The presets: named configurations. An option overrides any field."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from common.config import Config, EnvConfig, NetworkConfig, PPOConfig, RNDConfig
 
 
 def _atari(game: str) -> Config:
-    """PPO+RND with the RND paper's hyperparameters and today's habits.
+    """PPO+RND with the RND paper's hyperparameters and current PPO practice.
 
-    Deviates from the paper: minibatches of shuffled steps, Adam eps 1e-5, gradients clipped at
+    Differences from the paper: minibatches of shuffled steps, Adam eps 1e-5, gradients clipped at
     0.5 for policy and predictor separately, 3x3 third convolution, time limits bootstrapped,
     32 lanes instead of 128.
     Source: Burda et al. 2018, arXiv:1810.12894, table 5 and appendix A.
@@ -59,7 +59,7 @@ def _pong() -> Config:
 
 
 def _cartpole() -> Config:
-    """PPO on CartPole-v1 from its four numbers.
+    """PPO on CartPole-v1.
 
     Source: the tuned hyperparameters of RL Baselines3 Zoo (ppo.yml, CartPole-v1).
     """
@@ -143,12 +143,12 @@ def _bipedal_walker() -> Config:
 
 
 def _mountain_car_sparse() -> Config:
-    """PPO+RND on MountainCar that pays at the flag alone: no reward until it is found by exploring.
+    """PPO+RND on MountainCar with a reward at the flag alone.
 
-    Advantages are not normalised: without any reward that would blow the noise of the value head up into
-    a policy that explores by accident.
+    Advantages are not normalised: without any reward, normalisation amplifies the noise of the value head,
+    which explores by accident.
 
-    Source: calibrated once on this task; the split of streams and discounts is that of RND.
+    Source: calibrated on this task; the two streams and their discounts are those of RND.
     """
     return Config(
         preset="mountain-car-sparse",
@@ -186,7 +186,7 @@ def _ppo_settings(game: str) -> Config:
 
 
 def _smoke() -> Config:
-    """The whole system in a few minutes on a laptop: PPO+RND on Breakout, small batches."""
+    """PPO+RND on Breakout with small batches: the whole system in a few minutes."""
     return Config(
         preset="smoke",
         total_steps=20_000,

@@ -17,8 +17,8 @@ from common.spaces import Spaces
 log = structlog.get_logger()
 
 _CGROUPS = Path("/sys/fs/cgroup")
-_SMALL_HIDDEN = 256  # layers up to this width take less time than a barrier of threads on busy cores
-_SESSION_DESCRIPTORS = 2  # of a remote session: connections for data and for weights, measured one each
+_SMALL_HIDDEN = 256  # up to this width a layer takes less time than a thread barrier on busy cores
+_SESSION_DESCRIPTORS = 2  # of a remote session: one connection for data, one for weights
 _OWN_DESCRIPTORS = 64  # kept for files, page and metrics
 
 
@@ -37,15 +37,15 @@ def apply_limits(spaces: Spaces, network: NetworkConfig) -> None:
 
 
 def training_threads(spaces: Spaces, network: NetworkConfig, cores: int, asked: str | None) -> int | None:
-    """How many threads the learner trains with; None leaves it to torch.
+    """The number of training threads; None leaves it to torch.
 
     CartPole trains 3,312 steps/s with one thread and 3,038 with two on two idle cores, but 157 with two
     when other processes use the cores.
 
     Args:
-        spaces: images need the large networks.
-        network: the width of the small ones.
-        cores: that this process may use.
+        spaces: images have large networks.
+        network: the width of the networks on vectors.
+        cores: the number of cores that this process may use.
         asked: OMP_NUM_THREADS of the environment, which torch obeys.
     """
     if asked:
@@ -54,7 +54,7 @@ def training_threads(spaces: Spaces, network: NetworkConfig, cores: int, asked: 
 
 
 def usable_cores() -> int:
-    """Cores that this process may use, by its affinity and by the quota of its container."""
+    """The number of cores that this process may use, by its affinity and its container's quota."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = math.inf
     with contextlib.suppress(OSError):
@@ -63,7 +63,7 @@ def usable_cores() -> int:
 
 
 def quota_cores(membership: str, root: Path) -> float:
-    """The least CPU quota of a cgroup and of those above it (`cpu.max`, cgroup v2); infinity without one.
+    """The least CPU quota of a cgroup and its parents (`cpu.max`, cgroup v2); infinity without one.
 
     Args:
         membership: text of /proc/self/cgroup; version 2 is its line "0::/PATH".
@@ -80,7 +80,7 @@ def quota_cores(membership: str, root: Path) -> float:
 
 
 def raise_descriptor_limit() -> int:
-    """Raise the limit of open descriptors as far as this process may; returns it."""
+    """Raise the limit of open descriptors to the hard limit; return the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):  # some systems refuse their own hard limit
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -89,5 +89,5 @@ def raise_descriptor_limit() -> int:
 
 
 def sessions_that_fit(descriptors: int) -> int:
-    """How many remote sessions a learner with so many descriptors can serve at once."""
+    """The number of remote sessions that a learner with this many descriptors can serve."""
     return max(0, (descriptors - _OWN_DESCRIPTORS) // _SESSION_DESCRIPTORS)

@@ -1,4 +1,4 @@
-"""Run directories as plots, tables and a resumed run read them: their settings, and which belong together."""
+"""Reads run directories: their settings, and which runs differ in their seed alone."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from common.process.lifecycle import EXIT_CONFIGURATION, Fatal
 
 
 class Configured(Protocol):
-    """A run, whatever else is known of it."""
+    """A run with a configuration."""
 
     @property
     def config(self) -> Config:
-        """Its configuration."""
+        """The configuration of the run."""
 
 
 R = TypeVar("R", bound=Configured)
@@ -26,26 +26,26 @@ def read_config(path: Path) -> Config:
     """The configuration of the run in directory `path`.
 
     Raises:
-        Fatal: there is none, or it is damaged.
+        Fatal: it is missing or damaged.
     """
     file = path / "config.json"
     try:
         return Config.from_json(file.read_text())
     except (OSError, ValueError) as error:
-        raise unusable("the configuration of a run", file, error) from None
+        raise unreadable_file("the configuration of a run", file, error) from None
 
 
-def unusable(what: str, file: Path, error: Exception) -> Fatal:
-    """The complaint about a file of a run that is missing or damaged."""
+def unreadable_file(what: str, file: Path, error: Exception) -> Fatal:
+    """The error for a missing or damaged file of a run."""
     reason = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
     return Fatal(
         EXIT_CONFIGURATION,
-        f"expected {what} in {file}, got nothing readable ({reason}): name the directory of a run",
+        f"expected {what} in {file}, got an unreadable file ({reason}): name the directory of a run",
     )
 
 
 def settings(config: Config) -> dict[str, object]:
-    """Every setting under its full name, like "ppo.clip"."""
+    """Every setting by its full name, such as "ppo.clip"."""
     return _flat(dataclasses.asdict(config))
 
 
@@ -57,16 +57,17 @@ def _flat(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
 
 
 def match_precision(config: Config, other: Config) -> Config:
-    """`config` with the precision of `other` if either is "auto", which agrees with each resolved value."""
+    """`config` with the precision of `other` if either is "auto", which equals every resolved value."""
     if "auto" in (config.precision, other.precision):
         return dataclasses.replace(config, precision=other.precision)
     return config
 
 
-def groups(runs: Sequence[R]) -> list[list[R]]:
-    """Runs of the same settings: equal but for seed and length, and no seed twice in a group.
+def group_by_settings(runs: Sequence[R]) -> list[list[R]]:
+    """Group runs that are equal except for seed and length; a group holds each seed once.
 
-    Runs with different resolved precisions are separate: a directory does not tell whether it was asked for.
+    Runs with different resolved precisions are separate, because a run directory does not tell whether the
+    precision was requested.
     """
     found: list[list[R]] = []
     for run in runs:

@@ -17,26 +17,23 @@ from common.config import Config
 from common.keys.curve import AccessControlError
 from common.keys.files import KeysError
 from common.metrics import LEARNER_PORT, Exporter
+from common.model.bundle import Bundle
 from common.model.precision import configure_torch, resolve_precision
 from common.process.lifecycle import EXIT_CONFIGURATION, Fatal
-from common.protocol import codec
 from common.protocol.sockets import BindError, weights_endpoint
-from common.spaces import Spaces
 from learner.commandline import Options
 from learner.monitoring.metrics import LearnerCollector
 from learner.monitoring.page import Page
 from learner.monitoring.progress_line import ProgressFacts, ProgressLine, RecentRate
 from learner.monitoring.run_logger import RunLogger
-from learner.monitoring.summary import Clock, of_finished_run, summarise
+from learner.monitoring.summary import ProcessFacts, read_finished, summarise
 from learner.resource_limits import apply_limits
-from learner.server.admission import Admission
-from learner.server.decoder import ChunkDecoder
-from learner.server.network import Network
-from learner.server.publisher import Publisher
-from learner.server.scheduler import AdmittedChunk
+from learner.server.publisher import WeightsBlob
+from learner.server.server import Server
 from learner.supervisor import Supervisor
 from learner.training import checkpoint
 from learner.training.checkpoint import CheckpointError, RunDirectory
+from learner.training.ppo import PPO
 from learner.training.trainer import Trainer
 from learner.watchdog import Watchdog
 
@@ -64,70 +61,51 @@ class Learner:
         run = stack.enter_context(RunDirectory(options.run_dir, options.resume))
         saved = checkpoint.newest(run.checkpoints) if options.resume else None
         self.generation = run.begin(None if saved is not None else config.to_json() + "\n")
-        self.trainer = Trainer(config, spaces, device, run, self.generation, stop)
+        ppo = PPO(config, spaces, device)
         if saved is not None:
+            ppo.load(saved.tensors)
+        blob = target_blob(ppo) if config.rnd.enabled else None
+        self.server = Server(config, spaces, self.generation, blob, options.keys, options.sessions_per_key)
+        self.trainer = Trainer(
+            config, spaces, device, ppo, self.server, run, self.generation, stop, self._watch
+        )
+        if saved is not None:
+            self.server.restore(saved.meta["books"])
             self.trainer.restore(saved)
         self.supervisor: Supervisor | None = None
-        self._serve(spaces, saved.meta["books"] if saved is not None else None, stack)
+        self._serve(stack)
         self.recorder = RunLogger(run.path, self.env_steps)
         stack.callback(self.recorder.close)
-        self._watchdog = Watchdog(self._turned)
+        self._watchdog = Watchdog(self._loop_times)
         watched.callback(self._watchdog.close)
         self._export(stack)
         self.started = time.monotonic()
         self._line, self._rate = ProgressLine(), RecentRate()
 
-    def _serve(self, spaces: Spaces, books: str | None, stack: contextlib.ExitStack) -> None:
-        """Open the sockets, then start whatever uses them."""
-        config, options = self.config, self.options
-        target = self.trainer.target()
-        digest = target.meta.digest if target is not None else bytes(32)
-        self.admission = Admission(config, self.generation, digest, options.sessions_per_key)
-        if books is not None:
-            self.admission.restore(books, time.monotonic())
-        publisher = Publisher(target)
-        self.network = Network(
-            self.admission, publisher, codec.message_limit_bytes(config.rollout, spaces), options.keys
-        )
-
-        def refuse(arrival: AdmittedChunk, text: str) -> None:
-            log.warning("chunk_invalid", text=text)
-            sid, offset = arrival.message.sid, arrival.message.offset
-            self.network.ask(lambda: self.admission.refuse(sid, offset, arrival.batch, time.monotonic()))
-
+    def _serve(self, stack: contextlib.ExitStack) -> None:
+        """Open the ports, then start the local actors that connect to them."""
+        options = self.options
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="outrider-")))
         local = f"ipc://{directory}/data"
-        endpoints = [(address, weights_endpoint(address)) for address in (options.bind, local)]
-        self.inbox = inbox = ChunkDecoder(config.rollout, spaces, refuse)
-        stack.callback(inbox.close)
-        self.network.start(endpoints, inbox.submit)
-        stack.callback(self.network.close)
-        self.trainer.connect(self.admission, publisher, self.network, inbox, self._watch)
+        self.server.start([(address, weights_endpoint(address)) for address in (options.bind, local)])
+        stack.callback(self.server.close)
         if options.insecure_plaintext:
             log.warning("insecure_plaintext", text="anybody who reaches the port may join and read along")
-        log.info("learner_serving", data=self.network.endpoints[0], generation=self.generation)
+        log.info("learner_serving", data=self.server.endpoints[0], generation=self.generation)
         if options.local_actors:
-            self.supervisor = Supervisor(local, options.local_actors, self._lost)
+            self.supervisor = Supervisor(local, options.local_actors, self.server)
             stack.callback(self.supervisor.close)
 
-    def _turned(self) -> dict[str, float]:
-        """When each thread turned last."""
-        times = {
-            "network": self.network.last_loop_at,
-            "decode": self.inbox.last_loop_at,
-            "trainer": self.trainer.progress.last_loop_at,
-        }
+    def _loop_times(self) -> dict[str, float]:
+        """When each thread looped last."""
+        times = self.server.loop_times() | {"trainer": self.trainer.progress.last_loop_at}
         return times if self.supervisor is None else times | {"supervisor": self.supervisor.last_loop_at}
-
-    def _lost(self, sid: bytes, produced: int) -> None:
-        self.network.ask(lambda: self.admission.lost(sid, produced))
 
     def _export(self, stack: contextlib.ExitStack) -> None:
         collector = LearnerCollector(
-            lambda: self.network.view,
+            lambda: self.server.status,
             lambda: self.trainer.progress,
             self.trainer.episodes,
-            self.inbox,
             self.config,
             self.generation,
             lambda: self._watchdog.silence_seconds,
@@ -136,7 +114,7 @@ class Learner:
         page = Page(
             self.config,
             self._facts,
-            lambda: self.network.view,
+            lambda: self.server.status,
             lambda: self.trainer.progress,
             lambda: self.recorder.curve.points,
         )
@@ -166,7 +144,7 @@ class Learner:
     @property
     def steps_per_second(self) -> float:
         """Trained steps of this process over the time from the first credit to the last update."""
-        first, last = self.admission.first_credit_at, self.trainer.progress.last_update_at
+        first, last = self.server.status.first_credit_at, self.trainer.progress.last_update_at
         return (
             self.trainer.progress.trained_here / (last - first)
             if first is not None and last is not None
@@ -196,32 +174,28 @@ class Learner:
         """Give local actors time to join, so that the first batch has all of them."""
         deadline = time.monotonic() + _GATHER_SECONDS
         while time.monotonic() < deadline and not self.stop.is_set():
-            if self.network.ask(lambda: len(self.admission.seats)) >= self.options.local_actors:
+            if self.server.session_count() >= self.options.local_actors:
                 return
             self._watch()
             time.sleep(_POLL_SECONDS)
 
     def _drain(self, finished: bool) -> None:
         """Let every actor leave, then close the books on the rest."""
-        self.network.ask(lambda: self.admission.drain(finished))
+        self.server.drain(finished)
         if not finished and self.supervisor is not None:
             self.supervisor.close()
         deadline = time.monotonic() + (_LEAVE_SECONDS if finished else _PART_SECONDS)
-        while time.monotonic() < deadline and self.network.ask(lambda: len(self.admission.seats)):
+        while time.monotonic() < deadline and self.server.session_count():
             time.sleep(_POLL_SECONDS)
-        self.network.ask(self.admission.close_remaining)
+        self.server.close_remaining()
 
     def _watch(self) -> None:
         """While the trainer waits or between updates: show progress, look after local actors."""
-        if self.network.failure is not None:
-            raise self.network.failure
-        if self.supervisor is not None:
-            self.trainer.local_sids = self.supervisor.sids
-            if self.supervisor.misconfigured == self.options.local_actors:
-                raise Fatal(
-                    EXIT_CONFIGURATION,
-                    "expected local actors to start, got a refusal from each: see their messages above",
-                )
+        if self.supervisor is not None and self.supervisor.misconfigured == self.options.local_actors:
+            raise Fatal(
+                EXIT_CONFIGURATION,
+                "expected local actors to start, got a refusal from each: see their messages above",
+            )
         self._line.show(self._facts())
 
     def _facts(self) -> ProgressFacts:
@@ -237,7 +211,7 @@ class Learner:
             bonus=report.figures["intrinsic_reward_mean"]
             if report is not None and self.config.rnd.enabled
             else None,
-            actors=self.network.view.actors,
+            actors=self.server.status.actors,
             lag=trainer.progress.lag_max,
             warmup=f"{trainer.progress.warmup_chunks}/{chunks} chunks of random play" if warming else None,
         )
@@ -259,9 +233,11 @@ class Learner:
     def summary(self, exit_reason: str) -> dict[str, object]:
         """The fields of summary.json."""
         wall = time.monotonic() - self.started
-        clock = Clock(self.generation, self.env_steps, self.frames, wall, self.steps_per_second)
-        view = self.network.ask(self.network.look)
-        return summarise(self.config, clock, self.trainer.progress, self.trainer.episodes, view, exit_reason)
+        process = ProcessFacts(self.generation, self.env_steps, self.frames, wall, self.steps_per_second)
+        status = self.server.refresh_status()
+        return summarise(
+            self.config, process, self.trainer.progress, self.trainer.episodes, status, exit_reason
+        )
 
 
 def run(config: Config, options: Options, stop: threading.Event) -> dict[str, object]:
@@ -270,7 +246,7 @@ def run(config: Config, options: Options, stop: threading.Event) -> dict[str, ob
     Raises:
         Fatal: something the user has to mend, in one sentence.
     """
-    earlier = of_finished_run(options.run_dir, config) if options.resume else None
+    earlier = read_finished(options.run_dir, config) if options.resume else None
     if earlier is not None:
         return earlier
     try:
@@ -282,6 +258,12 @@ def run(config: Config, options: Options, stop: threading.Event) -> dict[str, ob
             return summary
     except (BindError, CheckpointError, AccessControlError, KeysError, envs.EnvUnavailable) as error:
         raise Fatal(EXIT_CONFIGURATION, str(error)) from None
+
+
+def target_blob(ppo: PPO) -> WeightsBlob:
+    """Serialise the target network, which actors fetch once."""
+    state = {name: value.detach().cpu() for name, value in ppo.target.state_dict().items()}
+    return WeightsBlob.of("target", Bundle(0, 0, state))
 
 
 def _device(name: str) -> torch.device:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from typing import Protocol
 
 import structlog
 
@@ -17,14 +17,22 @@ log = structlog.get_logger()
 _TICK_SECONDS = 0.25
 
 
-class Supervisor:
-    """A thread of its own, because the trainer is busy for seconds."""
+class SupervisedServer(Protocol):
+    """The server, as the supervisor calls it."""
 
-    def __init__(self, endpoint: str, count: int, lost: Callable[[bytes, int], None]) -> None:
+    local_sessions: frozenset[bytes]
+
+    def local_actor_exited(self, sid: bytes, produced: int) -> None:
+        """End the session of a local actor whose process ended after `produced` steps."""
+
+
+class Supervisor:
+    """Starts and restarts the local actors, in a thread of its own: the trainer is busy for seconds."""
+
+    def __init__(self, endpoint: str, count: int, server: SupervisedServer) -> None:
         self._children = ChildProcesses(ForkServer(ACTOR_SERVER), ["--learner", endpoint], count)
-        self._lost = lost
+        self._server = server
         self._closing = threading.Event()
-        self.sids: frozenset[bytes] = frozenset()  # sessions of the local actors
         self.last_loop_at = time.monotonic()  # for the watchdog
         self.misconfigured = 0  # actors that refused their configuration: no restart helps
         self._thread = threading.Thread(target=self._run, name="supervisor")
@@ -44,8 +52,8 @@ class Supervisor:
                     steps=end.produced,
                     next="restarting it",
                 )
-                self._lost(end.sid, end.produced)
-            self.sids = frozenset(self._children.sids())
+                self._server.local_actor_exited(end.sid, end.produced)
+            self._server.local_sessions = frozenset(self._children.sids())
         self._children.stop()
 
     def close(self) -> None:

@@ -1,8 +1,8 @@
-"""`python -m learner.table RUN_DIR...`: results of runs as a Markdown table, one row for all seeds.
+"""`python -m learner.table RUN_DIR...`: writes results as a Markdown table, one row for all seeds.
 
-Reads config.json, summary.json and, where there is one, evaluation.json. What is not known of a run
-is a dash in its place: the score of an unfinished run, the evaluation of one that was not evaluated
-at its end, the wall time of one that was resumed, because a summary tells that of its last process.
+The command reads config.json, summary.json and evaluation.json, if it exists. An unknown value is a dash: the
+score of an unfinished run, the evaluation of a run that was not evaluated at its end, and the wall time of a
+resumed run, because a summary has only that of its last process.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from common.files import write_atomically
 from common.process.lifecycle import EXIT_CONFIGURATION, EXIT_USAGE, Fatal
 from learner.monitoring.progress_line import duration
 from learner.presets import PRESETS
-from learner.runs import groups, match_precision, read_config, settings, unusable
+from learner.runs import group_by_settings, match_precision, read_config, settings, unreadable_file
 
 _COLUMNS = (
     "game",
@@ -36,12 +36,12 @@ _COLUMNS = (
     "steps/s",
 )
 _DASH = "—"
-_OTHER_COLUMNS = ("preset", "seed", "total_steps", "env.id")  # settings that have a column of their own
+_OTHER_COLUMNS = ("preset", "seed", "total_steps", "env.id")  # settings with their own column
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What evaluation.json says."""
+    """The contents of evaluation.json."""
 
     episodes: int
     score_mean: float
@@ -49,8 +49,8 @@ class Evaluation:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """What one run directory holds for a table; None is not known."""
+class TabulatedRun:
+    """The results of one run directory; None is unknown."""
 
     config: Config
     env_steps: int
@@ -61,11 +61,11 @@ class Run:
 
 
 def _score(value: float) -> str:
-    """Of large games and small tasks alike."""
+    """Format a score of any size."""
     return f"{value:,.1f}" if abs(value) >= 10 else f"{value:.3g}"
 
 
-def load_run(path: Path) -> Run:
+def load_run(path: Path) -> TabulatedRun:
     """Read a run directory.
 
     Raises:
@@ -75,20 +75,20 @@ def load_run(path: Path) -> Run:
     try:
         facts = json.loads(file.read_text())
         score, env_steps = facts["return_mean_100"], int(facts["env_steps"])
-        return Run(
+        return TabulatedRun(
             config,
             env_steps,
             float(score) if score is not None and facts["exit_reason"] == "finished" else None,
             _evaluation(path / "evaluation.json", env_steps),
             float(facts["wall_seconds"]) if facts["epoch"] == 0 else None,
-            float(facts["steps_per_second"]) or None,  # 0: nothing was trained since the last resume
+            float(facts["steps_per_second"]) or None,  # 0: no update since the last resume
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise unusable("the summary of a run", file, error) from None
+        raise unreadable_file("the summary of a run", file, error) from None
 
 
 def _evaluation(file: Path, env_steps: int) -> Evaluation | None:
-    """What the checkpoint after `env_steps` scored; None for an earlier one."""
+    """The evaluation of the checkpoint after `env_steps`; None if it is of an earlier checkpoint."""
     try:
         facts = json.loads(file.read_text())
         played = Evaluation(int(facts["episodes"]), float(facts["score_mean"]), bool(facts.get("greedy")))
@@ -96,16 +96,16 @@ def _evaluation(file: Path, env_steps: int) -> Evaluation | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise unusable("the evaluation of a run", file, error) from None
+        raise unreadable_file("the evaluation of a run", file, error) from None
 
 
-def markdown(runs: Sequence[Run]) -> str:
-    """The table, without a line break at its end; groups in the order of their first runs."""
-    rows = [_COLUMNS, ("---",) * len(_COLUMNS), *map(_row, groups(runs))]
+def markdown(runs: Sequence[TabulatedRun]) -> str:
+    """The table without a final line break; groups are in the order of their first runs."""
+    rows = [_COLUMNS, ("---",) * len(_COLUMNS), *map(_row, group_by_settings(runs))]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _row(group: Sequence[Run]) -> tuple[str, ...]:
+def _row(group: Sequence[TabulatedRun]) -> tuple[str, ...]:
     runs = sorted(group, key=lambda run: run.config.seed)
     return (
         runs[0].config.env.id,
@@ -121,14 +121,14 @@ def _row(group: Sequence[Run]) -> tuple[str, ...]:
 
 
 def _preset(config: Config) -> str:
-    """The preset's name, and every setting that is not the preset's; a resolved "auto" is the preset's."""
-    usual = settings(match_precision(PRESETS.get(config.preset, config), config))
-    odd = [
+    """The preset's name and every differing setting; a resolved "auto" does not differ."""
+    default = settings(match_precision(PRESETS.get(config.preset, config), config))
+    differing = [
         f"{name} = {value}"
         for name, value in settings(config).items()
-        if name not in _OTHER_COLUMNS and value != usual[name]
+        if name not in _OTHER_COLUMNS and value != default[name]
     ]
-    return ", ".join([config.preset, *odd])
+    return ", ".join([config.preset, *differing])
 
 
 def _each(values: Sequence[float | None], text: Callable[[float], str]) -> str:
@@ -136,7 +136,7 @@ def _each(values: Sequence[float | None], text: Callable[[float], str]) -> str:
 
 
 def _mean_and_each(scores: Sequence[float | None]) -> str:
-    """The mean is a dash unless it is that of all seeds: one of some would flatter or slander."""
+    """The mean over seeds and each score; the mean is a dash unless every seed has a score."""
     known = [score for score in scores if score is not None]
     mean = statistics.fmean(known) if len(known) == len(scores) else None
     return _each([mean], _score) + (f" ({_each(scores, _score)})" if len(scores) > 1 else "")
@@ -148,9 +148,9 @@ def _span(counts: Sequence[int]) -> str:
 
 
 def _episodes(evaluations: Sequence[Evaluation]) -> str:
-    """How many, and whether they were played otherwise than in training."""
-    manners = {evaluation.greedy for evaluation in evaluations}
-    greedy = ", greedy" if manners == {True} else ", some greedy" if True in manners else ""
+    """The number of episodes, and whether actions were greedy."""
+    modes = {evaluation.greedy for evaluation in evaluations}
+    greedy = ", greedy" if modes == {True} else ", some greedy" if True in modes else ""
     return _span([evaluation.episodes for evaluation in evaluations]) + greedy
 
 
@@ -161,7 +161,7 @@ def insert(page: str, name: str, table: str) -> str:
         Fatal: there is not exactly one such pair of lines.
     """
     begin = f"<!-- table: {name} -->"
-    between = rf"^({re.escape(begin)}\n)(?:(?!<!-- ).*\n)*(?=<!-- end -->$)"  # never over another marker
+    between = rf"^({re.escape(begin)}\n)(?:(?!<!-- ).*\n)*(?=<!-- end -->$)"  # never across another marker
     changed, places = re.subn(between, lambda found: f"{found[1]}{table}\n", page, flags=re.MULTILINE)
     if places != 1:
         raise Fatal(
@@ -185,8 +185,12 @@ def _insert_into(file: Path, name: str, table: str) -> None:
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = arguments.Parser(prog="python -m learner.table", description="Tabulate the results of runs.")
     parser.add_argument("run_dirs", metavar="RUN_DIR", nargs="+", type=Path, help="directories of runs")
-    parser.add_argument("--into", metavar="FILE.md", type=Path, help="write it there instead of printing it,")
-    parser.add_argument("--name", help="between the lines <!-- table: NAME --> and <!-- end -->")
+    parser.add_argument(
+        "--into", metavar="FILE.md", type=Path, help="write the table into this page instead of printing it"
+    )
+    parser.add_argument(
+        "--name", help="with --into: the table goes between the lines <!-- table: NAME --> and <!-- end -->"
+    )
     options = parser.parse_args(argv)
     if (options.into is None) != (options.name is None):
         raise Fatal(EXIT_USAGE, "expected --into FILE.md with --name NAME, got one of them: add the other")
@@ -194,7 +198,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Tabulate results; returns the exit code."""
+    """Tabulate results; return the exit code."""
 
     def command() -> None:
         options = _options(argv)

@@ -1,6 +1,6 @@
-"""One episode as a film: what the agent sees, and beneath it its score and its bonus over time.
+"""Records one episode as a video: what the agent sees, with its score and its bonus over time.
 
-imageio and its ffmpeg belong to the optional `video` extra; they are imported only here, when needed.
+imageio and its ffmpeg belong to the optional `video` extra. Only this module imports them, on demand.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from common.rng import RngKey, environment_seeds
 from learner.agent import Agent
 
 MAX_STEPS = 4_500  # an Atari game of 18,000 frames
-HOLD_FRAMES = 15  # how long the last picture stays
+HOLD_FRAMES = 15  # for which the last picture is shown
 _IMAGE_FPS = 15  # real time: 60 emulator frames a second, 4 to a step
 _VECTOR_FPS = 30
 
@@ -35,8 +35,8 @@ _SIDE = 504  # pixels: 84 x 6
 _MARGIN = 28
 _HEAD = 76
 _STRIP = 72  # height of a curve
-_LABEL = 34  # height of the words above it
-_SHARP = 3  # curves are drawn this much larger, then shrunk: that smooths them
+_LABEL = 34  # height of the label above it
+_SHARP = 3  # curves are drawn this much larger and then reduced, which smooths them
 _GROUND, _PANEL, _TEXT, _QUIET = (15, 18, 24), (25, 30, 39), (235, 239, 245), (139, 149, 165)
 _SCORE, _BONUS = (247, 183, 74), (86, 194, 255)
 Pixels = npt.NDArray[np.uint8]
@@ -45,7 +45,7 @@ Colour = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Film:
+class Recording:
     """An episode, or its first `MAX_STEPS` steps."""
 
     pictures: list[bytes]  # [n] compressed, each `shape` uint8
@@ -56,7 +56,7 @@ class Film:
 
 
 def check(path: Path, agent: Agent) -> None:
-    """Refuse early what would fail after many games.
+    """Raise the errors of a recording before the episodes are played.
 
     Raises:
         Fatal: a package is missing, the task cannot be drawn, or `path` cannot be written.
@@ -76,40 +76,40 @@ def check(path: Path, agent: Agent) -> None:
     except OSError as error:
         raise _unwritable(path, error) from None
     try:
-        _stage(agent)[0].close()
+        _make_lane(agent)[0].close()
     except envs.EnvUnavailable as error:
         raise Fatal(EXIT_CONFIGURATION, str(error)) from None
 
 
-def _stage(agent: Agent) -> tuple[envs.VectorEnv, Callable[[], Pixels] | None]:
-    """One lane, and a camera where the agent sees no images."""
+def _make_lane(agent: Agent) -> tuple[envs.VectorEnv, Callable[[], Pixels] | None]:
+    """One lane, and a function that renders it if its observations are no images."""
     if agent.spaces.is_image:
         return envs.make(agent.config.env, 1), None
     return envs.make_filmed(agent.config.env)
 
 
-def make(path: Path, agent: Agent, place: RngKey) -> int:
-    """Film one episode; returns its number of steps.
+def make(path: Path, agent: Agent, rng_key: RngKey) -> int:
+    """Record one episode; return its number of steps.
 
     Raises:
         Fatal: `path` cannot be written.
     """
-    shot = film(agent, place)
-    bonus = compute_bonus(agent, shot.observation) if agent.config.rnd.enabled else None
-    write(path, shot, bonus, agent)
-    return len(shot.pictures)
+    recording = record(agent, rng_key)
+    bonus = compute_bonus(agent, recording.observation) if agent.config.rnd.enabled else None
+    write(path, recording, bonus, agent)
+    return len(recording.pictures)
 
 
-def film(agent: Agent, place: RngKey) -> Film:
+def record(agent: Agent, rng_key: RngKey) -> Recording:
     """Play one episode in one lane and keep every picture."""
-    env, camera = _stage(agent)
-    generators = place.generators(1)
+    env, render = _make_lane(agent)
+    generators = rng_key.generators(1)
     pictures: list[bytes] = []
     observation, score, over = [], [0.0], False
     try:
         stack = env.reset(environment_seeds(generators))
         while not over and len(pictures) < MAX_STEPS:
-            picture = stack[0, -1] if camera is None else _shrunk(camera())
+            picture = stack[0, -1] if render is None else _resized(render())
             pictures.append(zlib.compress(picture.tobytes(), 1))
             observation.append(stack[0, -1].copy())
             moved = env.step(agent.act(stack, generators))
@@ -118,11 +118,11 @@ def film(agent: Agent, place: RngKey) -> Film:
             over = bool(moved.terminated[0] or moved.truncated[0])
     finally:
         env.close()
-    return Film(pictures, picture.shape, np.stack(observation), np.array(score), over)
+    return Recording(pictures, picture.shape, np.stack(observation), np.array(score), over)
 
 
-def _shrunk(picture: Pixels) -> Pixels:
-    """A rendered picture at the width of the film."""
+def _resized(picture: Pixels) -> Pixels:
+    """A rendered picture at the width of the video."""
     height = round(picture.shape[0] * _SIDE / picture.shape[1])
     return np.asarray(Image.fromarray(picture).resize((_SIDE, height), Image.Resampling.LANCZOS))
 
@@ -138,15 +138,15 @@ def compute_bonus(agent: Agent, observation: npt.NDArray[np.generic]) -> F64:
         return rnd.bonus(predictor, target, torch.from_numpy(observation), mean, std).double().numpy()
 
 
-def write(path: Path, shot: Film, bonus: F64 | None, agent: Agent) -> None:
-    """Encode the film; `path` appears only when it is whole."""
+def write(path: Path, recording: Recording, bonus: F64 | None, agent: Agent) -> None:
+    """Encode the video; `path` exists only when it is complete."""
     import imageio.v2 as imageio  # the optional extra
 
     temporary = _temporary(path)
     fps = _IMAGE_FPS if agent.spaces.is_image else _VECTOR_FPS
     try:
         with imageio.get_writer(temporary, fps=fps, codec="libx264", quality=8, macro_block_size=2) as out:
-            for frame in frames(shot, bonus, agent):
+            for frame in frames(recording, bonus, agent):
                 out.append_data(frame)  # type: ignore[attr-defined]  # a writer has it
         temporary.rename(path)
     except OSError as error:
@@ -156,7 +156,7 @@ def write(path: Path, shot: Film, bonus: F64 | None, agent: Agent) -> None:
 
 
 def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.part.mp4")  # ffmpeg goes by the ending
+    return path.with_name(f".{path.name}.part.mp4")  # ffmpeg reads the format from the ending
 
 
 def _unwritable(path: Path, error: OSError) -> Fatal:
@@ -167,25 +167,27 @@ def _unwritable(path: Path, error: OSError) -> Fatal:
     )
 
 
-def frames(shot: Film, bonus: F64 | None, agent: Agent) -> Iterator[Pixels]:
-    """Every frame of the film, uint8 [H, W, 3]: one per step, then the last one for a while."""
-    count = len(shot.pictures)
-    scale = _SIDE // shot.shape[1]
-    width, height = shot.shape[1] * scale, shot.shape[0] * scale
-    strips = [_Strip("score so far", shot.score, count, _SCORE, "{:,.0f}")]
+def frames(recording: Recording, bonus: F64 | None, agent: Agent) -> Iterator[Pixels]:
+    """Every frame of the video, uint8 [H, W, 3]: one per step, then the last one `HOLD_FRAMES` times."""
+    count = len(recording.pictures)
+    scale = _SIDE // recording.shape[1]
+    width, height = recording.shape[1] * scale, recording.shape[0] * scale
+    strips = [_Strip("score", recording.score, count, _SCORE, "{:,.0f}")]
     if bonus is not None:
-        strips.append(_Strip("bonus: how new this looks to the predictor", bonus, count, _BONUS, "{:.3g}"))
+        strips.append(_Strip("bonus (prediction error)", bonus, count, _BONUS, "{:.3g}"))
     base = _empty(height + len(strips) * (_LABEL + _STRIP), agent)
     right = base.width - _MARGIN
     for t in [*range(count), *[count] * HOLD_FRAMES]:
         frame = base.copy()
-        raw = np.frombuffer(zlib.decompress(shot.pictures[min(t, count - 1)]), np.uint8)
-        picture = Image.fromarray(raw.reshape(shot.shape)).resize((width, height), Image.Resampling.NEAREST)
+        raw = np.frombuffer(zlib.decompress(recording.pictures[min(t, count - 1)]), np.uint8)
+        picture = Image.fromarray(raw.reshape(recording.shape)).resize(
+            (width, height), Image.Resampling.NEAREST
+        )
         frame.paste(picture, ((frame.width - width) // 2, _HEAD))
         draw = ImageDraw.Draw(frame)
         draw.text((right, 42), f"step {t:,} of {count:,}", _TEXT, _font(14), anchor="rs")
         if t == count:
-            ending = "end of episode" if shot.ended else f"filmed no further than {count:,} steps"
+            ending = "end of episode" if recording.ended else f"recorded {count:,} steps only"
             draw.text((right, 60), ending, _SCORE, _font(14), anchor="rs")
         for number, strip in enumerate(strips):
             strip.paint(frame, _HEAD + height + number * (_LABEL + _STRIP), t)
@@ -205,7 +207,7 @@ def _empty(content: int, agent: Agent) -> Image.Image:
 
 
 class _Strip:
-    """A curve over the whole episode, bright up to the present moment."""
+    """A curve over the whole episode, bright up to the present step."""
 
     def __init__(self, label: str, values: F64, steps: int, colour: Colour, form: str) -> None:
         self._label, self._values, self._steps = label, values, steps
@@ -214,7 +216,7 @@ class _Strip:
         self._bright, self._dim = self._curve(colour), self._curve(_mixed(colour, 0.4))
 
     def _height(self, value: float) -> float:
-        """Distance from the top of the strip, with a little air above and below."""
+        """Distance from the top of the strip, with a margin above and below."""
         share = (value - self._low) / ((self._high - self._low) or 1.0)
         return _STRIP - 6 - share * (_STRIP - 14)
 
@@ -232,7 +234,7 @@ class _Strip:
         return small
 
     def paint(self, frame: Image.Image, top: int, t: int) -> None:
-        """Draw label, curve and the present moment into the frame, from row `top` on."""
+        """Draw label, curve and the present step into the frame, from row `top` on."""
         draw = ImageDraw.Draw(frame)
         now = float(self._values[min(t, len(self._values) - 1)])
         baseline = top + _LABEL - 9
@@ -249,13 +251,13 @@ class _Strip:
 
 
 def _mixed(colour: Colour, share: float) -> Colour:
-    """The colour, thinned on the ground of a strip."""
+    """The colour mixed with the background of a strip."""
     red, green, blue = (round(share * c + (1 - share) * p) for c, p in zip(colour, _PANEL, strict=True))
     return red, green, blue
 
 
 @functools.cache
 def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """Matplotlib's own typeface, so that no font has to be installed."""
+    """The font of matplotlib, so that no font has to be installed."""
     file = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     return ImageFont.truetype(Path(mpl.get_data_path()) / "fonts" / "ttf" / file, size)

@@ -40,7 +40,7 @@ class ParentLink:
         except ConnectionError:
             return True
 
-    def tally(self, sid: bytes, produced: int) -> None:
+    def write_step_count(self, sid: bytes, produced: int) -> None:
         """Write down the step count."""
         if self._tally is not None:
             TALLY.pack_into(self._tally, 0, sid, produced)

@@ -29,13 +29,13 @@ _PARSERS = (int, int, float, int, int, int, float)
 
 
 def read(file: Path) -> tuple[list[EpisodeRow], int]:
-    """Read every row, and count the lines that are none: what a crash or a full disk left.
+    """Read every row, and count unreadable lines, which a crash or a full disk leaves.
 
     Raises:
         OSError: the file is missing or cannot be read.
     """
     *lines, rest = file.read_bytes().decode("utf-8", "replace").split("\n")
-    rows, unreadable = [], int(rest != "")  # a line without its end may be a part of one
+    rows, unreadable = [], int(rest != "")  # a line without its end may be incomplete
     for line in lines:
         if line.strip() == _HEADER:
             continue
@@ -64,7 +64,7 @@ def append(file: FileIO, rows: Iterable[EpisodeRow]) -> None:
     """Write rows at the end of an unbuffered file.
 
     Raises:
-        OSError: the disk is full or broken; the file may end in a part of a row.
+        OSError: the disk is full or broken; the file may end within a row.
     """
     lines = _lines(rows)
     if file.write(lines) < len(lines):

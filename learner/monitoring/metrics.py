@@ -18,7 +18,6 @@ import common
 from common.config import Config
 from common.protocol.messages import Reason
 from learner.monitoring.bottleneck import SIDES, Recent, busy, held_back
-from learner.server.decoder import ChunkDecoder
 from learner.server.ledger import Totals
 from learner.server.status import ServerStatus
 from learner.training.episodes import EpisodeTracker
@@ -57,13 +56,12 @@ class LearnerCollector:
         view: Callable[[], ServerStatus],
         progress: Callable[[], TrainerStatus],
         episodes: EpisodeTracker,
-        inbox: ChunkDecoder,
         config: Config,
         generation: int,
         silences: Callable[[], Mapping[str, float]],
         insecure_plaintext: bool = False,
     ) -> None:
-        self._view, self._progress, self._episodes, self._inbox = view, progress, episodes, inbox
+        self._view, self._progress, self._episodes = view, progress, episodes
         self._config, self._generation, self._silences = config, generation, silences
         self._batch_steps = config.rollout.batch_steps
         self._insecure_plaintext = insecure_plaintext
@@ -143,8 +141,6 @@ class LearnerCollector:
         yield _gauge("rnd_bonus_scale", "What a raw bonus is divided by.", progress.bonus_scale)
         yield _gauge("rnd_observations", "Weight of the observation statistics.", progress.observations)
         yield _gauge("device_memory_bytes", "Of tensors on the GPU.", torch.cuda.memory_allocated())
-        yield _gauge("inbox_chunks", "Chunks that wait for the trainer.", self._inbox.waiting_chunks)
-        yield _counter("inbox_decode_seconds", "Time to decompress chunks.", self._inbox.decode_seconds)
 
     def _played(self) -> Iterator[Metric]:
         episodes = self._episodes
@@ -202,6 +198,8 @@ class LearnerCollector:
         steps = {str(seated.slot): seated.steps for seated in sorted(view.fleet)}
         yield _by("slot", "fleet_slot_steps", "Steps that the sessions of now sent.", steps)
         yield _gauge("fleet_heartbeat_age_max_seconds", "Longest silence.", view.heartbeat_age_max_seconds)
+        yield _gauge("inbox_chunks", "Chunks that wait for the trainer.", view.decoder_chunks)
+        yield _counter("inbox_decode_seconds", "Time to decompress chunks.", view.decoder_seconds)
         yield _by("event", "fleet_sessions", "Sessions by event.", view.events)
         yield _by("phase", "fleet_phase_seconds", "All actors' time by phase.", view.actor_phases)
 

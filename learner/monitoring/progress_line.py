@@ -17,9 +17,9 @@ _PLAIN_SECONDS = 10.0
 
 
 class RecentRate:
-    """The speed of a count that only grows, over the last seconds of its time. Pure.
+    """The rate of a growing count over the last seconds. Pure.
 
-    The window holds at least one step of the count, so that a slow one has a speed as well.
+    The window holds at least two samples, so that a slow count has a rate too.
     """
 
     def __init__(self, window_seconds: float = 60.0) -> None:
@@ -27,11 +27,11 @@ class RecentRate:
         self._samples: tuple[tuple[float, int], ...] = ()  # replaced, never mutated: any thread may read it
 
     def add(self, now: float, count: int) -> None:
-        """Take in the count at time `now`; neither falls."""
+        """Add the count at time `now`; neither decreases."""
         self._samples = (*self._within(now), (now, count))
 
     def per_second(self, now: float) -> float:
-        """The speed up to `now`; 0 before the count has grown."""
+        """The rate up to `now`; 0 before the count has grown."""
         samples = self._within(now)
         if len(samples) < 2:
             return 0.0
@@ -47,7 +47,7 @@ class RecentRate:
 
 @dataclass(frozen=True, slots=True)
 class ProgressFacts:
-    """The facts of the line."""
+    """What the progress line shows."""
 
     env_steps: int
     total_steps: int
@@ -60,7 +60,7 @@ class ProgressFacts:
     warmup: str | None = None
 
     def text(self) -> str:
-        """As shown."""
+        """The line as text."""
         if self.warmup is not None:
             return f"warm-up {self.warmup} | actors {self.actors}"
         left = (self.total_steps - self.env_steps) / self.steps_per_second if self.steps_per_second else None
@@ -90,14 +90,14 @@ def duration(seconds: float | None) -> str:
 
 
 class ProgressLine:
-    """Writes to standard output, not too often."""
+    """Writes the line to standard output, at most twice a second on a terminal, else every ten seconds."""
 
     def __init__(self) -> None:
         self._terminal = sys.stdout.isatty()
         self._shown_at = float("-inf")
 
     def show(self, line: ProgressFacts, last: bool = False) -> None:
-        """Show the line if it is time, or if it is the last."""
+        """Show the line if it is due, or if it is the last."""
         now = time.monotonic()
         if not last and now - self._shown_at < (_TERMINAL_SECONDS if self._terminal else _PLAIN_SECONDS):
             return
@@ -106,6 +106,6 @@ class ProgressLine:
         try:
             sys.stdout.write(("\r\x1b[K" if self._terminal else "") + line.text() + end)
             sys.stdout.flush()
-        except BrokenPipeError:  # training is worth more than its line
+        except BrokenPipeError:  # nobody reads the output; the run continues
             discard_if_closed(sys.stdout)
             log.warning("progress_line_closed", next="training continues without it")

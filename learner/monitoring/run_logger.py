@@ -1,4 +1,4 @@
-"""What a run leaves behind: TensorBoard events, episodes.csv, summary.json."""
+"""The files that a run writes: TensorBoard events, episodes.csv and summary.json."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import structlog
 
 from common.files import write_atomically
 from learner.monitoring import episode_file
-from learner.monitoring.curve import Curve, Point
+from learner.monitoring.curve import Point, ThinnedCurve
 from learner.monitoring.episode_file import EpisodeRow
 from learner.training.episodes import Episode
 
@@ -30,23 +30,23 @@ _RETRY_SECONDS = 60.0
 class RunLogger:
     """Writes into a run directory. Owned by the trainer's thread.
 
-    A file that could not be written is closed and opened again, at most once a minute; what was to be
-    written in between is left out.
+    A file that could not be written is closed and opened again, at most once a minute. Records in between are
+    left out.
     """
 
     def __init__(self, path: Path, env_steps: int) -> None:
-        """Open the files; rows of episodes beyond `env_steps`, lost with a crash, are dropped."""
+        """Open the files; drop rows of episodes beyond `env_steps`, which a crash made invalid."""
         self._path, self._episodes_path = path, path / "episodes.csv"
         self._writer: SummaryWriter | None = None
         self._writer_retry_at = 0.0
         self._file: io.FileIO | None = None
         self._file_retry_at = 0.0
         self._recorded_steps = env_steps  # rows of later steps in the file are not of this run
-        self.curve = Curve()  # to look at while the run goes on
+        self.curve = ThinnedCurve()  # for the live page
         self.curve.replay((row.env_steps, row.score) for row in self._open_episodes())
 
     def _open_episodes(self) -> list[EpisodeRow]:
-        """Open episodes.csv for appending, without what does not belong there; returns the rows kept."""
+        """Open episodes.csv for appending, without unreadable and later rows; return the rows kept."""
         rows: list[EpisodeRow] = []
         self._file_retry_at = time.monotonic() + _RETRY_SECONDS
         with _log_disk_errors():
@@ -60,7 +60,7 @@ class RunLogger:
         return rows
 
     def episodes(self, ended: Iterable[Episode], env_steps: int, frames: int, wall_seconds: float) -> None:
-        """Append finished games; `env_steps` and `frames` as of the end of their update."""
+        """Append finished episodes; `env_steps` and `frames` are those at the end of their update."""
         if self._file is None and time.monotonic() >= self._file_retry_at:
             self._open_episodes()
         if self._file is None:
@@ -76,16 +76,16 @@ class RunLogger:
             except OSError:
                 file, self._file = self._file, None
                 with contextlib.suppress(OSError):  # the failed write is logged
-                    file.close()  # it may end in a part of a row, which opening it again drops
+                    file.close()  # it may end within a row; opening it again drops that row
                 raise
 
     def scalars(self, values: Mapping[str, float], env_steps: int) -> None:
-        """Write one point of each curve."""
+        """Write one point of each TensorBoard curve."""
         mean, bonus = values.get("episodes/return_mean_100"), values.get("train/intrinsic_reward_mean")
         self.curve.add(Point(env_steps, mean, bonus))
         if self._writer is None and time.monotonic() < self._writer_retry_at:
             return
-        writer, self._writer = self._writer, None  # one that failed does not write again
+        writer, self._writer = self._writer, None  # a writer that failed is not used again
         self._writer_retry_at = time.monotonic() + _RETRY_SECONDS
         with _log_disk_errors():
             # Points from `env_steps` on in earlier files were lost with a crash.
@@ -111,8 +111,8 @@ class RunLogger:
 
 @contextlib.contextmanager
 def _log_disk_errors() -> Iterator[None]:
-    """A record that cannot be written is said and left out: training is worth more."""
+    """Log a failed write and continue: a full disk must not end a run."""
     try:
         yield
     except OSError as error:
-        log.error("record_not_written", reason=str(error), next="training goes on")
+        log.error("record_not_written", reason=str(error), next="training continues without it")

@@ -35,6 +35,10 @@ class ChunkDecoder:
         self._error: BaseException | None = None
         self.last_loop_at = time.monotonic()  # for the watchdog
         self._thread = threading.Thread(target=self._run, name="decode")
+
+    def start(self) -> None:
+        """Start the thread."""
+        self.last_loop_at = time.monotonic()
         self._thread.start()
 
     def submit(self, arrival: AdmittedChunk) -> None:

@@ -7,21 +7,21 @@ send the replies. So nobody is given up while a message of theirs lies unread.
 from __future__ import annotations
 
 import contextlib
-import queue
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import structlog
 
 from common.keys.files import KeyDirectory
 from common.process.lifecycle import EXIT_INTERNAL, Fatal
 from common.protocol import codec
-from common.protocol.sockets import Context, RouterSocket, Waker, wait
+from common.protocol.sockets import Context, RouterSocket, wait
 from learner.server.admission import Admission
 from learner.server.authenticator import SessionAuthenticator
+from learner.server.calls import CallQueue
 from learner.server.leases import LEASE_SECONDS
 from learner.server.message_handler import Intake
 from learner.server.publisher import PIECE_BYTES, Publisher
@@ -34,7 +34,7 @@ log = structlog.get_logger()
 T = TypeVar("T")
 _VIEW_SECONDS = 0.5
 _TURN_SECONDS = 0.25
-_ASK_SECONDS = 30.0
+_START_SECONDS = 30.0
 _WEIGHTS_REQUEST_BYTES = 8_192
 _REST_AFTER_BYTES = 2**19  # of ignored messages that end the reading of a turn
 _REST_SECONDS = 0.005  # the pause that follows: a flood costs little, and delays others by little
@@ -54,8 +54,7 @@ class Network:
         self._admission, self._publisher, self._keys = admission, publisher, keys
         self._door: SessionAuthenticator | None = None  # with keys only
         self._message_bytes = message_bytes
-        self._asked: queue.Queue[tuple[Callable[[], Any], Future[Any]]] = queue.Queue()
-        self._waker = Waker()
+        self._calls = CallQueue()
         self._closing = threading.Event()
         self.intake = Intake(admission)
         self.view = ServerStatus()
@@ -78,25 +77,22 @@ class Network:
         self._thread = threading.Thread(target=self._run, args=(endpoints, started), name="network")
         self._thread.start()
         try:
-            started.result(_ASK_SECONDS)
+            started.result(_START_SECONDS)
         except BaseException:
             self._thread.join()
-            self._waker.close()
+            self._calls.waker.close()
             raise
 
     def ask(self, function: Callable[[], T]) -> T:
         """Run `function` in the network thread and return its result; any thread may call."""
-        future: Future[T] = Future()
-        self._asked.put((function, future))
-        self._waker.wake()
-        return future.result(_ASK_SECONDS)
+        return self._calls.call(function)
 
     def close(self) -> None:
         """Stop serving."""
         self._closing.set()
-        self._waker.wake()
+        self._calls.waker.wake()
         self._thread.join()
-        self._waker.close()
+        self._calls.waker.close()
 
     def _run(self, endpoints: list[tuple[str, str]], started: Future[None]) -> None:
         try:
@@ -115,10 +111,12 @@ class Network:
                     self.endpoints.append(weights.bind(weights_endpoint))
                 if self._door is not None:
                     self._door.verify_access_control(self.endpoints)
+                self.view = self.look()
                 started.set_result(None)
                 while not self._closing.is_set():
-                    wait((data, weights, *gates), self._waker, _TURN_SECONDS)
+                    wait((data, weights, *gates), self._calls.waker, _TURN_SECONDS)
                     self._turn(data, weights)
+            self._calls.end(RuntimeError("expected a call before close, got one after it"))
         except BaseException as error:  # noqa: BLE001  # raised by `start`, or by the next `ask`
             self._fail(error, started)
 
@@ -136,8 +134,7 @@ class Network:
             ignored += used
             if not used or ignored >= 2 * _REST_AFTER_BYTES:
                 break  # one answer, 2 MiB, in a turn: chunks do not wait behind a whole fleet's weights
-        self._waker.clear()
-        self._answer_asked()
+        self._calls.run_pending()
         self._admission.tick(time.monotonic())
         self._admission.acknowledge()
         for arrival in self._admission.arrivals:
@@ -147,7 +144,7 @@ class Network:
             data.send(peer, codec.encode(message))
         self._admission.replies.clear()
         if ignored >= _REST_AFTER_BYTES:
-            wait((), self._waker, _REST_SECONDS)
+            wait((), self._calls.waker, _REST_SECONDS)
         now = time.monotonic()
         if now - self._viewed > _VIEW_SECONDS:
             self._viewed = now
@@ -168,6 +165,7 @@ class Network:
             playing=sum(seat.granted_at is not None for seat in seats),
             fleet=tuple(seat.shown(heard) for seat in seats if seat.slot < _SHOWN_SLOTS),
             chunk_seconds=admission.credit.usual_seconds,
+            first_credit_at=admission.first_credit_at,
             actor_phases=dict(admission.seats.phase_seconds),
             messages=dict(self.intake.messages),
             events=dict(admission.events),
@@ -199,14 +197,6 @@ class Network:
                 break  # it has had its share, or its pipe is full: it asks again
         return 0
 
-    def _answer_asked(self) -> None:
-        while not self._asked.empty():
-            function, future = self._asked.get()
-            try:
-                future.set_result(function())
-            except Exception as error:  # noqa: BLE001  # it belongs to the thread that asked
-                future.set_exception(error)
-
     def _fail(self, error: BaseException, started: Future[None]) -> None:
         if not started.done():
             started.set_exception(error)
@@ -216,9 +206,4 @@ class Network:
             EXIT_INTERNAL,
             f"expected the network thread to serve on, got {error!r}: its ports are closed; --resume the run",
         )
-        while not self._closing.is_set():
-            try:
-                _, future = self._asked.get(timeout=_TURN_SECONDS)
-            except queue.Empty:
-                continue
-            future.set_exception(self.failure)
+        self._calls.end(self.failure)

@@ -30,6 +30,9 @@ class ServerStatus:
     playing: int = 0  # sessions with credit that they have not used
     fleet: tuple[SessionStatus, ...] = ()  # of the first slots
     chunk_seconds: float | None = None  # usual time from credit to its chunk
+    first_credit_at: float | None = None  # time.monotonic() of the first credit after the warm-up
+    decoder_chunks: int = 0  # that arrived and were not taken yet
+    decoder_seconds: float = 0.0  # spent on decoding
     actor_phases: dict[str, float] = field(default_factory=dict)  # seconds, sums over sessions
     messages: dict[str, int] = field(default_factory=dict)  # read on the data port, by kind
     events: dict[str, int] = field(default_factory=dict)

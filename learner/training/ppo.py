@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from common.config import Config
 from common.model import rnd
-from common.model.bundle import Bundle, under
+from common.model.bundle import under
 from common.model.distributions import distribution
 from common.model.networks import make_policy, make_predictor, make_target
 from common.model.precision import autocast
@@ -241,12 +241,6 @@ class PPO:
         if self._config.rnd.enabled:
             tensors |= _on_host("predictor", self.predictor.state_dict())
         return tensors
-
-    def target_bundle(self) -> Bundle | None:
-        """Return the target network as actors fetch it; None without a bonus."""
-        if not self._config.rnd.enabled:
-            return None
-        return Bundle(0, 0, {name: value.detach().cpu() for name, value in self.target.state_dict().items()})
 
     def state(self) -> dict[str, Tensor]:
         """Return everything that `load` restores, by checkpoint name, on the host."""

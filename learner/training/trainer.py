@@ -24,11 +24,7 @@ from common.model.bundle import Bundle
 from common.process.lifecycle import EXIT_INTERNAL, Fatal
 from common.protocol.chunk import WARMUP_VERSION, Chunk
 from common.spaces import Spaces
-from learner.interface import DecodedChunk, Verdict
-from learner.server.admission import Admission
-from learner.server.decoder import ChunkDecoder
-from learner.server.network import Network
-from learner.server.publisher import Publisher, WeightsBlob
+from learner.interface import DecodedChunk, TrainerServer
 from learner.training import checkpoint
 from learner.training.batch import join, make_batch
 from learner.training.checkpoint import Checkpoint, RunDirectory
@@ -55,47 +51,28 @@ class Trainer:
         config: Config,
         spaces: Spaces,
         device: torch.device,
+        ppo: PPO,
+        server: TrainerServer,
         run: RunDirectory,
         generation: int,
         stop: threading.Event,
+        on_wait: Callable[[], None],
     ) -> None:
         self._config, self._spaces, self._device, self._run = config, spaces, device, run
         self._generation, self._stop = generation, stop
-        self.ppo = PPO(config, spaces, device)
+        self.ppo, self._server, self._on_wait = ppo, server, on_wait
         self.normaliser = Normaliser(spaces, config)
         self.episodes = EpisodeTracker()
         self.progress = TrainerStatus()
-        self.local_sids: frozenset[bytes] = frozenset()
         self._waiting: defaultdict[int, list[DecodedChunk]] = defaultdict(list)  # decoded, by batch
         self._failures = 0  # in a row
         self._save_at = 0.0
-
-    # Wiring that exists only once the sockets do.
-
-    def connect(
-        self,
-        admission: Admission,
-        publisher: Publisher,
-        network: Network,
-        inbox: ChunkDecoder,
-        watch: Callable[[], None],
-    ) -> None:
-        """Say where chunks come from and bundles go to; `watch` is called while it waits."""
-        self._admission, self._publisher, self._network, self._inbox = admission, publisher, network, inbox
-        self._watch = watch
-
-    def target(self) -> WeightsBlob | None:
-        """The target network on offer; None without a bonus."""
-        if not self._config.rnd.enabled:
-            return None
-        state = {name: value.detach().cpu() for name, value in self.ppo.target.state_dict().items()}
-        return WeightsBlob.of("target", Bundle(0, 0, state))
 
     def warm_up(self) -> bool:
         """Fill the observation statistics with random play; False if asked to stop."""
         version = self.progress.version
         if version == WARMUP_VERSION and self._config.warmup_chunks:
-            self._open(WARMUP_VERSION)
+            self._server.open_batch(WARMUP_VERSION)
             parts: list[tuple[tuple[int, int, int], Moments]] = []
             while len(parts) < self._config.warmup_chunks:
                 delivered = self._next()
@@ -103,7 +80,7 @@ class Trainer:
                     return False
                 rows = delivered.chunk.observation[self._spaces.stack - 1 : -1]
                 parts.append((delivered.order, Moments.of(rows.reshape(-1, *rows.shape[2:]))))
-                self._settle([delivered], "warmup")
+                self._server.settle([delivered], "warmup")
                 self.progress.warmup_chunks = len(parts)
             self.normaliser.merge_warmup([moments for _, moments in sorted(parts, key=lambda part: part[0])])
         self.progress.version = max(0, version)
@@ -112,7 +89,7 @@ class Trainer:
 
     def _turn_over(self) -> None:
         """From a settled version to credit for the next; the file is written while the actors play."""
-        books = self._books() if time.monotonic() >= self._save_at else None
+        books = self._server.accounting() if time.monotonic() >= self._save_at else None
         if self.progress.version < self._config.updates:
             self._publish()
         if books is not None:
@@ -137,7 +114,7 @@ class Trainer:
         self._failures = 0
         with self.progress.phase("assemble"):
             ended = [episode for delivered in chunks for episode in self.episodes.advance(delivered)]
-        self._settle(chunks, "trained")
+        self._server.settle(chunks, "trained")
         lags = [version - delivered.version for delivered in chunks]
         self.progress.lags = self.progress.lags + Counter(lags)
         self.progress.lag_max = max(self.progress.lag_max, *lags)
@@ -221,47 +198,35 @@ class Trainer:
         log.error(
             "update_failed", version=self.progress.version, batch=str(path), next="trying another batch"
         )
-        self._settle(chunks, "update_failed")
+        self._server.settle(chunks, "update_failed")
         if self._failures == _FAILURES:
             raise Fatal(
                 EXIT_INTERNAL,
                 f"expected finite losses, got NaN or infinity from {_FAILURES} batches in a row: lower "
                 f"--ppo.learning-rate, or look into {path.parent}; the last checkpoint is from before",
             )
-        self._network.ask(lambda: self._admission.reopen(time.monotonic()))
+        self._server.retry_batch()
 
     def _next(self) -> DecodedChunk | None:
         while not self._stop.is_set():
             self.progress.last_loop_at = time.monotonic()
             with self.progress.phase("wait"):
-                delivered = self._inbox.take(_POLL_SECONDS)
+                delivered = self._server.take(_POLL_SECONDS)
             if delivered is not None:
                 return delivered
-            self._watch()
+            self._on_wait()
         return None
-
-    def _settle(self, chunks: list[DecodedChunk], verdict: Verdict) -> None:
-        names = [(delivered.sid, delivered.offset) for delivered in chunks]
-        self._network.ask(lambda: self._admission.settle(names, verdict))
-
-    def _open(self, version: int) -> None:
-        self._network.ask(lambda: self._admission.open(version, time.monotonic()))
 
     def _publish(self) -> None:
         with self.progress.phase("publish"):
             mean, std = self.normaliser.observation_statistics()
             tensors = self.ppo.tensors() | {"mean": mean, "std": std}
-            offer = WeightsBlob.of("bundle", Bundle(self._generation, self.progress.version, tensors))
-            self._network.ask(lambda: self._publisher.publish(offer))
-            self._open(self.progress.version)
-
-    def _books(self) -> str:
-        local = set(self.local_sids)
-        return self._network.ask(lambda: self._admission.to_json(local))
+            self._server.publish(Bundle(self._generation, self.progress.version, tensors))
+            self._server.open_batch(self.progress.version)
 
     def save(self, books: str | None = None) -> None:
         """Write a checkpoint; a failure is counted and training goes on."""
-        books = self._books() if books is None else books
+        books = self._server.accounting() if books is None else books
         with self.progress.phase("checkpoint"):
             start = time.monotonic()
             try:
@@ -286,8 +251,7 @@ class Trainer:
         return Checkpoint(self.ppo.state() | normaliser, meta)
 
     def restore(self, saved: Checkpoint) -> None:
-        """Continue from a checkpoint; the books are the caller's to restore."""
+        """Continue from a checkpoint; the caller restores `ppo` and the server."""
         self.progress.version = saved.meta["version"]
         self.episodes.load(saved.meta["episodes"])
-        self.ppo.load(saved.tensors)
         self.normaliser.load(saved.part("normaliser"))

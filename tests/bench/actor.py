@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from actor.metrics import Phases
+from actor.metrics import PHASES
 from actor.rollout import Rollout
 from actor.service import Actor, PlayingState
 from actor.session import Session
@@ -25,6 +25,7 @@ from common.model.bonus import BonusModel
 from common.model.bundle import Bundle
 from common.model.policy import Policy
 from common.model.precision import configure_torch, resolve_precision
+from common.phase_timer import PhaseTimer
 from common.process.parent_link import ParentLink
 from common.protocol import codec
 from common.protocol.messages import ChunkMessage, Welcome
@@ -65,7 +66,7 @@ class _Until(ParentLink):
     goal = 0
 
     def gone(self) -> bool:
-        return self.session.counts["chunks_sent"] >= self.goal
+        return self.session.counters.chunks_sent >= self.goal
 
 
 @dataclass
@@ -108,7 +109,7 @@ def _measure(game: str) -> dict[str, object]:
     with Context() as context, tempfile.TemporaryDirectory() as directory:
         server = RouterSocket(context, _MESSAGE_BYTES)
         endpoint = server.bind(f"ipc://{directory}/data")
-        parent, phases = _Until(), Phases()
+        parent, phases = _Until(), PhaseTimer(PHASES)
         session = parent.session = Session(lambda: DealerSocket(context, endpoint, _MESSAGE_BYTES), parent)
         _welcome(server, session, config, digest)
         player = _player(session, config, bare, weights, phases)
@@ -138,7 +139,7 @@ def _measure(game: str) -> dict[str, object]:
 
 
 def _player(
-    session: Session, config: Config, bare: Emulator, weights: _Blobs, phases: Phases
+    session: Session, config: Config, bare: Emulator, weights: _Blobs, phases: PhaseTimer
 ) -> PlayingState:
     """What plays, on the lanes of the reference: to make lanes takes half a second each."""
     assert session.welcome is not None

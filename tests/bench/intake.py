@@ -46,6 +46,7 @@ class Intake:
         self._stop = threading.Event()
         self._consumer = threading.Thread(target=self._consume, name="consumer")
         self.network.start([(endpoint, weights_endpoint(endpoint))], self._inbox.submit)
+        self._inbox.start()
 
     def __enter__(self) -> Self:
         self._consumer.start()

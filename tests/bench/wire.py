@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 from zlib_ng import zlib_ng
 
-from actor.metrics import Phases
+from actor.metrics import PHASES
 from actor.rollout import Rollout
 from common import envs
 from common.config import Config, EnvConfig, RolloutConfig
 from common.model.policy import Policy
 from common.model.precision import configure_torch
+from common.phase_timer import PhaseTimer
 from common.protocol import codec
 from common.protocol.chunk import Chunk
 from common.protocol.messages import ChunkMessage
@@ -76,7 +77,7 @@ def _mean(games: dict[str, dict[str, float]], name: str) -> float:
 
 def _record(config: Config, policy: Policy | None) -> list[Chunk]:
     spaces = envs.spaces(config.env)
-    rollout = Rollout(envs.make(config.env, _ROLLOUT.lanes), spaces, _ROLLOUT, Phases())
+    rollout = Rollout(envs.make(config.env, _ROLLOUT.lanes), spaces, _ROLLOUT, PhaseTimer(PHASES))
     rollout.reset(RngKey(1, 0, 0, policy is None))
     chunks = []
     for _ in range(_CHUNKS):

@@ -151,7 +151,7 @@ def test_a_vector_task_is_filmed_through_its_own_camera(cartpole: Path, tmp_path
 
 def test_a_film_is_no_longer_than_its_bound(breakout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(video, "MAX_STEPS", 5)
-    shot = video.film(load_agent(breakout), RngKey(1, 2, 3, warmup=False))
+    shot = video.record(load_agent(breakout), RngKey(1, 2, 3, warmup=False))
     assert (len(shot.pictures), len(shot.observation), len(shot.score), shot.ended) == (5, 5, 6, False)
 
 

@@ -11,9 +11,9 @@ from PIL import Image
 
 from learner import plot
 from learner.monitoring.run_logger import RunLogger
-from learner.plot import Curve, mean_with_band, sliding_mean
+from learner.plot import PlotCurve, mean_with_band, sliding_mean
 from learner.presets import PRESETS
-from learner.runs import groups
+from learner.runs import group_by_settings
 from learner.training.episodes import Episode
 
 pytestmark = pytest.mark.integration
@@ -80,7 +80,7 @@ def test_seeds_of_one_setting_share_a_mean_and_other_settings_keep_their_own_lin
     paths = [write_run(tmp_path / f"on-{seed}", "pong", seed, rnd=True) for seed in (1, 2, 3)]
     paths += [write_run(tmp_path / "off", "pong", 1, rnd=False)]
     runs = [plot.load_run(path) for path in paths]
-    found = groups(runs)
+    found = group_by_settings(runs)
     assert [len(group) for group in found] == [3, 1]
     assert plot.labels(found) == ["rnd.enabled = True, 3 seeds", "rnd.enabled = False"]
     file = tmp_path / "all.png"
@@ -91,19 +91,19 @@ def test_seeds_of_one_setting_share_a_mean_and_other_settings_keep_their_own_lin
 
 def test_the_same_seed_twice_is_not_averaged(tmp_path: Path) -> None:
     runs = [plot.load_run(write_run(tmp_path / name, "pong", 7, rnd=True)) for name in ("a", "b")]
-    assert plot.labels(groups(runs)) == ["a", "b"]
+    assert plot.labels(group_by_settings(runs)) == ["a", "b"]
 
 
 def test_the_band_holds_the_mean_and_lies_within_the_curves() -> None:
     x = np.array([0.0, 5.0, 10.0])
-    curves = [Curve(x, x * slope) for slope in (1.0, 2.0, 6.0)]
+    curves = [PlotCurve(x, x * slope) for slope in (1.0, 2.0, 6.0)]
     banded = mean_with_band(curves)
     assert banded is not None
     at, mean, low, high = banded
     assert mean == pytest.approx(3.0 * at)
     assert ((at <= low + 1e-9) & (low <= mean) & (mean <= high) & (high <= 6.0 * at + 1e-9)).all()
     assert (low < mean)[1:].all()
-    assert mean_with_band([Curve(x, x), Curve(x + 20, x)]) is None
+    assert mean_with_band([PlotCurve(x, x), PlotCurve(x + 20, x)]) is None
 
 
 def test_the_sliding_mean_counts_all_so_far_then_its_window() -> None:

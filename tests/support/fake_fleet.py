@@ -26,13 +26,14 @@ from typing import Self
 import structlog
 import zmq
 
-from actor.metrics import Phases
+from actor.metrics import PHASES
 from actor.rollout import Rollout
 from actor.session import Session
 from common import envs
 from common.config import EnvConfig, RolloutConfig
 from common.keys.curve import ActorKeys
 from common.keys.files import read_key_file
+from common.phase_timer import PhaseTimer
 from common.process.parent_link import ParentLink
 from common.protocol import codec
 from common.protocol.messages import Ack
@@ -54,7 +55,7 @@ class Recording:
 
 def record(env: EnvConfig, rollout: RolloutConfig, chunks: int, seed: int = 1) -> list[Recording]:
     """Random play, encoded."""
-    play = Rollout(envs.make(env, rollout.lanes), envs.spaces(env), rollout, Phases())
+    play = Rollout(envs.make(env, rollout.lanes), envs.spaces(env), rollout, PhaseTimer(PHASES))
     play.reset(RngKey(seed, 0, 0, True))
     recordings = []
     for _ in range(chunks):
@@ -107,7 +108,7 @@ class FakeActor:
         if session.sid != self._sid:  # the learner gave the last one up
             self._sid = session.sid
             self._unheard.clear()
-        session.stepped(recording.steps)
+        session.count_steps(recording.steps)
         self.made[session.sid] += recording.steps
         self._unheard.append((session.produced, time.monotonic()))
         session.send_chunk(session.generation, session.version, True, recording.packed)
@@ -207,7 +208,7 @@ class FakeFleet:
             {sid.hex(): steps for sid, steps in made.items()},
             [seconds for actor in self.actors for seconds in actor.ack_seconds],
             left,
-            sum(actor.session.counts["reconnects"] for actor in self.actors),
+            sum(actor.session.counters.reconnects for actor in self.actors),
         )
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import threading
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -18,22 +17,25 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from actor.metrics import Phases
+from actor.metrics import PHASES
 from actor.rollout import Rollout
 from actor.service import Actor, PlayingState
+from actor.session import SessionCounters
 from actor.weights import Blob
 from common.config import Config
 from common.envs import Transition
 from common.model import rnd
 from common.model.bonus import BonusModel
+from common.model.bundle import Bundle
 from common.model.networks import PolicyOutput
 from common.model.policy import Policy
+from common.phase_timer import PhaseTimer
 from common.protocol import codec
 from common.protocol.chunk import WARMUP_VERSION
 from common.spaces import Spaces
 from learner.interface import DecodedChunk
 from learner.server.publisher import WeightsBlob
-from learner.training.ppo import UpdateReport
+from learner.training.ppo import PPO, UpdateReport
 from learner.training.trainer import Trainer
 
 Array = npt.NDArray[Any]
@@ -85,7 +87,7 @@ class Probe:
 class Loop:
     """A whole run in one thread: this stands for everything that lies between a trainer and one actor.
 
-    It plays the session and the weights of the actor; inbox, network, admission and publisher of the trainer.
+    It plays the session and the weights of the actor, and the server of the trainer.
     """
 
     probe: Probe
@@ -96,17 +98,18 @@ class Loop:
     reports: list[UpdateReport] = field(default_factory=list)
 
     sid, generation, joined, finished = bytes(16), 0, True, False
-    counts: ClassVar[Counter[str]] = Counter()  # the session never reconnects
+    counters: ClassVar[SessionCounters] = SessionCounters()  # the session never reconnects
     welcome: ClassVar[Any] = SimpleNamespace(generation=0, slot=0, incarnation=0)
 
     def __post_init__(self) -> None:
         spaces, config = self.probe.spaces, self.config
-        phases, never = Phases(), threading.Event()
+        phases, never = PhaseTimer(PHASES), threading.Event()
         nowhere: Any = SimpleNamespace()  # the run's directory
         both: Any = self  # the other side, as far as each side needs it
-        self.trainer = Trainer(config, spaces, torch.device("cpu"), nowhere, self.generation, never)
+        cpu = torch.device("cpu")
+        ppo = PPO(config, spaces, cpu)
+        self.trainer = Trainer(config, spaces, cpu, ppo, both, nowhere, self.generation, never, lambda: None)
         self.trainer._save_at = math.inf
-        self.trainer.connect(both, both, both, both, lambda: None)
         target = self.trainer.ppo.target.state_dict()
         self.player = PlayingState(
             self.welcome,
@@ -149,16 +152,13 @@ class Loop:
 
     # What the trainer calls.
 
-    def ask(self, work: Callable[[], object]) -> object:
-        return work()
+    def publish(self, bundle: Bundle) -> None:
+        self.offers.append(WeightsBlob.of("bundle", bundle))
 
-    def publish(self, offer: WeightsBlob) -> None:
-        self.offers.append(offer)
-
-    def open(self, version: int, now: float) -> None:
+    def open_batch(self, version: int) -> None:
         self.batch, self.version = version, max(min(version, 0), version - self.lag)
 
-    def settle(self, names: list[tuple[bytes, int]], verdict: str) -> None:
+    def settle(self, chunks: list[DecodedChunk], verdict: str) -> None:
         pass
 
     def take(self, timeout_seconds: float) -> DecodedChunk:
@@ -175,7 +175,7 @@ class Loop:
     def poll(self) -> None:
         pass
 
-    def stepped(self, steps: int) -> None:
+    def count_steps(self, steps: int) -> None:
         self._produced += steps
 
     def send_chunk(self, generation: int, version: int, fresh: bool, packed: codec.Packed) -> None:

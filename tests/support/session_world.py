@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+import actor.connection
 import actor.session
 from actor.session import Session
 from common.config import Config
@@ -109,7 +110,7 @@ class SimulatedActor:
         if play is None:
             return
         if session.sid == play.sid:
-            session.stepped(_LANES_STEPS)
+            session.count_steps(_LANES_STEPS)
             self.made_steps += _LANES_STEPS
             play.steps += _LANES_STEPS
         if session.sid != play.sid or session.generation != play.generation:
@@ -135,6 +136,7 @@ class World:
 
     def __init__(self, config: Config, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
         self.config, self.random, self.clock = config, random.Random(seed), Clock()
+        monkeypatch.setattr(actor.connection, "time", self.clock)
         monkeypatch.setattr(actor.session, "time", self.clock)
         monkeypatch.setattr(actor.session, "random", random.Random(seed))
         monkeypatch.setattr(lifecycle, "random", random.Random(seed))

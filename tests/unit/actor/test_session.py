@@ -1,12 +1,14 @@
-"""The actor's side of the protocol, over a real socket."""
+"""The actor's side of the protocol, against a learner that the test plays."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import actor.connection
 import actor.service
 import actor.session
 import common
@@ -33,102 +35,185 @@ WELCOME = m.Welcome(
     software="9.9",
     body=b'{"a_setting_of_later_releases": 1}',
 )
+LOST = m.Reject(code="lost", text="begin a new session", produced=3)
+FULL = m.Reject(code="full", text="expected fewer actors", retry_after_ms=40_000)
+PACKED = codec.Packed(0, 0, 0, b"")
 
 
-class Line:
-    """The learner's end of a session's connection, which a test speaks for; time is the test's."""
+class Learner:
+    """Stands for the socket of a session; the test sends the learner's messages and sets the time."""
 
     def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self.heard: list[m.Message] = []
-        self._said: list[m.Message] = []
+        self.clock = clock
+        self.received: list[m.Message] = []
+        self.replies: list[m.Message] = []  # to the next messages of the session
+        self._outbox: list[m.Message] = []
         self.session = Session(lambda: self, ParentLink())  # type: ignore[arg-type, return-value]
+        self.session.poll()
 
     def send(self, parts: list[bytes]) -> bool:
-        self.heard.append(codec.decode(parts))
+        """Called by the session."""
+        self.received.append(codec.decode(parts))
+        if self.replies:
+            self._outbox.append(self.replies.pop(0))
         return True
 
     def receive(self, timeout_seconds: float = 0.0, also: int | None = None) -> list[bytes] | None:
-        return codec.encode(self._said.pop(0)) if self._said else None
+        """Called by the session."""
+        return codec.encode(self._outbox.pop(0)) if self._outbox else None
 
     def refusal(self) -> str | None:
+        """Called by the session."""
         return None
 
     def close(self, linger_seconds: float = 0.0) -> None:
-        pass
+        """Called by the session."""
 
-    def says(self, message: m.Message) -> None:
-        """The session reads the message, and answers it."""
-        self._said.append(message)
-        self.heard.clear()
+    def hello(self) -> m.Hello:
+        """The only message so far."""
+        (hello,) = self.received
+        assert isinstance(hello, m.Hello)
+        return hello
+
+    def tell(self, message: m.Message) -> None:
+        """Let the session handle a message; `received` then holds what it sent in return."""
+        self._outbox.append(message)
+        self.received.clear()
         self.session.poll()
 
-    def passes(self, seconds: float) -> None:
-        """Let time pass, with a look at the connection twice a second."""
+    def welcome(self, **changes: Any) -> None:
+        """Accept the session."""
+        self.tell(dataclasses.replace(WELCOME, sid=self.session.sid, **changes))
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass; the session polls twice a second."""
         for _ in range(round(2 * seconds)):
-            self._clock.now += 0.5
+            self.clock.now += 0.5
             self.session.poll()
+
+    def chunks(self) -> list[tuple[int, int]]:
+        """Offset and steps of every chunk and skip in `received`."""
+        return [(x.offset, x.steps) for x in self.received if isinstance(x, m.ChunkMessage | m.Skip)]
 
 
 @pytest.fixture
-def line(monkeypatch: pytest.MonkeyPatch) -> Line:
+def learner(monkeypatch: pytest.MonkeyPatch) -> Learner:
     clock = Clock()
-    monkeypatch.setattr(actor.session, "time", clock)
-    line = Line(clock)
-    line.session.poll()
-    return line
+    for module in (actor.connection, actor.session):
+        monkeypatch.setattr(module, "time", clock)
+    return Learner(clock)
 
 
-def test_a_session_that_finds_no_room_asks_again_when_it_is_told_to(line: Line) -> None:
-    """After the time of the refusal, or up to half as much more, so that a fleet does not return at once."""
-    (hello,) = line.heard
-    line.says(m.Reject(code="full", text="expected fewer", retry_after_ms=40_000))
-    line.passes(39.5)
-    assert line.heard == []
-    line.passes(21.0)
-    assert hello in line.heard
+def test_a_session_that_is_refused_for_lack_of_room_waits_as_long_as_it_is_told_to(learner: Learner) -> None:
+    """It waits up to half as much more, so that a fleet does not return at once."""
+    hello = learner.hello()
+    learner.tell(FULL)
+    learner.wait(39.5)
+    assert learner.received == []
+    learner.wait(21.0)
+    assert hello in learner.received
 
 
-def test_a_session_that_has_joined_ignores_a_refusal_of_its_repeated_hello(line: Line) -> None:
-    """It sends heartbeats as before, or its lease would end."""
-    (hello,) = line.heard
-    assert isinstance(hello, m.Hello)
-    line.says(dataclasses.replace(WELCOME, sid=hello.sid))
-    line.says(m.Reject(code="full", text="expected fewer", retry_after_ms=40_000))
-    line.passes(2.0)
-    assert any(isinstance(message, m.Heartbeat) for message in line.heard)
+def test_a_session_that_has_joined_ignores_a_refusal_of_its_repeated_hello(learner: Learner) -> None:
+    """It sends heartbeats as before; without them its lease would end."""
+    learner.welcome()
+    learner.tell(FULL)
+    learner.wait(2.0)
+    assert any(isinstance(message, m.Heartbeat) for message in learner.received)
 
 
-def test_a_session_names_former_sessions_of_the_last_hour(line: Line) -> None:
-    (first,) = line.heard
-    assert isinstance(first, m.Hello)
-    line.says(m.Reject(code="lost", text="begin a new one", sid=first.sid, produced=3))
-    line.passes(3_700.0)
-    hellos = [message for message in line.heard if isinstance(message, m.Hello)]
+def test_a_session_names_former_sessions_of_the_last_hour(learner: Learner) -> None:
+    first = learner.hello()
+    learner.tell(dataclasses.replace(LOST, sid=first.sid))
+    learner.wait(3_700.0)
+    hellos = [message for message in learner.received if isinstance(message, m.Hello)]
     assert hellos[0].former == {first.sid: 3}
     assert hellos[-1].former == {}
 
 
-def test_a_session_tells_which_former_sessions_ended_where(line: Line) -> None:
-    (first,) = line.heard
-    assert isinstance(first, m.Hello) and first.former == {}
-    line.session.stepped(7)
-    line.says(m.Reject(code="lost", text="begin a new one", sid=first.sid, produced=3))
-    (second,) = [message for message in line.heard if isinstance(message, m.Hello)]
+def test_a_session_names_the_step_at_which_each_former_session_ended(learner: Learner) -> None:
+    first = learner.hello()
+    assert first.former == {}
+    learner.session.count_steps(7)
+    learner.tell(dataclasses.replace(LOST, sid=first.sid))
+    (second,) = [message for message in learner.received if isinstance(message, m.Hello)]
     assert second.former == {first.sid: 3}
     assert second.produced == 4  # the steps that the learner does not count in the first session
 
 
-def test_a_session_leaves_a_learner_that_drains_without_joining_again(line: Line) -> None:
-    """A Hello would be answered by another Drain, until the time to leave is over."""
-    (hello,) = line.heard
-    assert isinstance(hello, m.Hello)
-    line.says(dataclasses.replace(WELCOME, sid=hello.sid))
-    line.says(m.Drain(finished=False))
-    assert line.session.joined
-    line._said.append(m.ByeAck())
-    assert line.session.leave()
-    assert [type(message) for message in line.heard if not isinstance(message, m.Heartbeat)] == [m.Bye]
+def test_a_session_leaves_a_learner_that_drains_without_joining_again(learner: Learner) -> None:
+    """The learner would answer a Hello with another Drain until the time to leave is over."""
+    learner.welcome()
+    learner.tell(m.Drain(finished=False))
+    assert learner.session.joined
+    learner.received.clear()
+    learner.replies.append(m.ByeAck())
+    assert learner.session.leave()
+    assert [type(message) for message in learner.received] == [m.Bye]
+
+
+def test_chunks_are_kept_until_they_are_settled_and_sent_again_from_the_offset_asked_for(
+    learner: Learner,
+) -> None:
+    """An acknowledgement of a received chunk releases nothing: the learner may restart from a checkpoint."""
+    learner.welcome(credit=100)
+    session = learner.session
+    for steps in (3, 5, 7):
+        session.count_steps(steps)
+        session.send_chunk(0, 0, True, PACKED)
+    assert learner.chunks() == [(0, 3), (3, 5), (8, 7)]
+    learner.tell(m.Ack(generation=0, received=15, settled=3, credit=100, version=0))
+    assert session.buffer.unsettled_steps == 12
+    learner.tell(m.Resend(offset=8))
+    assert learner.chunks() == [(8, 7)]
+    learner.tell(m.Resend(offset=0))
+    assert learner.chunks() == [(3, 5), (8, 7)]
+    counters = session.counters
+    assert (counters.chunks_sent, counters.chunks_settled, counters.chunks_retransmitted) == (3, 1, 3)
+
+
+def test_a_session_that_reconnects_resends_what_a_restarted_learner_has_not_received(
+    learner: Learner,
+) -> None:
+    learner.welcome(credit=100)
+    for steps in (3, 5):
+        learner.session.count_steps(steps)
+        learner.session.send_chunk(0, 0, True, PACKED)
+    learner.tell(m.Ack(generation=0, received=8, settled=3, credit=100, version=0))
+    learner.received.clear()
+    learner.session.reconnect()
+    learner.session.poll()
+    assert (learner.hello().base, learner.hello().produced) == (3, 8)
+    learner.welcome(generation=1, received=3, settled=3)
+    assert learner.chunks() == [(3, 5)]
+
+
+def test_a_silent_learner_is_given_up_after_its_lease(learner: Learner) -> None:
+    learner.welcome(lease_ms=20_000)
+    learner.wait(20.0)
+    assert learner.session.counters.reconnects == 0
+    learner.wait(0.5)
+    assert learner.session.counters.reconnects == 1
+    assert not learner.session.joined
+
+
+def test_a_pause_of_the_actor_does_not_count_as_silence_of_the_learner(learner: Learner) -> None:
+    learner.welcome(lease_ms=20_000)
+    learner.clock.now += 3_600.0
+    learner.session.poll()
+    assert learner.session.counters.reconnects == 0
+
+
+def test_a_skip_covers_the_steps_since_the_last_chunk_and_no_steps_need_none(learner: Learner) -> None:
+    learner.welcome()
+    learner.received.clear()
+    learner.session.skip("old_generation")
+    assert learner.received == []
+    learner.session.count_steps(5)
+    learner.session.skip("old_generation")
+    (skip,) = learner.received
+    assert isinstance(skip, m.Skip)
+    assert (skip.offset, skip.steps, skip.produced, skip.reason) == (0, 5, 5, "old_generation")
 
 
 def test_a_configuration_of_another_release_is_refused_in_one_sentence() -> None:
@@ -139,17 +224,17 @@ def test_a_configuration_of_another_release_is_refused_in_one_sentence() -> None
     assert raised.value.code == EXIT_CONFIGURATION
 
 
-def wait(timeout_seconds: float = 0.0) -> None:
+def fail_on_wait(timeout_seconds: float = 0.0) -> None:
     pytest.fail(f"waits {timeout_seconds} s for an answer")
 
 
-def test_who_was_never_welcomed_leaves_without_waiting(
+def test_a_session_that_was_never_accepted_leaves_without_waiting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ctrl-C where the learner's address is wrong."""
+    """A user stops an actor whose --learner is wrong."""
     with Context() as context:
         session = Session(lambda: DealerSocket(context, f"ipc://{tmp_path}/nobody", 1 << 16), ParentLink())
         assert not session.join(0.2)
-        monkeypatch.setattr(session, "poll", wait)
+        monkeypatch.setattr(session, "poll", fail_on_wait)
         assert session.leave()
         session.close()

@@ -14,9 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from actor.metrics import Phases
+from actor.metrics import PHASES
 from actor.service import Actor, PlayingState
 from common.config import Config, EnvConfig, PPOConfig, RNDConfig, RolloutConfig
+from common.phase_timer import PhaseTimer
 from common.protocol.chunk import WARMUP_VERSION
 from common.spaces import Spaces
 from tests.support.probe_envs import Array, Loop, Probe
@@ -30,7 +31,8 @@ PLAYS = """
 import sys
 from actor import build
 from common.model.bonus import BonusModel
-from actor.metrics import Phases
+from actor.metrics import PHASES
+from common.phase_timer import PhaseTimer
 from actor.rollout import Rollout
 from common import envs
 from common.config import Config, EnvConfig, RolloutConfig
@@ -43,7 +45,7 @@ rollout = RolloutConfig(steps=4, lanes=2, batch_lanes=2)
 config = Config(precision="bfloat16", env=EnvConfig(id="CartPole-v1"), rollout=rollout)
 env = envs.make(config.env, 2)
 intrinsic = BonusModel(env.spaces, config, make_target(env.spaces, config.network, 1).state_dict())
-rollout = Rollout(env, env.spaces, config.rollout, Phases())
+rollout = Rollout(env, env.spaces, config.rollout, PhaseTimer(PHASES))
 rollout.reset(RngKey(1, 0, 0, False))
 chunk = rollout.collect(Policy(env.spaces, config), lambda: True)
 chunk.bonus[:] = intrinsic.compute_bonus(chunk.observation[1:])
@@ -87,7 +89,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[PlayingState, list[
         rnd=RNDConfig(enabled=False, warmup_steps=0),
     )
     nothing = SimpleNamespace()
-    actor = Actor(nothing, nothing, nothing, threading.Event(), Phases(), lambda stats: None)  # type: ignore[arg-type]
+    actor = Actor(nothing, nothing, nothing, threading.Event(), PhaseTimer(PHASES), lambda stats: None)  # type: ignore[arg-type]
     player = actor._build(SimpleNamespace(body=config.to_json().encode()))  # type: ignore[arg-type]
     assert player is not None
     yield player, made

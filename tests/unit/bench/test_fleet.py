@@ -70,7 +70,7 @@ def test_who_reconnects_sends_again_and_nothing_is_counted_twice(
     with FakeFleet(endpoint, ACTORS, recordings) as fleet:
         play(fleet, intake, 12)
         for actor in fleet.actors[:2]:
-            actor.session._reconnect()
+            actor.session.reconnect()
         play(fleet, intake, 12, opens=False)
         report = fleet.leave()
     totals = intake.close_books()

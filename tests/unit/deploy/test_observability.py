@@ -15,11 +15,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from actor.metrics import FleetCollector
 from common.config import Config
-from common.spaces import Spaces
 from deploy.grafana.build import DIRECTORY, text
 from deploy.grafana.panels import DASHBOARDS
 from learner.monitoring.metrics import LearnerCollector
-from learner.server.decoder import ChunkDecoder
 from learner.server.status import ServerStatus, SessionStatus
 from learner.training.episodes import EpisodeTracker
 from learner.training.ppo import UpdateReport
@@ -53,11 +51,9 @@ def registries() -> tuple[CollectorRegistry, CollectorRegistry]:
     view.messages.update(chunk=1)
     view.wire_errors.update(frames=0)
     view.auth_refused.update(unknown_key=1)
-    inbox = ChunkDecoder(Config().rollout, Spaces((4,), 1, 2), lambda arrival, reason: None)
     learner = LearnerCollector(
-        lambda: view, lambda: progress, episodes, inbox, Config(), 0, lambda: {"network": 0.1}
+        lambda: view, lambda: progress, episodes, Config(), 0, lambda: {"network": 0.1}
     ).registry()
-    inbox.close()
     return learner, FleetCollector().registry()
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learner.monitoring.curve import Curve, Point
+from learner.monitoring.curve import Point, ThinnedCurve
 from learner.monitoring.run_logger import RunLogger
 from learner.training.episodes import Episode
 
@@ -17,7 +17,7 @@ from learner.training.episodes import Episode
 @given(st.integers(1, 5_000), st.integers(1, 100_000))
 def test_a_curve_of_any_length_is_few_points_from_its_start_to_its_end(updates: int, batch: int) -> None:
     """At most 400, evenly apart once there are too many; the end is at most one gap away."""
-    curve = Curve()
+    curve = ThinnedCurve()
     for update in range(1, updates + 1):
         curve.add(Point(update * batch, float(update), None))
     steps = [point.env_steps for point in curve.points]
@@ -30,7 +30,7 @@ def test_a_curve_of_any_length_is_few_points_from_its_start_to_its_end(updates: 
 
 
 def test_games_of_an_earlier_process_give_the_mean_of_the_last_hundred() -> None:
-    curve = Curve()
+    curve = ThinnedCurve()
     curve.replay((step, float(step)) for step in range(1, 301))
     early, last = curve.points[9], curve.points[-1]
     assert (early.env_steps, early.return_mean, early.bonus) == (10, pytest.approx(5.5), None)

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 from unittest import mock
 
 import numpy as np
@@ -17,8 +18,8 @@ from common.protocol.chunk import Chunk
 from common.protocol.messages import Message, WeightsRequest
 from common.spaces import Spaces
 from learner.interface import DecodedChunk
-from learner.server.admission import Admission
 from learner.server.publisher import Publisher, WeightsBlob
+from learner.service import target_blob
 from learner.training import checkpoint
 from learner.training.batch import Batch, join, make_batch
 from learner.training.checkpoint import RunDirectory
@@ -159,15 +160,15 @@ def test_a_device_trains_and_rates_as_the_host_does(
 def trainer_on(device: torch.device, path: Path, spaces: Spaces = IMAGES) -> Trainer:
     run = RunDirectory.__new__(RunDirectory)
     run.path = run.checkpoints = path
-    return Trainer(CONFIG, spaces, device, run, 0, threading.Event())
+    ppo, server = PPO(CONFIG, spaces, device), mock.Mock()
+    return Trainer(CONFIG, spaces, device, ppo, server, run, 0, threading.Event(), lambda: None)
 
 
 def published(trainer: Trainer) -> Message:
-    """Run `_publish` with the calls to the network thread made in this one; returns size and digest."""
-    admission, publisher = Admission(CONFIG, 0, bytes(32)), Publisher(None)
-    network, inbox = mock.Mock(ask=lambda function: function()), mock.Mock()
-    trainer.connect(admission, publisher, network, inbox, lambda: None)
+    """Serialise what `_publish` hands to the server; returns size and digest."""
     trainer._publish()
+    server, publisher = cast(mock.Mock, trainer._server), Publisher(None)
+    publisher.publish(WeightsBlob.of("bundle", server.publish.call_args.args[0]))
     request = WeightsRequest(name="bundle", generation=-1, version=-1, piece=0, count=1)
     return next(publisher.answer(request))
 
@@ -221,9 +222,10 @@ def test_checkpoint_target_and_bundle_leave_the_device(
     snapshot = trainer._snapshot("{}")
     assert {value.device for value in snapshot.tensors.values()} == {CPU}
     saved = checkpoint.load(checkpoint.save(tmp_path, 1, snapshot))
-    assert isinstance(trainer.target(), WeightsBlob)
+    assert isinstance(target_blob(trainer.ppo), WeightsBlob)
     assert {value.device for value in trainer.ppo.tensors().values()} == {CPU}
     resumed = trainer_on(DEVICE, tmp_path)
+    resumed.ppo.load(saved.tensors)
     resumed.restore(saved)
     assert train(resumed.ppo, batch, statistics) == train(trainer.ppo, batch, statistics)
     assert all(torch.equal(value, resumed.ppo.state()[name]) for name, value in trainer.ppo.state().items())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import get_args
 
@@ -11,10 +10,8 @@ import pytest
 
 from common.config import Config
 from common.protocol.messages import Phase
-from common.spaces import Spaces
 from learner.monitoring.bottleneck import SIDES
 from learner.monitoring.metrics import LearnerCollector
-from learner.server.decoder import ChunkDecoder
 from learner.server.ledger import Totals
 from learner.server.status import ServerStatus, SessionStatus
 from learner.training.episodes import EpisodeTracker
@@ -35,7 +32,6 @@ class Shown:
         self,
         view: ServerStatus,
         progress: TrainerStatus,
-        inbox: ChunkDecoder,
         insecure_plaintext: bool = False,
     ) -> None:
         self.view, self.progress, self.episodes = view, progress, EpisodeTracker()
@@ -43,7 +39,6 @@ class Shown:
             lambda: self.view,
             lambda: self.progress,
             self.episodes,
-            inbox,
             Config(),
             generation=2,
             silences=lambda: {"network": 0.5},
@@ -56,17 +51,10 @@ class Shown:
         return self.registry.get_sample_value(f"outrider_{name}", labels)
 
 
-@pytest.fixture
-def inbox() -> Iterator[ChunkDecoder]:
-    inbox = ChunkDecoder(Config().rollout, Spaces((4,), 1, 2), lambda arrival, reason: None)
-    yield inbox
-    inbox.close()
-
-
-def test_counters_begin_at_0_whatever_the_checkpoint_restored(inbox: ChunkDecoder) -> None:
+def test_counters_begin_at_0_whatever_the_checkpoint_restored() -> None:
     """The run's totals are gauges; a restored counter would look like an hour's work in one scrape."""
     books = Totals(produced=9_000, trained=8_192, dropped={"actor_lost": 800}, in_flight=8)
-    shown = Shown(replace(QUIET, totals=books), TrainerStatus(version=5), inbox)
+    shown = Shown(replace(QUIET, totals=books), TrainerStatus(version=5))
     assert shown.value("learner_steps_produced_total") == 0
     assert shown.value("learner_steps_trained_total") == 0
     assert shown.value("learner_steps_dropped_total", reason="actor_lost") == 0
@@ -80,15 +68,15 @@ def test_counters_begin_at_0_whatever_the_checkpoint_restored(inbox: ChunkDecode
     assert shown.value("learner_accounting_imbalance_steps") == 0
 
 
-def test_an_imbalance_is_shown_with_its_sign(inbox: ChunkDecoder) -> None:
+def test_an_imbalance_is_shown_with_its_sign() -> None:
     """Steps too many as well as steps too few."""
-    shown = Shown(replace(QUIET, totals=Totals(10, 12, {}, 0)), TrainerStatus(), inbox)
+    shown = Shown(replace(QUIET, totals=Totals(10, 12, {}, 0)), TrainerStatus())
     assert shown.value("learner_accounting_imbalance_steps") == -2
 
 
-def test_exactly_one_side_holds_back_at_any_time(inbox: ChunkDecoder) -> None:
+def test_exactly_one_side_holds_back_at_any_time() -> None:
     """Every side is there from the first scrape on, with its words, and one of them is 1."""
-    shown = Shown(QUIET, TrainerStatus(), inbox)
+    shown = Shown(QUIET, TrainerStatus())
 
     def sides() -> dict[str, float]:
         return {
@@ -106,9 +94,9 @@ def test_exactly_one_side_holds_back_at_any_time(inbox: ChunkDecoder) -> None:
     assert shown.value("busy_ratio", side="actors") == pytest.approx(0.1)
 
 
-def test_before_the_first_update_nothing_is_made_up(inbox: ChunkDecoder) -> None:
+def test_before_the_first_update_nothing_is_made_up() -> None:
     """No return, no loss, no checkpoint: no sample, instead of a zero that looks like one."""
-    shown = Shown(QUIET, TrainerStatus(), inbox)
+    shown = Shown(QUIET, TrainerStatus())
     for name in (
         "episode_return_mean",
         "episode_length_mean_steps",
@@ -128,19 +116,19 @@ def test_before_the_first_update_nothing_is_made_up(inbox: ChunkDecoder) -> None
     assert shown.value("checkpoint_last_success_timestamp_seconds") == 7.0
 
 
-def test_a_slot_that_is_given_up_leaves_no_series_behind(inbox: ChunkDecoder) -> None:
+def test_a_slot_that_is_given_up_leaves_no_series_behind() -> None:
     """Labels are as many as the fleet is large, and no more."""
-    shown = Shown(replace(QUIET, fleet=(sits(0, 128), sits(1, 256))), TrainerStatus(), inbox)
+    shown = Shown(replace(QUIET, fleet=(sits(0, 128), sits(1, 256))), TrainerStatus())
     assert shown.value("fleet_slot_steps_total", slot="1") == 256
     shown.view = replace(QUIET, fleet=(sits(0, 384),))
     assert shown.value("fleet_slot_steps_total", slot="0") == 384
     assert shown.value("fleet_slot_steps_total", slot="1") is None
 
 
-def test_plain_text_for_other_machines_and_refusals_by_reason_are_exported(inbox: ChunkDecoder) -> None:
+def test_plain_text_for_other_machines_and_refusals_by_reason_are_exported() -> None:
     """What the alerts about keys look at."""
     refused = {"unknown_key": 3, "revoked": 0}
-    shown = Shown(replace(QUIET, auth_refused=refused), TrainerStatus(), inbox, insecure_plaintext=True)
+    shown = Shown(replace(QUIET, auth_refused=refused), TrainerStatus(), insecure_plaintext=True)
     assert shown.value("insecure_plaintext") == 1
     assert shown.value("auth_refused_total", reason="unknown_key") == 3
-    assert Shown(QUIET, TrainerStatus(), inbox).value("insecure_plaintext") == 0
+    assert Shown(QUIET, TrainerStatus()).value("insecure_plaintext") == 0

@@ -7,6 +7,7 @@ import dataclasses
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from common.spaces import Spaces
 from learner.interface import DecodedChunk
 from learner.training.batch import join
 from learner.training.checkpoint import RunDirectory
+from learner.training.ppo import PPO
 from learner.training.trainer import Trainer
 from tests.support import plain_update
 from tests.support.plain_update import Plain
@@ -65,7 +67,9 @@ def chunks_of(make_chunk: Maker, update: int) -> list[DecodedChunk]:
 
 def trainer_of(config: Config) -> Trainer:
     run = RunDirectory.__new__(RunDirectory)  # nothing here writes to it
-    trainer = Trainer(config, SPACES, torch.device("cpu"), run, 0, threading.Event())
+    cpu, server = torch.device("cpu"), mock.Mock()
+    ppo = PPO(config, SPACES, cpu)
+    trainer = Trainer(config, SPACES, cpu, ppo, server, run, 0, threading.Event(), lambda: None)
     trainer.progress.version = 0
     return trainer
 

@@ -39,13 +39,13 @@ def test_the_precision_of_a_run_is_resolved_once_and_survives_a_resume_on_anothe
     monkeypatch.setattr(precision, "has_bfloat16", lambda: native)
     with learner(replace(PRESETS["cartpole"], precision="auto"), run, resume=False) as first:
         first.trainer.save()
-        assert Config.from_json(first.admission._terms.body).precision == resolved
+        assert Config.from_json(first.server._admission._terms.body).precision == resolved
     monkeypatch.setattr(precision, "has_bfloat16", lambda: not native)
     for flags in ([], ["--precision", "auto"], ["--precision", resolved]):
         ((config, _),) = parse([*resume, *flags])
         with learner(config, run, resume=True) as second:
             assert second.config.precision == resolved
-            assert Config.from_json(second.admission._terms.body).precision == resolved
+            assert Config.from_json(second.server._admission._terms.body).precision == resolved
             second.trainer.save()
         saved = checkpoint.newest(run / "checkpoints")
         assert saved is not None

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from common.spaces import Spaces
 from learner.interface import DecodedChunk
 from learner.training.batch import join
 from learner.training.checkpoint import RunDirectory
+from learner.training.ppo import PPO
 from learner.training.trainer import Trainer
 
 T, B, E = 7, 2, 6
@@ -39,7 +41,9 @@ def make_trainer(tmp_path: Path) -> TrainerMaker:
 
     def make(config: Config) -> Trainer:
         run = RunDirectory.__new__(RunDirectory)  # nothing here writes to it
-        trainer = Trainer(config, SPACES, torch.device("cpu"), run, 0, threading.Event())
+        cpu, server = torch.device("cpu"), mock.Mock()
+        ppo = PPO(config, SPACES, cpu)
+        trainer = Trainer(config, SPACES, cpu, ppo, server, run, 0, threading.Event(), lambda: None)
         trainer.progress.version = 5
         return trainer
 

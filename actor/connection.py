@@ -1,0 +1,105 @@
+"""An actor's connection to the learner's data port: its socket, the learner's silence, the next message."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+from common.process.lifecycle import Backoff
+from common.protocol import codec
+from common.protocol.messages import Message
+from common.protocol.sockets import DealerSocket
+
+HELLO_SECONDS = 1.0  # how long a Hello waits for its answer before the next one
+_PAUSE_SECONDS = 1.0  # a longer pause of this process extends the time that the learner may be silent
+_FIRST_LEASE_SECONDS = 10.0  # how long the learner may be silent before a Welcome sets the time
+
+
+class Connection:
+    """Owned by the actor's only thread. `connect` makes a new socket to the learner's data port."""
+
+    def __init__(self, connect: Callable[[], DealerSocket]) -> None:
+        self._connect = connect
+        self._socket = connect()
+        self._backoff = Backoff()
+        self._heard_at = self._polled_at = time.monotonic()
+        self._next_message_at = 0.0
+        self._heartbeat_seconds, self._lease_seconds = HELLO_SECONDS, _FIRST_LEASE_SECONDS
+
+    def receive(self, timeout_seconds: float, wake_descriptor: int | None) -> Iterator[list[bytes]]:
+        """Yield the messages that have arrived; wait for the first one.
+
+        A pause since the last call extends the time that the learner may be silent, because nothing was read
+        in it.
+
+        Args:
+            timeout_seconds: the longest wait.
+            wake_descriptor: ends the wait when it becomes readable; None for none.
+        """
+        pause_seconds = time.monotonic() - self._polled_at
+        if pause_seconds > _PAUSE_SECONDS:
+            self._heard_at += pause_seconds
+        parts = self._socket.receive(max(0.0, timeout_seconds), wake_descriptor)
+        while parts is not None:
+            self._heard_at = time.monotonic()
+            yield parts
+            parts = self._socket.receive()
+        self._polled_at = time.monotonic()
+
+    def send(self, message: Message) -> None:
+        """Send a message; it is lost if there is no connection or the socket's queue is full."""
+        self.send_encoded(codec.encode(message))
+
+    def send_encoded(self, parts: list[bytes]) -> None:
+        """Send a message that is already encoded; see `send`."""
+        self._socket.send(parts)
+
+    def refusal(self) -> str | None:
+        """Why the learner will never accept this connection, in one sentence; None while it may."""
+        return self._socket.refusal()
+
+    def silence(self) -> str | None:
+        """One sentence if the learner has been silent for longer than it may be; None otherwise."""
+        silent_seconds = self._polled_at - self._heard_at
+        if silent_seconds <= self._lease_seconds:
+            return None
+        return (
+            f"expected an answer from the learner, got none for {silent_seconds:.0f} s: "
+            "check --learner and that it runs; reconnecting"
+        )
+
+    @property
+    def message_due(self) -> bool:
+        """Whether the next Hello or heartbeat is due."""
+        return self._polled_at >= self._next_message_at
+
+    def schedule_now(self) -> None:
+        """Make the next message due at once."""
+        self._next_message_at = 0.0
+
+    def schedule_heartbeat(self) -> None:
+        """Make the next message due after the learner's heartbeat interval."""
+        self._next_message_at = self._polled_at + self._heartbeat_seconds
+
+    def schedule_hello(self) -> None:
+        """Make the next message due after the time for an answer and a back-off."""
+        self._next_message_at = self._polled_at + HELLO_SECONDS + self._backoff.next_seconds()
+
+    def schedule_after(self, seconds: float) -> None:
+        """Make the next message due after `seconds`; the learner may be silent until then."""
+        self._heard_at = self._next_message_at = time.monotonic() + seconds
+
+    def accepted(self, heartbeat_seconds: float, lease_seconds: float) -> None:
+        """Take over the times of a Welcome."""
+        self._heartbeat_seconds, self._lease_seconds = heartbeat_seconds, lease_seconds
+        self._backoff.reset()
+
+    def reconnect(self) -> None:
+        """Replace the socket by a new one."""
+        self._socket.close()
+        self._socket = self._connect()
+        self._heard_at = time.monotonic()
+
+    def close(self) -> None:
+        """End the connection; queued messages get one second to leave."""
+        self._socket.close(linger_seconds=1.0)

@@ -1,0 +1,56 @@
+"""The sealed chunks and skips of one session that the learner has not settled."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from common.protocol import codec
+from common.protocol.messages import ChunkMessage, Skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Sealed:
+    """An encoded chunk or skip: the steps [offset, offset + steps) of its session."""
+
+    offset: int
+    steps: int
+    parts: list[bytes]
+
+
+class ResendBuffer:
+    """Keeps each encoded message until its steps are settled, so that it can be sent again."""
+
+    def __init__(self) -> None:
+        self._messages: deque[_Sealed] = deque()
+        self.sealed_steps = 0  # of the session: the offset of its next message
+
+    @property
+    def base(self) -> int:
+        """The first offset that is kept or will be sealed."""
+        return self._messages[0].offset if self._messages else self.sealed_steps
+
+    @property
+    def unsettled_steps(self) -> int:
+        """Steps of the messages that are kept."""
+        return self.sealed_steps - self.base
+
+    def seal(self, message: ChunkMessage | Skip) -> list[bytes]:
+        """Encode and keep the next message; returns it encoded."""
+        parts = codec.encode(message)
+        self._messages.append(_Sealed(message.offset, message.steps, parts))
+        self.sealed_steps += message.steps
+        return parts
+
+    def settle(self, offset: int) -> int:
+        """Drop every message that ends at or before `offset`; returns how many."""
+        count = 0
+        while self._messages and self._messages[0].offset + self._messages[0].steps <= offset:
+            self._messages.popleft()
+            count += 1
+        return count
+
+    def since(self, offset: int) -> Iterator[list[bytes]]:
+        """Every kept message that begins at or after `offset`, in order."""
+        return (message.parts for message in self._messages if message.offset >= offset)

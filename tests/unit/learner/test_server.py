@@ -1,0 +1,132 @@
+"""The server as the trainer and the main thread use it; its threads are real, its ports in a directory."""
+
+from __future__ import annotations
+
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from common.config import Config, EnvConfig, PPOConfig, RolloutConfig
+from common.protocol import codec, messages
+from common.protocol.sockets import Context, DealerSocket, weights_endpoint
+from common.spaces import Spaces
+from learner.server.admission import Admission
+from learner.server.decoder import ChunkDecoder
+from learner.server.server import Server
+from tests.support.processes import PATIENCE_SECONDS
+from tests.support.wire_fuzz import hello
+
+T, B, PRODUCED = 8, 1, 5
+SPACES = Spaces((4,), 1, 2)
+CONFIG = Config(
+    env=EnvConfig(id="CartPole-v1"),
+    rollout=RolloutConfig(steps=T, lanes=B, batch_lanes=2),
+    ppo=PPOConfig(minibatches=1),
+)
+SID = bytes(range(16))
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    server = Server(CONFIG, SPACES, 1, None, None)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def start(server: Server, tmp_path: Path) -> Callable[[], str]:
+    """Start the server; returns its data endpoint."""
+
+    def starting() -> str:
+        endpoint = f"ipc://{tmp_path}/data"
+        server.start([(endpoint, weights_endpoint(endpoint))])
+        return endpoint
+
+    return starting
+
+
+def earlier_accounting() -> str:
+    """The accounting of generation 0, with one remote session that produced steps."""
+    admission = Admission(CONFIG, 0, bytes(32))
+    admission.on(b"peer", hello(SID), 0.0)
+    heartbeat = messages.Heartbeat(sid=SID, generation=0, produced=PRODUCED, stats={})
+    admission.on(b"peer", heartbeat, 0.0)
+    return admission.to_json(set())
+
+
+def answer(client: DealerSocket, kind: type[messages.Message], message: messages.Message) -> messages.Message:
+    """Send until an answer of a kind comes."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        client.send(codec.encode(message))
+        parts = client.receive(0.2)
+        if parts is not None and isinstance(found := codec.decode(parts), kind):
+            return found
+    raise AssertionError(f"expected {kind.__name__} within {PATIENCE_SECONDS:.0f} s")
+
+
+def test_the_first_status_holds_the_restored_totals(server: Server, start: Callable[[], str]) -> None:
+    """The metrics of a resumed run take their base from it, so that their counters begin at 0."""
+    server.restore(earlier_accounting())
+    start()
+    assert server.status.totals.produced == PRODUCED
+
+
+def test_a_restored_session_counts_once_it_connects(server: Server, start: Callable[[], str]) -> None:
+    server.restore(earlier_accounting())
+    endpoint = start()
+    assert server.session_count() == 0
+    with Context() as context:
+        client = DealerSocket(context, endpoint, 1 << 20)
+        answer(client, messages.Welcome, hello(SID, generation=0, produced=PRODUCED))
+        assert server.session_count() == 1
+        client.close()
+
+
+def test_a_call_after_close_raises_at_once(tmp_path: Path) -> None:
+    server = Server(CONFIG, SPACES, 1, None, None)
+    endpoint = f"ipc://{tmp_path}/data"
+    server.start([(endpoint, weights_endpoint(endpoint))])
+    server.close()
+    with pytest.raises(RuntimeError, match="after it"):
+        server.settle([], "trained")
+    assert server.loop_times().keys() == {"network", "decode"}
+
+
+def test_a_chunk_that_proves_unreadable_during_close_is_still_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The decoder ends before the network thread that it calls into; `take` would raise its error."""
+    decoding, closing, close = threading.Event(), threading.Event(), ChunkDecoder.close
+
+    def unpack(*rest: object) -> None:
+        decoding.set()
+        assert closing.wait(PATIENCE_SECONDS)
+        raise codec.WireError("array", "expected a body, got none")
+
+    def close_decoder(decoder: ChunkDecoder) -> None:
+        closing.set()
+        close(decoder)
+
+    monkeypatch.setattr(codec, "unpack", unpack)
+    monkeypatch.setattr(ChunkDecoder, "close", close_decoder)
+    server = Server(CONFIG, SPACES, 1, None, None)
+    endpoint = f"ipc://{tmp_path}/data"
+    server.start([(endpoint, weights_endpoint(endpoint))])
+    with Context() as context:
+        client = DealerSocket(context, endpoint, 1 << 20)
+        answer(client, messages.Welcome, hello(SID))
+        server.open_batch(0)
+        packed = codec.Packed(0, 0, zlib.crc32(b"body"), b"body")
+        chunk = packed.message(
+            sid=SID, generation=1, version=0, offset=0, steps=T * B, produced=T * B, fresh=True
+        )
+        client.send(codec.encode(chunk))
+        assert decoding.wait(PATIENCE_SECONDS)
+        client.close()
+    server.close()
+    assert server.take(0.0) is None
