@@ -63,8 +63,7 @@ class Learner:
         self.generation = run.begin(None if saved is not None else config.to_json() + "\n")
         ppo = PPO(config, spaces, device)
         if saved is not None:
-            model, target, optimiser = (saved.part(name) for name in ("model", "target", "optimiser"))
-            ppo.load(model, target, optimiser, saved.tensors["generator"])
+            ppo.load(saved.tensors)
         blob = target_blob(ppo) if config.rnd.enabled else None
         self.server = Server(config, spaces, self.generation, blob, options.keys, options.sessions_per_key)
         self.trainer = Trainer(

@@ -14,7 +14,7 @@ from common.config import Config
 from learner.monitoring.metrics import LearnerCollector
 from learner.server.status import ServerStatus, SessionStatus
 from learner.training.episodes import EpisodeTracker
-from learner.training.ppo import Report
+from learner.training.ppo import UpdateReport
 from learner.training.status import TrainerStatus
 
 FILE = Path(__file__).parents[2] / "docs" / "metrics.md"
@@ -42,7 +42,7 @@ def registries() -> tuple[CollectorRegistry, CollectorRegistry]:
     episodes.recent.append(1.0)
     episodes.lengths.append(9)
     trainer = TrainerStatus(
-        version=3, report=Report(defaultdict(float), 1e-4), lags=Counter({0: 3}), checkpoint_at=1.0
+        version=3, report=UpdateReport(defaultdict(float), 1e-4), lags=Counter({0: 3}), checkpoint_at=1.0
     )
     session = SessionStatus(0, "host", 0, 128, plays=True, silent_seconds=0.1)
     server = ServerStatus(

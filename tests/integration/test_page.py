@@ -23,7 +23,7 @@ from learner.monitoring.curve import Point
 from learner.monitoring.page import Page
 from learner.monitoring.progress_line import ProgressFacts
 from learner.server.status import ServerStatus, SessionStatus
-from learner.training.ppo import Report
+from learner.training.ppo import UpdateReport
 from learner.training.status import TrainerStatus
 from tests.support.processes import Run, free_port, wait_until
 
@@ -122,7 +122,7 @@ def invented(host: str) -> Page:
     view = ServerStatus(
         actors=1, fleet=(SessionStatus(0, host, 0, 64, True, 0.5),), actor_phases={"env": 1.0}
     )
-    progress = TrainerStatus(version=4, report=Report(defaultdict(float), 1e-4), lags=Counter({0: 4}))
+    progress = TrainerStatus(version=4, report=UpdateReport(defaultdict(float), 1e-4), lags=Counter({0: 4}))
     line = ProgressFacts(4_000, 10_000, 16_000, 120.0, 1.5, 0.02, actors=1, lag=0)
     points = (Point(1_000, None, 0.5), Point(3_000, 1.0, 0.1))
     return Page(replace(Config(), seed=7), lambda: line, lambda: view, lambda: progress, lambda: points)

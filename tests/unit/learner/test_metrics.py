@@ -15,7 +15,7 @@ from learner.monitoring.metrics import LearnerCollector
 from learner.server.ledger import Totals
 from learner.server.status import ServerStatus, SessionStatus
 from learner.training.episodes import EpisodeTracker
-from learner.training.ppo import Report
+from learner.training.ppo import UpdateReport
 from learner.training.status import PHASES, TrainerStatus
 
 QUIET = ServerStatus(actor_phases=dict.fromkeys(get_args(Phase), 0.0))
@@ -106,7 +106,7 @@ def test_before_the_first_update_there_are_no_samples_of_updates() -> None:
     ):
         assert scraped.value(name) is None
     scraped.trainer = TrainerStatus(
-        version=1, report=Report(defaultdict(lambda: 0.5), 1e-4), checkpoint_at=7.0
+        version=1, report=UpdateReport(defaultdict(lambda: 0.5), 1e-4), checkpoint_at=7.0
     )
     scraped.episodes.recent.extend([1.0, 3.0])
     scraped.episodes.lengths.extend([10, 20])

@@ -29,7 +29,7 @@ from learner.monitoring.page import Page, run_status
 from learner.monitoring.progress_line import ProgressFacts
 from learner.server.ledger import Totals
 from learner.server.status import ServerStatus, SessionStatus
-from learner.training.ppo import Report
+from learner.training.ppo import UpdateReport
 from learner.training.status import PHASES, ChunkPreview, TrainerStatus
 
 ROOT = Path(__file__).parents[3]
@@ -44,7 +44,10 @@ VIEW = ServerStatus(
     totals=Totals(4_200, 4_000, {"warmup": 64, "old_generation": 0}, 100), actors=2, actor_phases=ACTORS
 )
 PROGRESS = TrainerStatus(
-    version=4, report=Report(defaultdict(float), 1e-4), lags=Counter({1: 2, 0: 6}), phase_seconds=LEARNER
+    version=4,
+    report=UpdateReport(defaultdict(float), 1e-4),
+    lags=Counter({1: 2, 0: 6}),
+    phase_seconds=LEARNER,
 )
 Maker = Callable[..., Chunk]
 

@@ -20,8 +20,8 @@ from common.model.policy import Policy
 from common.protocol.chunk import Chunk
 from common.spaces import Spaces
 from learner.training.batch import Batch, make_batch
-from learner.training.checkpoint import Checkpoint
-from learner.training.ppo import FIGURES, PPO, Report
+from learner.training.minibatches import draw_minibatches
+from learner.training.ppo import FIGURES, PPO, UpdateReport
 
 T, E = 8, 6
 SPACES = Spaces((5,), 1, 3)
@@ -58,7 +58,7 @@ def batch_from(
     return make_batch(chunk, lags, chunk.reward, chunk.bonus, spaces, statistics, CPU)
 
 
-def train(ppo: PPO, batch: Batch, progress: float = 0.0) -> Report:
+def train(ppo: PPO, batch: Batch, progress: float = 0.0) -> UpdateReport:
     """One update that must not fail."""
     report = ppo.update(batch, IMAGE_STATISTICS if batch.stack.dtype is torch.uint8 else STATISTICS, progress)
     assert report is not None
@@ -78,7 +78,7 @@ def batch_for(
     return batch_from(chunk, spaces, lag)
 
 
-def updated(config: Config, make_chunk: Maker, updates: int = 1) -> tuple[PPO, list[Report]]:
+def updated(config: Config, make_chunk: Maker, updates: int = 1) -> tuple[PPO, list[UpdateReport]]:
     """A fresh learner after some updates, each on a batch of its own policy."""
     ppo = PPO(config, SPACES, CPU)
     reports = []
@@ -195,9 +195,7 @@ def test_a_restored_learner_updates_like_the_uninterrupted_one(enabled: bool, ma
     config = replace(CONFIG, rnd=RNDConfig(enabled=enabled))
     one, _ = updated(config, make_chunk, 2)
     other = PPO(replace(config, seed=2), SPACES, CPU)
-    state = Checkpoint({name: value.clone() for name, value in one.state().items()}, {})
-    model, target, optimiser = (state.part(name) for name in ("model", "target", "optimiser"))
-    other.load(model, target, optimiser, state.tensors["generator"])
+    other.load({name: value.clone() for name, value in one.state().items()})
     batch = batch_for(one, config, make_chunk, 7)
     reports = [train(ppo, batch, 0.2) for ppo in (one, other)]
     assert reports[0] == reports[1]
@@ -207,7 +205,7 @@ def test_a_restored_learner_updates_like_the_uninterrupted_one(enabled: bool, ma
 def test_shuffled_minibatches_cover_each_pass_once() -> None:
     """Every step once per pass, in another order each time; the predictor sees those that its pass keeps."""
     kept = torch.rand(2, T * E) < 0.5
-    minibatches = PPO(CONFIG, SPACES, CPU)._minibatches(kept, T, E)
+    minibatches = draw_minibatches(kept, T, E, CONFIG.ppo, torch.Generator(), CPU)
     assert [len(rows) for rows, _ in minibatches] == [T * E / 3] * 6
     passes = [torch.cat([rows for rows, _ in part]) for part in (minibatches[:3], minibatches[3:])]
     assert [sorted(rows.tolist()) for rows in passes] == [list(range(T * E))] * 2
@@ -220,7 +218,8 @@ def test_unshuffled_minibatches_are_blocks_of_whole_lanes() -> None:
     """As in the RND code: all T steps of neighbouring lanes."""
     seen = []
     kept = torch.zeros(1, T * E, dtype=torch.bool)
-    for rows, chosen in PPO(tuned(shuffle=False, epochs=1), SPACES, CPU)._minibatches(kept, T, E):
+    ppo = tuned(shuffle=False, epochs=1).ppo
+    for rows, chosen in draw_minibatches(kept, T, E, ppo, torch.Generator(), CPU):
         lanes = (rows % E).unique().tolist()
         assert set(rows.tolist()) == {t * E + lane for t in range(T) for lane in lanes}
         assert len(chosen) == 0
