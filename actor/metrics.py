@@ -1,4 +1,4 @@
-"""The metrics of the actors of one host, as Prometheus families."""
+"""The Prometheus metrics of actors. One process exports those of all actors that it started."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ PHASES = get_args(Phase)
 
 
 class FleetCollector:
-    """Exports sums over the actors of one host, from the latest statistics of each.
+    """Collects sums over the actors of one host, from the newest statistics of each.
 
-    Counts of actors that ended stay in the sums, so no total decreases.
+    The sums keep the counts of actors that have ended, so no counter decreases.
     """
 
     def __init__(self) -> None:
@@ -29,40 +29,59 @@ class FleetCollector:
         self._live[actor] = stats
 
     def end(self, actor: int) -> None:
-        """Keep the counts of an actor that ended; drop its gauges."""
+        """Keep the counts of an actor that has ended and drop its gauges."""
         for name, value in self._live.pop(actor, {}).items():
             if name.startswith(("phase_", "steps", "chunks", "reconnects")):
                 self._ended[name] += value
 
     def collect(self) -> Iterator[Metric]:
-        """The Prometheus families of one scrape."""
+        """Return every family."""
         total = self._ended.copy()
-        for stats in list(self._live.values()):
+        live = list(self._live.values())
+        for stats in live:
             for name, value in stats.items():
                 total[name] += value
-        yield CounterMetricFamily("outrider_actor_env_steps", "Environment steps.", total["steps"])
-        yield CounterMetricFamily("outrider_actor_reconnects", "Connections made anew.", total["reconnects"])
-        phases = CounterMetricFamily("outrider_actor_phase_seconds", "Time by phase.", labels=["phase"])
+        yield CounterMetricFamily(
+            "outrider_actor_env_steps", "Total number of environment steps.", total["steps"]
+        )
+        yield CounterMetricFamily(
+            "outrider_actor_reconnects",
+            "Total number of connections opened again after the learner sent nothing for 10 s.",
+            total["reconnects"],
+        )
+        phases = CounterMetricFamily(
+            "outrider_actor_phase_seconds", "Total time by phase, in seconds.", labels=["phase"]
+        )
         for phase in PHASES:
             phases.add_metric([phase], total[f"phase_{phase}"])
         yield phases
-        chunks = CounterMetricFamily("outrider_actor_chunks", "Chunks by outcome.", labels=["outcome"])
+        chunks = CounterMetricFamily(
+            "outrider_actor_chunks",
+            "Total number of chunks sent, sent again, and settled by the learner.",
+            labels=["outcome"],
+        )
         for outcome in ("sent", "retransmitted", "settled"):
             chunks.add_metric([outcome], total[f"chunks_{outcome}"])
         yield chunks
         yield GaugeMetricFamily(
-            "outrider_actor_connected", "Actors with a place at the learner.", total["connected"]
+            "outrider_actor_connected",
+            "Number of actors that are connected to the learner.",
+            total["connected"],
         )
         yield GaugeMetricFamily(
-            "outrider_actor_unsettled_steps", "Steps kept until settled.", total["unsettled"]
+            "outrider_actor_unsettled_steps",
+            "Number of environment steps kept until the learner settles them.",
+            total["unsettled"],
         )
-        versions = [stats["version"] for stats in list(self._live.values()) if "version" in stats]
+        versions = [stats["version"] for stats in live if "version" in stats]
         yield GaugeMetricFamily(
-            "outrider_actor_weights_version", "Oldest bundle in use.", min(versions, default=-1)
+            "outrider_actor_weights_version",
+            "Oldest weights version in use; -1 if none.",
+            min(versions, default=-1),
         )
 
     def registry(self) -> CollectorRegistry:
-        """A registry with this collector and the metrics of this process."""
+        """Return a registry of this collector and of the process's standard metrics."""
         registry = CollectorRegistry(auto_describe=False)
         ProcessCollector(registry=registry)
         registry.register(self)

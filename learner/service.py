@@ -59,8 +59,7 @@ class Learner:
         generation = run.begin(None if saved is not None else config.to_json() + "\n")
         ppo = PPO(config, spaces, device)
         if saved is not None:
-            model, target, optimiser = (saved.part(name) for name in ("model", "target", "optimiser"))
-            ppo.load(model, target, optimiser, saved.tensors["generator"])
+            ppo.load(saved.tensors)
         blob = target_blob(ppo) if config.rnd.enabled else None
         self.server = Server(config, spaces, generation, blob, options.keys, options.sessions_per_key)
         self.trainer = Trainer(config, spaces, device, ppo, self.server, run, generation, stop, self._watch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +21,11 @@ class Bundle:
     tensors: dict[str, torch.Tensor]
 
     def part(self, prefix: str) -> dict[str, torch.Tensor]:
-        """The tensors under `prefix.`, without it: a module's state."""
-        head = prefix + "."
-        return {name[len(head) :]: value for name, value in self.tensors.items() if name.startswith(head)}
+        """Return the tensors under `prefix.`, without it: the state of a module."""
+        return under(prefix, self.tensors)
+
+
+def under(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the tensors whose names begin with `prefix.`, by the rest of their names."""
+    start = prefix + "."
+    return {name[len(start) :]: value for name, value in tensors.items() if name.startswith(start)}

@@ -45,7 +45,8 @@ def resolve_precision(precision: Precision, device: torch.device) -> Precision:
 def acting_precision(precision: Precision) -> Precision:
     """The precision of an actor in a run of `precision`: float32 where bfloat16 would be emulated.
 
-    Emulated bfloat16 takes four times as long. A metric shows the difference in log-probabilities.
+    Emulated bfloat16 takes four times as long. The metric
+    `outrider_train_actor_learner_log_prob_diff_max` shows the difference.
 
     Raises:
         ValueError: `precision` is not resolved.

@@ -1,20 +1,29 @@
-"""Turns the values of panels.py into dashboards that Grafana reads: `python -m deploy.grafana.build`.
+"""Writes the dashboards that Grafana reads, from definitions/: `python -m deploy.grafana.build`.
 
-The files in dashboards/ are committed, so that a container needs nothing but them; a test builds them
-anew and compares.
+The JSON files in dashboards/ are committed, so a container needs no Python to use them. A test builds them
+again and compares.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from deploy.grafana.definitions import exploration, fleet, learner, training, wire
+from deploy.grafana.model import Dashboard, Panel
+
+DASHBOARDS = (
+    training.DASHBOARD,
+    fleet.DASHBOARD,
+    learner.DASHBOARD,
+    wire.DASHBOARD,
+    exploration.DASHBOARD,
+)
 DIRECTORY = Path(__file__).parent / "dashboards"
 _SOURCE = {"type": "prometheus", "uid": "${source}"}
 _COLUMNS = 24
-_COLOURS = {  # of the parts of a stack: who waits is grey, who works is coloured
+_COLOURS = {  # of the phases in a stack: grey for waiting, a colour for work
     "wait": "#5f6672",
     "credit_wait": "#5f6672",
     "train": "#73bf69",
@@ -30,82 +39,36 @@ _COLOURS = {  # of the parts of a stack: who waits is grey, who works is coloure
 }
 
 
-@dataclass(frozen=True)
-class Query:
-    """One expression and the name of its series; `{{label}}` stands for a label's value."""
-
-    expr: str
-    legend: str = ""
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One question that a dashboard answers."""
-
-    title: str
-    about: str
-    queries: tuple[Query, ...]
-    unit: str = "short"
-    width: int = 8
-    height: int = 7
-    kind: Literal["lines", "value", "words", "bars"] = "lines"
-    stacked: bool = False
-    least: float | None = None
-    most: float | None = None
-    logarithmic: bool = False
-    usual: float | None = None  # the axis reaches at least this far
-    decimals: int | None = None
-    alarm: bool = False  # red unless it is 0
-
-
-@dataclass(frozen=True)
-class Row:
-    """Panels under one heading, from left to right, wrapped where they do not fit."""
-
-    title: str
-    panels: tuple[Panel, ...]
-
-
-@dataclass(frozen=True)
-class Dashboard:
-    """One page."""
-
-    uid: str
-    title: str
-    about: str
-    rows: tuple[Row, ...]
-
-
 def dashboard(page: Dashboard) -> dict[str, Any]:
-    """The JSON of one page."""
+    """One dashboard in the structure that Grafana reads."""
     panels: list[dict[str, Any]] = []
     top = 0
     for row in page.rows:
         if row.title:
-            place = {"x": 0, "y": top, "w": _COLUMNS, "h": 1}
+            position = {"x": 0, "y": top, "w": _COLUMNS, "h": 1}
             panels.append(
                 {
                     "id": len(panels) + 1,
                     "type": "row",
                     "title": row.title,
                     "collapsed": False,
-                    "gridPos": place,
+                    "gridPos": position,
                     "panels": [],
                 }
             )
             top += 1
-        left = tallest = 0
+        left = row_height = 0
         for panel in row.panels:
             if left + panel.width > _COLUMNS:
-                top, left, tallest = top + tallest, 0, 0
-            place = {"x": left, "y": top, "w": panel.width, "h": panel.height}
-            panels.append(_panel(panel, len(panels) + 1, place))
-            left, tallest = left + panel.width, max(tallest, panel.height)
-        top += tallest
+                top, left, row_height = top + row_height, 0, 0
+            position = {"x": left, "y": top, "w": panel.width, "h": panel.height}
+            panels.append(_panel(panel, len(panels) + 1, position))
+            left, row_height = left + panel.width, max(row_height, panel.height)
+        top += row_height
     return {
         "uid": page.uid,
         "title": page.title,
-        "description": page.about,
+        "description": page.description,
         "tags": ["outrider"],
         "schemaVersion": 39,
         "version": 1,
@@ -114,13 +77,13 @@ def dashboard(page: Dashboard) -> dict[str, Any]:
         "refresh": "5s",
         "time": {"from": "now-30m", "to": "now"},
         "timezone": "browser",
-        "templating": {"list": [_SOURCE_CHOICE]},
-        "links": [_OTHERS],
+        "templating": {"list": [_SOURCE_VARIABLE]},
+        "links": [_DASHBOARD_LINKS],
         "panels": panels,
     }
 
 
-_SOURCE_CHOICE = {
+_SOURCE_VARIABLE = {
     "name": "source",
     "label": "Prometheus",
     "type": "datasource",
@@ -129,7 +92,7 @@ _SOURCE_CHOICE = {
     "includeAll": False,
     "multi": False,
 }
-_OTHERS = {
+_DASHBOARD_LINKS = {
     "title": "Outrider",
     "type": "dashboards",
     "tags": ["outrider"],
@@ -143,22 +106,22 @@ _OTHERS = {
 }
 
 
-def _panel(panel: Panel, number: int, place: dict[str, int]) -> dict[str, Any]:
-    now = panel.kind in ("words", "bars")
+def _panel(panel: Panel, number: int, position: dict[str, int]) -> dict[str, Any]:
+    instant = panel.kind in ("label", "bars")
     targets = [
         {
             "refId": chr(ord("A") + i),
             "datasource": _SOURCE,
             "expr": query.expr,
             "legendFormat": query.legend,
-            "instant": now,
-            "range": not now,
+            "instant": instant,
+            "range": not instant,
         }
         for i, query in enumerate(panel.queries)
     ]
     unit = "sci" if panel.logarithmic else panel.unit
     defaults: dict[str, Any] = {"unit": unit, "thresholds": _thresholds(panel), "color": _colour(panel)}
-    bounds = {"min": panel.least, "max": panel.most, "decimals": panel.decimals}
+    bounds = {"min": panel.minimum, "max": panel.maximum, "decimals": panel.decimals}
     defaults |= {name: value for name, value in bounds.items() if value is not None}
     if panel.kind == "lines":
         defaults["custom"] = _lines(panel)
@@ -166,9 +129,9 @@ def _panel(panel: Panel, number: int, place: dict[str, int]) -> dict[str, Any]:
         "id": number,
         "type": {"lines": "timeseries", "bars": "bargauge"}.get(panel.kind, "stat"),
         "title": panel.title,
-        "description": panel.about,
+        "description": panel.description,
         "datasource": _SOURCE,
-        "gridPos": place,
+        "gridPos": position,
         "targets": targets,
         "fieldConfig": {"defaults": defaults, "overrides": _overrides(panel)},
         "options": _options(panel),
@@ -176,33 +139,38 @@ def _panel(panel: Panel, number: int, place: dict[str, int]) -> dict[str, Any]:
 
 
 def _thresholds(panel: Panel) -> dict[str, Any]:
-    edges = ((None, "red"), (0, "green"), (1, "red")) if panel.alarm else ((None, "green"),)
+    edges = ((None, "red"), (0, "green"), (1, "red")) if panel.red_unless_zero else ((None, "green"),)
     return {"mode": "absolute", "steps": [{"color": colour, "value": value} for value, colour in edges]}
 
 
 def _colour(panel: Panel) -> dict[str, Any]:
-    if panel.alarm:
+    if panel.red_unless_zero:
         return {"mode": "thresholds"}
-    if panel.kind in ("value", "words"):
+    if panel.kind in ("value", "label"):
         return {"mode": "fixed", "fixedColor": "text" if panel.kind == "value" else "blue"}
     return {"mode": "palette-classic" if panel.kind == "lines" else "continuous-BlPu"}
 
 
 def _overrides(panel: Panel) -> list[dict[str, Any]]:
+    titles = [_override(name, "displayName", title) for name, title in panel.series_titles.items()]
     if not panel.stacked:
-        return []
-    return [
-        {
-            "matcher": {"id": "byName", "options": name},
-            "properties": [{"id": "color", "value": {"mode": "fixed", "fixedColor": colour}}],
-        }
-        for name, colour in _COLOURS.items()
+        return titles
+    colours = [
+        _override(name, "color", {"mode": "fixed", "fixedColor": colour}) for name, colour in _COLOURS.items()
     ]
+    return titles + colours
+
+
+def _override(series: str, setting: str, value: object) -> dict[str, Any]:
+    return {
+        "matcher": {"id": "byName", "options": series},
+        "properties": [{"id": setting, "value": value}],
+    }
 
 
 def _lines(panel: Panel) -> dict[str, Any]:
     scale: dict[str, Any] = {"type": "log", "log": 10} if panel.logarithmic else {"type": "linear"}
-    soft = {} if panel.usual is None else {"axisSoftMax": panel.usual}
+    soft = {} if panel.soft_maximum is None else {"axisSoftMax": panel.soft_maximum}
     return soft | {
         "drawStyle": "line",
         "lineInterpolation": "linear",
@@ -219,9 +187,9 @@ def _options(panel: Panel) -> dict[str, Any]:
     reduce = {"calcs": ["lastNotNull"], "fields": "", "values": False}
     match panel.kind:
         case "lines":
-            several = len(panel.queries) > 1 or "{{" in panel.queries[0].legend
+            has_several_series = len(panel.queries) > 1 or "{{" in panel.queries[0].legend
             legend = {
-                "showLegend": several,
+                "showLegend": has_several_series,
                 "displayMode": "list",
                 "placement": "bottom",
                 "calcs": [],
@@ -245,9 +213,9 @@ def _options(panel: Panel) -> dict[str, Any]:
             return {
                 "reduceOptions": reduce,
                 "orientation": "auto",
-                "textMode": "name" if panel.kind == "words" else "value",
+                "textMode": "name" if panel.kind == "label" else "value",
                 "colorMode": "value",
-                "graphMode": "area" if panel.kind == "value" and not panel.alarm else "none",
+                "graphMode": "area" if panel.kind == "value" and not panel.red_unless_zero else "none",
                 "justifyMode": "auto",
                 "wideLayout": True,
                 "showPercentChange": False,
@@ -255,17 +223,15 @@ def _options(panel: Panel) -> dict[str, Any]:
             }
 
 
-def text(page: Dashboard) -> str:
-    """The file of one page."""
+def file_text(page: Dashboard) -> str:
+    """The text of one dashboard's file."""
     return json.dumps(dashboard(page), indent=2) + "\n"
 
 
 def main() -> None:
-    """Write every file anew."""
-    from deploy.grafana.panels import DASHBOARDS
-
+    """Write every dashboard's file."""
     for page in DASHBOARDS:
-        (DIRECTORY / f"{page.uid}.json").write_text(text(page))
+        (DIRECTORY / f"{page.uid}.json").write_text(file_text(page))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""What holds the run back, from where learner and actors spent their time of late. Pure.
+"""Finds what limits the speed of a run, from the time of learner and actors in the last minute. Pure.
 
-In the strict mode they work in turn, and the part of a turn that is longest holds the run back. In the
-overlapped one they work at once, and whoever never rests does. Either way it is the busiest.
+In the strict mode learner and actors work in turn, so the longest part of a turn limits the run. In the
+overlapped mode they work at the same time, so the side that never waits limits it. In both modes it is the
+cause with the largest share of time.
 """
 
 from __future__ import annotations
@@ -11,78 +12,84 @@ from collections.abc import Mapping
 
 from common.protocol.chunk import WARMUP_VERSION
 
-SIDES = {
-    "starting": "Starting: nothing was measured yet",
-    "nobody": "Nobody plays: start actors",
-    "warmup": "Warm-up: random play fills the statistics",
+CAUSES = {
+    "starting": "Starting: no time has been measured yet",
+    "no_actors": "No actors: start some",
+    "warmup": "Warm-up: random actions fill the observation statistics",
     "actors": "Actors: the learner waits for their steps",
     "learner": "Learner: actors wait for credit",
-    "weights": "Weights: actors wait for the newest bundle",
-    "wire": "In between: learner and actors wait for each other",
-    "disk": "Disk: the learner waits for its checkpoints",
+    "weights": "Weights: actors wait for the newest weights",
+    "mutual_wait": "Mutual waiting: learner and actors wait for each other",
+    "checkpoints": "Checkpoints: the learner waits for the disk",
 }
-"""In words, what each answer means."""
+"""Every cause, and the sentence that explains it."""
 
-_PLAYING = ("env", "policy", "messages", "bonus", "encode")
+_COLLECTING_PHASES = ("env", "policy", "messages", "bonus", "encode")
 _WINDOW_SECONDS = 60.0
-_APART_SECONDS = 1.0  # least time between two marks of a window
+_MIN_INTERVAL_SECONDS = 1.0  # between two samples of a window
 
 Seconds = Mapping[str, float]
 
 
-def busy(learner: Seconds, actors: Seconds) -> dict[str, float]:
-    """The share of time that each side was at work.
+def time_shares(learner: Seconds, actors: Seconds) -> dict[str, float]:
+    """Return the share of time that each possible cause took.
 
     Args:
-        learner: seconds by phase of the trainer, over some time.
-        actors: seconds by phase, sums over all actors, over the same time.
+        learner: seconds by phase of the trainer, over some interval.
+        actors: seconds by phase, summed over all actors, over the same interval.
 
     Returns:
-        By side, in [0, 1]. `wire` is what of the learner's waiting neither play nor the fetching of
-        weights explains: transport, decoding, or one actor that is slower than the others. In the
-        strict mode the shares add up to 1.
+        A share in [0, 1] for each cause that can be measured. `mutual_wait` is the part of the learner's
+        waiting time in which actors neither collect steps nor fetch weights: transport, decoding, or one
+        actor that is slower than the others. In the strict mode the shares add up to 1.
     """
-    whole, crew = sum(learner.values()), sum(actors.values())
-    if not whole or not crew:
-        return dict.fromkeys(("actors", "learner", "weights", "wire", "disk"), 0.0)
-    waits, disk = learner["wait"] / whole, learner["checkpoint"] / whole
-    plays = sum(actors.get(phase, 0.0) for phase in _PLAYING) / crew
-    weights = actors.get("weights", 0.0) / crew
+    learner_total, actor_total = sum(learner.values()), sum(actors.values())
+    if not learner_total or not actor_total:
+        return dict.fromkeys(("actors", "learner", "weights", "mutual_wait", "checkpoints"), 0.0)
+    waiting, checkpoints = learner["wait"] / learner_total, learner["checkpoint"] / learner_total
+    collecting = sum(actors.get(phase, 0.0) for phase in _COLLECTING_PHASES) / actor_total
+    weights = actors.get("weights", 0.0) / actor_total
     return {
-        "actors": plays,
-        "learner": 1.0 - waits - disk,
+        "actors": collecting,
+        "learner": 1.0 - waiting - checkpoints,
         "weights": weights,
-        "wire": max(0.0, waits - plays - weights),
-        "disk": disk,
+        "mutual_wait": max(0.0, waiting - collecting - weights),
+        "checkpoints": checkpoints,
     }
 
 
-def held_back(version: int, actors: int, shares: Mapping[str, float]) -> str:
-    """The one of `SIDES` to look at, from the newest version, the number of actors and `busy`."""
+def bottleneck(version: int, actors: int, shares: Mapping[str, float]) -> str:
+    """Return the key of `CAUSES` that limits the run.
+
+    Args:
+        version: the newest policy version.
+        actors: the number of connected actors.
+        shares: the result of `time_shares`.
+    """
     if actors == 0:
-        return "nobody"
+        return "no_actors"
     if version == WARMUP_VERSION:
         return "warmup"
-    side = max(shares, key=lambda name: shares[name])
-    return side if shares[side] else "starting"
+    cause = max(shares, key=lambda name: shares[name])
+    return cause if shares[cause] else "starting"
 
 
-class Recent:
-    """What was added to two sets of growing sums within about the last minute of the trainer's time."""
+class TimeWindow:
+    """Computes how much two sets of cumulative times grew in about the last minute of the trainer's time."""
 
     def __init__(self) -> None:
-        self._marks: deque[tuple[Seconds, Seconds]] = deque()
+        self._samples: deque[tuple[Seconds, Seconds]] = deque()
 
-    def since(self, learner: Seconds, actors: Seconds) -> tuple[Seconds, Seconds]:
-        """Take in the sums of now; returns what they grew by."""
-        clock = sum(learner.values())
-        if not self._marks or clock - sum(self._marks[-1][0].values()) >= _APART_SECONDS:
-            self._marks.append((learner, actors))
-        while len(self._marks) > 1 and clock - sum(self._marks[1][0].values()) >= _WINDOW_SECONDS:
-            self._marks.popleft()
-        before = self._marks[0]
-        return _grown(before[0], learner), _grown(before[1], actors)
+    def growth(self, learner: Seconds, actors: Seconds) -> tuple[Seconds, Seconds]:
+        """Add the present cumulative times; returns their growth within the window."""
+        now = sum(learner.values())
+        if not self._samples or now - sum(self._samples[-1][0].values()) >= _MIN_INTERVAL_SECONDS:
+            self._samples.append((learner, actors))
+        while len(self._samples) > 1 and now - sum(self._samples[1][0].values()) >= _WINDOW_SECONDS:
+            self._samples.popleft()
+        before = self._samples[0]
+        return _difference(before[0], learner), _difference(before[1], actors)
 
 
-def _grown(before: Seconds, now: Seconds) -> Seconds:
+def _difference(before: Seconds, now: Seconds) -> Seconds:
     return {name: seconds - before.get(name, 0.0) for name, seconds in now.items()}

@@ -1,7 +1,7 @@
-"""The live page: a run at a glance, in a browser. Nothing is computed until somebody asks.
+"""The live page: the state of a run, in a browser.
 
-Readers' threads build it from what network and trainer show anyway, at most once a second whoever asks
-and how often.
+The threads of the HTTP server build it on request, from the status of trainer and server. They build it at
+most once per second, whatever the number of requests.
 """
 
 from __future__ import annotations
@@ -19,146 +19,149 @@ from pathlib import Path
 import common
 from common.config import Config
 from common.http_server import Response, Routes
-from learner.monitoring.bottleneck import SIDES, Recent, Seconds, busy, held_back
+from learner.monitoring.bottleneck import CAUSES, Seconds, TimeWindow, bottleneck, time_shares
 from learner.monitoring.curve import Point
 from learner.monitoring.progress_line import ProgressFacts
 from learner.server.status import ServerStatus
 from learner.training.status import ChunkPreview, TrainerStatus
 
-_FRESH_SECONDS = 1.0
+_MAX_AGE_SECONDS = 1.0
 _FILE = Path(__file__).with_name("page.html")
 
 
-def status(
+def run_status(
     config: Config,
-    line: ProgressFacts,
-    view: ServerStatus,
-    progress: TrainerStatus,
+    facts: ProgressFacts,
+    server: ServerStatus,
+    trainer: TrainerStatus,
     points: tuple[Point, ...],
     recent: tuple[Seconds, Seconds],
 ) -> dict[str, object]:
-    """The run at one moment, as numbers and plain text for JSON.
+    """Return the state of the run at one moment, as values for JSON.
 
     Args:
+        points: the curves of return and bonus so far.
         recent: seconds by phase of trainer and actors, over about the last minute.
     """
-    shares = busy(*recent)
-    side = held_back(progress.version, view.actors, shares)
-    left_steps, shown = line.total_steps - line.env_steps, progress.scene
-    newest = Point(line.env_steps, line.return_mean, line.bonus)
+    shares = time_shares(*recent)
+    cause = bottleneck(trainer.version, server.actors, shares)
+    remaining_steps, preview = facts.total_steps - facts.env_steps, trainer.scene
+    newest = Point(facts.env_steps, facts.return_mean, facts.bonus)
     return {
         "software": common.__version__,
         "preset": config.preset,
         "task": config.env.id,
         "seed": config.seed,
-        "version": progress.version,
-        "side": side,
-        "sentence": SIDES[side],
-        "warmup": line.warmup,
-        "env_steps": line.env_steps,
-        "total_steps": line.total_steps,
-        "frames": line.frames,
-        "steps_per_second": line.steps_per_second,
-        "left_seconds": left_steps / line.steps_per_second if line.steps_per_second else None,
-        "update_age_seconds": _age(progress.last_update_at),
-        "return_mean": line.return_mean,
-        "bonus": line.bonus,
+        "version": trainer.version,
+        "cause": cause,
+        "bottleneck": CAUSES[cause],
+        "cause_shares": shares,
+        "warmup": facts.warmup,
+        "env_steps": facts.env_steps,
+        "total_steps": facts.total_steps,
+        "frames": facts.frames,
+        "steps_per_second": facts.steps_per_second,
+        "remaining_seconds": remaining_steps / facts.steps_per_second if facts.steps_per_second else None,
+        "update_age_seconds": _age_seconds(trainer.last_update_at),
+        "return_mean": facts.return_mean,
+        "bonus": facts.bonus,
         "has_bonus": config.rnd.enabled,
         "max_lag": config.max_lag,
-        "lags": dict(sorted(progress.lags.items())),
-        "produced_steps": view.totals.produced,
-        "trained_steps": view.totals.trained,
-        "dropped_steps": {reason: steps for reason, steps in view.totals.dropped.items() if steps},
-        "in_flight_steps": view.totals.in_flight,
-        "imbalance_steps": view.totals.imbalance,
-        "busy": shares,
+        "lags": dict(sorted(trainer.lags.items())),
+        "produced_steps": server.totals.produced,
+        "trained_steps": server.totals.trained,
+        "dropped_steps": {reason: steps for reason, steps in server.totals.dropped.items() if steps},
+        "in_flight_steps": server.totals.in_flight,
+        "imbalance_steps": server.totals.imbalance,
         "learner_phases": _shares(recent[0]),
         "actor_phases": _shares(recent[1]),
-        "actors": view.actors,
-        "fleet": [seated._asdict() for seated in sorted(view.fleet)],
-        "curve": [*points, newest] if progress.version > 0 else [],
-        "scene": [shown.slot, shown.version] if shown is not None else None,
+        "actors": server.actors,
+        "fleet": [session._asdict() for session in sorted(server.fleet)],
+        "curve": [*points, newest] if trainer.version > 0 else [],
+        "preview": [preview.slot, preview.version] if preview is not None else None,
     }
 
 
-def _age(moment: float | None) -> float | None:
+def _age_seconds(moment: float | None) -> float | None:
     return None if moment is None else time.monotonic() - moment
 
 
 def _shares(seconds: Seconds) -> Mapping[str, float]:
-    whole = sum(seconds.values())
-    return {name: spent / whole for name, spent in seconds.items()} if whole else {}
+    total = sum(seconds.values())
+    return {name: spent / total for name, spent in seconds.items()} if total else {}
 
 
-def scene(shown: ChunkPreview | None) -> dict[str, object]:
-    """What a lane met, for JSON: images as base64 of T x 84 x 84 bytes; empty before the first update."""
-    if shown is None:
+def preview_values(preview: ChunkPreview | None) -> dict[str, object]:
+    """Return a preview as values for JSON, images as base64 of T x 84 x 84 bytes; {} without a preview."""
+    if preview is None:
         return {}
-    images = None if shown.images is None else base64.b64encode(shown.images.tobytes()).decode()
+    images = None if preview.images is None else base64.b64encode(preview.images.tobytes()).decode()
     return {
-        "slot": shown.slot,
-        "version": shown.version,
-        "bonus": shown.bonus.tolist(),
-        "reward": shown.reward.tolist(),
-        "done": shown.done.tolist(),
+        "slot": preview.slot,
+        "version": preview.version,
+        "bonus": preview.bonus.tolist(),
+        "reward": preview.reward.tolist(),
+        "done": preview.done.tolist(),
         "images": images,
     }
 
 
 class Page:
-    """The answers to readers, the same for all of them."""
+    """Builds the responses of the live page; every client gets the same ones."""
 
     def __init__(
         self,
         config: Config,
-        line: Callable[[], ProgressFacts],
-        view: Callable[[], ServerStatus],
-        progress: Callable[[], TrainerStatus],
+        facts: Callable[[], ProgressFacts],
+        server: Callable[[], ServerStatus],
+        trainer: Callable[[], TrainerStatus],
         points: Callable[[], tuple[Point, ...]],
     ) -> None:
-        self._config, self._line, self._view = config, line, view
-        self._progress, self._points = progress, points
-        self._recent = Recent()
-        self._recent.since({}, {})  # the first reader sees sums from the start on
+        self._config, self._facts, self._server = config, facts, server
+        self._trainer, self._points = trainer, points
+        self._window = TimeWindow()
+        self._window.growth({}, {})  # so that the first response covers all time since the start
         self._lock = threading.Lock()
-        self._status, self._until = b"", 0.0
-        self._scene: tuple[ChunkPreview | None, bytes] | None = None
+        self._status, self._expires_at = b"", 0.0
+        self._preview: tuple[ChunkPreview | None, bytes] | None = None
         html = _FILE.read_bytes()
-        self._html = Response("text/html; charset=utf-8", html, {"Content-Security-Policy": _policy(html)})
+        headers = {"Content-Security-Policy": _content_security_policy(html)}
+        self._html = Response("text/html; charset=utf-8", html, headers)
 
     @property
-    def answers(self) -> Routes:
-        """By path."""
+    def routes(self) -> Routes:
+        """The function that makes each response, by path."""
         return {
             "/": lambda: self._html,
-            "/status.json": self._answer_status,
-            "/scene.json": self._answer_scene,
+            "/status.json": self._status_response,
+            "/preview.json": self._preview_response,
         }
 
-    def _answer_status(self) -> Response:
+    def _status_response(self) -> Response:
         with self._lock:
             now = time.monotonic()
-            if now >= self._until:
-                view, progress = self._view(), self._progress()
-                recent = self._recent.since(progress.phase_seconds, view.actor_phases)
-                value = status(self._config, self._line(), view, progress, self._points(), recent)
-                self._status, self._until = _json(value), now + _FRESH_SECONDS
+            if now >= self._expires_at:
+                server, trainer = self._server(), self._trainer()
+                recent = self._window.growth(trainer.phase_seconds, server.actor_phases)
+                values = run_status(self._config, self._facts(), server, trainer, self._points(), recent)
+                self._status, self._expires_at = _json(values), now + _MAX_AGE_SECONDS
             return Response("application/json", self._status)
 
-    def _answer_scene(self) -> Response:
+    def _preview_response(self) -> Response:
         with self._lock:
-            shown = self._progress().scene
-            if self._scene is None or self._scene[0] is not shown:
-                self._scene = (shown, gzip.compress(_json(scene(shown)), compresslevel=1))
-            return Response("application/json", self._scene[1], {"Content-Encoding": "gzip"})
+            preview = self._trainer().scene
+            if self._preview is None or self._preview[0] is not preview:
+                body = gzip.compress(_json(preview_values(preview)), compresslevel=1)
+                self._preview = (preview, body)
+            return Response("application/json", self._preview[1], {"Content-Encoding": "gzip"})
 
 
 def _json(value: Mapping[str, object]) -> bytes:
     return json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
 
 
-def _policy(html: bytes) -> str:
-    """Content-Security-Policy: the page's own script and style to the last byte, its own learner, no more."""
+def _content_security_policy(html: bytes) -> str:
+    """Return a policy that allows the page's own script and style, by their hashes, and its own learner."""
     rules = ["default-src 'none'", "connect-src 'self'", "img-src data:", "base-uri 'none'"]
     rules += ["form-action 'none'", "frame-ancestors 'none'"]
     for name in (b"script", b"style"):

@@ -68,7 +68,7 @@ class RunMonitor:
             self._trainer_status,
             lambda: self._logger.curve.points,
         )
-        exporter = Exporter(collector.registry(), LEARNER_PORT, host, page.answers)
+        exporter = Exporter(collector.registry(), LEARNER_PORT, host, page.routes)
         log.info("metrics_served", port=exporter.port)
         return exporter
 

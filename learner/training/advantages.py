@@ -1,34 +1,34 @@
-"""Advantages and value targets, as pure functions of whole chunks."""
+"""Advantages and value targets as pure functions of time-major arrays."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-_MOST_LOG = 20.0  # of a ratio: beyond it nothing is left to tell apart
+_MAX_LOG_RATIO = 20.0  # keeps the exponential finite; the caps of V-trace are far below e^20
 
 
 def vtrace(
     reward: Tensor, value: Tensor, next_value: Tensor, discount: Tensor, trace: Tensor, rho: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Score each action against the value baseline, smoothed back through time.
+    """Compute V-trace advantages and value targets; with rho = 1 they are those of GAE.
 
         delta[t]  = reward[t] + discount[t] * next_value[t] - value[t]
         adv[t]    = delta[t] + trace[t] * (target[t + 1] - value[t + 1]),   0 beyond T
         target[t] = value[t] + min(1, rho[t]) * adv[t]
 
-    With rho = 1 this is GAE and its lambda-return, to the last bit; below 1 it is V-trace with both
-    caps at 1. The advantage carries no rho of its own step: the loss weighs that.
-    Ends are data, not flags: the extrinsic stream zeroes `discount` at a death and `trace` at
-    every end, the intrinsic stream never does; both call this function.
+    With rho = 1 this is GAE and its lambda-return, bit for bit; below 1 it is V-trace with both caps
+    at 1. The advantage does not include the rho of its own step: the policy loss applies it.
+    `discount` and `trace` encode the ends of episodes. The extrinsic stream sets `discount` to 0 at a
+    termination and `trace` to 0 at every end; the intrinsic stream does neither.
 
     Args, all float32 [T, B]:
-        reward: paid for the action at t.
+        reward: for the action at t.
         value: V(s_t).
-        next_value: V of the state the action led to, before any reset.
+        next_value: V of the state after the action, before any reset.
         discount: gamma, or 0 where that state is terminal.
         trace: gamma * lambda, or 0 where row t + 1 is another episode.
-        rho: probability of the action now over that when it was taken.
+        rho: probability of the action under the present policy, divided by that under the acting policy.
 
     Returns:
         Advantages and value targets, float32 [T, B] each.
@@ -51,22 +51,22 @@ def vtrace(
 def extrinsic_ends(
     terminated: Tensor, truncated: Tensor, gamma: float, lam: float, time_limit_is_end: bool
 ) -> tuple[Tensor, Tensor]:
-    """Discount and trace of the stream that ends with the episode, float32 [T, B] each."""
+    """Return discount and trace of the extrinsic stream, which ends with the episode, float32 [T, B] each."""
     done = terminated | truncated
     cut = done if time_limit_is_end else terminated
     return gamma * (~cut).float(), gamma * lam * (~done).float()
 
 
 def importance(log_prob: Tensor, behaviour_log_prob: Tensor, lag: Tensor) -> Tensor:
-    """How much likelier each action is now than when it was taken; exactly 1 where the lag is 0.
+    """Compute the importance ratio of each action; it is exactly 1 where the lag is 0.
 
     Args:
-        log_prob: of the actions under the policy that begins the update, float32 [T, B].
-        behaviour_log_prob: as shipped, float32 [T, B].
-        lag: versions between the two, int64 [B].
+        log_prob: of the actions under the policy before the update, float32 [T, B].
+        behaviour_log_prob: of the actions under the policy that took them, float32 [T, B].
+        lag: versions between the two policies, int64 [B].
 
     Returns:
         float32 [T, B].
     """
-    difference = (log_prob - behaviour_log_prob).clamp(-_MOST_LOG, _MOST_LOG)
+    difference = (log_prob - behaviour_log_prob).clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)
     return torch.where(lag > 0, difference, 0.0).exp()

@@ -22,6 +22,7 @@ import structlog
 import torch
 
 from common.files import write_atomically
+from common.model.bundle import under
 
 log = structlog.get_logger()
 
@@ -41,9 +42,8 @@ class Checkpoint:
     meta: dict[str, Any]
 
     def part(self, prefix: str) -> dict[str, torch.Tensor]:
-        """The tensors under `prefix.`, without it."""
-        head = prefix + "."
-        return {name[len(head) :]: value for name, value in self.tensors.items() if name.startswith(head)}
+        """Return the tensors under `prefix.`, without it."""
+        return under(prefix, self.tensors)
 
 
 def _digest(tensors: Mapping[str, torch.Tensor], text: str) -> str:

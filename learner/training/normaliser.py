@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 
 from common.config import Config
+from common.model.bundle import under
 from common.spaces import Spaces
 from learner.training.running_stats import Moments, forward_filter
 
@@ -134,9 +135,4 @@ class Normaliser:
 
         self.observation = moments("observation")
         self.intrinsic_return, self.extrinsic_return = moments("intrinsic"), moments("extrinsic")
-        prefix = "filter."
-        self._filters = {
-            int(name[len(prefix) :]): value.numpy().copy()
-            for name, value in state.items()
-            if name.startswith(prefix)
-        }
+        self._filters = {int(slot): carry.numpy().copy() for slot, carry in under("filter", state).items()}

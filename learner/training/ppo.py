@@ -1,7 +1,7 @@
-"""PPO on one batch: values and advantages of both streams, then passes over minibatches.
+"""PPO with RND on one batch: values and advantages of both reward streams, then epochs of minibatches.
 
-Order within an update (Burda et al. 2018, code): advantages with the networks that began it; the
-predictor learns on inputs whitened with the statistics that already include this batch.
+Order within an update (Burda et al. 2018, code): the advantages use the networks from before the update;
+the predictor learns from inputs whitened with statistics that already include the batch.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from common.config import Config
 from common.model import bonus, rnd
+from common.model.bundle import under
 from common.model.distributions import distribution
 from common.model.networks import make_policy, make_predictor, make_target
 from common.model.precision import autocast
@@ -24,10 +25,11 @@ from common.rng import network_seed
 from common.spaces import Spaces
 from learner.training.batch import Batch, observations
 from learner.training.losses import clipped_policy_loss, value_loss
-from learner.training.targets import Targets, Values, explained, staleness, targets
+from learner.training.minibatches import draw_minibatches
+from learner.training.targets import Targets, Values, compute_targets, explained_variance, staleness
 
 _SLICE = 512  # rows per forward pass without gradients
-_POLICY, _TARGET, _PREDICTOR, _DRAWS = range(4)  # roles of seeds
+_POLICY, _TARGET, _PREDICTOR, _SAMPLING = range(4)  # what a seed is for
 FIGURES = (
     "policy_loss",
     "value_loss_extrinsic",
@@ -42,8 +44,8 @@ FIGURES = (
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """What one update did: means over its minibatches, and facts about the batch."""
+class UpdateReport:
+    """Figures of one update: means over its minibatches, and statistics of the batch."""
 
     figures: dict[str, float]
     learning_rate: float
@@ -51,19 +53,19 @@ class Report:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Samples:
-    """The batch flattened to N = T x E rows, with everything the losses need."""
+    """The batch flattened to N = T x E rows, with the constants of the losses."""
 
     stack: Tensor  # [N, ..., S]
     action: Tensor
     old_log_prob: Tensor
-    aims: Targets
+    targets: Targets
     next_observation: Tensor  # [N, ...]
-    feature: Tensor  # [N, F], zero where no pass needs it
-    kept: Tensor  # bool [epochs, N], on the host
+    feature: Tensor  # of the target network, [N, F]; zero where no epoch needs it
+    kept: Tensor  # bool [epochs, N], on the host: rows that the predictor learns from
 
 
 class PPO:
-    """Owns networks, optimiser and the learner's random draws. Used by the trainer alone."""
+    """Owns networks, optimiser and the random generator of an update. Only the trainer's thread uses it."""
 
     def __init__(self, config: Config, spaces: Spaces, device: torch.device) -> None:
         self._config, self._device = config, device
@@ -82,7 +84,7 @@ class PPO:
             fused=True,
         )
         self._learning: list[nn.Module | torch.optim.Adam] = [self.policy, self.predictor, self.optimiser]
-        self.generator = torch.Generator().manual_seed(network_seed(seed, _DRAWS))
+        self.generator = torch.Generator().manual_seed(network_seed(seed, _SAMPLING))
 
     def _policy_parameters(self) -> list[nn.Parameter]:
         return list(self.policy.parameters())
@@ -90,16 +92,16 @@ class PPO:
     def _predictor_parameters(self) -> list[nn.Parameter]:
         return list(self.predictor.parameters())
 
-    def update(self, batch: Batch, statistics: tuple[Tensor, Tensor], progress: float) -> Report | None:
+    def update(self, batch: Batch, statistics: tuple[Tensor, Tensor], progress: float) -> UpdateReport | None:
         """Train on one batch.
 
         Args:
-            batch: see there.
-            statistics: observation mean and std that include this batch.
-            progress: share of the run's updates already done, in [0, 1).
+            batch: the batch, on the device.
+            statistics: mean and std of the observations, including this batch.
+            progress: share of the run's updates that are done, in [0, 1).
 
         Returns:
-            What it did; None if a figure was not finite: then networks and optimiser are as before.
+            The figures; None if one is not finite. Then networks and optimiser are as before.
         """
         ppo = self._config.ppo
         scale = 1.0 - progress if ppo.anneal else 1.0
@@ -110,29 +112,30 @@ class PPO:
         before = copy.deepcopy([x.state_dict() for x in self._learning])
         samples, facts = self._prepare(batch, statistics)
         sums = torch.zeros(len(FIGURES), device=self._device)
-        minibatches = self._minibatches(samples.kept, *batch.reward.shape)
-        for rows, chosen in minibatches:
-            sums += self._step(samples, rows, chosen, statistics, ppo.clip * scale)
-        # One copy to the host for all figures: it waits for the device.
-        found = torch.cat([sums / len(minibatches), torch.stack(list(facts.values()))]).tolist()
-        figures = dict(zip([*FIGURES, *facts], found, strict=True))
+        steps, lanes = batch.reward.shape
+        minibatches = draw_minibatches(samples.kept, steps, lanes, ppo, self.generator, self._device)
+        for rows, kept in minibatches:
+            sums += self._step(samples, rows, kept, statistics, ppo.clip * scale)
+        # One copy to the host for all figures, because each copy waits for the device.
+        values = torch.cat([sums / len(minibatches), torch.stack(list(facts.values()))]).tolist()
+        figures = dict(zip([*FIGURES, *facts], values, strict=True))
         if not all(map(math.isfinite, figures.values())):
             for module, state in zip(self._learning, before, strict=True):
                 module.load_state_dict(state)
             return None
-        return Report(figures, learning_rate)
+        return UpdateReport(figures, learning_rate)
 
     @torch.no_grad()
     def _prepare(self, batch: Batch, statistics: tuple[Tensor, Tensor]) -> tuple[_Samples, dict[str, Tensor]]:
-        """Everything the passes need that does not change within them, and facts of the batch."""
+        """Compute what stays constant during the epochs, and statistics of the batch."""
         values = self._values(batch)
-        aims = targets(batch, values, self._config)
+        targets = compute_targets(batch, values, self._config)
         kept, feature = self._features(batch, statistics)
         samples = _Samples(
             stack=batch.stack[:-1].flatten(0, 1),
             action=batch.action.flatten(0, 1),
             old_log_prob=values.log_prob.flatten(),
-            aims=Targets(*(getattr(aims, field.name).flatten() for field in dataclasses.fields(aims))),
+            targets=Targets(*(getattr(targets, x.name).flatten() for x in dataclasses.fields(targets))),
             next_observation=batch.next_observation.flatten(0, 1),
             feature=feature,
             kept=kept,
@@ -140,10 +143,10 @@ class PPO:
         facts = {
             "intrinsic_reward_mean": batch.intrinsic.mean(),
             "intrinsic_reward_std": batch.intrinsic.std(),
-            "advantage_std": aims.advantage.std(),
+            "advantage_std": targets.advantage.std(),
             "lag_mean": batch.lag.float().mean(),
         }
-        return samples, facts | explained(values, aims) | staleness(batch, values, aims)
+        return samples, facts | explained_variance(values, targets) | staleness(batch, values, targets)
 
     def _values(self, batch: Batch) -> Values:
         steps, lanes = batch.reward.shape
@@ -170,7 +173,7 @@ class PPO:
         )
 
     def _features(self, batch: Batch, statistics: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Draw which samples the predictor sees in each pass; the target's features of those."""
+        """Draw the rows that the predictor learns from in each epoch, and compute their target features."""
         rows = batch.reward.numel()
         epochs, keep = self._config.ppo.epochs, self._config.predictor_share
         if not self._config.rnd.enabled:
@@ -183,117 +186,88 @@ class PPO:
                 self.target(rnd.whiten(flat[some], *statistics)).float()
                 for some in torch.split(needed, _SLICE)
             ]
-        found = torch.cat(parts)
-        feature = torch.zeros(rows, found.shape[1], device=self._device)
-        feature[needed] = found
+        computed = torch.cat(parts)
+        feature = torch.zeros(rows, computed.shape[1], device=self._device)
+        feature[needed] = computed
         return kept, feature
 
-    def _minibatches(self, kept: Tensor, steps: int, lanes: int) -> list[tuple[Tensor, Tensor]]:
-        """Rows of each minibatch, and those that the predictor sees: dropped rows cost nothing.
-
-        Shuffled steps, or blocks of whole lanes in order. Drawn on the host and sent at once, because every
-        copy from the host waits for the device.
-        """
-        ppo, size = self._config.ppo, steps * lanes // self._config.ppo.minibatches
-        lane_by_lane = torch.arange(steps * lanes).view(steps, lanes).t().reshape(-1)
-        orders = [
-            torch.randperm(steps * lanes, generator=self.generator) if ppo.shuffle else lane_by_lane
-            for _ in range(ppo.epochs)
-        ]
-        chosen = [
-            rows[keep[rows]]
-            for order, keep in zip(orders, kept, strict=True)
-            for rows in torch.split(order, size)
-        ]
-        every = torch.split(torch.cat(orders).to(self._device), size)
-        seen = torch.split(torch.cat(chosen).to(self._device), [len(rows) for rows in chosen])
-        return list(zip(every, seen, strict=True))
-
     def _step(
-        self, samples: _Samples, rows: Tensor, chosen: Tensor, statistics: tuple[Tensor, Tensor], clip: float
+        self, samples: _Samples, rows: Tensor, kept: Tensor, statistics: tuple[Tensor, Tensor], clip: float
     ) -> Tensor:
-        """One optimiser step; returns `FIGURES` as a tensor, so that nothing waits for the device."""
+        """Take one optimiser step; returns `FIGURES` as a tensor, because a copy to the host waits."""
         ppo, config = self._config.ppo, self._config
         with autocast(config.precision, self._device.type):
             output = self.policy(observations(samples.stack[rows]))
-            predictor_loss = self._predictor_loss(samples, chosen, statistics)
+            predictor_loss = self._predictor_loss(samples, kept, statistics)
         log_prob = self._distribution.log_prob(output.parameters, samples.action[rows])
-        aims, old = samples.aims, samples.old_log_prob[rows]
-        advantage = aims.advantage[rows]
+        targets, old = samples.targets, samples.old_log_prob[rows]
+        advantage = targets.advantage[rows]
         if ppo.normalise_advantages:
             advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
-        policy_loss = (aims.weight[rows] * clipped_policy_loss(log_prob, old, advantage, clip)).mean()
-        loss_e = value_loss(output.value_extrinsic, aims.extrinsic[rows]).mean()
-        loss_i = value_loss(output.value_intrinsic, aims.intrinsic[rows]).mean()
+        policy_loss = (targets.weight[rows] * clipped_policy_loss(log_prob, old, advantage, clip)).mean()
+        loss_e = value_loss(output.value_extrinsic, targets.extrinsic[rows]).mean()
+        loss_i = value_loss(output.value_intrinsic, targets.intrinsic[rows]).mean()
         entropy = self._distribution.entropy(output.parameters).mean()
         loss = policy_loss + ppo.value_coef * loss_e - ppo.entropy_coef * entropy
         if config.rnd.enabled:
             loss = loss + ppo.value_coef * loss_i + predictor_loss
         self.optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
-        bound = ppo.max_grad_norm or float("inf")
-        norms = [nn.utils.clip_grad_norm_(self._policy_parameters(), bound)]
+        max_norm = ppo.max_grad_norm or float("inf")
+        norms = [nn.utils.clip_grad_norm_(self._policy_parameters(), max_norm)]
         norms.append(
-            nn.utils.clip_grad_norm_(self._predictor_parameters(), bound)
+            nn.utils.clip_grad_norm_(self._predictor_parameters(), max_norm)
             if config.rnd.enabled
             else norms[0] * 0
         )
         self.optimiser.step()
         with torch.no_grad():
             log_ratio = log_prob - old
-            outside = (log_ratio.exp() - 1).abs() > clip
+            clipped = (log_ratio.exp() - 1).abs() > clip
             kl = (log_ratio.exp() - 1 - log_ratio).mean()
-            losses = (policy_loss, loss_e, loss_i, entropy, predictor_loss, outside.float().mean(), kl)
+            losses = (policy_loss, loss_e, loss_i, entropy, predictor_loss, clipped.float().mean(), kl)
             return torch.stack([x.detach().float() for x in (*losses, *norms)])
 
-    def _predictor_loss(self, samples: _Samples, chosen: Tensor, statistics: tuple[Tensor, Tensor]) -> Tensor:
-        """Mean prediction error of the kept samples; 0 when none is kept."""
-        if not self._config.rnd.enabled or not len(chosen):
+    def _predictor_loss(self, samples: _Samples, kept: Tensor, statistics: tuple[Tensor, Tensor]) -> Tensor:
+        """Return the mean prediction error of the kept rows; 0 if none is kept."""
+        if not self._config.rnd.enabled or not len(kept):
             return torch.zeros((), device=self._device)
-        prediction = self.predictor(rnd.whiten(samples.next_observation[chosen], *statistics))
-        return rnd.prediction_error(prediction, samples.feature[chosen]).mean()
+        prediction = self.predictor(rnd.whiten(samples.next_observation[kept], *statistics))
+        return rnd.prediction_error(prediction, samples.feature[kept]).mean()
 
     def tensors(self) -> dict[str, Tensor]:
-        """Policy and predictor, by bundle name, on the host."""
+        """Return policy and predictor by bundle name, on the host."""
         tensors = _on_host("policy", self.policy.state_dict())
         if self._config.rnd.enabled:
             tensors |= _on_host("predictor", self.predictor.state_dict())
         return tensors
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that `load` restores, by checkpoint name, on the host."""
+        """Return everything that `load` restores, by checkpoint name, on the host."""
         state = _on_host("model", self.tensors()) | _on_host("target", self.target.state_dict())
         for number, moments in self.optimiser.state_dict()["state"].items():
             state |= _on_host(f"optimiser.{number}", moments)
         return state | {"generator": self.generator.get_state()}
 
-    def load(
-        self,
-        model: dict[str, Tensor],
-        target: dict[str, Tensor],
-        optimiser: dict[str, Tensor],
-        generator: Tensor,
-    ) -> None:
-        """Restore the four parts of `state`."""
-        for prefix, module in (("policy", self.policy), ("predictor", self.predictor)):
-            head = prefix + "."
-            state = {name[len(head) :]: value for name, value in model.items() if name.startswith(head)}
-            if state:
-                module.load_state_dict(state)
-        self.target.load_state_dict(target)
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Restore `state`; other tensors of the checkpoint are ignored."""
+        self.policy.load_state_dict(under("model.policy", state))
+        if self._config.rnd.enabled:
+            self.predictor.load_state_dict(under("model.predictor", state))
+        self.target.load_state_dict(under("target", state))
         parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
         moments: dict[int, dict[str, Tensor]] = {}
-        for name, value in optimiser.items():
+        for name, value in under("optimiser", state).items():
             number, _, key = name.partition(".")
             parameter = parameters[int(number)]
-            # The fused optimiser walks raw memory: moments must lie in the parameter's layout.
-            laid = torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
-            moments.setdefault(int(number), {})[key] = laid.detach()
+            # The fused optimiser reads raw memory, so the moments need the memory layout of the parameter.
+            laid_out = torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
+            moments.setdefault(int(number), {})[key] = laid_out.detach()
         groups = self.optimiser.state_dict()["param_groups"]
         self.optimiser.load_state_dict({"state": moments, "param_groups": groups})
-        self.generator.set_state(generator)
+        self.generator.set_state(state["generator"])
 
 
 def _on_host(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors in host memory, as `prefix.NAME`; those that are there already are not copied."""
+    """Copy tensors to host memory, as `prefix.NAME`; a tensor on the host is not copied."""
     return {f"{prefix}.{name}": value.detach().cpu() for name, value in tensors.items()}

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from common.protocol.chunk import WARMUP_VERSION
 from common.spaces import Spaces
 from learner.interface import DecodedChunk
-from learner.training.ppo import Report
+from learner.training.ppo import UpdateReport
 
 PHASES = ("wait", "assemble", "train", "publish", "checkpoint")
 
@@ -45,7 +45,7 @@ class TrainerStatus:
 
     version: int = WARMUP_VERSION
     warmup_chunks: int = 0
-    report: Report | None = None
+    report: UpdateReport | None = None
     scene: ChunkPreview | None = None  # of the last batch
     bonus_scale: float = 1.0  # what a raw bonus is divided by
     observations: float = 0.0  # in the observation statistics

@@ -1,4 +1,4 @@
-"""What an update aims at: advantages, value targets and weights of one batch, from its values."""
+"""Training targets of one batch: advantages, value targets and importance weights."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ from common.config import Config
 from learner.training.advantages import extrinsic_ends, importance, vtrace
 from learner.training.batch import Batch
 
-_LEAST_SPREAD = 1e-12  # of targets; below it there is nothing to foretell
-WEIGHT_CAP = 2.0  # of a stale action's weight in the policy loss; how many reach it is shown
+_MIN_VARIANCE = 1e-12  # of targets; below it the explained variance is undefined
+WEIGHT_CAP = 2.0  # of a stale action's weight in the policy loss; the share at the cap is reported
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Values:
-    """What the networks that begin the update say about a batch, float32."""
+    """Outputs of the networks for a batch before the update, float32."""
 
     log_prob: Tensor  # [T, E], of the taken actions
     extrinsic: Tensor  # [T + 1, E]
     intrinsic: Tensor  # [T + 1, E]
-    final_extrinsic: Tensor  # [K], of each observation that a time limit cut off
+    final_extrinsic: Tensor  # [K], of the last observation of each truncated episode
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Targets:
-    """What the losses compare with, float32 [T, E] each."""
+    """Constants of the losses during one update, float32 [T, E] each."""
 
-    advantage: Tensor  # of both streams together
+    advantage: Tensor  # weighted sum of both streams
     extrinsic: Tensor
     intrinsic: Tensor
     weight: Tensor  # of the policy loss; 1 at lag 0
 
 
-def targets(batch: Batch, values: Values, config: Config) -> Targets:
-    """Two streams of advantages with one set of traces.
+def compute_targets(batch: Batch, values: Values, config: Config) -> Targets:
+    """Compute the advantages of both reward streams with one set of importance ratios.
 
-    The extrinsic stream ends with the episode and bootstraps at a time limit; the intrinsic one runs
-    on through every end (Burda et al. 2018, section 2.3). At lag 0, PPO and GAE; above it, decoupled
-    PPO (Hilton et al. 2021) and V-trace (Espeholt et al. 2018).
+    The extrinsic stream ends with the episode and bootstraps at a time limit; the intrinsic stream
+    continues through every end (Burda et al. 2018, section 2.3). At lag 0 the targets are those of PPO
+    with GAE; above it, decoupled PPO (Hilton et al. 2021) and V-trace (Espeholt et al. 2018).
     """
     ppo = config.ppo
     lag = batch.lag if ppo.correct_lag else torch.zeros_like(batch.lag)
@@ -55,39 +55,42 @@ def targets(batch: Batch, values: Values, config: Config) -> Targets:
     if config.rnd.enabled:
         value, next_value = values.intrinsic[:-1], values.intrinsic[1:]
         discount = torch.full_like(value, ppo.gamma_intrinsic)
-        novelty, target_intrinsic = vtrace(
+        advantage_intrinsic, target_intrinsic = vtrace(
             batch.intrinsic, value, next_value, discount, discount * ppo.gae_lambda, rho
         )
-        advantage = advantage + ppo.coef_intrinsic * novelty
+        advantage = advantage + ppo.coef_intrinsic * advantage_intrinsic
     return Targets(advantage, target, target_intrinsic, rho.clamp(max=WEIGHT_CAP))
 
 
-def explained(values: Values, aims: Targets) -> dict[str, Tensor]:
-    """Share of the targets' variance that each value head foretold, in [-1, 1]; 0 where nothing varies."""
+def explained_variance(values: Values, targets: Targets) -> dict[str, Tensor]:
+    """Share of the targets' variance that each value head predicts, in [-1, 1]; 0 for constant targets."""
     heads = {
-        "extrinsic": (values.extrinsic[:-1], aims.extrinsic),
-        "intrinsic": (values.intrinsic[:-1], aims.intrinsic),
+        "extrinsic": (values.extrinsic[:-1], targets.extrinsic),
+        "intrinsic": (values.intrinsic[:-1], targets.intrinsic),
     }
     shares = {}
     for head, (value, target) in heads.items():
-        spread = target.var(correction=0)
-        left = (target - value).var(correction=0) / spread.clamp(min=_LEAST_SPREAD)
+        variance = target.var(correction=0)
+        unexplained = (target - value).var(correction=0) / variance.clamp(min=_MIN_VARIANCE)
         shares[f"explained_variance_{head}"] = torch.where(
-            spread > _LEAST_SPREAD, (1.0 - left).clamp(min=-1.0), 0.0
+            variance > _MIN_VARIANCE, (1.0 - unexplained).clamp(min=-1.0), 0.0
         )
     return shares
 
 
-def staleness(batch: Batch, values: Values, aims: Targets) -> dict[str, Tensor]:
-    """How far the batch is from the policy that begins the update, one number each.
+def staleness(batch: Batch, values: Values, targets: Targets) -> dict[str, Tensor]:
+    """Measure how far the batch is from the policy before the update, one number per name.
 
-    `log_prob_canary`: most that actor and learner differ about actions of lag 0; a sign of skew.
-    `kl_behaviour`: estimated divergence, nats. `effective_samples`: (sum w)^2 / (n sum w^2).
+    `actor_learner_log_prob_diff_max`: largest difference between the log-probabilities that actor and
+        learner compute for actions of lag 0; a large value means that their arithmetic differs.
+    `kl_behaviour`: estimated KL divergence from the acting policy, in nats.
+    `weight_capped`: share of importance weights at the cap.
+    `effective_samples`: effective sample size per sample, (sum w)^2 / (n sum w^2).
     """
     log_ratio = values.log_prob - batch.log_prob
-    weight = aims.weight
+    weight = targets.weight
     return {
-        "log_prob_canary": torch.where(batch.lag == 0, log_ratio.abs(), 0.0).max(),
+        "actor_learner_log_prob_diff_max": torch.where(batch.lag == 0, log_ratio.abs(), 0.0).max(),
         "kl_behaviour": (log_ratio.exp() - 1 - log_ratio).mean(),
         "weight_capped": (weight >= WEIGHT_CAP).float().mean(),
         "effective_samples": weight.sum().square() / (weight.numel() * weight.square().sum()),

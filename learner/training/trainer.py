@@ -30,7 +30,7 @@ from learner.training.batch import join, make_batch
 from learner.training.checkpoint import Checkpoint, RunDirectory
 from learner.training.episodes import Episode, EpisodeTracker
 from learner.training.normaliser import Normaliser
-from learner.training.ppo import PPO, Report
+from learner.training.ppo import PPO, UpdateReport
 from learner.training.running_stats import Moments
 from learner.training.status import ChunkPreview, TrainerStatus
 
@@ -137,7 +137,7 @@ class Trainer:
             self._waiting[delivered.batch].append(delivered)
         return sorted(self._waiting.pop(version), key=lambda delivered: delivered.order)
 
-    def _train(self, chunks: list[DecodedChunk], joined: Chunk) -> Report | None:
+    def _train(self, chunks: list[DecodedChunk], joined: Chunk) -> UpdateReport | None:
         """Statistics, then the update; None, and everything as before, if a number was not finite."""
         version, before = self.progress.version, copy.deepcopy(self.normaliser)
         with self.progress.phase("assemble"):
@@ -156,7 +156,7 @@ class Trainer:
         if report is None:
             self.normaliser = before
             return None
-        return replace(report, figures=report.figures | {"bonus_moved": moved})
+        return replace(report, figures=report.figures | {"stale_bonus_shift": moved})
 
     def _rate_stale(
         self, joined: Chunk, lag: npt.NDArray[np.int64], statistics: tuple[torch.Tensor, torch.Tensor]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from common.config import Config
 from learner.training.batch import Batch
 from learner.training.ppo import PPO
-from learner.training.targets import Values, targets
+from learner.training.targets import Values, compute_targets
 
 _SLICE = 512
 
@@ -50,9 +50,9 @@ class Naive:
         next_observation = batch.next_observation.flatten(0, 1)
         action = batch.action.flatten()
         values = self._values(batch, stack, last, action)
-        returns = targets(batch, values, self._config)
-        old, advantage = values.log_prob.flatten(), returns.advantage.flatten()
-        extrinsic, intrinsic = returns.extrinsic.flatten(), returns.intrinsic.flatten()
+        targets = compute_targets(batch, values, self._config)
+        old, advantage = values.log_prob.flatten(), targets.advantage.flatten()
+        extrinsic, intrinsic = targets.extrinsic.flatten(), targets.intrinsic.flatten()
         sums: dict[str, float] = {}
         for _ in range(ppo.epochs):
             order = torch.randperm(len(action), device=self._device)

@@ -9,10 +9,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from deploy.grafana.build import DIRECTORY, text
-from deploy.grafana.panels import DASHBOARDS
+from deploy.grafana.build import DASHBOARDS, DIRECTORY, file_text
 from tests.bench import report as benchmarks
-from tests.ci import configuration_page
+from tests.ci import configuration_page, metrics_page
 from tests.ci import reliability_report as reliability
 
 
@@ -22,7 +21,8 @@ def generated() -> dict[Path, str]:
         benchmarks.DOCS / "benchmarks.md": benchmarks.page(),
         benchmarks.DOCS / "reliability.md": reliability.page(),
         benchmarks.DOCS / "configuration.md": configuration_page.page(),
-        **{DIRECTORY / f"{dashboard.uid}.json": text(dashboard) for dashboard in DASHBOARDS},
+        metrics_page.FILE: metrics_page.page(),
+        **{DIRECTORY / f"{dashboard.uid}.json": file_text(dashboard) for dashboard in DASHBOARDS},
     }
 
 

@@ -91,18 +91,18 @@ class Service:
         monkeypatch.setattr(learner.server.scheduler, "_OVERDUE_SECONDS", math.inf)
 
     def _watch(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        scale, update, targets = Normaliser.scale, PPO.update, learner.training.targets.targets
+        scale, update, compute = Normaliser.scale, PPO.update, learner.training.targets.compute_targets
 
         def scaling(owner: Normaliser, bonus: Array, slots: Sequence[int]) -> Array:
             self._slots = list(slots)
             self._note("bonus", torch.from_numpy(bonus.copy()))
             return scale(owner, bonus, slots)
 
-        def aiming(batch: Batch, *rest: Any) -> Targets:
-            aims = targets(batch, *rest)
-            for field in fields(aims):
-                self._note(f"aim {field.name}", getattr(aims, field.name).clone())
-            return aims
+        def computing(batch: Batch, *rest: Any) -> Targets:
+            targets = compute(batch, *rest)
+            for field in fields(targets):
+                self._note(f"target {field.name}", getattr(targets, field.name).clone())
+            return targets
 
         def updating(owner: PPO, batch: Batch, *rest: Any) -> object:
             for field in fields(batch):
@@ -115,7 +115,7 @@ class Service:
 
         monkeypatch.setattr(Normaliser, "scale", scaling)
         monkeypatch.setattr(PPO, "update", updating)
-        monkeypatch.setattr(learner.training.ppo, "targets", aiming)
+        monkeypatch.setattr(learner.training.ppo, "compute_targets", computing)
 
     def _note(self, name: str, value: Tensor) -> None:
         self.facts[f"update {len(self.schedule)}: {name}"] = value

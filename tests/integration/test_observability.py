@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from deploy.grafana.panels import DASHBOARDS
+from deploy.grafana.build import DASHBOARDS
 from tests.support.processes import PATIENCE_SECONDS, Command, Run, free_port, holds_within, wait_until
 from tests.support.prometheus import DEPLOY, command, selectors
 

@@ -23,7 +23,7 @@ from learner.monitoring.curve import Point
 from learner.monitoring.page import Page
 from learner.monitoring.progress_line import ProgressFacts
 from learner.server.status import ServerStatus, SessionStatus
-from learner.training.ppo import Report
+from learner.training.ppo import UpdateReport
 from learner.training.status import TrainerStatus
 from tests.support.processes import Run, free_port, wait_until
 
@@ -90,15 +90,15 @@ def test_a_run_serves_its_page_its_status_a_scene_and_its_metrics(address: str) 
     rows = fetch(f"{address}/metrics").decode().splitlines()
     metrics = dict(row.rsplit(" ", 1) for row in rows if row.startswith("outrider_"))
     assert 0 < value["env_steps"] <= float(metrics["outrider_run_env_steps"])
-    assert value["total_steps"] == float(metrics["outrider_run_goal_steps"])
+    assert value["total_steps"] == float(metrics["outrider_run_target_steps"])
     assert value["imbalance_steps"] == 0
     assert [row["slot"] for row in value["fleet"]] == [0, 1]
     assert all(row["host"] for row in value["fleet"])
     assert sum(row["steps"] for row in value["fleet"]) > 0
     assert value["curve"][-1][0] == value["env_steps"]
-    scene = json.loads(fetch(f"{address}/scene.json"))
-    assert len(base64.b64decode(scene["images"])) == len(scene["bonus"]) * 84 * 84
-    assert max(scene["bonus"]) > 0
+    preview = json.loads(fetch(f"{address}/preview.json"))
+    assert len(base64.b64decode(preview["images"])) == len(preview["bonus"]) * 84 * 84
+    assert max(preview["bonus"]) > 0
 
 
 def test_a_browser_shows_the_numbers_of_the_run_without_complaint(address: str, tmp_path: Path) -> None:
@@ -106,14 +106,14 @@ def test_a_browser_shows_the_numbers_of_the_run_without_complaint(address: str, 
     shown = render(address, tmp_path)
     after = status(address)
     assert shown.console == []
-    assert shown.text("answers") == "live"
+    assert shown.text("connection") == "live"
     steps = int(shown.text("progress").split(" of ")[0].replace(",", ""))
     assert before["env_steps"] <= steps <= after["env_steps"]
     assert f"of {before['total_steps']:,} steps" in shown.text("progress")
     assert shown.text("imbalance") == "0"
     assert shown.text("actors") == "2 actors"
     assert shown.dom.count('class="word host"') == 2
-    assert re.search(r"step \d+ of 16 · bonus", shown.text("step"))
+    assert re.search(r"step \d+ of 16 · intrinsic reward", shown.text("step"))
     assert shown.dom.count('class="dot bonus"') == 1
 
 
@@ -122,7 +122,7 @@ def invented(host: str) -> Page:
     view = ServerStatus(
         actors=1, fleet=(SessionStatus(0, host, 0, 64, True, 0.5),), actor_phases={"env": 1.0}
     )
-    progress = TrainerStatus(version=4, report=Report(defaultdict(float), 1e-4), lags=Counter({0: 4}))
+    progress = TrainerStatus(version=4, report=UpdateReport(defaultdict(float), 1e-4), lags=Counter({0: 4}))
     line = ProgressFacts(4_000, 10_000, 16_000, 120.0, 1.5, 0.02, actors=1, lag=0)
     points = (Point(1_000, None, 0.5), Point(3_000, 1.0, 0.1))
     return Page(replace(Config(), seed=7), lambda: line, lambda: view, lambda: progress, lambda: points)
@@ -130,7 +130,7 @@ def invented(host: str) -> Page:
 
 def test_what_an_actor_calls_itself_is_shown_as_text(tmp_path: Path) -> None:
     """Markup in a host name is shown as text and does not run."""
-    server = WebServer("127.0.0.1", 0, invented(HOSTILE).answers)
+    server = WebServer("127.0.0.1", 0, invented(HOSTILE).routes)
     try:
         shown = render(f"http://127.0.0.1:{server.port}/", tmp_path)
     finally:
@@ -143,7 +143,7 @@ def test_what_an_actor_calls_itself_is_shown_as_text(tmp_path: Path) -> None:
 
 def test_a_learner_that_stops_answering_is_shown_as_silent(tmp_path: Path) -> None:
     """The last figures stay on the page, below a line with the time since."""
-    answers, asked = dict(invented("host").answers), []
+    answers, asked = dict(invented("host").routes), []
     last = answers["/status.json"]
 
     def once() -> Response:
@@ -158,6 +158,6 @@ def test_a_learner_that_stops_answering_is_shown_as_silent(tmp_path: Path) -> No
     finally:
         server.close()
     assert len(asked) > 1
-    assert shown.text("answers") == "no answer"
-    assert "has not answered for" in shown.text("silence")
+    assert shown.text("connection") == "no response"
+    assert "has not responded for" in shown.text("disconnected")
     assert shown.text("progress") == "4,000 of 10,000 steps (40 %)"

@@ -35,7 +35,7 @@ from common.protocol.chunk import WARMUP_VERSION
 from common.spaces import Spaces
 from learner.interface import DecodedChunk
 from learner.server.publisher import WeightsBlob
-from learner.training.ppo import PPO, Report
+from learner.training.ppo import PPO, UpdateReport
 from learner.training.trainer import Trainer
 
 Array = npt.NDArray[Any]
@@ -95,7 +95,7 @@ class Loop:
     lag: int = 0  # versions that the actor is behind
     version: int = WARMUP_VERSION  # that the actor knows of
     batch: int = WARMUP_VERSION
-    reports: list[Report] = field(default_factory=list)
+    reports: list[UpdateReport] = field(default_factory=list)
 
     sid, generation, joined, finished = bytes(16), 0, True, False
     counters: ClassVar[SessionCounters] = SessionCounters()  # the session never reconnects
@@ -131,7 +131,7 @@ class Loop:
             self.update()
         return self
 
-    def update(self) -> Report:
+    def update(self) -> UpdateReport:
         """Train on one batch."""
         self.trainer.update()
         report = self.trainer.progress.report

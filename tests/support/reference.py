@@ -34,7 +34,7 @@ from common.rng import RngKey, draws, environment_seeds
 from learner.training.batch import Batch
 from learner.training.ppo import PPO
 from learner.training.running_stats import Moments
-from learner.training.targets import targets
+from learner.training.targets import compute_targets
 
 Array = npt.NDArray[Any]
 Facts = dict[str, Tensor]  # of a run by name: "update V: NAME" of each update, and a checkpoint's tensors
@@ -260,9 +260,9 @@ class Reference:
     @torch.no_grad()
     def record(self, version: int, batch: Batch, bonus: Array) -> None:
         """Keep what the update is about to learn from."""
-        aims = targets(batch, self.ppo._values(batch), self.config)
+        targets = compute_targets(batch, self.ppo._values(batch), self.config)
         named = {x.name: getattr(batch, x.name) for x in fields(batch)} | {"bonus": torch.from_numpy(bonus)}
-        named |= {f"aim {x.name}": getattr(aims, x.name) for x in fields(aims)}
+        named |= {f"target {x.name}": getattr(targets, x.name) for x in fields(targets)}
         self.facts |= {f"update {version}: {name}": value for name, value in named.items()}
 
     def saved(self) -> Facts:

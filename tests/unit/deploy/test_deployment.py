@@ -235,7 +235,7 @@ def test_every_command_of_the_runbook_is_run_by_a_test() -> None:
 
 def test_the_actor_image_holds_what_actors_import() -> None:
     """The Dockerfile leaves out what the learner alone imports; this says that it does so."""
-    found = re.search(r"^learner_alone = (.*)$", (DEPLOY / "Dockerfile").read_text(), re.M)
+    found = re.search(r"^learner_only = (.*)$", (DEPLOY / "Dockerfile").read_text(), re.M)
     assert found is not None
     left_out = ast.literal_eval(found[1])
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

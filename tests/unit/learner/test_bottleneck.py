@@ -1,4 +1,4 @@
-"""Which side holds the run back, on schedules whose answer is known."""
+"""The bottleneck of schedules whose bottleneck is known."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.protocol.messages import Phase
-from learner.monitoring.bottleneck import SIDES, Recent, busy, held_back
+from learner.monitoring.bottleneck import CAUSES, TimeWindow, bottleneck, time_shares
 from learner.training.status import PHASES
 
 ACTOR_PHASES = get_args(Phase)
@@ -19,87 +19,91 @@ def seconds(names: tuple[str, ...], **given: float) -> dict[str, float]:
     return dict.fromkeys(names, 0.0) | given
 
 
-def turns(play: float, fetch: float, way: float, train: float, save: float, actors: int) -> dict[str, float]:
-    """Strict mode: play, fetch and transport while the learner waits; train and save while they do."""
-    learner = seconds(PHASES, wait=play + fetch + way, train=train, checkpoint=save)
+def strict_shares(
+    collect: float, fetch: float, transport: float, train: float, save: float, actors: int
+) -> dict[str, float]:
+    """Shares of the strict mode: the learner waits in the first three parts, actors in the last three."""
+    learner = seconds(PHASES, wait=collect + fetch + transport, train=train, checkpoint=save)
     fleet = seconds(
         ACTOR_PHASES,
-        env=actors * play * 0.5,
-        policy=actors * play * 0.5,
+        env=actors * collect * 0.5,
+        policy=actors * collect * 0.5,
         weights=actors * fetch,
-        credit_wait=actors * (way + train + save),
+        credit_wait=actors * (transport + train + save),
     )
-    return busy(learner, fleet)
+    return time_shares(learner, fleet)
 
 
 part = st.floats(0.01, 100.0)
 
 
 @given(st.lists(part, min_size=5, max_size=5), st.integers(1, 64))
-def test_in_the_strict_mode_the_longest_part_of_a_turn_holds_back(parts: list[float], actors: int) -> None:
-    """The shares are those of the turn, and add up to it."""
-    play, fetch, way, train, save = parts
-    shares = turns(play, fetch, way, train, save, actors)
-    names = ("actors", "weights", "wire", "learner", "disk")
+def test_in_the_strict_mode_the_longest_part_of_a_turn_is_the_bottleneck(
+    parts: list[float], actors: int
+) -> None:
+    """The shares are those of the parts and add up to 1."""
+    collect, fetch, transport, train, save = parts
+    shares = strict_shares(collect, fetch, transport, train, save, actors)
+    names = ("actors", "weights", "mutual_wait", "learner", "checkpoints")
     assert sum(shares.values()) == pytest.approx(1.0)
     for name, length in zip(names, parts, strict=True):
         assert shares[name] == pytest.approx(length / sum(parts), abs=1e-9)
     longest, second = sorted(parts, reverse=True)[:2]
     if longest > second * 1.001:
-        assert held_back(3, actors, shares) == names[parts.index(longest)]
+        assert bottleneck(3, actors, shares) == names[parts.index(longest)]
 
 
 @given(st.floats(0.02, 0.98), st.integers(1, 64))
-def test_in_the_overlapped_mode_it_is_whoever_never_rests(rest: float, actors: int) -> None:
-    """Actors that play all the time hold back a learner that waits at all, and the other way round."""
+def test_in_the_overlapped_mode_the_side_that_never_waits_is_the_bottleneck(rest: float, actors: int) -> None:
+    """If actors always collect steps and the learner sometimes waits, it is the actors; and the reverse."""
     learner = seconds(PHASES, wait=rest, train=1 - rest)
     fleet = seconds(ACTOR_PHASES, env=float(actors))
-    assert held_back(3, actors, busy(learner, fleet)) == "actors"
+    assert bottleneck(3, actors, time_shares(learner, fleet)) == "actors"
     learner = seconds(PHASES, train=1.0)
     fleet = seconds(ACTOR_PHASES, env=actors * (1 - rest), credit_wait=actors * rest)
-    assert held_back(3, actors, busy(learner, fleet)) == "learner"
+    assert bottleneck(3, actors, time_shares(learner, fleet)) == "learner"
 
 
-def test_one_slow_actor_among_many_shows_as_the_way_between() -> None:
-    """Seven of eight have long played when the last chunk comes: nearly everybody waits."""
+def test_one_slow_actor_among_many_shows_as_mutual_waiting() -> None:
+    """Seven of eight actors and the learner wait for the last chunk most of the time."""
     learner = seconds(PHASES, wait=9.0, train=1.0)
     fleet = seconds(ACTOR_PHASES, env=7 * 1.0 + 9.0, credit_wait=7 * 9.0 + 1.0)
-    assert held_back(3, 8, busy(learner, fleet)) == "wire"
+    assert bottleneck(3, 8, time_shares(learner, fleet)) == "mutual_wait"
 
 
-def test_without_actors_or_bundles_or_figures_it_says_so() -> None:
-    """Before anything can be measured the answer does not pretend."""
-    nothing = busy(seconds(PHASES), seconds(ACTOR_PHASES))
-    assert held_back(5, 0, turns(1, 0, 0, 2, 0, actors=1)) == "nobody"
-    assert held_back(-1, 4, turns(1, 0, 0, 2, 0, actors=4)) == "warmup"
-    assert held_back(0, 4, nothing) == "starting"
-    assert {"starting", "nobody", "warmup", *nothing} == set(SIDES)
+def test_states_without_a_measurement_have_causes_of_their_own() -> None:
+    """Each state before the first measurement has a cause of its own."""
+    nothing = time_shares(seconds(PHASES), seconds(ACTOR_PHASES))
+    assert bottleneck(5, 0, strict_shares(1, 0, 0, 2, 0, actors=1)) == "no_actors"
+    assert bottleneck(-1, 4, strict_shares(1, 0, 0, 2, 0, actors=4)) == "warmup"
+    assert bottleneck(0, 4, nothing) == "starting"
+    assert {"starting", "no_actors", "warmup", *nothing} == set(CAUSES)
 
 
-def test_recent_forgets_what_is_older_than_about_a_minute() -> None:
-    """After a change of schedule the shares are those of the new one, and the window stays small."""
-    recent = Recent()
+def test_a_window_forgets_times_older_than_about_a_minute() -> None:
+    """After a change of schedule the shares are those of the new schedule, and the window stays small."""
+    window = TimeWindow()
     learner, actors = seconds(PHASES), seconds(ACTOR_PHASES)
     for second in range(400):
         slow = second < 200
         learner = learner | {"wait": learner["wait"] + slow, "train": learner["train"] + (not slow)}
         actors = actors | {"env": actors["env"] + slow, "credit_wait": actors["credit_wait"] + (not slow)}
-        grown = recent.since(learner, actors)
-        shares = busy(*grown)
-        assert sum(grown[0].values()) <= 61
+        growth = window.growth(learner, actors)
+        shares = time_shares(*growth)
+        assert sum(growth[0].values()) <= 61
         if second == 199:
             assert shares["actors"] == pytest.approx(1.0)
     assert shares["learner"] == pytest.approx(1.0)
     assert shares["actors"] == 0.0
 
 
-def test_recent_waits_for_an_update_that_is_longer_than_its_window() -> None:
-    """Looked at during a phase that shows only at its end, the answer stays the one before."""
-    recent = Recent()
+def test_a_window_covers_an_update_that_is_longer_than_a_minute() -> None:
+    """A phase is counted at its end. During a long phase, the bottleneck stays the one of the last update."""
+    window = TimeWindow()
     learner, actors = seconds(PHASES), seconds(ACTOR_PHASES)
     for _ in range(3):
         learner = learner | {"wait": learner["wait"] + 20, "train": learner["train"] + 200}
         actors = actors | {"env": actors["env"] + 20, "credit_wait": actors["credit_wait"] + 200}
         for _ in range(40):
-            grown = recent.since(learner, actors)
-    assert held_back(3, 1, busy(*grown)) == "learner"
+            growth = window.growth(learner, actors)
+    assert bottleneck(3, 1, time_shares(*growth)) == "learner"

@@ -23,7 +23,7 @@ from learner.service import target_blob
 from learner.training import checkpoint
 from learner.training.batch import Batch, join, make_batch
 from learner.training.checkpoint import RunDirectory
-from learner.training.ppo import PPO, Report
+from learner.training.ppo import PPO, UpdateReport
 from learner.training.trainer import Trainer
 from tests.support.stand_in_device import DEVICE, StandInDevice, stand_in_device
 
@@ -63,7 +63,7 @@ def batch_on(device: torch.device, spaces: Spaces, make_chunk: Maker, lag: int =
     return make_batch(chunk, lags, chunk.reward, chunk.bonus, spaces, statistics_of(spaces), device)
 
 
-def train(ppo: PPO, batch: Batch, statistics: tuple[torch.Tensor, torch.Tensor]) -> Report:
+def train(ppo: PPO, batch: Batch, statistics: tuple[torch.Tensor, torch.Tensor]) -> UpdateReport:
     report = ppo.update(batch, statistics, 0.0)
     assert report is not None
     return report
@@ -225,8 +225,7 @@ def test_checkpoint_target_and_bundle_leave_the_device(
     assert isinstance(target_blob(trainer.ppo), WeightsBlob)
     assert {value.device for value in trainer.ppo.tensors().values()} == {CPU}
     resumed = trainer_on(DEVICE, tmp_path)
-    model, target, optimiser = (saved.part(name) for name in ("model", "target", "optimiser"))
-    resumed.ppo.load(model, target, optimiser, saved.tensors["generator"])
+    resumed.ppo.load(saved.tensors)
     resumed.restore(saved)
     assert train(resumed.ppo, batch, statistics) == train(trainer.ppo, batch, statistics)
     assert all(torch.equal(value, resumed.ppo.state()[name]) for name, value in trainer.ppo.state().items())

@@ -144,7 +144,7 @@ MUTANTS = [
     # Where credit stops.
     Mutant(
         "ends leak into the intrinsic stream",
-        targets.targets,
+        targets.compute_targets,
         "torch.full_like(value, ppo.gamma_intrinsic)",
         "ppo.gamma_intrinsic * (~batch.done).float()",
         test_probes.test_novelty_has_a_horizon_where_every_step_ends_an_episode,
@@ -172,7 +172,7 @@ MUTANTS = [
     ),
     Mutant(
         "bootstrap from the next episode",
-        targets.targets,
+        targets.compute_targets,
         ".masked_scatter(batch.truncated, values.final_extrinsic)",
         ".clone()",
         test_ppo.test_a_time_limit_bootstraps_from_the_final_observation,
@@ -288,8 +288,8 @@ MUTANTS = [
     Mutant(
         "predictor learns without whitening",
         PPO._predictor_loss,
-        "rnd.whiten(samples.next_observation[chosen], *statistics)",
-        "samples.next_observation[chosen].float()",
+        "rnd.whiten(samples.next_observation[kept], *statistics)",
+        "samples.next_observation[kept].float()",
         test_probes.test_the_predictor_learns_where_each_step_led_whitened_with_all_that_is_known,
     ),
     Mutant(

@@ -11,6 +11,7 @@ from functools import partial
 import pytest
 
 from common import files
+from common.model.bundle import under
 from common.protocol import codec
 from learner.server import registry
 from learner.server.admission import Admission
@@ -19,7 +20,7 @@ from learner.server.registry import SessionRegistry
 from learner.server.scheduler import GrantScheduler
 from learner.server.sessions import SessionTable
 from learner.training import checkpoint
-from learner.training.checkpoint import Checkpoint, RunDirectory
+from learner.training.checkpoint import RunDirectory
 from tests.support.mutation import Fact, Mutant, check_noticed
 from tests.unit.common import test_codec
 from tests.unit.learner import test_admission, test_checkpoint, test_ledger, test_scheduler
@@ -340,8 +341,8 @@ CHECKPOINT = [
     ),
     Mutant(
         "a part has tensors of every name that begins like it",
-        Checkpoint.part,
-        "name.startswith(head)",
+        under,
+        "name.startswith(start)",
         "name.startswith(prefix)",
         test_checkpoint.test_a_part_has_no_tensors_of_a_longer_name,
     ),

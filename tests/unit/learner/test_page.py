@@ -1,4 +1,4 @@
-"""What the live page is told, from values that a test writes."""
+"""The responses of the live page, from statuses that a test writes."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from common.protocol.chunk import Chunk
 from common.protocol.messages import Phase
 from common.spaces import Spaces
 from learner.interface import DecodedChunk
-from learner.monitoring.bottleneck import SIDES
+from learner.monitoring.bottleneck import CAUSES
 from learner.monitoring.curve import Point
-from learner.monitoring.page import Page, status
+from learner.monitoring.page import Page, run_status
 from learner.monitoring.progress_line import ProgressFacts
 from learner.server.ledger import Totals
 from learner.server.status import ServerStatus, SessionStatus
-from learner.training.ppo import Report
+from learner.training.ppo import UpdateReport
 from learner.training.status import PHASES, ChunkPreview, TrainerStatus
 
 ROOT = Path(__file__).parents[3]
@@ -44,20 +44,23 @@ VIEW = ServerStatus(
     totals=Totals(4_200, 4_000, {"warmup": 64, "old_generation": 0}, 100), actors=2, actor_phases=ACTORS
 )
 PROGRESS = TrainerStatus(
-    version=4, report=Report(defaultdict(float), 1e-4), lags=Counter({1: 2, 0: 6}), phase_seconds=LEARNER
+    version=4,
+    report=UpdateReport(defaultdict(float), 1e-4),
+    lags=Counter({1: 2, 0: 6}),
+    phase_seconds=LEARNER,
 )
 Maker = Callable[..., Chunk]
 
 
-def told(
+def decoded(
     line: ProgressFacts = LINE,
     view: ServerStatus = VIEW,
     progress: TrainerStatus = PROGRESS,
     config: Config = CONFIG,
 ) -> Any:
-    """The status after its way through JSON."""
-    value = status(config, line, view, progress, POINTS, (progress.phase_seconds, view.actor_phases))
-    return json.loads(json.dumps(value, allow_nan=False))
+    """Return the status as a client decodes it."""
+    values = run_status(config, line, view, progress, POINTS, (progress.phase_seconds, view.actor_phases))
+    return json.loads(json.dumps(values, allow_nan=False))
 
 
 def page(progress: TrainerStatus = PROGRESS, view: Callable[[], ServerStatus] = lambda: VIEW) -> Page:
@@ -68,109 +71,110 @@ def delivered(chunk: Chunk) -> DecodedChunk:
     return DecodedChunk(bytes(16), 4, 3, 0, 0, 4, True, chunk)
 
 
-def test_the_sentence_is_that_of_the_busiest_side() -> None:
-    """The page and the dashboards say the same."""
-    assert (told()["side"], told()["sentence"]) == ("actors", SIDES["actors"])
-    assert told(view=replace(VIEW, actors=0))["sentence"] == SIDES["nobody"]
+def test_the_bottleneck_is_the_cause_with_the_largest_share() -> None:
+    """The page and the dashboards show the same sentence."""
+    assert (decoded()["cause"], decoded()["bottleneck"]) == ("actors", CAUSES["actors"])
+    assert decoded(view=replace(VIEW, actors=0))["bottleneck"] == CAUSES["no_actors"]
 
 
 def test_shares_of_time_add_up_to_the_whole() -> None:
     for side, phases in (("learner_phases", LEARNER), ("actor_phases", ACTORS)):
-        assert sum(told()[side].values()) == pytest.approx(1.0)
-        assert told()[side].keys() == phases.keys()
+        assert sum(decoded()[side].values()) == pytest.approx(1.0)
+        assert decoded()[side].keys() == phases.keys()
 
 
-def test_what_is_left_is_the_steps_that_are_left_at_this_speed() -> None:
-    assert told()["left_seconds"] * 120.0 == pytest.approx(6_000)
-    assert told(line=replace(LINE, steps_per_second=0.0))["left_seconds"] is None
+def test_the_remaining_time_is_that_of_the_remaining_steps_at_this_speed() -> None:
+    assert decoded()["remaining_seconds"] * 120.0 == pytest.approx(6_000)
+    assert decoded(line=replace(LINE, steps_per_second=0.0))["remaining_seconds"] is None
 
 
-def test_before_the_first_update_nothing_is_made_up() -> None:
-    """No return, no curve, no picture, no shares."""
+def test_before_the_first_update_values_are_null_or_empty() -> None:
+    """Values that do not exist yet are null or empty."""
     fresh = ProgressFacts(0, 10_000, 0, 0.0, None, None, 0, 0, warmup="1/8 chunks of random play")
-    value = told(fresh, ServerStatus(), TrainerStatus(phase_seconds=dict.fromkeys(PHASES, 0.0)))
+    value = decoded(fresh, ServerStatus(), TrainerStatus(phase_seconds=dict.fromkeys(PHASES, 0.0)))
     assert value["curve"] == [] and value["fleet"] == []
     assert value["learner_phases"] == {} and value["actor_phases"] == {}
-    for name in ("return_mean", "bonus", "scene", "left_seconds", "update_age_seconds"):
+    for name in ("return_mean", "bonus", "preview", "remaining_seconds", "update_age_seconds"):
         assert value[name] is None
 
 
 def test_the_curve_ends_at_the_present_and_lag_is_counted_by_chunk() -> None:
-    assert told()["curve"] == [[1_000, None, 0.5], [3_000, 1.0, 0.1], [4_000, 1.5, 0.02]]
-    assert told()["lags"] == {"0": 6, "1": 2}
+    assert decoded()["curve"] == [[1_000, None, 0.5], [3_000, 1.0, 0.1], [4_000, 1.5, 0.02]]
+    assert decoded()["lags"] == {"0": 6, "1": 2}
 
 
-def test_drops_are_told_by_reason_and_an_imbalance_with_its_sign() -> None:
-    assert told()["dropped_steps"] == {"warmup": 64}
-    assert told()["imbalance_steps"] == 36
-    assert told(view=replace(VIEW, totals=Totals(10, 12, {}, 0)))["imbalance_steps"] == -2
+def test_drops_are_listed_by_reason_and_an_imbalance_has_a_sign() -> None:
+    assert decoded()["dropped_steps"] == {"warmup": 64}
+    assert decoded()["imbalance_steps"] == 36
+    assert decoded(view=replace(VIEW, totals=Totals(10, 12, {}, 0)))["imbalance_steps"] == -2
 
 
-def test_the_fleet_is_told_by_slot() -> None:
+def test_sessions_are_listed_by_slot() -> None:
     fleet = (SessionStatus(1, "b", 0, 64, True, 0.5), SessionStatus(0, "a", 2, 128, False, 7.0))
-    rows = told(view=replace(VIEW, fleet=fleet))["fleet"]
+    rows = decoded(view=replace(VIEW, fleet=fleet))["fleet"]
     assert [row["slot"] for row in rows] == [0, 1]
     assert rows[0] == {
         "slot": 0, "host": "a", "incarnation": 2, "steps": 128, "plays": False, "silent_seconds": 7.0
     }  # fmt: skip
 
 
-def test_a_run_without_a_bonus_says_so() -> None:
-    assert told()["has_bonus"] is True
-    assert told(config=Config(rnd=RNDConfig(enabled=False)))["has_bonus"] is False
+def test_the_status_tells_whether_the_run_has_a_bonus() -> None:
+    assert decoded()["has_bonus"] is True
+    assert decoded(config=Config(rnd=RNDConfig(enabled=False)))["has_bonus"] is False
 
 
-def test_a_scene_is_the_first_lane_after_each_step_beside_its_bonus(make_chunk: Maker) -> None:
-    """Row S + t is what step t led to, and what its bonus rates. Nothing of the chunk stays in memory."""
+def test_a_preview_is_the_first_lane_after_each_step_and_its_bonus(make_chunk: Maker) -> None:
+    """Row S + t is the observation after step t, for which the bonus is computed; the arrays are copies."""
     chunk = make_chunk(5, 2, IMAGES, 0)
-    shown = ChunkPreview.of(delivered(chunk), IMAGES)
-    answer = page(replace(PROGRESS, scene=shown)).answers["/scene.json"]()
-    assert answer.headers == {"Content-Encoding": "gzip"}
-    value = json.loads(gzip.decompress(answer.body))
+    preview = ChunkPreview.of(delivered(chunk), IMAGES)
+    response = page(replace(PROGRESS, scene=preview)).routes["/preview.json"]()
+    assert response.headers == {"Content-Encoding": "gzip"}
+    value = json.loads(gzip.decompress(response.body))
     images = np.frombuffer(base64.b64decode(value["images"]), np.uint8).reshape(5, 84, 84)
     np.testing.assert_array_equal(images, chunk.observation[4:, 0])
     np.testing.assert_allclose(value["bonus"], chunk.bonus[:, 0])
     np.testing.assert_array_equal(value["done"], chunk.done[:, 0])
     assert (value["slot"], value["version"]) == (3, 4)
-    arrays = (shown.images, shown.bonus, shown.reward, shown.done)
+    arrays = (preview.images, preview.bonus, preview.reward, preview.done)
     assert all(array is not None and array.base is None for array in arrays)
 
 
-def test_a_task_of_numbers_has_a_scene_without_pictures(make_chunk: Maker) -> None:
-    shown = ChunkPreview.of(delivered(make_chunk(5, 2, NUMBERS, 0)), NUMBERS)
-    value = json.loads(gzip.decompress(page(replace(PROGRESS, scene=shown)).answers["/scene.json"]().body))
+def test_a_task_on_vectors_has_a_preview_without_images(make_chunk: Maker) -> None:
+    preview = ChunkPreview.of(delivered(make_chunk(5, 2, NUMBERS, 0)), NUMBERS)
+    response = page(replace(PROGRESS, scene=preview)).routes["/preview.json"]()
+    value = json.loads(gzip.decompress(response.body))
     assert value["images"] is None
     assert len(value["bonus"]) == 5
 
 
-def test_many_readers_cost_what_one_costs(make_chunk: Maker) -> None:
-    """The status is built once a second, a scene is packed once."""
-    looked: list[float] = []
+def test_many_requests_cost_as_much_as_one(make_chunk: Maker) -> None:
+    """The status is built once per second, and a preview is compressed once."""
+    built_at: list[float] = []
 
     def view() -> ServerStatus:
-        looked.append(time.monotonic())
+        built_at.append(time.monotonic())
         return VIEW
 
-    shown = page(
+    live = page(
         replace(PROGRESS, scene=ChunkPreview.of(delivered(make_chunk(5, 2, IMAGES, 0)), IMAGES)), view
     )
-    assert not looked  # nobody asked
-    bodies = [shown.answers["/scene.json"]().body for _ in range(9)]
+    assert not built_at  # only a request builds it
+    bodies = [live.routes["/preview.json"]().body for _ in range(9)]
     assert all(body is bodies[0] for body in bodies)
     for _ in range(100):
-        shown.answers["/status.json"]()
-    assert len(looked) <= 1 + (time.monotonic() - looked[0])
+        live.routes["/status.json"]()
+    assert len(built_at) <= 1 + (time.monotonic() - built_at[0])
 
 
-def test_the_first_reader_sees_where_time_went_since_the_start() -> None:
-    """Not nothing, only because nobody had looked before."""
-    value = json.loads(page().answers["/status.json"]().body)
+def test_the_first_response_covers_all_time_since_the_start() -> None:
+    """The first request has no earlier one to compare with."""
+    value = json.loads(page().routes["/status.json"]().body)
     assert value["learner_phases"]["wait"] == pytest.approx(0.9)
 
 
-def test_the_policy_lets_the_page_s_own_script_and_style_run_and_nothing_else() -> None:
+def test_the_content_security_policy_allows_only_the_page_s_own_script_and_style() -> None:
     """One script and one style, by their hashes; no inline handlers or styles, no other address."""
-    policy = page().answers["/"]().headers["Content-Security-Policy"]
+    policy = page().routes["/"]().headers["Content-Security-Policy"]
     assert "default-src 'none'" in policy and "unsafe" not in policy
     for name in ("script", "style"):
         (text,) = re.findall(f"<{name}>(.*?)</{name}>", HTML, re.DOTALL)

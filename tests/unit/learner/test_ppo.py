@@ -20,8 +20,8 @@ from common.model.policy import Policy
 from common.protocol.chunk import Chunk
 from common.spaces import Spaces
 from learner.training.batch import Batch, make_batch
-from learner.training.checkpoint import Checkpoint
-from learner.training.ppo import FIGURES, PPO, Report
+from learner.training.minibatches import draw_minibatches
+from learner.training.ppo import FIGURES, PPO, UpdateReport
 
 T, E = 8, 6
 SPACES = Spaces((5,), 1, 3)
@@ -58,7 +58,7 @@ def batch_from(
     return make_batch(chunk, lags, chunk.reward, chunk.bonus, spaces, statistics, CPU)
 
 
-def train(ppo: PPO, batch: Batch, progress: float = 0.0) -> Report:
+def train(ppo: PPO, batch: Batch, progress: float = 0.0) -> UpdateReport:
     """One update that must not fail."""
     report = ppo.update(batch, IMAGE_STATISTICS if batch.stack.dtype is torch.uint8 else STATISTICS, progress)
     assert report is not None
@@ -78,7 +78,7 @@ def batch_for(
     return batch_from(chunk, spaces, lag)
 
 
-def updated(config: Config, make_chunk: Maker, updates: int = 1) -> tuple[PPO, list[Report]]:
+def updated(config: Config, make_chunk: Maker, updates: int = 1) -> tuple[PPO, list[UpdateReport]]:
     """A fresh learner after some updates, each on a batch of its own policy."""
     ppo = PPO(config, SPACES, CPU)
     reports = []
@@ -96,7 +96,7 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 def test_the_first_minibatch_has_ratio_1(make_chunk: Maker) -> None:
     """Learner and actor agree about log-probabilities, so nothing is clipped before the first step."""
     _, (report,) = updated(tuned(epochs=1, minibatches=1), make_chunk)
-    assert report.figures["log_prob_canary"] < 1e-5
+    assert report.figures["actor_learner_log_prob_diff_max"] < 1e-5
     assert report.figures["clip_fraction"] == 0.0
     assert abs(report.figures["approx_kl"]) < 1e-6
 
@@ -105,7 +105,9 @@ def test_the_canary_sees_a_foreign_policy(make_chunk: Maker) -> None:
     """Data of other weights shows in the difference of log-probabilities."""
     ppo, _ = updated(CONFIG, make_chunk)
     stranger = PPO(replace(CONFIG, seed=2), SPACES, CPU)
-    assert train(stranger, batch_for(ppo, CONFIG, make_chunk)).figures["log_prob_canary"] > 1e-3
+    assert (
+        train(stranger, batch_for(ppo, CONFIG, make_chunk)).figures["actor_learner_log_prob_diff_max"] > 1e-3
+    )
 
 
 def test_figures_are_finite_and_complete(make_chunk: Maker) -> None:
@@ -193,9 +195,7 @@ def test_a_restored_learner_updates_like_the_uninterrupted_one(enabled: bool, ma
     config = replace(CONFIG, rnd=RNDConfig(enabled=enabled))
     one, _ = updated(config, make_chunk, 2)
     other = PPO(replace(config, seed=2), SPACES, CPU)
-    state = Checkpoint({name: value.clone() for name, value in one.state().items()}, {})
-    model, target, optimiser = (state.part(name) for name in ("model", "target", "optimiser"))
-    other.load(model, target, optimiser, state.tensors["generator"])
+    other.load({name: value.clone() for name, value in one.state().items()})
     batch = batch_for(one, config, make_chunk, 7)
     reports = [train(ppo, batch, 0.2) for ppo in (one, other)]
     assert reports[0] == reports[1]
@@ -205,7 +205,7 @@ def test_a_restored_learner_updates_like_the_uninterrupted_one(enabled: bool, ma
 def test_shuffled_minibatches_cover_each_pass_once() -> None:
     """Every step once per pass, in another order each time; the predictor sees those that its pass keeps."""
     kept = torch.rand(2, T * E) < 0.5
-    minibatches = PPO(CONFIG, SPACES, CPU)._minibatches(kept, T, E)
+    minibatches = draw_minibatches(kept, T, E, CONFIG.ppo, torch.Generator(), CPU)
     assert [len(rows) for rows, _ in minibatches] == [T * E / 3] * 6
     passes = [torch.cat([rows for rows, _ in part]) for part in (minibatches[:3], minibatches[3:])]
     assert [sorted(rows.tolist()) for rows in passes] == [list(range(T * E))] * 2
@@ -218,7 +218,8 @@ def test_unshuffled_minibatches_are_blocks_of_whole_lanes() -> None:
     """As in the RND code: all T steps of neighbouring lanes."""
     seen = []
     kept = torch.zeros(1, T * E, dtype=torch.bool)
-    for rows, chosen in PPO(tuned(shuffle=False, epochs=1), SPACES, CPU)._minibatches(kept, T, E):
+    ppo = tuned(shuffle=False, epochs=1).ppo
+    for rows, chosen in draw_minibatches(kept, T, E, ppo, torch.Generator(), CPU):
         lanes = (rows % E).unique().tolist()
         assert set(rows.tolist()) == {t * E + lane for t in range(T) for lane in lanes}
         assert len(chosen) == 0
@@ -275,7 +276,7 @@ def test_images_train_too(make_chunk: Maker) -> None:
     ppo = PPO(config, IMAGES, CPU)
     figures = train(ppo, image_batch(ppo, config, make_chunk)).figures
     assert np.isfinite(list(figures.values())).all()
-    assert figures["log_prob_canary"] < 1e-4
+    assert figures["actor_learner_log_prob_diff_max"] < 1e-4
 
 
 @pytest.mark.parametrize("spaces", [SPACES, TORQUES], ids=["discrete", "continuous"])
@@ -301,7 +302,7 @@ def test_stale_data_trains_otherwise_than_the_same_data_taken_for_fresh(make_chu
     one, other = train(learners[0], fresh).figures, train(learners[1], stale).figures
     assert (one["lag_mean"], other["lag_mean"]) == (0.0, 2.0)
     assert one["effective_samples"] == 1.0 > other["effective_samples"]
-    assert other["log_prob_canary"] == 0.0 < one["log_prob_canary"]
+    assert other["actor_learner_log_prob_diff_max"] == 0.0 < one["actor_learner_log_prob_diff_max"]
     assert not same(learners[0].tensors(), learners[1].tensors())
     train(uncorrected, stale)
     assert same(uncorrected.tensors(), learners[0].tensors())
@@ -437,6 +438,6 @@ def test_actor_and_learner_agree_about_gaussian_actions(make_chunk: Maker) -> No
     config = tuned(epochs=1, minibatches=1)
     ppo = PPO(config, TORQUES, CPU)
     figures = train(ppo, batch_for(ppo, config, make_chunk, spaces=TORQUES)).figures
-    assert figures["log_prob_canary"] < 1e-5
+    assert figures["actor_learner_log_prob_diff_max"] < 1e-5
     assert figures["clip_fraction"] == 0.0
     assert figures["entropy"] == pytest.approx(2 * 0.5 * math.log(2 * math.pi * math.e))

@@ -148,7 +148,7 @@ def test_the_predictor_learns_where_each_step_led_whitened_with_all_that_is_know
 def test_learner_and_actor_agree_on_every_fresh_action() -> None:
     loop = Loop(ring(), config(4, BONUS, epochs=1)).run()
     for report in loop.reports:
-        assert report.figures["log_prob_canary"] < 1e-5
+        assert report.figures["actor_learner_log_prob_diff_max"] < 1e-5
         assert report.figures["clip_fraction"] == 0.0
         assert abs(report.figures["approx_kl"]) < 1e-6
 

@@ -14,7 +14,7 @@ from common.config import Config, RNDConfig
 from learner.monitoring.run_monitor import RunMonitor
 from learner.server.status import ServerStatus
 from learner.training.episodes import EpisodeTracker
-from learner.training.ppo import Report
+from learner.training.ppo import UpdateReport
 from learner.training.status import TrainerStatus
 
 CONFIG = Config()
@@ -41,7 +41,7 @@ def monitored(tmp_path: Path) -> Iterator[Monitored]:
 
 def updated(version: int, trained_here: int = 0) -> TrainerStatus:
     """After an update, at second 60 of time.monotonic()."""
-    report = Report(defaultdict(lambda: 0.25), 1e-4)
+    report = UpdateReport(defaultdict(lambda: 0.25), 1e-4)
     return TrainerStatus(
         version=version, report=report, lag_max=1, trained_here=trained_here, last_update_at=60.0
     )

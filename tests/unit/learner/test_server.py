@@ -17,6 +17,7 @@ from common.protocol.sockets import BindError, Context, DealerSocket, weights_en
 from common.spaces import Spaces
 from learner.server.admission import Admission
 from learner.server.decoder import ChunkDecoder
+from learner.server.registry import SessionRegistry
 from learner.server.server import Server
 from tests.support.processes import PATIENCE_SECONDS, free_port
 from tests.support.wire_fuzz import hello
@@ -139,10 +140,10 @@ def test_an_error_of_the_network_thread_ends_the_run(
     """Every later call raises one sentence, and so does the trainer's `take`, which makes no call."""
     start()
 
-    def tick(admission: Admission, now: float) -> None:
+    def tick(registry: SessionRegistry, now: float) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(Admission, "tick", tick)
+    monkeypatch.setattr(SessionRegistry, "tick", tick)
     with pytest.raises(Fatal, match="ZeroDivisionError"):
         while True:
             server.session_count()

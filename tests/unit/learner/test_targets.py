@@ -16,7 +16,14 @@ from common.config import Config, EnvConfig, PPOConfig, RNDConfig, RolloutConfig
 from common.protocol.chunk import Chunk
 from common.spaces import Spaces
 from learner.training.batch import Batch, make_batch
-from learner.training.targets import WEIGHT_CAP, Targets, Values, explained, staleness, targets
+from learner.training.targets import (
+    WEIGHT_CAP,
+    Targets,
+    Values,
+    compute_targets,
+    explained_variance,
+    staleness,
+)
 
 T, E = 7, 5
 SPACES = Spaces((2,), 1, 3)
@@ -98,7 +105,7 @@ def test_at_lag_0_the_targets_are_those_of_plain_gae_to_the_last_bit(
     extrinsic = plain_gae(reward, value_e[:-1], next_values(values), 0.97, 0.97 * 0.8, True)
     trace = float(np.float32(0.9) * np.float32(0.8))
     intrinsic = plain_gae(bonus, value_i[:-1], value_i[1:], 0.9, trace, False)
-    found = targets(batch, values, CONFIG)
+    found = compute_targets(batch, values, CONFIG)
     np.testing.assert_array_equal(found.extrinsic, value_e[:-1] + extrinsic)
     np.testing.assert_array_equal(found.intrinsic, value_i[:-1] + intrinsic)
     np.testing.assert_array_equal(found.advantage, np.float32(2) * extrinsic + np.float32(0.5) * intrinsic)
@@ -141,7 +148,7 @@ def test_above_lag_0_both_streams_have_the_targets_of_vtrace(lag: list[int], mak
     advantage_i, target_i = eq_1(
         batch.intrinsic.double(), value_i[:-1], value_i[1:], constant, constant * 0.8, rho
     )
-    found = targets(batch, values, CONFIG)
+    found = compute_targets(batch, values, CONFIG)
     close: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-5}
     torch.testing.assert_close(found.extrinsic.double(), target_e, **close)
     torch.testing.assert_close(found.intrinsic.double(), target_i, **close)
@@ -155,7 +162,7 @@ def test_stale_intrinsic_traces_run_through_ends_and_extrinsic_ones_do_not(make_
     late = torch.zeros(T, E)
     late[5] = 100.0  # after the death in lane 0 and the time limit in lane 1
     later = replace(batch, reward=batch.reward + late, intrinsic=batch.intrinsic + late)
-    before, after = targets(batch, values, CONFIG), targets(later, values, CONFIG)
+    before, after = compute_targets(batch, values, CONFIG), compute_targets(later, values, CONFIG)
     reached = {
         "extrinsic": after.extrinsic != before.extrinsic,
         "intrinsic": after.intrinsic != before.intrinsic,
@@ -169,11 +176,11 @@ def test_stale_intrinsic_traces_run_through_ends_and_extrinsic_ones_do_not(make_
 def test_the_weight_of_a_stale_action_ends_at_2(make_chunk: Maker) -> None:
     batch = batch_of(make_chunk, MIXED)
     values = replace(values_of(batch, 0.0), log_prob=batch.log_prob + math.log(7.0))
-    weight = targets(batch, values, CONFIG).weight
+    weight = compute_targets(batch, values, CONFIG).weight
     assert weight.unique(dim=0).tolist() == [[1.0, 2.0, 2.0, 1.0, 2.0]]
     lower = replace(values, log_prob=batch.log_prob - math.log(7.0))
     torch.testing.assert_close(
-        targets(batch, lower, CONFIG).weight[0], torch.tensor([1, 1 / 7, 1 / 7, 1, 1 / 7])
+        compute_targets(batch, lower, CONFIG).weight[0], torch.tensor([1, 1 / 7, 1 / 7, 1, 1 / 7])
     )
 
 
@@ -181,20 +188,20 @@ def test_without_correction_stale_data_counts_as_fresh(make_chunk: Maker) -> Non
     plain = replace(CONFIG, ppo=replace(PPO, correct_lag=False))
     stale, fresh = batch_of(make_chunk, STALE), batch_of(make_chunk, FRESH)
     values = values_of(stale, 1.0)
-    found = targets(stale, values, plain)
-    assert same(found, targets(fresh, values, CONFIG))
-    assert not same(found, targets(stale, values, CONFIG))
+    found = compute_targets(stale, values, plain)
+    assert same(found, compute_targets(fresh, values, CONFIG))
+    assert not same(found, compute_targets(stale, values, CONFIG))
 
 
 def test_without_a_bonus_the_intrinsic_stream_has_no_say(make_chunk: Maker) -> None:
     batch = batch_of(make_chunk, MIXED)
     values = values_of(batch, 1.0)
-    alone = targets(batch, values, replace(CONFIG, rnd=RNDConfig(enabled=False)))
-    both = targets(batch, values, CONFIG)
+    alone = compute_targets(batch, values, replace(CONFIG, rnd=RNDConfig(enabled=False)))
+    both = compute_targets(batch, values, CONFIG)
     assert not alone.intrinsic.any()
     assert torch.equal(alone.extrinsic, both.extrinsic)
     unmoved = replace(CONFIG, ppo=replace(PPO, coef_intrinsic=0.0))
-    assert torch.equal(alone.advantage, targets(batch, values, unmoved).advantage)
+    assert torch.equal(alone.advantage, compute_targets(batch, values, unmoved).advantage)
 
 
 def test_targets_leave_their_inputs_alone(make_chunk: Maker) -> None:
@@ -203,7 +210,7 @@ def test_targets_leave_their_inputs_alone(make_chunk: Maker) -> None:
     inputs = [getattr(batch, name) for name in ("reward", "intrinsic", "log_prob", "lag")]
     inputs += [getattr(values, name) for name in Values.__slots__]
     copies = [x.clone() for x in inputs]
-    targets(batch, values, CONFIG)
+    compute_targets(batch, values, CONFIG)
     assert all(torch.equal(x, copy) for x, copy in zip(inputs, copies, strict=True))
 
 
@@ -215,10 +222,10 @@ def test_staleness_on_numbers_made_by_hand(make_chunk: Maker) -> None:
     ratio = torch.tensor([math.exp(0.01), math.exp(-0.02), 4.0, 0.5])
     none = torch.zeros(2, 4)
     values = Values(batch.log_prob + ratio.log(), none, none, torch.zeros(0))
-    found = staleness(batch, values, targets(batch, values, CONFIG))
+    found = staleness(batch, values, compute_targets(batch, values, CONFIG))
     assert {name: float(value) for name, value in found.items()} == pytest.approx(
         {
-            "log_prob_canary": 0.02,  # of the fresh ones alone
+            "actor_learner_log_prob_diff_max": 0.02,  # of the fresh ones alone
             "kl_behaviour": sum(r - 1 - math.log(r) for r in ratio.tolist()) / 4,
             "weight_capped": 1 / 4,
             "effective_samples": (1 + 1 + 2 + 0.5) ** 2 / (4 * (1 + 1 + 4 + 0.25)),
@@ -230,9 +237,9 @@ def test_staleness_on_numbers_made_by_hand(make_chunk: Maker) -> None:
 def test_fresh_data_is_all_effective_and_nothing_is_capped(make_chunk: Maker) -> None:
     batch = batch_of(make_chunk, FRESH)
     values = values_of(batch, 0.0)
-    found = staleness(batch, values, targets(batch, values, CONFIG))
+    found = staleness(batch, values, compute_targets(batch, values, CONFIG))
     assert {name: float(value) for name, value in found.items()} == {
-        "log_prob_canary": 0.0,
+        "actor_learner_log_prob_diff_max": 0.0,
         "kl_behaviour": 0.0,
         "weight_capped": 0.0,
         "effective_samples": 1.0,
@@ -246,6 +253,6 @@ def test_explained_variance_is_what_the_value_heads_foretell(noise: float) -> No
     target = torch.randn(400, 50, generator=generator)
     value = torch.cat([(1 - noise) * target + 3.0, torch.zeros(1, 50)])  # an offset is no error
     values = Values(torch.zeros(400, 50), value, torch.zeros(401, 50), torch.zeros(0))
-    found = explained(values, Targets(target, target, torch.full((400, 50), 7.0), target))
+    found = explained_variance(values, Targets(target, target, torch.full((400, 50), 7.0), target))
     assert float(found["explained_variance_extrinsic"]) == pytest.approx(max(-1.0, 1 - noise**2), abs=1e-5)
     assert float(found["explained_variance_intrinsic"]) == 0.0  # nothing varies: nothing to foretell

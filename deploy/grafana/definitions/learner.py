@@ -1,0 +1,182 @@
+"""Dashboard: the learner's time, queues, checkpoints and process."""
+
+from __future__ import annotations
+
+from deploy.grafana.definitions.shared import TOP_ROW, rate, single
+from deploy.grafana.model import Dashboard, Panel, Query, Row
+
+DASHBOARD = Dashboard(
+    "outrider-learner",
+    "Outrider: learner",
+    "The learner's time, queues, checkpoints and process.",
+    (
+        TOP_ROW,
+        Row(
+            "Time",
+            (
+                Panel(
+                    "Learner time by phase",
+                    "A large share of wait means that more actors would help. A small one means that a"
+                    " faster device or max_lag 1 would.",
+                    single("job_phase:outrider_learner_phase_seconds:share1m", "{{phase}}"),
+                    unit="percentunit",
+                    stacked=True,
+                    minimum=0,
+                    maximum=1,
+                    width=12,
+                    height=8,
+                ),
+                Panel(
+                    "Seconds per update",
+                    "Time of one update by phase, mean of five minutes.",
+                    single(
+                        "sum by (phase) (rate(outrider_learner_phase_seconds_total[5m]))"
+                        " / on () group_left () (sum(rate(outrider_learner_updates_total[5m])) > 0)",
+                        "{{phase}}",
+                    ),
+                    unit="s",
+                    stacked=True,
+                    minimum=0,
+                    width=12,
+                    height=8,
+                ),
+            ),
+        ),
+        Row(
+            "Queues and threads",
+            (
+                Panel(
+                    "Decoded chunks waiting",
+                    "Chunks that the learner has received and the trainer has not taken. Credit bounds"
+                    " their number.",
+                    single("outrider_decoder_chunks"),
+                    minimum=0,
+                    soft_maximum=1,
+                    decimals=0,
+                    width=6,
+                ),
+                Panel(
+                    "Decoding",
+                    "Share of one core that decompresses chunks. Near 1 it is the bottleneck.",
+                    single(rate("outrider_decoder_seconds_total")),
+                    unit="percentunit",
+                    minimum=0,
+                    width=6,
+                ),
+                Panel(
+                    "Thread silence",
+                    "Time since each thread of the learner last completed a loop. The watchdog ends the"
+                    " process if a thread hangs.",
+                    single("outrider_learner_thread_silence_seconds", "{{thread}}"),
+                    unit="s",
+                    minimum=0,
+                    soft_maximum=1,
+                    width=6,
+                ),
+                Panel(
+                    "Policy lag of chunks",
+                    "Number of versions between the collection of a chunk and its training: median and"
+                    " 99th percentile of five minutes. It is 0 in the strict mode.",
+                    (
+                        Query(
+                            "histogram_quantile(0.5, sum by (le)"
+                            " (rate(outrider_learner_chunk_lag_versions_bucket[5m])))",
+                            "median",
+                        ),
+                        Query(
+                            "histogram_quantile(0.99, sum by (le)"
+                            " (rate(outrider_learner_chunk_lag_versions_bucket[5m])))",
+                            "99th percentile",
+                        ),
+                    ),
+                    minimum=0,
+                    soft_maximum=1,
+                    width=6,
+                ),
+            ),
+        ),
+        Row(
+            "Checkpoints",
+            (
+                Panel(
+                    "Checkpoint age",
+                    "Training time that a crash would lose now. The learner writes at most one checkpoint"
+                    " per minute, between updates.",
+                    single("time() - outrider_checkpoint_last_success_timestamp_seconds"),
+                    unit="s",
+                    minimum=0,
+                ),
+                Panel(
+                    "Checkpoint time",
+                    "Share of the trainer's time. The learner chooses the interval so that it stays below"
+                    " 5 %.",
+                    single('rate(outrider_learner_phase_seconds_total{phase="checkpoint"}[5m])'),
+                    unit="percentunit",
+                    minimum=0,
+                ),
+                Panel(
+                    "Checkpoint failures",
+                    "Checkpoints that could not be written, in ten minutes. Training continues.",
+                    single("increase(outrider_checkpoint_failures_total[10m])"),
+                    minimum=0,
+                    soft_maximum=1,
+                    decimals=0,
+                ),
+            ),
+        ),
+        Row(
+            "Process",
+            (
+                Panel(
+                    "Memory",
+                    "Resident memory of the process, and GPU memory of tensors if there is a GPU.",
+                    (
+                        Query('process_resident_memory_bytes{job="learner"}', "process"),
+                        Query("outrider_device_memory_bytes", "GPU"),
+                    ),
+                    unit="bytes",
+                    minimum=0,
+                ),
+                Panel(
+                    "CPU",
+                    "Number of cores in use.",
+                    single('rate(process_cpu_seconds_total{job="learner"}[$__rate_interval])'),
+                    minimum=0,
+                ),
+                Panel(
+                    "Open files",
+                    "One per connection and a few more. The number follows the number of actors.",
+                    single('process_open_fds{job="learner"}'),
+                    minimum=0,
+                    decimals=0,
+                ),
+                Panel(
+                    "Software",
+                    "Components and their versions.",
+                    single("outrider_build_info", "{{component}} {{version}}"),
+                    kind="label",
+                    width=8,
+                    height=3,
+                ),
+                Panel(
+                    "Generation",
+                    "Number of earlier starts of the learner in this run.",
+                    single("outrider_learner_generation"),
+                    kind="value",
+                    width=8,
+                    height=3,
+                    decimals=0,
+                ),
+                Panel(
+                    "Uptime",
+                    "Time since the start of the learner's process.",
+                    single('process_start_time_seconds{job="learner"} * 1000'),
+                    unit="dateTimeFromNow",
+                    kind="value",
+                    width=8,
+                    height=3,
+                ),
+            ),
+        ),
+    ),
+)

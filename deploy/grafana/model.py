@@ -1,0 +1,54 @@
+"""The values that describe a dashboard: rows of panels, each with its queries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Query:
+    """One expression and the name of its series; `{{label}}` stands for a label's value."""
+
+    expr: str
+    legend: str = ""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One question that a dashboard answers, and the sentence that tells how to read the answer."""
+
+    title: str
+    description: str
+    queries: tuple[Query, ...]
+    unit: str = "short"
+    width: int = 8
+    height: int = 7
+    kind: Literal["lines", "value", "label", "bars"] = "lines"  # label: the name of the series
+    stacked: bool = False
+    minimum: float | None = None
+    maximum: float | None = None
+    soft_maximum: float | None = None  # the axis reaches at least this far
+    logarithmic: bool = False
+    decimals: int | None = None
+    red_unless_zero: bool = False
+    series_titles: Mapping[str, str] = field(default_factory=dict)  # shown in place of a series' name
+
+
+@dataclass(frozen=True)
+class Row:
+    """Panels under one heading, from left to right, wrapped where they do not fit."""
+
+    title: str
+    panels: tuple[Panel, ...]
+
+
+@dataclass(frozen=True)
+class Dashboard:
+    """One page of Grafana; `uid` is also the name of its file."""
+
+    uid: str
+    title: str
+    description: str
+    rows: tuple[Row, ...]

@@ -1,0 +1,43 @@
+"""The rows of each minibatch of an update."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from common.config import PPOConfig
+
+
+def draw_minibatches(
+    kept: Tensor, steps: int, lanes: int, ppo: PPOConfig, generator: torch.Generator, device: torch.device
+) -> list[tuple[Tensor, Tensor]]:
+    """Draw the rows of each minibatch, and those of them that the predictor learns from.
+
+    A minibatch is a random set of steps, or without `shuffle` a block of whole lanes in order. The rows are
+    drawn on the host and sent to the device in one copy, because every copy from the host waits for it.
+
+    Args:
+        kept: rows that the predictor learns from, bool [epochs, T x E], on the host.
+        steps: T.
+        lanes: E.
+        ppo: number of epochs and minibatches.
+        generator: of the host.
+        device: of the result.
+
+    Returns:
+        One pair of int64 arrays for each minibatch of each epoch.
+    """
+    size = steps * lanes // ppo.minibatches
+    lane_by_lane = torch.arange(steps * lanes).view(steps, lanes).t().reshape(-1)
+    orders = [
+        torch.randperm(steps * lanes, generator=generator) if ppo.shuffle else lane_by_lane
+        for _ in range(ppo.epochs)
+    ]
+    kept_rows = [
+        rows[keep[rows]]
+        for order, keep in zip(orders, kept, strict=True)
+        for rows in torch.split(order, size)
+    ]
+    all_rows = torch.split(torch.cat(orders).to(device), size)
+    predictor_rows = torch.split(torch.cat(kept_rows).to(device), [len(rows) for rows in kept_rows])
+    return list(zip(all_rows, predictor_rows, strict=True))
