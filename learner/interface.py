@@ -25,7 +25,7 @@ class DecodedChunk:
     slot: int
     incarnation: int
     offset: int  # of its first step in the session
-    version: int  # that it was played under
+    version: int  # of the policy that acted
     fresh: bool  # every lane was reset right before its first step
     chunk: Chunk
 

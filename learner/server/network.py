@@ -52,7 +52,6 @@ class Network:
     ) -> None:
         self._admission, self._publisher, self._decoder = admission, publisher, decoder
         self._message_bytes, self._keys = message_bytes, keys
-        self._calls = CallQueue()
         self._closing = threading.Event()
         self._outbox: Replies = []  # what to send at the end of a loop
         self._message_handler = MessageHandler(admission, self._outbox, decoder.submit)
@@ -68,12 +67,13 @@ class Network:
     def start(self, endpoints: Sequence[tuple[str, str]]) -> None:
         """Bind every (data, weights) pair, publish the first status and serve. Raises like `Ports`."""
         started: Future[None] = Future()
+        self._calls = CallQueue()
         self._thread = threading.Thread(target=self._run, args=(endpoints, started), name="network")
         self._thread.start()
         try:
             started.result(_START_SECONDS)
         except BaseException:
-            self._end_thread()
+            self.close()
             raise
 
     def call(self, function: Callable[[], T]) -> T:
@@ -85,10 +85,7 @@ class Network:
         self._outbox += replies
 
     def close(self) -> None:
-        """Stop serving; later calls raise."""
-        self._end_thread()
-
-    def _end_thread(self) -> None:
+        """End the thread; later calls raise."""
         self._closing.set()
         self._calls.waker.wake()
         self._thread.join()
