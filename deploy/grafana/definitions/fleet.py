@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from deploy.grafana.definitions.shared import TOP_ROW, rate, single
+from deploy.grafana.definitions.shared import TOP_ROW, rate_of, single
 from deploy.grafana.model import Dashboard, Panel, Query, Row
+
+_SLOT_RATE = rate_of("outrider_fleet_slot_steps_total", "slot")
 
 DASHBOARD = Dashboard(
     "outrider-fleet",
@@ -53,14 +55,14 @@ DASHBOARD = Dashboard(
                     "Slowest slots",
                     "Steps per second received from each slot, on all machines: the eight slots with the"
                     " lowest rate.",
-                    single(f"bottomk(8, {rate('outrider_fleet_slot_steps_total', 'slot')})", "slot {{slot}}"),
+                    single(f"bottomk(8, {_SLOT_RATE})", "slot {{slot}}"),
                     minimum=0,
                 ),
                 Panel(
                     "Fastest slots",
                     "Steps per second received from each slot, on all machines: the eight slots with the"
                     " highest rate.",
-                    single(f"topk(8, {rate('outrider_fleet_slot_steps_total', 'slot')})", "slot {{slot}}"),
+                    single(f"topk(8, {_SLOT_RATE})", "slot {{slot}}"),
                     minimum=0,
                 ),
                 Panel(
@@ -104,7 +106,7 @@ DASHBOARD = Dashboard(
                 Panel(
                     "Steps per second by exporter",
                     "There is one exporter per container, or per host with --procs.",
-                    single(rate("outrider_actor_env_steps_total", "instance"), "{{instance}}"),
+                    single(rate_of("outrider_actor_env_steps_total", "instance"), "{{instance}}"),
                     minimum=0,
                 ),
                 Panel(
@@ -122,9 +124,9 @@ DASHBOARD = Dashboard(
                     "Share of its time in which an exporter's actors do not wait for credit.",
                     single(
                         "1 - "
-                        + rate('outrider_actor_phase_seconds_total{phase="credit_wait"}', "instance")
+                        + rate_of('outrider_actor_phase_seconds_total{phase="credit_wait"}', "instance")
                         + " / ("
-                        + rate("outrider_actor_phase_seconds_total", "instance")
+                        + rate_of("outrider_actor_phase_seconds_total", "instance")
                         + " > 0)",
                         "{{instance}}",
                     ),

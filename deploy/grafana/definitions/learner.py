@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deploy.grafana.definitions.shared import TOP_ROW, rate, single
+from deploy.grafana.definitions.shared import TOP_ROW, rate_of, single
 from deploy.grafana.model import Dashboard, Panel, Query, Row
 
 DASHBOARD = Dashboard(
@@ -58,7 +58,7 @@ DASHBOARD = Dashboard(
                 Panel(
                     "Decoding",
                     "Share of one core that decompresses chunks. Near 1 it is the bottleneck.",
-                    single(rate("outrider_decoder_seconds_total")),
+                    single(rate_of("outrider_decoder_seconds_total")),
                     unit="percentunit",
                     minimum=0,
                     width=6,

@@ -8,14 +8,14 @@ from learner.monitoring.bottleneck import CAUSES
 TRAINED_RATE = "sum(job:outrider_learner_steps_trained:rate1m)"
 
 
-def rate(metric: str, by: str = "") -> str:
-    """The query of a counter's rate, summed over all series or by one label."""
+def rate_of(metric: str, by: str = "") -> str:
+    """Return the query of a counter's rate, summed over all series or by one label."""
     total = f"sum by ({by}) " if by else "sum"
     return f"{total}(rate({metric}[$__rate_interval]))"
 
 
 def single(expr: str, legend: str = "") -> tuple[Query, ...]:
-    """The queries of a panel that has only one."""
+    """Return the queries of a panel that has only one."""
     return (Query(expr, legend),)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deploy.grafana.definitions.shared import TOP_ROW, rate, single
+from deploy.grafana.definitions.shared import TOP_ROW, rate_of, single
 from deploy.grafana.model import Dashboard, Panel, Query, Row
 
 DASHBOARD = Dashboard(
@@ -18,9 +18,9 @@ DASHBOARD = Dashboard(
                     "Steps per second",
                     "Every produced step is later trained on or dropped; the next panel shows the reasons.",
                     (
-                        Query(rate("outrider_learner_steps_produced_total"), "produced"),
-                        Query(rate("outrider_learner_steps_trained_total"), "trained"),
-                        Query(rate("outrider_learner_steps_dropped_total"), "dropped"),
+                        Query(rate_of("outrider_learner_steps_produced_total"), "produced"),
+                        Query(rate_of("outrider_learner_steps_trained_total"), "trained"),
+                        Query(rate_of("outrider_learner_steps_dropped_total"), "dropped"),
                     ),
                     minimum=0,
                 ),
@@ -67,7 +67,7 @@ DASHBOARD = Dashboard(
                     "Chunks per second at the actors",
                     "Of actors that Prometheus scrapes. The rates of sent and settled chunks are equal;"
                     " retransmitted is 0 unless a connection failed.",
-                    single(rate("outrider_actor_chunks_total", "outcome"), "{{outcome}}"),
+                    single(rate_of("outrider_actor_chunks_total", "outcome"), "{{outcome}}"),
                     minimum=0,
                 ),
             ),
@@ -79,8 +79,8 @@ DASHBOARD = Dashboard(
                     "Bytes per second",
                     "Bytes received on the data port, and bytes of weights sent.",
                     (
-                        Query(rate("outrider_wire_received_bytes_total"), "received"),
-                        Query(rate("outrider_weights_sent_bytes_total"), "weights sent"),
+                        Query(rate_of("outrider_wire_received_bytes_total"), "received"),
+                        Query(rate_of("outrider_weights_sent_bytes_total"), "weights sent"),
                     ),
                     unit="Bps",
                     minimum=0,
@@ -98,14 +98,14 @@ DASHBOARD = Dashboard(
                 Panel(
                     "Messages per second",
                     "Messages read on the data port, by kind.",
-                    single(rate("outrider_wire_messages_total", "kind"), "{{kind}}"),
+                    single(rate_of("outrider_wire_messages_total", "kind"), "{{kind}}"),
                     minimum=0,
                 ),
                 Panel(
                     "Weights downloads",
                     "Downloads started per second: one per update and actor, or per update and host with"
                     " --procs.",
-                    single(rate("outrider_weights_pulls_total")),
+                    single(rate_of("outrider_weights_pulls_total")),
                     unit="ops",
                     minimum=0,
                 ),

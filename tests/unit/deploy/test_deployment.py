@@ -1,15 +1,12 @@
-"""What is written in deploy/ agrees with the code, with itself, and with what the runbook promises."""
+"""The files of deploy/ are consistent with each other, with the code and with the runbook."""
 
 from __future__ import annotations
 
-import ast
-import importlib.metadata
 import re
 import shlex
 import shutil
 import subprocess
 import sys
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -45,14 +42,14 @@ KUBERNETES = [
 
 
 def interpolate(text: str, **variables: str) -> str:
-    """Compose's `${NAME}`, `${NAME-or}`, `${NAME:-or}` and `${NAME:+then}`, one inside another."""
+    """Replace Compose's `${NAME}`, `${NAME-or}`, `${NAME:-or}` and `${NAME:+then}`, also nested ones."""
 
     def value(match: re.Match[str]) -> str:
         name, rule, word = match["name"], match["rule"] or "", match["word"] or ""
-        held = variables.get(name)
+        current = variables.get(name)
         if rule == ":+":
-            return word if held else ""
-        return held if held or (held is not None and not rule.startswith(":")) else word
+            return word if current else ""
+        return current if current or (current is not None and not rule.startswith(":")) else word
 
     pattern = re.compile(r"\$\{(?P<name>\w+)(?:(?P<rule>:?[-+?])(?P<word>[^${}]*))?\}")
     while text != (text := pattern.sub(value, text)):
@@ -61,7 +58,7 @@ def interpolate(text: str, **variables: str) -> str:
 
 
 def command(service: Tree, **variables: str) -> list[str]:
-    """The words that a service runs."""
+    """Return the command of a service, word by word."""
     words = service["command"]
     if isinstance(words, str):
         return shlex.split(interpolate(words, **variables))
@@ -102,7 +99,7 @@ def actor_commands() -> Iterator[tuple[str, list[str]]]:
 
 
 @pytest.mark.parametrize("words", [pytest.param(words, id=name) for name, words in learner_commands()])
-def test_the_learner_understands_what_it_is_told(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_learner_accepts_its_options(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     assert words[:3] == ["python", "-m", "learner"]
     monkeypatch.setattr("learner.commandline.KeyDirectory.open", lambda path: path)
     [(_, options)] = parse(words[3:])
@@ -113,7 +110,7 @@ def test_the_learner_understands_what_it_is_told(words: list[str], monkeypatch: 
     assert options.run_dir.parent == Path("runs")
 
 
-def test_variables_decide_the_run_and_name_its_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_choose_the_run_and_its_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("learner.commandline.KeyDirectory.open", lambda path: path)
     learner = COMPOSE["services"]["learner"]
     [(config, options)] = parse(command(learner)[3:])
@@ -127,7 +124,7 @@ def test_variables_decide_the_run_and_name_its_directory(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("words", [pytest.param(words, id=name) for name, words in actor_commands()])
-def test_actors_know_every_option_they_are_given(words: list[str]) -> None:
+def test_actors_accept_their_options(words: list[str]) -> None:
     assert words[:3] == ["python", "-m", "actor"]
     given = [sys.executable, *words[1:]]
     given[given.index("--keys") + 1] = "/nonexistent/key"
@@ -184,7 +181,7 @@ def test_every_file_names_the_same_images() -> None:
 def test_nothing_runs_as_root_with_a_capability_or_a_writable_root(tree: Tree) -> None:
     for name, service in tree["services"].items():
         assert service["cap_drop"] == ["ALL"], name
-        if "grafana" not in service["image"]:  # it writes where it was installed
+        if "grafana" not in service["image"]:  # it writes to its installation directory
             assert service["read_only"] is True, name
         if "outrider" in service["image"] and not (tree is MACHINE and name == "keys"):
             assert service["user"] == "10001:10001", name
@@ -193,7 +190,7 @@ def test_nothing_runs_as_root_with_a_capability_or_a_writable_root(tree: Tree) -
     assert (copier["network_mode"], copier["cap_add"]) == ("none", ["CHOWN", "DAC_OVERRIDE", "FOWNER"])
 
 
-def test_published_ports_are_of_this_machine_alone_unless_asked() -> None:
+def test_ports_are_published_on_this_machine_only_by_default() -> None:
     for service in COMPOSE["services"].values():
         for port in service.get("ports", []):
             assert interpolate(port).startswith("127.0.0.1:")
@@ -233,33 +230,8 @@ def test_every_command_of_the_runbook_is_run_by_a_test() -> None:
     assert set(runbook.sections()) - set(ELSEWHERE) == set(HERE)
 
 
-def test_the_actor_image_holds_what_actors_import() -> None:
-    """The Dockerfile leaves out what the learner alone imports; this says that it does so."""
-    found = re.search(r"^learner_only = (.*)$", (DEPLOY / "Dockerfile").read_text(), re.M)
-    assert found is not None
-    left_out = ast.literal_eval(found[1])
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    modules = importlib.metadata.packages_distributions()
-    imported = {
-        distribution.lower().replace("_", "-")
-        for folder in ("actor", "common")
-        for path in (ROOT / folder).rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
-        for module in _modules(node)
-        for distribution in modules.get(module.partition(".")[0], [])
-    }
-    needs = {re.match(r"[\w-]+", need)[0] for need in project["dependencies"]}  # type: ignore[index]
-    assert imported & needs == needs - (left_out - {"torch"})
-
-
-def _modules(node: ast.AST) -> list[str]:
-    if isinstance(node, ast.Import):
-        return [name.name for name in node.names]
-    return [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
-
-
 def _client(*words: str) -> str:
-    """Output of a command-line client; neither needs an engine or a cluster for this."""
+    """Return the output of a client command that needs neither an engine nor a cluster."""
     if shutil.which(words[0]) is None:
         pytest.skip(f"{words[0]} is not installed")
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
