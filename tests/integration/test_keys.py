@@ -141,7 +141,7 @@ def test_a_revocation_ends_the_session_and_drops_its_unsent_steps(served: Served
     sentence = bob.refusal()
     assert sentence is not None and "revoked" in sentence
     assert bob.client.receive() is None or not bob.client.send([b"more"])
-    alice.step(28)  # on the old connection or a new one
+    alice.step(28)  # on whatever connection
     if alice.classify_message(messages.Ack, 1.0) is None:
         alice.step(0)
         alice.classify_message(messages.HelloRequired, 5.0)
