@@ -1,4 +1,4 @@
-"""Access control of the learner's sockets: CURVE keys, the ZAP handler, and a test that it refuses strangers.
+"""Access control of the learner's sockets: CURVE keys, the ZAP handler, and a test of its refusals.
 
 At each handshake libzmq asks a handler inside the process whether the client's key is authorised (ZAP,
 RFC 27). Without a handler libzmq accepts every client. Therefore the handler runs in the thread of the

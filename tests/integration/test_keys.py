@@ -1,4 +1,4 @@
-"""Keys on real sockets: who gets in, who is told why not, and what a revocation does."""
+"""Keys on real sockets: authorised clients, refused clients with the reason, and revocations."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def port_of(endpoint: str) -> int:
     return int(endpoint.rpartition(":")[2])
 
 
-def test_an_authorised_key_gets_in_and_local_sockets_need_none(served: Served, meet: Meet) -> None:
+def test_an_authorised_key_is_accepted_and_local_sockets_need_none(served: Served, meet: Meet) -> None:
     alice = served.keys_of("alice")
     served.start()
     for peer in (meet(served.endpoint, alice), meet(served.local)):
@@ -62,14 +62,14 @@ def test_an_authorised_key_gets_in_and_local_sockets_need_none(served: Served, m
     wait_until(lambda: served.server.status.actors == 2, "two sessions")
 
 
-def test_a_key_that_is_added_while_the_learner_runs_gets_in_at_once(served: Served, meet: Meet) -> None:
+def test_a_key_that_is_added_while_the_learner_runs_is_accepted(served: Served, meet: Meet) -> None:
     served.start()
     late = served.keys_of("late")
-    time.sleep(0.2)  # no actor starts in less; a second is what a revocation takes
+    time.sleep(0.2)  # less than the start of an actor takes
     meet(served.endpoint, late).join()
 
 
-def test_each_kind_of_stranger_is_refused_and_told_why(served: Served, meet: Meet) -> None:
+def test_each_kind_of_unauthorised_client_is_refused_with_the_reason(served: Served, meet: Meet) -> None:
     """Unknown key, no key, another learner's key file; the learner counts them."""
     alice = served.keys_of("alice")
     served.start()
@@ -83,7 +83,7 @@ def test_each_kind_of_stranger_is_refused_and_told_why(served: Served, meet: Mee
     def counted(*reasons: str) -> bool:
         return sum(served.server.status.auth_refused.get(reason, 0) for reason in reasons) >= 3
 
-    # The learner's own tries at both ports, and ours. A client without keys may notice the difference
+    # Two attempts are the learner's own, at both ports. A client without keys may detect the difference
     # first, and hang up.
     wait_until(lambda: counted("unknown_key"), "refusals of unknown keys")
     wait_until(lambda: counted("mechanism", "hangup"), "refusals without a key")
@@ -91,7 +91,7 @@ def test_each_kind_of_stranger_is_refused_and_told_why(served: Served, meet: Mee
     assert served.server.status.sessions_seen == 0
 
 
-def test_a_learner_without_keys_is_no_learner_for_an_actor_with_some(tmp_path: Path, meet: Meet) -> None:
+def test_an_actor_with_keys_refuses_a_learner_without_keys(tmp_path: Path, meet: Meet) -> None:
     with contextlib.closing(Served(tmp_path, keyed=False)) as served:
         alice = served.keys_of("alice")
         served.start()
@@ -101,8 +101,8 @@ def test_a_learner_without_keys_is_no_learner_for_an_actor_with_some(tmp_path: P
 
 
 @pytest.mark.parametrize("keyed", [True, False])
-def test_an_absent_learner_and_a_proxy_without_one_are_no_refusal(meet: Meet, keyed: bool) -> None:
-    """Nobody listens; or somebody accepts and hangs up, as a port forwarder does while its target is away."""
+def test_an_absent_learner_and_a_proxy_without_a_learner_are_no_refusal(meet: Meet, keyed: bool) -> None:
+    """A closed port; and a port that accepts and hangs up, as a forwarder does while its target is down."""
     alice = ActorKeys("alice", KeyPair.new().public, KeyPair.new()) if keyed else None
     with socket.create_server(("127.0.0.1", 0)) as forwarder:
         forwarder.settimeout(0.1)
@@ -128,8 +128,8 @@ def test_an_absent_learner_and_a_proxy_without_one_are_no_refusal(meet: Meet, ke
             thread.join()
 
 
-def test_a_revocation_cuts_its_session_and_books_what_it_had_begun(served: Served, meet: Meet) -> None:
-    """The others lose a connection, not a step."""
+def test_a_revocation_ends_the_session_and_drops_its_unsent_steps(served: Served, meet: Meet) -> None:
+    """Other sessions lose a connection, but no step."""
     alice, bob = (meet(served.endpoint, served.keys_of(name)) for name in ("alice", "bob"))
     served.start()
     for peer in (alice, bob):
@@ -152,7 +152,7 @@ def test_a_revocation_cuts_its_session_and_books_what_it_had_begun(served: Serve
     assert served.server.status.events["revoked"] == 1
 
 
-def test_an_exchanged_key_cuts_the_session_of_the_old_one(served: Served, meet: Meet) -> None:
+def test_a_replaced_key_ends_the_session_of_the_old_one(served: Served, meet: Meet) -> None:
     bob = meet(served.endpoint, served.keys_of("bob"))
     served.start()
     bob.join()
@@ -165,7 +165,7 @@ def test_an_exchanged_key_cuts_the_session_of_the_old_one(served: Served, meet: 
 def test_a_message_of_a_revoked_key_is_refused_even_on_an_open_connection(
     served: Served, meet: Meet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Connections that cannot be cut: the owner of each message is looked at again."""
+    """Without dropped connections: the key of each message is checked again."""
     monkeypatch.setattr(curve, "drop_connections", lambda endpoints: 0)
     bob = meet(served.endpoint, served.keys_of("bob"))
     served.start()
@@ -177,7 +177,7 @@ def test_a_message_of_a_revoked_key_is_refused_even_on_an_open_connection(
     assert served.server.status.totals.produced == 0
 
 
-def test_a_key_directory_that_is_away_for_a_moment_cuts_nobody(served: Served, meet: Meet) -> None:
+def test_a_key_directory_that_is_absent_for_a_moment_ends_no_session(served: Served, meet: Meet) -> None:
     alice = meet(served.endpoint, served.keys_of("alice"))
     served.start()
     alice.join()
@@ -202,30 +202,30 @@ def no_keys(self: ZapHandler, socket: object, endpoint: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("part", "broken", "came"),
+    ("method", "broken", "message"),
     [
         ("_user_id", open_to_all, "with an unknown key .unknown_key., got accepted"),
         ("answer", answer_nothing, "got no answer"),
         ("guard", no_keys, "with an unknown key .unknown_key., got mechanism"),
     ],
-    ids=["a handler that admits everybody", "a handler that does not answer", "a port without keys"],
+    ids=["a handler that accepts every client", "a handler that does not answer", "a port without keys"],
 )
-def test_the_learner_serves_nobody_if_a_stranger_gets_in(
-    served: Served, monkeypatch: pytest.MonkeyPatch, part: str, broken: object, came: str
+def test_the_learner_does_not_start_if_an_unauthorised_client_is_accepted(
+    served: Served, monkeypatch: pytest.MonkeyPatch, method: str, broken: object, message: str
 ) -> None:
-    monkeypatch.setattr(ZapHandler, part, broken)
-    if part == "answer":  # the others are answered, however late
+    monkeypatch.setattr(ZapHandler, method, broken)
+    if method == "answer":  # the others get an answer
         monkeypatch.setattr(curve, "_REFUSAL_SECONDS", 1.0)
-    with pytest.raises(AccessControlError, match=came):
+    with pytest.raises(AccessControlError, match=message):
         served.start()
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port_of(served.endpoint)), 1).close()
 
 
-def test_without_a_handler_libzmq_lets_strangers_in_and_the_proof_sees_it(
+def test_the_learner_does_not_start_without_a_working_handler(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the proof is for: the handler's address is free, so nobody is asked."""
+    """libzmq accepts every client if no handler is bound to the address of the handler."""
     make = ZapHandler.__init__
 
     def elsewhere(self: ZapHandler, context: object, pair: KeyPair) -> None:
@@ -237,7 +237,7 @@ def test_without_a_handler_libzmq_lets_strangers_in_and_the_proof_sees_it(
         served.start()
 
 
-def test_a_handler_that_dies_while_serving_closes_the_ports_and_ends_the_learner_with_a_sentence(
+def test_a_handler_that_fails_while_serving_closes_the_ports_and_ends_the_learner_with_a_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files.initialise(tmp_path / "keys")
@@ -250,13 +250,13 @@ def test_a_handler_that_dies_while_serving_closes_the_ports_and_ends_the_learner
         "cpu",
         KeyDirectory.open(tmp_path / "keys"),
     )
-    prove = ZapHandler.verify_access_control
+    verify = ZapHandler.verify_access_control
 
-    def prove_then_die(self: ZapHandler, endpoints: list[str]) -> None:
-        prove(self, endpoints)
+    def verify_then_close(self: ZapHandler, endpoints: list[str]) -> None:
+        verify(self, endpoints)
         self.raw.close()
 
-    monkeypatch.setattr(ZapHandler, "verify_access_control", prove_then_die)
+    monkeypatch.setattr(ZapHandler, "verify_access_control", verify_then_close)
     with pytest.raises(Fatal, match="expected the network thread to serve on") as raised:
         service.run(PRESETS["cartpole"], options, threading.Event())
     assert raised.value.code == 70
@@ -270,7 +270,7 @@ def key_file(path: Path, name: str, out: Path) -> str:
     return str(out)
 
 
-def test_authorised_actors_train_strangers_exit_with_the_reason_and_a_revoked_one_leaves(
+def test_authorised_actors_train_and_unauthorised_and_revoked_ones_exit_with_the_reason(
     tmp_path: Path,
 ) -> None:
     """Real processes. Secrets appear in no log, no summary, no configuration."""

@@ -1,4 +1,4 @@
-"""Names and addresses of both families: which one a connection uses, and that both work."""
+"""The address family that a connection uses, and connections in both families."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support.processes import PATIENCE_SECONDS
 RECORDS = {
     "a.invalid": ["192.0.2.1"],
     "aaaa.invalid": ["2001:db8::1", "2001:db8::2"],
-    "both.invalid": ["::1", "127.0.0.1"],  # localhost, where /etc/hosts names IPv6 first
+    "both.invalid": ["::1", "127.0.0.1"],  # like localhost where /etc/hosts lists IPv6 first
 }
 
 
@@ -40,7 +40,7 @@ def has_ipv6_loopback() -> bool:
 
 @pytest.fixture
 def resolver(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name service that knows the records above."""
+    """Replace the name service with the records above."""
 
     def resolve(host: str, port: Any, family: int = 0, type: int = 0) -> list[Any]:  # noqa: A002
         found = [
@@ -78,11 +78,11 @@ def test_a_process_resolves_each_host_once_and_a_literal_address_never(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A lookup blocks the actor while its lease runs."""
-    asked: list[str] = []
+    lookups: list[str] = []
 
     def resolve(host: str, *_: Any, **__: Any) -> list[Any]:
-        asked.append(host)
-        if len(asked) == 1:
+        lookups.append(host)
+        if len(lookups) == 1:
             raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
         return [(socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("2001:db8::1", 0))]
 
@@ -92,7 +92,7 @@ def test_a_process_resolves_each_host_once_and_a_literal_address_never(
             DealerSocket(context, f"tcp://later.invalid:{port}", 1 << 16).close()
         for literal in ("127.0.0.1", "[::1]", "[fe80::1%lo]"):
             DealerSocket(context, f"tcp://{literal}:5555", 1 << 16).close()
-    assert asked == ["later.invalid"] * 2  # the failure is not kept
+    assert lookups == ["later.invalid"] * 2  # a failure is not cached
     assert addresses.family("127.0.0.1") == socket.AF_INET
     assert addresses.family("::1") == addresses.family("fe80::1%lo") == socket.AF_INET6
 
@@ -115,7 +115,7 @@ def test_an_ipv6_endpoint_has_a_host_a_weights_port_and_a_scope() -> None:
         ("tcp://[::]:*", "127.0.0.1"),
     ],
 )
-def test_what_is_bound_is_reached_if_the_machine_has_the_address(bound: str, connected: str) -> None:
+def test_a_bound_address_is_reachable_if_the_machine_has_it(bound: str, connected: str) -> None:
     if "[" in bound and not has_ipv6_loopback():
         pytest.skip("this machine has no IPv6 loopback address")
     with Context() as context:

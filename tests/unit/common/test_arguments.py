@@ -1,4 +1,4 @@
-"""How commands end: exit codes, and what becomes of output that nobody reads."""
+"""Exit codes and error messages of commands, and output into a closed pipe."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from common import arguments, log
 from common.process.lifecycle import Fatal
 from learner.monitoring.progress_line import ProgressFacts, ProgressLine
 
-CLOSED_PIPE = 141  # 128 + SIGPIPE, as a shell shows a program that the signal ended
+CLOSED_PIPE = 141  # 128 + SIGPIPE, the exit code that a shell reports for the signal
 
 
 @contextlib.contextmanager
 def closed_pipe(name: str, buffered: bool = True) -> Iterator[None]:
-    """`sys.stdout` or `sys.stderr` is a pipe whose reader is gone."""
+    """Replace `sys.stdout` or `sys.stderr` with a pipe that has no reader."""
     reader, writer = os.pipe()
     os.close(reader)
     binary = os.fdopen(writer, "wb", -1 if buffered else 0)
@@ -31,7 +31,7 @@ def closed_pipe(name: str, buffered: bool = True) -> Iterator[None]:
     ):
         patch.setattr(sys, name, output)
         yield
-        output.flush()  # nothing that cannot be written is left for the interpreter's end
+        output.flush()  # fails if unwritten text is left for the interpreter's exit
 
 
 def fail(error: BaseException) -> None:
@@ -39,23 +39,23 @@ def fail(error: BaseException) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "complaint"),
+    ("error", "code", "message"),
     [
         (Fatal(78, "expected a run, got none"), 78, "plot: expected a run, got none\n"),
         (KeyboardInterrupt(), 75, "plot: stopped before the end\n"),
     ],
 )
-def test_what_ends_a_command_becomes_a_code_and_one_sentence(
-    error: BaseException, code: int, complaint: str, capsys: pytest.CaptureFixture[str]
+def test_a_command_that_fails_ends_with_a_code_and_one_sentence(
+    error: BaseException, code: int, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert arguments.exit_code(lambda: fail(error), "plot") == code
-    assert capsys.readouterr().err == complaint
+    assert capsys.readouterr().err == message
 
 
 def test_a_defect_is_logged_with_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     assert arguments.exit_code(lambda: fail(RuntimeError("a defect")), "plot") == 70
-    said = capsys.readouterr()
-    assert "plot_failed" in said.err and "RuntimeError: a defect" in said.err and said.out == ""
+    captured = capsys.readouterr()
+    assert "plot_failed" in captured.err and "RuntimeError: a defect" in captured.err and captured.out == ""
 
 
 def test_the_code_that_a_command_returns_is_its_exit_code() -> None:
@@ -65,7 +65,7 @@ def test_the_code_that_a_command_returns_is_its_exit_code() -> None:
 
 @pytest.mark.parametrize("buffered", [True, False])
 @pytest.mark.parametrize("text", ["short", "long " * 10_000])
-def test_output_that_nobody_reads_ends_a_command_quietly(
+def test_output_into_a_closed_pipe_ends_a_command_without_a_message(
     text: str, buffered: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with closed_pipe("stdout", buffered):
@@ -80,7 +80,7 @@ def test_a_broken_pipe_that_is_not_the_output_is_a_defect(capsys: pytest.Capture
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("command", ["learner", "actor"])
-def test_help_that_nobody_reads_ends_quietly(command: str, unbuffered: str) -> None:
+def test_help_into_a_closed_pipe_ends_without_a_message(command: str, unbuffered: str) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "w") as output:
@@ -96,7 +96,7 @@ def test_help_that_nobody_reads_ends_quietly(command: str, unbuffered: str) -> N
 
 
 @pytest.mark.parametrize("buffered", [True, False])
-def test_a_progress_line_that_nobody_reads_does_not_end_training(
+def test_a_progress_line_into_a_closed_pipe_does_not_end_training(
     buffered: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log.configure("learner")
@@ -110,7 +110,7 @@ def test_a_progress_line_that_nobody_reads_does_not_end_training(
 
 
 @pytest.mark.parametrize("buffered", [True, False])
-def test_a_log_that_nobody_reads_ends_nothing(buffered: bool) -> None:
+def test_a_log_into_a_closed_pipe_does_not_end_the_process(buffered: bool) -> None:
     with closed_pipe("stderr", buffered):
         log.configure("learner")
         structlog.get_logger().warning("keys_revoked")

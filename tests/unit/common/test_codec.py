@@ -1,4 +1,4 @@
-"""The codec: everything of ours survives it, and nothing else gets through."""
+"""The codec: every message survives a round trip, and other bytes are refused."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TORQUES = Spaces((5,), 1, 3, ((-2.0, 2.0),) * 3)
 
 
 def chunk_message(chunk: Chunk) -> m.ChunkMessage:
-    """The message of a chunk, as an actor builds it."""
+    """The message of a chunk, as an actor makes it."""
     return codec.pack(chunk).message(
         sid=SID,
         generation=0,
@@ -39,13 +39,13 @@ def chunk_message(chunk: Chunk) -> m.ChunkMessage:
 
 
 def same_arrays(one: Chunk, other: Chunk) -> bool:
-    """Equal types, shapes and bits."""
+    """Whether types, shapes and bits are equal."""
     pairs = [(getattr(one, f.name), getattr(other, f.name)) for f in dataclasses.fields(Chunk)]
     return all(a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes() for a, b in pairs)
 
 
 def test_the_corpus_knows_every_kind() -> None:
-    """No message kind escapes the tests below."""
+    """So the tests below cover every kind of message."""
     assert [type(message) for message in CORPUS] == list(typing.get_args(m.Message))
 
 
@@ -60,7 +60,7 @@ def test_every_message_survives_the_wire(message: m.Message) -> None:
 
 @pytest.mark.parametrize("spaces", [IMAGES, VECTORS, TORQUES], ids=["images", "vectors", "continuous"])
 def test_chunks_survive_the_wire_bit_for_bit(spaces: Spaces, make_chunk: Callable[..., Chunk]) -> None:
-    """Ends, truncations with their final observations, and history rows come back unchanged."""
+    """Terminations, truncations with their final observations, and history rows are unchanged."""
     chunk = make_chunk(4, 2, spaces, 1, terminated=[(0, 0), (3, 1)], truncated=[(1, 1), (1, 0), (3, 0)])
     before = chunk.observation.copy()
     message = codec.decode(codec.encode(chunk_message(chunk)))
@@ -86,7 +86,7 @@ def test_the_checksum_covers_the_whole_body(spaces: Spaces, make_chunk: Callable
 
 
 def test_still_images_cost_almost_nothing(make_chunk: Callable[..., Chunk]) -> None:
-    """An image like the one before it is sent as nothing, so a still lane costs about one image."""
+    """An image that equals the one before it has no changed words, so a still lane costs about one image."""
     chunk = make_chunk(4, 2, IMAGES, 1)
     still = dataclasses.replace(chunk, observation=np.repeat(chunk.observation[:1], 8, axis=0))
     assert len(codec.pack(still).body) < 2 * 84 * 84 * 1.2 < len(codec.pack(chunk).body)
@@ -94,7 +94,7 @@ def test_still_images_cost_almost_nothing(make_chunk: Callable[..., Chunk]) -> N
 
 @pytest.mark.parametrize("spaces", [IMAGES, VECTORS, TORQUES], ids=["images", "vectors", "continuous"])
 def test_noise_stays_below_the_message_limit(spaces: Spaces, make_chunk: Callable[..., Chunk]) -> None:
-    """No chunk compresses so badly that it breaks the limit."""
+    """Data that does not compress fits into the limit, too."""
     every = [(t, lane) for t in range(4) for lane in range(2)]
     chunk = make_chunk(4, 2, spaces, 2, truncated=every[:2] if spaces.is_image else every)
     limit = codec.message_limit_bytes(ROLLOUT, spaces)
@@ -155,14 +155,14 @@ REFUSED: list[tuple[str, list[bytes], str]] = [
     ("parts", "reason"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED]
 )
 def test_foreign_bytes_are_refused_with_a_reason(parts: list[bytes], reason: str) -> None:
-    """Each kind of lie is named as what it is."""
+    """The reason tells what is wrong."""
     with pytest.raises(codec.WireError) as caught:
         codec.decode(parts)
     assert caught.value.reason == reason, caught.value
 
 
 def test_no_header_is_refused_only_for_a_field_that_it_lacks() -> None:
-    """Otherwise a case above would show nothing of what it is named for."""
+    """Otherwise a case above would not test what its name says."""
     for name, parts, _ in REFUSED:
         with pytest.raises(codec.WireError) as caught:
             codec.decode(parts)
@@ -175,13 +175,13 @@ def test_unknown_fields_are_ignored() -> None:
 
 
 def test_a_repeated_key_has_one_value() -> None:
-    """The last one, as msgpack has it; never two."""
+    """The last one, as in msgpack."""
     twice = b"\x82" + msgpack.packb("offset") + b"\x05" + msgpack.packb("offset") + b"\x07"
     assert codec.decode([part(7, twice)]) == m.Resend(offset=7)
 
 
 def test_an_overlong_header_is_not_sent() -> None:
-    """What the other side would refuse does not leave."""
+    """The encoder refuses what the decoder would refuse."""
     with pytest.raises(ValueError, match="4096"):
         codec.encode(
             m.Heartbeat(sid=SID, generation=0, produced=0, stats={"x" * 250 + str(i): 1.0 for i in range(20)})
@@ -195,15 +195,15 @@ OTHERS |= {"terminated": 8, "truncated": 8}  # bytes of each with one truncation
 
 
 def rebuilt(message: m.ChunkMessage, seen: bytes | None, others: bytes | None) -> m.ChunkMessage:
-    """The message with one stream replaced, or both."""
+    """The message with one or both streams replaced."""
     length = message.observation_bytes
     seen = message.body[:length] if seen is None else seen
     others = message.body[length:] if others is None else others
     return dataclasses.replace(message, observation_bytes=len(seen), body=seen + others)
 
 
-def told(message: m.ChunkMessage, array: str, value: bytes) -> bytes:
-    """The stream of the other arrays, in which `array` begins with other bytes."""
+def changed(message: m.ChunkMessage, array: str, value: bytes) -> bytes:
+    """The stream of the other arrays; `array` begins with the bytes `value`."""
     raw = bytearray(zlib.decompress(message.body[message.observation_bytes :]))
     assert len(raw) == sum(OTHERS.values())
     names = list(OTHERS)
@@ -229,11 +229,11 @@ VALUES: list[tuple[str, str, bytes]] = [
 
 @pytest.mark.parametrize(("array", "value"), [case[1:] for case in VALUES], ids=[case[0] for case in VALUES])
 def test_values_that_lie_are_refused(array: str, value: bytes, make_chunk: Callable[..., Chunk]) -> None:
-    """Numbers that the configuration excludes never become a chunk."""
+    """Values outside of their range are refused."""
     message = chunk_message(make_chunk(4, 2, IMAGES, 3, truncated=[(0, 1)]))
-    codec.unpack(rebuilt(message, None, told(message, array, b"")), ROLLOUT, IMAGES)
+    codec.unpack(rebuilt(message, None, changed(message, array, b"")), ROLLOUT, IMAGES)
     with pytest.raises(codec.WireError) as caught:
-        codec.unpack(rebuilt(message, None, told(message, array, value)), ROLLOUT, IMAGES)
+        codec.unpack(rebuilt(message, None, changed(message, array, value)), ROLLOUT, IMAGES)
     assert caught.value.reason == "array"
 
 
@@ -260,7 +260,7 @@ STREAMS: list[tuple[str, bytes | None, bytes | None]] = [
 def test_streams_that_lie_are_refused(
     seen: bytes | None, others: bytes | None, make_chunk: Callable[..., Chunk]
 ) -> None:
-    """Damaged streams, and streams of another length, never become a chunk."""
+    """Damaged streams and streams of another length are refused."""
     message = chunk_message(make_chunk(4, 2, IMAGES, 3))
     codec.unpack(rebuilt(message, zlib.compress(bytes(BITS)), zlib.compress(bytes(WHOLE))), ROLLOUT, IMAGES)
     with pytest.raises(codec.WireError) as caught:
@@ -273,7 +273,7 @@ def test_streams_that_lie_are_refused(
 def test_another_count_of_final_observations_is_refused(
     truncations: int, spaces: Spaces, make_chunk: Callable[..., Chunk]
 ) -> None:
-    """There is one for each truncation that the arrays show."""
+    """There is one final observation for each truncation in the arrays."""
     message = chunk_message(make_chunk(4, 2, spaces, 3, truncated=[(0, 1)]))
     with pytest.raises(codec.WireError) as caught:
         codec.unpack(dataclasses.replace(message, truncations=truncations), ROLLOUT, spaces)
@@ -285,7 +285,7 @@ def test_another_count_of_final_observations_is_refused(
 def test_another_length_of_the_observations_is_refused(
     length: int, spaces: Spaces, make_chunk: Callable[..., Chunk]
 ) -> None:
-    """The body is two streams that meet where the header says."""
+    """The header tells where the first stream of the body ends."""
     message = chunk_message(make_chunk(4, 2, spaces, 3))
     with pytest.raises(codec.WireError) as caught:
         codec.unpack(dataclasses.replace(message, observation_bytes=length), ROLLOUT, spaces)
@@ -302,7 +302,7 @@ def test_a_chunk_of_other_spaces_is_refused(make_chunk: Callable[..., Chunk]) ->
 
 
 def test_vectors_that_are_not_finite_are_refused(make_chunk: Callable[..., Chunk]) -> None:
-    """One bad number would poison the observation statistics for ever."""
+    """One such number would make the observation statistics useless."""
     chunk = make_chunk(4, 2, VECTORS, 3)
     chunk.observation[2, 1, 3] = np.nan
     with pytest.raises(codec.WireError, match="finite"):
@@ -310,7 +310,7 @@ def test_vectors_that_are_not_finite_are_refused(make_chunk: Callable[..., Chunk
 
 
 def test_continuous_actions_may_be_any_finite_number_of_any_density(make_chunk: Callable[..., Chunk]) -> None:
-    """They are shipped as drawn, beyond the bounds too, and a density may exceed 1."""
+    """Actions are sent as sampled, also beyond the bounds, and a density may exceed 1."""
     chunk = make_chunk(4, 2, TORQUES, 3)
     chunk.action[1, 0] = [-1e6, 2.5, 0.0]
     chunk.log_prob[1, 0] = 7.5
@@ -334,7 +334,7 @@ def test_actions_of_the_other_kind_are_refused(
 
 @pytest.mark.parametrize("stream", ["seen", "others"])
 def test_a_zip_bomb_does_not_go_off(stream: str, make_chunk: Callable[..., Chunk]) -> None:
-    """A small body cannot claim more memory than the arrays that it stands for."""
+    """Decompression stops at the size of the arrays."""
     message = chunk_message(make_chunk(4, 2, IMAGES, 3))
     bomb = rebuilt(message, **{"seen": None, "others": None} | {stream: zlib.compress(bytes(1 << 25), 1)})
     tracemalloc.start()

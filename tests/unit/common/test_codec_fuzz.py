@@ -1,4 +1,4 @@
-"""Damaged messages: each of 200,000 is read or refused with a WireError; 1,500 leave nothing in memory."""
+"""200,000 damaged messages are decoded or refused with a WireError; 1,500 of them leak no memory."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def case(sources: list[Source], rng: random.Random) -> tuple[list[bytes], Spaces
 
 
 def outcome(parts: list[bytes], spaces: Spaces) -> str:
-    """What comes out; anything else than a message, a chunk or a WireError goes up."""
+    """The kind of result; any exception but a WireError fails the test."""
     try:
         message = codec.decode(parts)
         assert isinstance(message, m.Message)
@@ -63,7 +63,7 @@ def outcome(parts: list[bytes], spaces: Spaces) -> str:
 
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_a_damaged_message_is_read_or_refused(seed: int, sources: list[Source]) -> None:
-    """Nothing but a WireError is raised in 12,500 cases a seed, and every outcome occurs."""
+    """12,500 cases per seed raise nothing but a WireError, and every outcome occurs."""
     rng = random.Random(seed)
     outcomes = Counter(outcome(*case(sources, rng)) for _ in range(CASES))
     assert outcomes.keys() == {"message", "chunk", "frames", "version", "kind", "size", "header", "array"}
@@ -72,12 +72,12 @@ def test_a_damaged_message_is_read_or_refused(seed: int, sources: list[Source]) 
 
 
 def most_expensive(sources: list[Source]) -> tuple[list[bytes], Spaces]:
-    """The legal chunk with most to unpack."""
+    """The valid chunk that takes most memory to unpack."""
     return next((parts, spaces) for message, parts, spaces in reversed(sources) if spaces is IMAGES)
 
 
-def test_what_was_refused_leaves_nothing_in_memory(sources: list[Source]) -> None:
-    """And no case takes more at once than a legal chunk and a half."""
+def test_refused_messages_leak_no_memory(sources: list[Source]) -> None:
+    """The peak of each case is less than that of 1.5 valid chunks."""
     rng = random.Random(99)
     cases = [case(sources, rng) for _ in range(1_500)]
     tracemalloc.start()

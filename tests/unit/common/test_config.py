@@ -1,4 +1,4 @@
-"""The run configuration: checked once, and the same on both ends of the wire."""
+"""The run configuration: its validation, its JSON, and its derived numbers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from learner.presets import DEFAULT_PRESET, PRESETS
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_survive_json(name: str) -> None:
-    """Every preset is valid, knows its name, and comes back equal."""
+    """Every preset is valid, has its own name, and is restored from JSON as an equal value."""
     config = PRESETS[name]
     assert config.preset == name
     assert Config.from_json(config.to_json()) == config
@@ -30,13 +30,13 @@ def edited(path: str, value: object) -> str:
     """The default configuration as JSON with one entry changed; `...` removes it."""
     data: dict[str, Any] = json.loads(Config().to_json())
     *parents, name = path.split(".")
-    place = data
-    for parent in parents:
-        place = place[parent]
+    parent: Any = data
+    for key in parents:
+        parent = parent[key]
     if value is ...:
-        del place[name]
+        del parent[name]
     else:
-        place[name] = value
+        parent[name] = value
     return json.dumps(data)
 
 
@@ -65,27 +65,27 @@ def edited(path: str, value: object) -> str:
     ],
     ids=lambda value: str(value)[:20],
 )
-def test_a_foreign_configuration_is_refused(path: str, value: object, named: str) -> None:
-    """Unknown and ill-typed fields raise ValueError, which names the field."""
+def test_an_invalid_configuration_is_refused(path: str, value: object, named: str) -> None:
+    """Unknown fields and wrong types raise a ValueError that names the field."""
     with pytest.raises(ValueError, match=named):
         Config.from_json(edited(path, value))
 
 
 @pytest.mark.parametrize("path", ["seed", "rnd.enabled", "ppo"])
-def test_a_field_younger_than_the_text_has_its_default(path: str) -> None:
+def test_a_field_that_the_text_lacks_has_its_default(path: str) -> None:
     """A run directory of an earlier release can be resumed."""
     assert Config.from_json(edited(path, ...)) == Config()
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", b"\xff\xfe", "[" * 100_000, "1" * 5_000])
 def test_other_text_is_refused(text: str | bytes) -> None:
-    """Whatever it is, ValueError."""
+    """The error is always a ValueError."""
     with pytest.raises(ValueError, match="expected"):
         Config.from_json(text)
 
 
 def test_an_integer_stands_for_a_float() -> None:
-    """JSON from other hands may write 1 for 1.0."""
+    """JSON of other programs may have 1 for 1.0."""
     config = Config.from_json(edited("ppo.value_coef", 1))
     assert config == Config()
     assert type(config.ppo.value_coef) is float
@@ -120,8 +120,8 @@ def test_an_integer_stands_for_a_float() -> None:
         (Config, {"ppo": PPOConfig(minibatches=64, shuffle=False)}, "ppo.minibatches"),
     ],
 )
-def test_a_bad_value_is_named_as_the_user_types_it(kind: Any, options: dict[str, Any], named: str) -> None:
-    """The message says which option, what was expected and what came."""
+def test_the_message_about_a_bad_value_names_the_flag(kind: Any, options: dict[str, Any], named: str) -> None:
+    """It names the option, the expected values and the given value."""
     with pytest.raises(ValueError, match=rf"expected {named}.*, got ") as caught:
         kind(**options)
     assert "\n" not in str(caught.value)
@@ -143,22 +143,22 @@ def test_derived_numbers_follow_from_the_options() -> None:
 
 @pytest.mark.parametrize(("lanes", "keep"), [(4, 1.0), (32, 1.0), (64, 0.5), (128, 0.25), (1024, 1 / 32)])
 def test_the_predictor_keeps_32_lanes_worth_of_samples_unless_told_otherwise(lanes: int, keep: float) -> None:
-    """Appendix A.4 of Burda et al. 2018: with more lanes the predictor learns no faster."""
+    """Appendix A.4 of Burda et al. 2018: the predictor does not learn faster with more lanes."""
     config = Config(rollout=RolloutConfig(lanes=4, batch_lanes=lanes))
     assert config.predictor_share == keep
     assert replace(config, rnd=RNDConfig(predictor_keep=0.125)).predictor_share == 0.125
 
 
-def test_without_a_bonus_nothing_is_played_for_the_statistics() -> None:
-    """The warm-up serves the whitening of the bonus."""
+def test_without_a_bonus_there_is_no_warm_up() -> None:
+    """The warm-up initialises the statistics that whiten the observations of the bonus."""
     for env in (EnvConfig(id="breakout"), EnvConfig(id="CartPole-v1")):
         config = Config(env=env, rnd=RNDConfig(warmup_steps=31))
         assert config.warmup_chunks == 1
         assert replace(config, rnd=replace(config.rnd, enabled=False)).warmup_chunks == 0
 
 
-def test_only_the_length_of_a_run_may_differ_between_like_players() -> None:
-    """A longer run plays alike; another seed does not."""
+def test_runs_that_differ_in_length_alone_play_alike() -> None:
+    """Another length does not matter; another seed does."""
     config = Config()
     assert config.plays_like(replace(config, total_steps=7))
     assert not config.plays_like(replace(config, seed=2))

@@ -1,4 +1,4 @@
-"""How log lines reach standard error."""
+"""Log lines on standard error."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from common import log
 
 
 class Pipe(io.RawIOBase):
-    """Keeps each write apart, as the processes that share a pipe see them."""
+    """Records each write, as a pipe that several processes share receives it."""
 
     def __init__(self) -> None:
         self.writes: list[bytes] = []

@@ -181,11 +181,11 @@ def test_values_and_logits_have_float32_accuracy_at_large_values(
     found = output.parameters[:, : spaces.actions], torch.stack(output[1:], 1)
     assert found[1].abs().min() > 50.0
     for head, result in zip(last, found, strict=True):
-        came = features[head]
-        exact = came.double() @ head.weight.double().t() + head.bias.double()
+        inputs = features[head]
+        exact = inputs.double() @ head.weight.double().t() + head.bias.double()
         # A sum of n products has at most n roundings, each of 2^-24 of the sum of magnitudes.
-        magnitudes = came.double().abs() @ head.weight.double().abs().t() + head.bias.double().abs()
-        bound = (came.shape[1] + 1) * 2.0**-24 * magnitudes
+        magnitudes = inputs.double().abs() @ head.weight.double().abs().t() + head.bias.double().abs()
+        bound = (inputs.shape[1] + 1) * 2.0**-24 * magnitudes
         assert ((result.double() - exact).abs() <= bound).all()
         if head is last[0] and not spaces.is_continuous:
             log_probs = torch.log_softmax(result, 1), torch.log_softmax(exact, 1)

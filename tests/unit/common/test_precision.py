@@ -1,4 +1,4 @@
-"""What `auto` means on a processor, and what a processor acts in that cannot do as the run does."""
+"""The precision that `auto` resolves to, and that of actors without native bfloat16."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ def test_auto_is_bfloat16_where_the_processor_has_it(
 def test_auto_is_bfloat16_on_cuda_from_capability_8_on(
     capability: tuple[int, int], resolved: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Older ones emulate it; what the host's processor has does not matter."""
+    """Older GPUs emulate bfloat16; the host's processor does not matter."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     for native in (True, False):
         monkeypatch.setattr(precision, "has_bfloat16", lambda native=native: native)
         assert resolve_precision("auto", CUDA) == resolved
 
 
-def test_an_unresolved_precision_computes_nothing() -> None:
-    """Otherwise two processors of one run compute in two precisions unnoticed."""
+def test_an_unresolved_precision_is_refused() -> None:
+    """Otherwise two processors of one run could use different precisions without notice."""
     with pytest.raises(ValueError, match="expected a resolved precision, got auto"):
         autocast("auto", "cpu")
     with pytest.raises(ValueError, match="expected a resolved precision, got auto"):
@@ -57,16 +57,16 @@ def test_an_unresolved_precision_computes_nothing() -> None:
 
 
 def outputs(config: Config, bundle: Bundle, target: dict[str, torch.Tensor]) -> list[Any]:
-    """What an actor computes: parameters of its actions, and bonuses."""
-    policy, intrinsic = Policy(SPACES, config), BonusModel(SPACES, config, target)
+    """The results of an actor: parameters of the action distribution, and bonuses."""
+    policy, bonus_model = Policy(SPACES, config), BonusModel(SPACES, config, target)
     policy.load(bundle)
-    intrinsic.load(bundle)
+    bonus_model.load(bundle)
     states = np.random.default_rng(0).normal(size=(7, 3, 5)).astype(np.float32)
-    return [policy.parameters(states[:, :1]).numpy(), intrinsic.compute_bonus(states)]
+    return [policy.parameters(states[:, :1]).numpy(), bonus_model.compute_bonus(states)]
 
 
 def test_an_actor_without_native_bfloat16_acts_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Emulated bfloat16 is slower; the run's other actors keep to bfloat16."""
+    """Emulated bfloat16 is slower; other actors of the run use bfloat16."""
     plain, half = Config(precision="float32"), Config(precision="bfloat16")
     modules = {
         "policy": make_policy(SPACES, plain.network, 1),

@@ -1,4 +1,4 @@
-"""Random streams: reproducible, and shared by no two purposes."""
+"""Random streams: reproducible, and different for every purpose."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ import numpy as np
 from common.rng import RngKey, environment_seeds, network_seed
 
 
-def first_draws(place: RngKey, lanes: int = 3) -> list[float]:
-    """One number per lane."""
-    return [float(generator.random()) for generator in place.generators(lanes)]
+def first_draws(key: RngKey, lanes: int = 3) -> list[float]:
+    """The first draw of each lane."""
+    return [float(generator.random()) for generator in key.generators(lanes)]
 
 
-def test_a_place_always_has_the_same_streams() -> None:
-    """They follow from its four numbers."""
+def test_equal_keys_have_equal_streams() -> None:
+    """The streams are a function of the four fields of the key."""
     assert first_draws(RngKey(1, 2, 3, False)) == first_draws(RngKey(1, 2, 3, False))
 
 
-def test_no_two_places_share_a_stream() -> None:
-    """Seed, slot, incarnation, lane and warm-up each make another stream."""
-    places = [RngKey(*key) for key in itertools.product((0, 1), (0, 1, 5), (0, 1), (False, True))]
-    draws = [draw for place in places for draw in first_draws(place)]
+def test_different_keys_share_no_stream() -> None:
+    """The stream depends on seed, slot, incarnation, lane and warm-up."""
+    keys = [RngKey(*fields) for fields in itertools.product((0, 1), (0, 1, 5), (0, 1), (False, True))]
+    draws = [draw for key in keys for draw in first_draws(key)]
     assert len(set(draws)) == len(draws)
 
 
-def test_a_lane_does_not_depend_on_how_many_there_are() -> None:
-    """Lane b of an actor is the same whatever the number of lanes."""
+def test_the_stream_of_a_lane_does_not_depend_on_the_number_of_lanes() -> None:
+    """The stream of a lane is the same for any number of lanes."""
     assert first_draws(RngKey(1, 2, 3, False), 7)[:3] == first_draws(RngKey(1, 2, 3, False), 3)
 
 
@@ -48,7 +48,7 @@ def test_network_seeds_differ_by_role_and_fit_torch() -> None:
 
 
 def test_networks_share_no_stream_with_any_lane() -> None:
-    """Their keys lie beyond any slot."""
+    """Their keys are above every slot."""
     lanes = [
         np.random.SeedSequence([1, slot, 0, 0]).generate_state(1, np.uint64)[0] >> np.uint64(1)
         for slot in range(7)
