@@ -37,7 +37,7 @@ ANYWHERE = {  # identifiers
     *("Seat", "Seats", "Seated", "Conduct", "Credit", "Arrival", "Inbox", "Delivered", "Scene"),
     *("Recorder", "Offer", "Patience", "Player", "Rehello", "ByeOk", "WeightsSame", "View"),
     *("seat", "seats", "seated", "door", "gate", "inbox", "conduct", "books", "tally", "aims"),
-    *("turned_at", "hopeless", "false_hello", "false_progress", "explained", "bad_crcs", "produced_at_join"),
+    *("turned_at", "hopeless", "false_hello", "false_progress", "explained", "bad_crcs"),
     *("hears", "serves", "bury", "dismiss", "absorb", "read_bundle", "_whatever_the_disk", "would_block"),
     *("unheard", "unheard_messages", "goal_steps", "bonus_moved_ratio", "log_prob_canary", "held_back"),
 }
