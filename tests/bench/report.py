@@ -188,4 +188,4 @@ def _growth(results: Results) -> str:
 
 
 def _load(result: Mapping[str, Any]) -> str:
-    return f"\n\nCores used by other processes meanwhile: {value(result.get('cores_used_by_others'))}."
+    return f"\n\nCores used by other processes: {value(result.get('cores_used_by_others'))}."

@@ -110,7 +110,7 @@ TARGETS = (
         at_most=True,
     ),
     Target(
-        "`weights`, data round trip meanwhile: p99, ms",
+        "`weights`, data round trip during pulls: p99, ms",
         lambda r: (r["weights"]["puller_per_actor"]["round_trip_p99_ms"],),
         (100,),
         at_most=True,

@@ -61,7 +61,7 @@ class Soak:
         self.run = Run(self.directory, free_port(), ARGUMENTS, count=True)
         self.proxy = FaultProxy(free_port(), self.run.port, self.seed)
         self._actors = 0
-        self.plain: Command  # an actor in a process of its own
+        self.plain: Command  # the actor without siblings
         self.started = time.monotonic()
 
     def start_learner(self) -> None:

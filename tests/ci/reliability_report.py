@@ -57,7 +57,7 @@ TARGETS = (
         (20,),
     ),
     Target(
-        "the same: sessions given up",
+        "the same: sessions lost",
         lambda r: (r["B4-frozen-processes"]["sessions_given_up_meanwhile"],),
         (0,),
         at_most=True,

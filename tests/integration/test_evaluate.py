@@ -1,3 +1,5 @@
+"""`learner.evaluate` plays, scores and films the agent of a run directory."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -166,7 +168,7 @@ def test_a_task_that_cannot_be_drawn_is_refused_before_the_first_game(
 
 
 @pytest.mark.parametrize(
-    ("argv", "says"),
+    ("argv", "words"),
     [
         ([], "RUN_DIR"),
         (["x", "--episodes", "0"], "at least 1, got '0'"),
@@ -176,9 +178,9 @@ def test_a_task_that_cannot_be_drawn_is_refused_before_the_first_game(
     ],
 )
 def test_bad_usage_is_answered_with_one_sentence(
-    argv: list[str], says: str, capsys: pytest.CaptureFixture[str]
+    argv: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert says in complaint(capsys, argv, 2)
+    assert words in complaint(capsys, argv, 2)
 
 
 def test_a_directory_without_a_checkpoint_is_named(

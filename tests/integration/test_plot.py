@@ -1,3 +1,5 @@
+"""`learner.plot` draws the curves of run directories."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -140,8 +142,8 @@ def test_unusable_episodes_are_answered_with_one_sentence(
     (tmp_path / "config.json").write_text(PRESETS["pong"].to_json())
     if text is not None:
         (tmp_path / "episodes.csv").write_text(text)
-    said = complaint(capsys, [str(tmp_path), "-o", str(tmp_path / "a.png")], 78)
-    assert str(tmp_path / "episodes.csv") in said
+    text = complaint(capsys, [str(tmp_path), "-o", str(tmp_path / "a.png")], 78)
+    assert str(tmp_path / "episodes.csv") in text
 
 
 def test_an_output_that_cannot_be_written_is_named(

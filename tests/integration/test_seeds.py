@@ -24,5 +24,5 @@ def test_resumed_seeds_leave_the_finished_one_as_it_is_and_train_the_next(tmp_pa
     assert [summary["trained_steps"] for summary in summaries] == [512, 512]
     assert [summary["exit_reason"] for summary in summaries] == ["finished"] * 2
     assert [summary["imbalance_steps"] for summary in summaries] == [0, 0]
-    said = [line for line in learner.out.read_text().splitlines() if line.startswith("run ")]
-    assert said == [f"run finished: {directory}" for directory in directories]
+    lines = [line for line in learner.out.read_text().splitlines() if line.startswith("run ")]
+    assert lines == [f"run finished: {directory}" for directory in directories]

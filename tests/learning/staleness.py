@@ -1,9 +1,9 @@
-"""What old data costs, and what correcting for it is worth: CartPole under a forced lag.
+"""The cost of stale data, and the effect of its correction: CartPole under a forced lag.
 
     python -m tests.learning.staleness --seeds 10
 
-Every chunk is played with the bundle of exactly L versions before. Prints a Markdown table: the mean and the
-spread over seeds of the last 100 training episodes' mean return.
+Every chunk is collected with the bundle of exactly L versions before. It prints a Markdown table: the mean
+and the spread over seeds of the mean return of the last 100 training episodes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _LANES = 8
 
 
 class _Task:
-    """A real task in the place of a probe."""
+    """A task of the product with the interface of a probe environment."""
 
     def __init__(self, config: EnvConfig) -> None:
         self.spaces: Spaces = envs.spaces(config)
@@ -39,14 +39,14 @@ class _Task:
 
 @dataclass(frozen=True)
 class Trial:
-    """One run."""
+    """One training run."""
 
     lag: int
     corrected: bool
     seed: int
 
     def score(self) -> float:
-        """Train; the mean return of the last 100 episodes."""
+        """Train; returns the mean return of the last 100 episodes."""
         torch.set_num_threads(1)
         preset = PRESETS["cartpole"]
         config = dataclasses.replace(
@@ -76,10 +76,10 @@ def main() -> None:
     print("| lag | corrected | mean | least | most | scores by seed |\n|---|---|---|---|---|---|")
     for lag, corrected in arms:
         mine = [scores[Trial(lag, corrected, seed)] for seed in seeds]
-        told = " ".join(f"{score:.0f}" for score in mine)
+        row = " ".join(f"{score:.0f}" for score in mine)
         name = "not needed" if not lag else "yes" if corrected else "no"
         print(
-            f"| {lag} | {name} | {statistics.fmean(mine):.0f} | {min(mine):.0f} | {max(mine):.0f} | {told} |"
+            f"| {lag} | {name} | {statistics.fmean(mine):.0f} | {min(mine):.0f} | {max(mine):.0f} | {row} |"
         )
 
 

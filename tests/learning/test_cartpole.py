@@ -1,4 +1,4 @@
-"""Learning is shown: CartPole by the whole service, on one seed in the default tier and on three in all."""
+"""The whole service solves CartPole, on one seed in the default tier and on three in all."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ pytestmark = pytest.mark.integration
 SEEDS = (1, 2, 3)
 SOLVED = 475.0  # mean of the last 100 training episodes, of 500 at most
 TOTAL_STEPS = 150_000
-_RUN_SECONDS = 380.0  # below the limit of faulthandler, which shows where a test hangs
+_RUN_SECONDS = 380.0  # below the limit of faulthandler, which shows where a test stalls
 
 
 @pytest.mark.parametrize(
     "seed", [SEEDS[0], *(pytest.param(seed, marks=pytest.mark.slow) for seed in SEEDS[1:])]
 )
 def test_cartpole_is_solved_within_150k_steps(seed: int, tmp_path: Path) -> None:
-    """By learner and actor, each on one thread; every seed reaches 475."""
+    """The learner and the actor have one thread each; every seed reaches 475."""
     run = Run(tmp_path, free_port(), _arguments(seed))
     with run.learner() as learner:
         assert learner.finish(_RUN_SECONDS) == 0, learner.err.read_text()[-2000:]

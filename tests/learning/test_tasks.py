@@ -1,6 +1,6 @@
-"""Every task of the presets is learned, on every seed, by the command that docs/results.md names.
+"""Every seed learns every task of the presets with the command that docs/results.md names.
 
-Thresholds and budgets were fixed before these seeds were run. Hours: `pytest -m learning`.
+Thresholds and budgets were fixed before these seeds were run. `pytest -m learning` takes hours.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ class SessionPeer(ProtocolPeer):
         self.joined = False
 
     def on_message(self, message: Message) -> None:
-        """Note what the learner says about this session."""
+        """Note the learner's answers about this session."""
         match message:
             case messages.Welcome():
                 self.joined, self.generation = True, message.generation

@@ -1,4 +1,4 @@
-"""Shared by the unit tests: a way to make chunks."""
+"""A fixture that makes chunks, for all unit tests."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def make_chunk() -> ChunkMaker:
             return rng.normal(size=full).astype(np.float32)
 
         flags = np.zeros((2, steps, lanes), np.bool_)
-        for kind, places in enumerate((terminated, truncated)):
-            for place in places:
-                flags[kind][place] = True
+        for kind, ends in enumerate((terminated, truncated)):
+            for end in ends:
+                flags[kind][end] = True
         grid = (steps, lanes)
         if spaces.is_continuous:
             action = rng.normal(size=(*grid, *spaces.action)).astype(np.float32)
