@@ -33,6 +33,7 @@ from learner.server.server import Server
 from learner.supervisor import Supervisor
 from learner.training import checkpoint
 from learner.training.checkpoint import CheckpointError, RunDirectory
+from learner.training.checkpoint_writer import CheckpointWriter
 from learner.training.ppo import PPO
 from learner.training.trainer import Trainer
 from learner.watchdog import Watchdog
@@ -67,10 +68,19 @@ class Learner:
         blob = target_blob(ppo) if config.rnd.enabled else None
         self.server = Server(config, spaces, self.generation, blob, options.keys, options.sessions_per_key)
         self.trainer = Trainer(
-            config, spaces, device, ppo, self.server, run, self.generation, stop, self._watch
+            config,
+            spaces,
+            device,
+            ppo,
+            self.server,
+            CheckpointWriter(run.checkpoints),
+            run.path / "failed",
+            self.generation,
+            stop,
+            self._watch,
         )
         if saved is not None:
-            self.server.restore(saved.meta["books"])
+            self.server.restore(saved.meta["accounting"])
             self.trainer.restore(saved)
         self.supervisor: Supervisor | None = None
         self._serve(stack)
@@ -98,13 +108,13 @@ class Learner:
 
     def _loop_times(self) -> dict[str, float]:
         """When each thread looped last."""
-        times = self.server.loop_times() | {"trainer": self.trainer.progress.last_loop_at}
+        times = self.server.loop_times() | {"trainer": self.trainer.last_loop_at}
         return times if self.supervisor is None else times | {"supervisor": self.supervisor.last_loop_at}
 
     def _export(self, stack: contextlib.ExitStack) -> None:
         collector = LearnerCollector(
             lambda: self.server.status,
-            lambda: self.trainer.progress,
+            lambda: self.trainer.status,
             self.trainer.episodes,
             self.config,
             self.generation,
@@ -115,7 +125,7 @@ class Learner:
             self.config,
             self._facts,
             lambda: self.server.status,
-            lambda: self.trainer.progress,
+            lambda: self.trainer.status,
             lambda: self.recorder.curve.points,
         )
         exporter = Exporter(collector.registry(), LEARNER_PORT, self.options.metrics_host, page.answers)
@@ -125,7 +135,7 @@ class Learner:
     @property
     def env_steps(self) -> int:
         """Steps trained on in the run."""
-        return max(0, self.trainer.progress.version) * self.config.rollout.batch_steps
+        return max(0, self.trainer.status.version) * self.config.rollout.batch_steps
 
     @property
     def frames(self) -> int:
@@ -139,14 +149,14 @@ class Learner:
         reached = (
             goal is not None and len(recent) == recent.maxlen and (self.trainer.episodes.mean or 0.0) >= goal
         )
-        return reached or self.trainer.progress.version >= self.config.updates
+        return reached or self.trainer.status.version >= self.config.updates
 
     @property
     def steps_per_second(self) -> float:
         """Trained steps of this process over the time from the first credit to the last update."""
-        first, last = self.server.status.first_credit_at, self.trainer.progress.last_update_at
+        first, last = self.server.status.first_credit_at, self.trainer.status.last_update_at
         return (
-            self.trainer.progress.trained_here / (last - first)
+            self.trainer.status.trained_here / (last - first)
             if first is not None and last is not None
             else 0.0
         )
@@ -200,8 +210,8 @@ class Learner:
 
     def _facts(self) -> ProgressFacts:
         trainer, chunks = self.trainer, self.config.warmup_chunks
-        report = trainer.progress.report
-        warming = trainer.progress.version < 0 and chunks > 0
+        report = trainer.status.report
+        warming = trainer.status.version < 0 and chunks > 0
         return ProgressFacts(
             env_steps=self.env_steps,
             total_steps=self.config.updates * self.config.rollout.batch_steps,
@@ -212,13 +222,13 @@ class Learner:
             if report is not None and self.config.rnd.enabled
             else None,
             actors=self.server.status.actors,
-            lag=trainer.progress.lag_max,
-            warmup=f"{trainer.progress.warmup_chunks}/{chunks} chunks of random play" if warming else None,
+            lag=trainer.status.lag_max,
+            warmup=f"{trainer.status.warmup_chunks}/{chunks} chunks of random play" if warming else None,
         )
 
     def _curves(self) -> dict[str, float]:
         """The points of one update; none before the first."""
-        report = self.trainer.progress.report
+        report = self.trainer.status.report
         if report is None:
             return {}
         curves = {f"train/{name}": value for name, value in report.figures.items()}
@@ -236,7 +246,7 @@ class Learner:
         process = ProcessFacts(self.generation, self.env_steps, self.frames, wall, self.steps_per_second)
         status = self.server.refresh_status()
         return summarise(
-            self.config, process, self.trainer.progress, self.trainer.episodes, status, exit_reason
+            self.config, process, self.trainer.status, self.trainer.episodes, status, exit_reason
         )
 
 

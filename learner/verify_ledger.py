@@ -71,7 +71,7 @@ def _seats(books: dict[str, Any], seats: list[Any]) -> Iterator[str]:
 
 def verify(saved: Checkpoint) -> list[str]:
     """What is wrong with the books in a checkpoint, one sentence each."""
-    admission = json.loads(saved.meta["books"])
+    admission = json.loads(saved.meta["accounting"])
     books = json.loads(admission["ledger"])
     config = Config.from_json(saved.meta["config"])
     trained_steps = max(0, saved.meta["version"]) * config.rollout.batch_steps
@@ -103,7 +103,7 @@ def _verify_run(argv: list[str]) -> int:
     found = verify(saved)
     for problem in found:
         print(f"ledger: {problem}", file=sys.stderr)
-    books = json.loads(json.loads(saved.meta["books"])["ledger"])
+    books = json.loads(json.loads(saved.meta["accounting"])["ledger"])
     dropped = {verdict: steps for verdict, steps in sorted(books["verdicts"].items()) if verdict != _TRAINED}
     trained = books["verdicts"].get(_TRAINED, 0)
     in_flight = sum(

@@ -44,7 +44,7 @@ def status(
     """
     shares = busy(*recent)
     side = held_back(progress.version, view.actors, shares)
-    left_steps, shown = line.total_steps - line.env_steps, progress.scene
+    left_steps, shown = line.total_steps - line.env_steps, progress.preview
     newest = Point(line.env_steps, line.return_mean, line.bonus)
     return {
         "software": common.__version__,
@@ -147,7 +147,7 @@ class Page:
 
     def _answer_scene(self) -> Answer:
         with self._lock:
-            shown = self._progress().scene
+            shown = self._progress().preview
             if self._scene is None or self._scene[0] is not shown:
                 self._scene = (shown, gzip.compress(_json(scene(shown)), compresslevel=1))
             return Answer("application/json", self._scene[1], {"Content-Encoding": "gzip"})

@@ -127,7 +127,7 @@ def test_a_scene_is_the_first_lane_after_each_step_beside_its_bonus(make_chunk: 
     """Row S + t is what step t led to, and what its bonus rates. Nothing of the chunk stays in memory."""
     chunk = make_chunk(5, 2, IMAGES, 0)
     shown = ChunkPreview.of(delivered(chunk), IMAGES)
-    answer = page(replace(PROGRESS, scene=shown)).answers["/scene.json"]()
+    answer = page(replace(PROGRESS, preview=shown)).answers["/scene.json"]()
     assert answer.headers == {"Content-Encoding": "gzip"}
     value = json.loads(gzip.decompress(answer.body))
     images = np.frombuffer(base64.b64decode(value["images"]), np.uint8).reshape(5, 84, 84)
@@ -141,7 +141,7 @@ def test_a_scene_is_the_first_lane_after_each_step_beside_its_bonus(make_chunk: 
 
 def test_a_task_of_numbers_has_a_scene_without_pictures(make_chunk: Maker) -> None:
     shown = ChunkPreview.of(delivered(make_chunk(5, 2, NUMBERS, 0)), NUMBERS)
-    value = json.loads(gzip.decompress(page(replace(PROGRESS, scene=shown)).answers["/scene.json"]().body))
+    value = json.loads(gzip.decompress(page(replace(PROGRESS, preview=shown)).answers["/scene.json"]().body))
     assert value["images"] is None
     assert len(value["bonus"]) == 5
 
@@ -155,7 +155,7 @@ def test_many_readers_cost_what_one_costs(make_chunk: Maker) -> None:
         return VIEW
 
     shown = page(
-        replace(PROGRESS, scene=ChunkPreview.of(delivered(make_chunk(5, 2, IMAGES, 0)), IMAGES)), view
+        replace(PROGRESS, preview=ChunkPreview.of(delivered(make_chunk(5, 2, IMAGES, 0)), IMAGES)), view
     )
     assert not looked  # nobody asked
     bodies = [shown.answers["/scene.json"]().body for _ in range(9)]

@@ -39,7 +39,7 @@ def books() -> dict[str, Any]:
 def saved(ledger: dict[str, Any], version: int = 1) -> Checkpoint:
     seats = [[[A.hex(), 0, False], [C.hex(), 1, True]], [[0, 0], [1, 0]]]
     text = json.dumps({"ledger": json.dumps(ledger), "seats": seats})
-    return Checkpoint({}, {"version": version, "config": Config().to_json(), "books": text})
+    return Checkpoint({}, {"version": version, "config": Config().to_json(), "accounting": text})
 
 
 def test_sound_books_have_no_problem() -> None:
