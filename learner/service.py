@@ -29,6 +29,7 @@ from learner.server.server import Server
 from learner.supervisor import Supervisor
 from learner.training import checkpoint
 from learner.training.checkpoint import CheckpointError, RunDirectory
+from learner.training.checkpoint_writer import CheckpointWriter
 from learner.training.ppo import PPO
 from learner.training.trainer import Trainer
 from learner.watchdog import Watchdog
@@ -62,9 +63,20 @@ class Learner:
             ppo.load(saved.tensors)
         blob = target_blob(ppo) if config.rnd.enabled else None
         self.server = Server(config, spaces, generation, blob, options.keys, options.sessions_per_key)
-        self.trainer = Trainer(config, spaces, device, ppo, self.server, run, generation, stop, self._watch)
+        self.trainer = Trainer(
+            config,
+            spaces,
+            device,
+            ppo,
+            self.server,
+            CheckpointWriter(run.checkpoints),
+            run.path / "failed",
+            generation,
+            stop,
+            self._watch,
+        )
         if saved is not None:
-            self.server.restore(saved.meta["books"])
+            self.server.restore(saved.meta["accounting"])
             self.trainer.restore(saved)
         self._supervisor = self._serve(generation, stack)
         self._monitor = RunMonitor(
@@ -72,7 +84,7 @@ class Learner:
             generation,
             run.path,
             lambda: self.server.status,
-            lambda: self.trainer.progress,
+            lambda: self.trainer.status,
             self.trainer.episodes,
         )
         stack.callback(self._monitor.close)
@@ -101,7 +113,7 @@ class Learner:
 
     def _loop_times(self) -> dict[str, float]:
         """The time of each thread's last loop, for the watchdog."""
-        times = self.server.loop_times() | {"trainer": self.trainer.progress.last_loop_at}
+        times = self.server.loop_times() | {"trainer": self.trainer.last_loop_at}
         return times if self._supervisor is None else times | {"supervisor": self._supervisor.last_loop_at}
 
     @property
@@ -110,7 +122,7 @@ class Learner:
         episodes, stop_return = self.trainer.episodes, self.config.stop_return
         full = len(episodes.recent) == episodes.recent.maxlen
         reached = stop_return is not None and full and (episodes.mean or 0.0) >= stop_return
-        return reached or self.trainer.progress.version >= self.config.updates
+        return reached or self.trainer.status.version >= self.config.updates
 
     def run(self) -> dict[str, object]:
         """Train until finished or asked to stop; returns the summary of the run."""

@@ -71,7 +71,7 @@ def _sessions(ledger: dict[str, Any], sessions: list[Any]) -> Iterator[str]:
 
 def _read(saved: Checkpoint) -> tuple[dict[str, Any], list[Any]]:
     """Return ledger and sessions of a checkpoint, of this protocol or of protocol 3."""
-    accounting = json.loads(saved.meta["books"])
+    accounting = json.loads(saved.meta["accounting"])
     sessions = accounting["sessions"] if "sessions" in accounting else accounting["seats"]
     return json.loads(accounting["ledger"]), sessions
 

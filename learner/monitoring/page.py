@@ -45,7 +45,7 @@ def run_status(
     """
     shares = time_shares(*recent)
     cause = bottleneck(trainer.version, server.actors, shares)
-    remaining_steps, preview = facts.total_steps - facts.env_steps, trainer.scene
+    remaining_steps, preview = facts.total_steps - facts.env_steps, trainer.preview
     newest = Point(facts.env_steps, facts.return_mean, facts.bonus)
     return {
         "software": common.__version__,
@@ -149,7 +149,7 @@ class Page:
 
     def _preview_response(self) -> Response:
         with self._lock:
-            preview = self._trainer().scene
+            preview = self._trainer().preview
             if self._preview is None or self._preview[0] is not preview:
                 body = gzip.compress(_json(preview_values(preview)), compresslevel=1)
                 self._preview = (preview, body)

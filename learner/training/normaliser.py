@@ -1,7 +1,8 @@
-"""The single owner of every running statistic: observations, returns of both streams, forward filters."""
+"""All running statistics of a run: observations, discounted returns of both reward streams."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -13,14 +14,14 @@ from common.model.bundle import under
 from common.spaces import Spaces
 from learner.training.running_stats import Moments, forward_filter
 
-_REWARD_CLIP = 10.0  # of a scaled extrinsic reward, in deviations of the return
+_REWARD_CLIP = 10.0  # of a scaled extrinsic reward, in standard deviations of the return
 
 
 class Normaliser:
-    """Owned by the trainer. All float64.
+    """Normalises observations and scales rewards. All statistics are float64.
 
-    Warm-up chunks change the observation statistics. After the warm-up a chunk that is not trained on
-    changes no statistic: dropped chunks never reach the trainer, and a failed update restores a copy.
+    Warm-up chunks change the observation statistics. After the warm-up only chunks that are trained on
+    change a statistic: every update works on a copy, which the trainer keeps if the update succeeds.
     """
 
     def __init__(self, spaces: Spaces, config: Config) -> None:
@@ -34,8 +35,14 @@ class Normaliser:
         self._returns: dict[int, tuple[int, npt.NDArray[np.float64]]] = {}  # slot -> incarnation, [B]
         self._filters: dict[int, npt.NDArray[np.float64]] = {}  # slot -> [B]
 
+    def copy(self) -> Normaliser:
+        """Return an independent copy. It shares the arrays, which are never changed in place."""
+        other = copy.copy(self)
+        other._returns, other._filters = dict(self._returns), dict(self._filters)
+        return other
+
     def observe(self, observation: npt.NDArray[np.generic]) -> None:
-        """Merge the current observations s_0 .. s_{T-1} of a batch, rows S-1 to S-1+T-1 of its chunks."""
+        """Merge the observations s_0 .. s_{T-1} of a batch, rows S-1 to S-1+T-1 of its chunks."""
         rows = observation[self._stack - 1 : -1]
         self.observation = self.observation.merge(Moments.of(rows.reshape(-1, *rows.shape[2:])))
 
@@ -47,15 +54,15 @@ class Normaliser:
     def scale(self, bonus: npt.NDArray[np.float32], slots: Sequence[int]) -> npt.NDArray[np.float32]:
         """Turn the bonuses of a batch into intrinsic rewards.
 
-        Each lane's bonus runs through its forward filter; the variance of all filtered values is
-        merged first, then the raw bonus is divided by its root. No mean is subtracted.
+        Each lane's bonus passes through the lane's forward filter. The moments of all filtered values are
+        merged, then the raw bonus is divided by the standard deviation. No mean is subtracted.
 
         Args:
             bonus: float32 [T, E], in batch order.
-            slots: of the batch's chunks, in batch order; a slot may fill several places.
+            slots: of the batch's chunks, in batch order; a slot may occur several times.
 
         Returns:
-            BonusModel rewards, float32 [T, E].
+            Intrinsic rewards, float32 [T, E].
 
         Source: Burda et al. 2018, section 2.4, and its code (ppo_agent.py).
         """
@@ -76,13 +83,13 @@ class Normaliser:
         done: npt.NDArray[np.bool_],
         lives: Sequence[tuple[int, int, bool]],
     ) -> npt.NDArray[np.float32]:
-        """Divide extrinsic rewards by the deviation of the running return; clip to 10 deviations.
+        """Divide extrinsic rewards by the standard deviation of the discounted return; clip at 10.
 
         Args:
             reward: float32 [T, E], raw, in batch order.
             done: bool [T, E].
             lives: slot and incarnation of each chunk of the batch, and whether its lanes were reset
-                before it; the return of a new incarnation and of reset lanes starts at 0.
+                before it; the return starts at 0 for a new incarnation and for reset lanes.
 
         Returns:
             float32 [T, E].
@@ -105,12 +112,12 @@ class Normaliser:
         return scaled.astype(np.float32)
 
     def observation_statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and standard deviation as shipped and used: float32, shape of one observation."""
+        """Return mean and standard deviation, float32, each with the shape of one observation."""
         mean, std = self.observation.mean.astype(np.float32), self.observation.std.astype(np.float32)
         return torch.from_numpy(mean), torch.from_numpy(std)
 
     def state(self) -> dict[str, torch.Tensor]:
-        """For a checkpoint, float64. Running returns are not kept: a resumed run resets every lane."""
+        """Return the tensors of a checkpoint, without running returns: a resumed run resets every lane."""
         moments = {
             "observation": self.observation,
             "intrinsic": self.intrinsic_return,

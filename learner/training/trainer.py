@@ -1,50 +1,40 @@
-"""The trainer: takes a batch, trains, settles, publishes, opens the next; saves in between.
+"""The trainer's loop: gather a batch, build it, update, settle, publish.
 
-The order at the end of an update is what makes a checkpoint exact: settle version v, cut the books,
-publish v + 1, hand out credit. The file is written while the actors play.
+The order at the end of an update makes a checkpoint exact: settle the batch of version v, take the step
+accounting, publish version v + 1, hand out credit. The file is written while the actors play.
 """
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import threading
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
+from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-import structlog
 import torch
 
 from common.config import Config
 from common.model.bundle import Bundle
-from common.process.lifecycle import EXIT_INTERNAL, Fatal
-from common.protocol.chunk import WARMUP_VERSION, Chunk
+from common.phase_timer import PhaseTimer
+from common.protocol.chunk import WARMUP_VERSION
 from common.spaces import Spaces
 from learner.interface import DecodedChunk, TrainerServer
-from learner.training import checkpoint
-from learner.training.batch import join, make_batch
-from learner.training.checkpoint import Checkpoint, RunDirectory
+from learner.training.batch_builder import BatchBuilder, BuiltBatch
+from learner.training.checkpoint import Checkpoint
+from learner.training.checkpoint_writer import CheckpointWriter
 from learner.training.episodes import Episode, EpisodeTracker
+from learner.training.failed_batches import FailedBatches
+from learner.training.gatherer import BatchGatherer
 from learner.training.normaliser import Normaliser
 from learner.training.ppo import PPO, UpdateReport
 from learner.training.running_stats import Moments
-from learner.training.status import ChunkPreview, TrainerStatus
-
-log = structlog.get_logger()
-
-_POLL_SECONDS = 0.5
-_TINY = np.finfo(np.float32).tiny
-_FAILURES = 3  # updates in a row that end the run
-_SAVING_SHARE = 0.05  # of the time, at most, goes into checkpoints;
-_SAVE_SECONDS = (5.0, 60.0)  # within these bounds between two of them
+from learner.training.status import PHASES, ChunkPreview, TrainerStatus
 
 
 class Trainer:
-    """Owns networks, statistics and episodes; the main thread runs it."""
+    """Trains on the batches of a server. The main thread runs it; other threads read `status`."""
 
     def __init__(
         self,
@@ -53,205 +43,164 @@ class Trainer:
         device: torch.device,
         ppo: PPO,
         server: TrainerServer,
-        run: RunDirectory,
+        checkpoints: CheckpointWriter,
+        failed_batches: Path,
         generation: int,
         stop: threading.Event,
         on_wait: Callable[[], None],
     ) -> None:
-        self._config, self._spaces, self._device, self._run = config, spaces, device, run
-        self._generation, self._stop = generation, stop
-        self.ppo, self._server, self._on_wait = ppo, server, on_wait
-        self.normaliser = Normaliser(spaces, config)
-        self.episodes = EpisodeTracker()
-        self.progress = TrainerStatus()
-        self._waiting: defaultdict[int, list[DecodedChunk]] = defaultdict(list)  # decoded, by batch
-        self._failures = 0  # in a row
-        self._save_at = 0.0
+        """Prepare a run from its beginning; `restore` continues one.
+
+        Args:
+            config: of the run.
+            spaces: of its task.
+            device: of `ppo`.
+            ppo: networks and optimiser.
+            server: delivers chunks, takes bundles.
+            checkpoints: writes the checkpoints.
+            failed_batches: directory for batches whose update failed; made when needed.
+            generation: number of earlier learner processes of the run.
+            stop: ends `warm_up` and `update`.
+            on_wait: called about twice a second while no chunk arrives.
+        """
+        self._config, self._spaces, self._server = config, spaces, server
+        self._checkpoints, self._generation = checkpoints, generation
+        self.ppo, self.normaliser, self.episodes = ppo, Normaliser(spaces, config), EpisodeTracker()
+        self._status = TrainerStatus()
+        self._timer = PhaseTimer(PHASES)
+        self._gatherer = BatchGatherer(server, config.rollout.batch_chunks, self._timer, stop, on_wait)
+        self._builder = BatchBuilder(config, spaces, device, ppo.compute_bonus)
+        self._failed = FailedBatches(failed_batches)
+
+    @property
+    def status(self) -> TrainerStatus:
+        """The present status; any thread may read it."""
+        return replace(self._status, phase_seconds=self._timer.seconds)
+
+    @property
+    def last_loop_at(self) -> float:
+        """The time.monotonic() of the trainer's last wait for a chunk, for the watchdog."""
+        return self._gatherer.last_loop_at
+
+    def restore(self, saved: Checkpoint) -> None:
+        """Continue from a checkpoint; the caller restores `ppo` and the server."""
+        self._status = replace(self._status, version=saved.meta["version"])
+        self.episodes.load(saved.meta["episodes"])
+        self.normaliser.load(saved.part("normaliser"))
 
     def warm_up(self) -> bool:
-        """Fill the observation statistics with random play; False if asked to stop."""
-        version = self.progress.version
-        if version == WARMUP_VERSION and self._config.warmup_chunks:
-            self._server.open_batch(WARMUP_VERSION)
-            parts: list[tuple[tuple[int, int, int], Moments]] = []
-            while len(parts) < self._config.warmup_chunks:
-                delivered = self._next()
-                if delivered is None:
-                    return False
-                rows = delivered.chunk.observation[self._spaces.stack - 1 : -1]
-                parts.append((delivered.order, Moments.of(rows.reshape(-1, *rows.shape[2:]))))
-                self._server.settle([delivered], "warmup")
-                self.progress.warmup_chunks = len(parts)
-            self.normaliser.merge_warmup([moments for _, moments in sorted(parts, key=lambda part: part[0])])
-        self.progress.version = max(0, version)
-        self._turn_over()
-        return True
-
-    def _turn_over(self) -> None:
-        """From a settled version to credit for the next; the file is written while the actors play."""
-        books = self._server.accounting() if time.monotonic() >= self._save_at else None
-        if self.progress.version < self._config.updates:
-            self._publish()
-        if books is not None:
-            self.save(books)
-
-    def update(self) -> list[Episode] | None:
-        """One update, from credit already given to credit for the next; None if asked to stop.
-
-        Raises:
-            Fatal: three batches in a row could not be trained on.
-        """
-        chunks = self._gather()
-        if chunks is None:
-            return None
-        version = self.progress.version
-        with self.progress.phase("assemble"):
-            joined = join([delivered.chunk for delivered in chunks])
-        report = self._train(chunks, joined)
-        if report is None:
-            self._give_up(chunks, joined)
-            return []
-        self._failures = 0
-        with self.progress.phase("assemble"):
-            ended = [episode for delivered in chunks for episode in self.episodes.advance(delivered)]
-        self._server.settle(chunks, "trained")
-        lags = [version - delivered.version for delivered in chunks]
-        self.progress.lags = self.progress.lags + Counter(lags)
-        self.progress.lag_max = max(self.progress.lag_max, *lags)
-        self.progress.version, self.progress.report = version + 1, report
-        self.progress.scene = ChunkPreview.of(chunks[0], self._spaces)
-        self.progress.bonus_scale = float(self.normaliser.intrinsic_return.std)
-        self.progress.observations = self.normaliser.observation.count
-        self.progress.trained_here += self._config.rollout.batch_steps
-        self.progress.last_update_at = time.monotonic()
-        self._turn_over()
-        return ended
-
-    def _gather(self) -> list[DecodedChunk] | None:
-        """The batch of the present version, in the order of slots, incarnations and offsets."""
-        version = self.progress.version
-        while len(self._waiting[version]) < self._config.rollout.batch_chunks:
-            delivered = self._next()
-            if delivered is None:
-                return None
-            self._waiting[delivered.batch].append(delivered)
-        return sorted(self._waiting.pop(version), key=lambda delivered: delivered.order)
-
-    def _train(self, chunks: list[DecodedChunk], joined: Chunk) -> UpdateReport | None:
-        """Statistics, then the update; None, and everything as before, if a number was not finite."""
-        version, before = self.progress.version, copy.deepcopy(self.normaliser)
-        with self.progress.phase("assemble"):
-            acted_under = self.normaliser.observation_statistics()
-            lag = np.array([version - delivered.version for delivered in chunks])
-            moved = self._rate_stale(joined, lag, acted_under)
-            intrinsic = self.normaliser.scale(joined.bonus, [delivered.slot for delivered in chunks])
-            reward = self._reward(chunks, joined)
-            self.normaliser.observe(joined.observation)
-            mean, std = self.normaliser.observation_statistics()
-            lanes = np.repeat(lag, self._config.rollout.lanes)
-            batch = make_batch(joined, lanes, reward, intrinsic, self._spaces, acted_under, self._device)
-        with self.progress.phase("train"):
-            statistics = (mean.to(self._device), std.to(self._device))
-            report = self.ppo.update(batch, statistics, version / self._config.updates)
-        if report is None:
-            self.normaliser = before
-            return None
-        return replace(report, figures=report.figures | {"stale_bonus_shift": moved})
-
-    def _rate_stale(
-        self, joined: Chunk, lag: npt.NDArray[np.int64], statistics: tuple[torch.Tensor, torch.Tensor]
-    ) -> float:
-        """Replace the bonus of chunks behind this version by what the predictor says now.
+        """Fill the observation statistics with random play and publish the first bundle.
 
         Returns:
-            How far that moved it: the mean distance in deviations of the new one; 0 with nothing stale.
+            False if asked to stop.
         """
-        lanes = np.flatnonzero(np.repeat(lag > 0, self._config.rollout.lanes))
-        if not self._config.rnd.enabled or not len(lanes):
-            return 0.0
-        rows = torch.from_numpy(joined.observation[self._spaces.stack :, lanes]).to(self._device)
-        mean, std = (x.to(self._device) for x in statistics)
-        bonus = self.ppo.compute_bonus(rows, (mean, std)).cpu().numpy()
-        distance = np.abs(joined.bonus[:, lanes] - bonus).mean() / max(bonus.std(), _TINY)
-        joined.bonus[:, lanes] = bonus
-        return float(distance)
+        if self._status.version == WARMUP_VERSION and self._config.warmup_chunks:
+            self._server.open_batch(WARMUP_VERSION)
+            parts: list[tuple[tuple[int, int, int], Moments]] = []  # with the order of their chunks
+            while len(parts) < self._config.warmup_chunks:
+                decoded = self._gatherer.next_chunk()
+                if decoded is None:
+                    return False
+                rows = decoded.chunk.observation[self._spaces.stack - 1 : -1]
+                parts.append((decoded.order, Moments.of(rows.reshape(-1, *rows.shape[2:]))))
+                self._server.settle([decoded], "warmup")
+                self._status = replace(self._status, warmup_chunks=len(parts))
+            self.normaliser.merge_warmup([moments for _, moments in sorted(parts, key=lambda part: part[0])])
+        self._status = replace(self._status, version=max(0, self._status.version))
+        self._publish()
+        return True
 
-    def _reward(self, chunks: list[DecodedChunk], joined: Chunk) -> npt.NDArray[np.float32]:
-        """What the extrinsic stream learns from."""
-        match self._config.env.reward:
-            case "sign":
-                return np.sign(joined.reward)
-            case "scaled":
-                lives = [(delivered.slot, delivered.incarnation, delivered.fresh) for delivered in chunks]
-                return self.normaliser.scale_reward(joined.reward, joined.done, lives)
-            case _:
-                return joined.reward
+    def update(self) -> list[Episode] | None:
+        """Run one update: from the credit for this version to the credit for the next one.
 
-    def _give_up(self, chunks: list[DecodedChunk], joined: Chunk) -> None:
-        """Keep the batch on disk, book its steps, and ask for another one."""
-        self._failures += 1
-        self.progress.failed_updates += 1
-        path = self._run.path / "failed" / f"{self.progress.version:09d}-{self.progress.failed_updates}.npz"
-        with contextlib.suppress(OSError):  # a full disk must not end what this is about to mend
-            path.parent.mkdir(exist_ok=True)
-            np.savez_compressed(path, **{x.name: getattr(joined, x.name) for x in fields(joined)})
-        log.error(
-            "update_failed", version=self.progress.version, batch=str(path), next="trying another batch"
+        Returns:
+            The episodes that ended in the batch; None if asked to stop.
+
+        Raises:
+            Fatal: three batches in a row had no finite losses.
+        """
+        chunks = self._gatherer.gather(self._status.version)
+        if chunks is None:
+            return None
+        with self._timer.measure("assemble"):
+            built = self._builder.build(chunks, self._status.version, self.normaliser)
+        report = self._train(built)
+        if report is None:
+            self._drop(chunks, built)
+            return []
+        with self._timer.measure("assemble"):
+            ended = [episode for decoded in chunks for episode in self.episodes.advance(decoded)]
+        self._server.settle(chunks, "trained")
+        self._record(chunks, report)
+        self._publish()
+        return ended
+
+    def save(self, accounting: str | None = None) -> None:
+        """Write a checkpoint with the given step accounting, or with the present one."""
+        accounting = self._server.accounting() if accounting is None else accounting
+        with self._timer.measure("checkpoint"):
+            self._checkpoints.save(self.snapshot(accounting))
+        self._status = replace(
+            self._status,
+            checkpoint_failures=self._checkpoints.failures,
+            checkpoint_at=self._checkpoints.saved_at,
         )
-        self._server.settle(chunks, "update_failed")
-        if self._failures == _FAILURES:
-            raise Fatal(
-                EXIT_INTERNAL,
-                f"expected finite losses, got NaN or infinity from {_FAILURES} batches in a row: lower "
-                f"--ppo.learning-rate, or look into {path.parent}; the last checkpoint is from before",
-            )
-        self._server.retry_batch()
 
-    def _next(self) -> DecodedChunk | None:
-        while not self._stop.is_set():
-            self.progress.last_loop_at = time.monotonic()
-            with self.progress.phase("wait"):
-                delivered = self._server.take(_POLL_SECONDS)
-            if delivered is not None:
-                return delivered
-            self._on_wait()
-        return None
-
-    def _publish(self) -> None:
-        with self.progress.phase("publish"):
-            mean, std = self.normaliser.observation_statistics()
-            tensors = self.ppo.tensors() | {"mean": mean, "std": std}
-            self._server.publish(Bundle(self._generation, self.progress.version, tensors))
-            self._server.open_batch(self.progress.version)
-
-    def save(self, books: str | None = None) -> None:
-        """Write a checkpoint; a failure is counted and training goes on."""
-        books = self._server.accounting() if books is None else books
-        with self.progress.phase("checkpoint"):
-            start = time.monotonic()
-            try:
-                checkpoint.save(self._run.checkpoints, max(0, self.progress.version), self._snapshot(books))
-            except OSError as error:
-                self.progress.checkpoint_failures += 1
-                log.error("checkpoint_failed", reason=str(error), next="trying again later")
-            else:
-                self.progress.checkpoint_at = time.time()
-            now = time.monotonic()
-            least, most = _SAVE_SECONDS
-            self._save_at = now + min(most, max(least, (now - start) / _SAVING_SHARE))
-
-    def _snapshot(self, books: str) -> Checkpoint:
+    def snapshot(self, accounting: str) -> Checkpoint:
+        """Return everything that a resumed run needs, on the host."""
         normaliser = {f"normaliser.{name}": value for name, value in self.normaliser.state().items()}
         meta = {
             "config": self._config.to_json(),
-            "version": self.progress.version,
-            "books": books,
+            "version": self._status.version,
+            "accounting": accounting,
             "episodes": self.episodes.state(),
         }
         return Checkpoint(self.ppo.state() | normaliser, meta)
 
-    def restore(self, saved: Checkpoint) -> None:
-        """Continue from a checkpoint; the caller restores `ppo` and the server."""
-        self.progress.version = saved.meta["version"]
-        self.episodes.load(saved.meta["episodes"])
-        self.normaliser.load(saved.part("normaliser"))
+    def _train(self, built: BuiltBatch) -> UpdateReport | None:
+        """Update the networks and commit the statistics; None if a figure is not finite: nothing changed."""
+        with self._timer.measure("train"):
+            done = self._status.version / self._config.updates
+            report = self.ppo.update(built.batch, built.statistics, done)
+        if report is None:
+            return None
+        self.normaliser = built.normaliser
+        return replace(report, figures=report.figures | {"stale_bonus_shift": built.stale_bonus_shift})
+
+    def _drop(self, chunks: list[DecodedChunk], built: BuiltBatch) -> None:
+        """Keep the failed batch on disk, settle its steps as dropped, and ask for another batch."""
+        self._failed.keep(built.joined, self._status.version)
+        self._status = replace(self._status, failed_updates=self._failed.total)
+        self._server.settle(chunks, "update_failed")
+        self._failed.check()
+        self._server.retry_batch()
+
+    def _record(self, chunks: list[DecodedChunk], report: UpdateReport) -> None:
+        """Move the status to the next version."""
+        self._failed.clear()
+        status = self._status
+        lags = [status.version - decoded.version for decoded in chunks]
+        self._status = replace(
+            status,
+            version=status.version + 1,
+            report=report,
+            preview=ChunkPreview.of(chunks[0], self._spaces),
+            bonus_scale=float(self.normaliser.intrinsic_return.std),
+            observations=self.normaliser.observation.count,
+            lag_max=max(status.lag_max, *lags),
+            lags=status.lags + Counter(lags),
+            last_update_at=time.monotonic(),
+            trained_here=status.trained_here + self._config.rollout.batch_steps,
+        )
+
+    def _publish(self) -> None:
+        """Publish this version and hand out credit for its batch; then write the checkpoint if it is due."""
+        accounting = self._server.accounting() if self._checkpoints.due else None
+        if self._status.version < self._config.updates:
+            with self._timer.measure("publish"):
+                mean, std = self.normaliser.observation_statistics()
+                tensors = self.ppo.tensors() | {"mean": mean, "std": std}
+                self._server.publish(Bundle(self._generation, self._status.version, tensors))
+                self._server.open_batch(self._status.version)
+        if accounting is not None:
+            self.save(accounting)

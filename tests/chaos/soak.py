@@ -217,7 +217,7 @@ class Soak:
         assert saved is not None
         rows = list(itertools.chain.from_iterable(self.sampler.lives))
         summary, problems = self.run.summary(), verify_ledger.verify(saved)
-        accounts = json.loads(json.loads(saved.meta["books"])["ledger"])["accounts"]
+        accounts = json.loads(json.loads(saved.meta["accounting"])["ledger"])["accounts"]
         sessions: defaultdict[int, set[str]] = defaultdict(set)
         for log in self.directory.glob("learner*.err"):
             for sid, pid in _HELLO.findall(log.read_text()):

@@ -81,7 +81,7 @@ def test_every_step_is_accounted_for_over_partition_freeze_learner_kill_and_acto
     harness.run.constants |= {
         "learner.server.sessions.LEASE_SECONDS": LEASE_SECONDS,
         "learner.server.network.LEASE_SECONDS": LEASE_SECONDS,
-        "learner.training.trainer._SAVE_SECONDS": (0.5, 60.0),  # least and most between two checkpoints
+        "learner.training.checkpoint_writer._MIN_SECONDS": 0.5,  # between two checkpoints
     }
     with (
         FaultProxy(port, harness.run.port, SEED) as proxy,

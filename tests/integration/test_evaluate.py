@@ -40,7 +40,7 @@ def write_run(path: Path, config: Config) -> Path:
     tensors = {f"model.{name}": value for name, value in ppo.tensors().items()}
     tensors |= {f"target.{name}": value for name, value in ppo.target.state_dict().items()}
     tensors |= {f"normaliser.{name}": value for name, value in normaliser.state().items()}
-    meta = {"config": config.to_json(), "version": VERSION, "books": "", "episodes": {}}
+    meta = {"config": config.to_json(), "version": VERSION, "accounting": "", "episodes": {}}
     (path / "checkpoints").mkdir(parents=True)
     (path / "config.json").write_text(config.to_json())
     checkpoint.save(path / "checkpoints", VERSION, Checkpoint(tensors, meta))

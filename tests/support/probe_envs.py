@@ -5,10 +5,10 @@ Source of the tasks: Jones 2021, "Debugging RL, without the agonizing pain" (pro
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -37,6 +37,7 @@ from learner.interface import DecodedChunk
 from learner.server.publisher import WeightsBlob
 from learner.training.ppo import PPO, UpdateReport
 from learner.training.trainer import Trainer
+from tests.support.fake_server import NoCheckpoints
 
 Array = npt.NDArray[Any]
 Pays = Callable[[Array, Array], Array]  # state and action of each lane -> its reward
@@ -104,12 +105,22 @@ class Loop:
     def __post_init__(self) -> None:
         spaces, config = self.probe.spaces, self.config
         phases, never = PhaseTimer(PHASES), threading.Event()
-        nowhere: Any = SimpleNamespace()  # the run's directory
         both: Any = self  # the other side, as far as each side needs it
         cpu = torch.device("cpu")
         ppo = PPO(config, spaces, cpu)
-        self.trainer = Trainer(config, spaces, cpu, ppo, both, nowhere, self.generation, never, lambda: None)
-        self.trainer._save_at = math.inf
+        nowhere = Path()  # no checkpoint is due, and no update fails
+        self.trainer = Trainer(
+            config,
+            spaces,
+            cpu,
+            ppo,
+            both,
+            NoCheckpoints(nowhere),
+            nowhere,
+            self.generation,
+            never,
+            lambda: None,
+        )
         target = self.trainer.ppo.target.state_dict()
         self.player = PlayingState(
             self.welcome,
@@ -127,14 +138,14 @@ class Loop:
 
     def run(self) -> Loop:
         """Train to the end of the run."""
-        while self.trainer.progress.version < self.config.updates:
+        while self.trainer.status.version < self.config.updates:
             self.update()
         return self
 
     def update(self) -> UpdateReport:
         """Train on one batch."""
         self.trainer.update()
-        report = self.trainer.progress.report
+        report = self.trainer.status.report
         assert report is not None
         self.reports.append(report)
         return report

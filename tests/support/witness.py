@@ -16,6 +16,7 @@ from typing import Any
 from learner import __main__ as learner
 from learner import watchdog
 from learner.server.registry import SessionRegistry
+from learner.training.batch_builder import BuiltBatch
 from learner.training.trainer import Trainer
 
 _train = Trainer._train
@@ -23,11 +24,11 @@ _tick = SessionRegistry.tick
 _fsync = os.fsync
 
 
-def _witnessed(self: Trainer, chunks: Any, joined: Any) -> Any:
+def _witnessed(self: Trainer, built: BuiltBatch) -> Any:
     time.sleep(float(os.environ.get("CHAOS_UPDATE_SECONDS", "0")))
-    report = _train(self, chunks, joined)
+    report = _train(self, built)
     if report is not None and "TRAINED_FILE" in os.environ:
-        names = joined.observation[1:].astype(int)
+        names = built.joined.observation[1:].astype(int)
         lanes = []
         for lane in range(names.shape[1]):
             (high, low), made = names[0, lane, :2], names[:, lane, 2]
@@ -36,7 +37,7 @@ def _witnessed(self: Trainer, chunks: Any, joined: Any) -> Any:
         row = {
             "time": time.time(),
             "generation": self._generation,
-            "version": self.progress.version,
+            "version": self.status.version,
             "lanes": lanes,
         }
         with open(os.environ["TRAINED_FILE"], "a") as file:  # noqa: PTH123  # written lines survive a kill

@@ -29,7 +29,7 @@ def sample(version: int = 0) -> Checkpoint:
         "model.flag": torch.tensor([True, False]),
     }
     return Checkpoint(
-        tensors, {"version": version, "books": '{"a": 1}', "episodes": {"recent": [1.5], "best": None}}
+        tensors, {"version": version, "accounting": '{"a": 1}', "episodes": {"recent": [1.5], "best": None}}
     )
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -15,16 +12,14 @@ import torch
 
 from common.config import Config, EnvConfig, PPOConfig, RNDConfig, RolloutConfig
 from common.protocol.chunk import Chunk
-from common.protocol.messages import Message, WeightsRequest
 from common.spaces import Spaces
-from learner.interface import DecodedChunk
-from learner.server.publisher import Publisher, WeightsBlob
+from learner.interface import DecodedChunk, Verdict
+from learner.server.publisher import WeightsBlob
 from learner.service import target_blob
 from learner.training import checkpoint
-from learner.training.batch import Batch, join, make_batch
-from learner.training.checkpoint import RunDirectory
+from learner.training.batch import Batch, make_batch
 from learner.training.ppo import PPO, UpdateReport
-from learner.training.trainer import Trainer
+from tests.support.fake_server import FakeServer, make_trainer
 from tests.support.stand_in_device import DEVICE, StandInDevice, stand_in_device
 
 T, LANES, E = 6, 2, 4
@@ -157,20 +152,16 @@ def test_a_device_trains_and_rates_as_the_host_does(
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
-def trainer_on(device: torch.device, path: Path, spaces: Spaces = IMAGES) -> Trainer:
-    run = RunDirectory.__new__(RunDirectory)
-    run.path = run.checkpoints = path
-    ppo, server = PPO(CONFIG, spaces, device), mock.Mock()
-    return Trainer(CONFIG, spaces, device, ppo, server, run, 0, threading.Event(), lambda: None)
+class CountingServer(FakeServer):
+    """Notes the copies of an update up to its settlement; those of the bundle come after it."""
 
+    def __init__(self, chunks: list[DecodedChunk], device: StandInDevice) -> None:
+        super().__init__(chunks)
+        self.device = device
 
-def published(trainer: Trainer) -> Message:
-    """Serialise what `_publish` hands to the server; returns size and digest."""
-    trainer._publish()
-    server, publisher = cast(mock.Mock, trainer._server), Publisher(None)
-    publisher.publish(WeightsBlob.of("bundle", server.publish.call_args.args[0]))
-    request = WeightsRequest(name="bundle", generation=-1, version=-1, piece=0, count=1)
-    return next(publisher.answer(request))
+    def settle(self, chunks: Sequence[DecodedChunk], verdict: Verdict) -> None:
+        self.waits, self.uploads = self.device.waits.copy(), self.device.uploads.copy()
+        self.device.reset()
 
 
 @SPACES
@@ -184,28 +175,22 @@ def test_a_batch_with_a_stale_chunk_is_trained_on_and_published_with_few_copies(
     ]
     reports, bundles = [], []
     for where in (CPU, DEVICE):
-        trainer, joined = trainer_on(where, tmp_path, spaces), join(chunks)
-        trainer.progress.version = 1
+        decoded = [
+            DecodedChunk(b"", 1, slot, 0, 0, version=min(slot, 1), fresh=True, chunk=chunk)
+            for slot, chunk in enumerate(chunks)  # the first is a version behind
+        ]
+        server = CountingServer(decoded, device)
+        trainer = make_trainer(CONFIG, spaces, server, tmp_path, version=1, device=where)
         device.reset()
-        reports.append(
-            trainer._train(
-                [
-                    DecodedChunk(b"", 1, slot, 0, 0, version=min(slot, 1), fresh=True, chunk=chunk)
-                    for slot, chunk in enumerate(chunks)  # the first is a version behind
-                ],
-                joined,
-            )
-        )
-        waits, uploads = device.waits.copy(), device.uploads.copy()
-        assert not np.array_equal(joined.bonus[:, :LANES], chunks[0].bonus)
-        assert np.array_equal(joined.bonus[:, LANES:], join(chunks[1:]).bonus)
-        device.reset()
-        bundles.append(published(trainer))
+        trainer.update()
+        reports.append(trainer.status.report)
+        bundles.append(WeightsBlob.of("bundle", server.bundles[-1]).meta)
     whitening = 0 if spaces.is_image else STATISTICS_UPLOADS
     most = RATE_UPLOADS + BATCH_UPLOADS + whitening + STATISTICS_UPLOADS + UPDATE_UPLOADS
-    assert waits.total() == 2, waits  # the new bonus, the figures
-    assert uploads.total() <= most, uploads
+    assert server.waits.total() == 2, server.waits  # the new bonus, the figures
+    assert server.uploads.total() <= most, server.uploads
     assert reports[0] is not None and reports[0] == reports[1]
+    assert reports[0].figures["stale_bonus_shift"] > 0
     assert bundles[0] == bundles[1]
     assert device.waits.total() <= len(trainer.ppo.tensors()), device.waits
     assert not device.uploads
@@ -216,15 +201,14 @@ def test_checkpoint_target_and_bundle_leave_the_device(
 ) -> None:
     """A learner on a device saves, offers what actors need, and resumes to the same next update."""
     statistics, batch = statistics_of(IMAGES, DEVICE), batch_on(DEVICE, IMAGES, make_chunk)
-    trainer = trainer_on(DEVICE, tmp_path)
+    trainer = make_trainer(CONFIG, IMAGES, FakeServer(), tmp_path, version=1, device=DEVICE)
     train(trainer.ppo, batch, statistics)
-    trainer.progress.version = 1
-    snapshot = trainer._snapshot("{}")
+    snapshot = trainer.snapshot("{}")
     assert {value.device for value in snapshot.tensors.values()} == {CPU}
     saved = checkpoint.load(checkpoint.save(tmp_path, 1, snapshot))
     assert isinstance(target_blob(trainer.ppo), WeightsBlob)
     assert {value.device for value in trainer.ppo.tensors().values()} == {CPU}
-    resumed = trainer_on(DEVICE, tmp_path)
+    resumed = make_trainer(CONFIG, IMAGES, FakeServer(), tmp_path, device=DEVICE)
     resumed.ppo.load(saved.tensors)
     resumed.restore(saved)
     assert train(resumed.ppo, batch, statistics) == train(trainer.ppo, batch, statistics)

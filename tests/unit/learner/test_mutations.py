@@ -22,6 +22,7 @@ from common.model.policy import Policy
 from common.rng import RngKey, environment_seeds
 from common.spaces import Spaces
 from learner.training import advantages, batch, losses, running_stats, targets
+from learner.training.batch_builder import BatchBuilder
 from learner.training.normaliser import Normaliser
 from learner.training.ppo import PPO
 from learner.training.trainer import Trainer
@@ -107,9 +108,9 @@ MUTANTS = [
     ),
     Mutant(
         "filter reset at ends",
-        Trainer._train,
-        "scale(joined.bonus, [delivered.slot for delivered in chunks])",
-        "scale_reward(joined.bonus, joined.done, [(delivered.slot, 0, False) for delivered in chunks])",
+        BatchBuilder.build,
+        "scale(joined.bonus, [decoded.slot for decoded in chunks])",
+        "scale_reward(joined.bonus, joined.done, [(decoded.slot, 0, False) for decoded in chunks])",
         test_probes.test_no_end_interrupts_the_discounted_bonuses_of_a_lane,
     ),
     Mutant(
@@ -129,7 +130,7 @@ MUTANTS = [
     ),
     Mutant(
         "learner rates the current observation",
-        Trainer._rate_stale,
+        BatchBuilder._recompute_stale_bonuses,
         "joined.observation[self._spaces.stack :, lanes]",
         "joined.observation[self._spaces.stack - 1 : -1, lanes]",
         STALE_BONUS,
@@ -194,9 +195,9 @@ MUTANTS = [
     ),
     Mutant(
         "training whitens with the next version's statistics",
-        Trainer._train,
-        "self._spaces, acted_under, self._device",
-        "self._spaces, (mean, std), self._device",
+        BatchBuilder.build,
+        "self._spaces, acting, self._device",
+        "self._spaces, updated.observation_statistics(), self._device",
         test_probes.test_learner_and_actor_agree_on_every_fresh_action,
     ),
     Mutant(
@@ -316,10 +317,10 @@ MUTANTS = [
     ),
     Mutant(
         "learner rates with the next version's statistics",
-        Trainer._train,
-        "self._rate_stale(joined, lag, acted_under)",
-        "self.normaliser.observe(joined.observation); "
-        "self._rate_stale(joined, lag, self.normaliser.observation_statistics())",
+        BatchBuilder.build,
+        "shift = self._recompute_stale_bonuses(joined, lag, acting)",
+        "normaliser.observe(joined.observation); "
+        "shift = self._recompute_stale_bonuses(joined, lag, normaliser.observation_statistics())",
         STALE_BONUS,
     ),
     # Heads, schedule, shapes.
@@ -347,8 +348,8 @@ MUTANTS = [
     Mutant(
         "learning rate below zero at the end",
         Trainer._train,
-        "version / self._config.updates",
-        "(version + 1) / (self._config.updates - 1)",
+        "self._status.version / self._config.updates",
+        "(self._status.version + 1) / (self._config.updates - 1)",
         test_probes.test_annealing_begins_at_the_whole_rate_and_ends_above_zero,
     ),
     Mutant(

@@ -127,7 +127,7 @@ def test_a_preview_is_the_first_lane_after_each_step_and_its_bonus(make_chunk: M
     """Row S + t is the observation after step t, for which the bonus is computed; the arrays are copies."""
     chunk = make_chunk(5, 2, IMAGES, 0)
     preview = ChunkPreview.of(delivered(chunk), IMAGES)
-    response = page(replace(PROGRESS, scene=preview)).routes["/preview.json"]()
+    response = page(replace(PROGRESS, preview=preview)).routes["/preview.json"]()
     assert response.headers == {"Content-Encoding": "gzip"}
     value = json.loads(gzip.decompress(response.body))
     images = np.frombuffer(base64.b64decode(value["images"]), np.uint8).reshape(5, 84, 84)
@@ -141,7 +141,7 @@ def test_a_preview_is_the_first_lane_after_each_step_and_its_bonus(make_chunk: M
 
 def test_a_task_on_vectors_has_a_preview_without_images(make_chunk: Maker) -> None:
     preview = ChunkPreview.of(delivered(make_chunk(5, 2, NUMBERS, 0)), NUMBERS)
-    response = page(replace(PROGRESS, scene=preview)).routes["/preview.json"]()
+    response = page(replace(PROGRESS, preview=preview)).routes["/preview.json"]()
     value = json.loads(gzip.decompress(response.body))
     assert value["images"] is None
     assert len(value["bonus"]) == 5
@@ -156,7 +156,7 @@ def test_many_requests_cost_as_much_as_one(make_chunk: Maker) -> None:
         return VIEW
 
     live = page(
-        replace(PROGRESS, scene=ChunkPreview.of(delivered(make_chunk(5, 2, IMAGES, 0)), IMAGES)), view
+        replace(PROGRESS, preview=ChunkPreview.of(delivered(make_chunk(5, 2, IMAGES, 0)), IMAGES)), view
     )
     assert not built_at  # only a request builds it
     bodies = [live.routes["/preview.json"]().body for _ in range(9)]

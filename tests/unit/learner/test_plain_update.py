@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import threading
 from collections.abc import Callable
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -18,10 +16,9 @@ from common.protocol.chunk import Chunk
 from common.spaces import Spaces
 from learner.interface import DecodedChunk
 from learner.training.batch import join
-from learner.training.checkpoint import RunDirectory
-from learner.training.ppo import PPO
 from learner.training.trainer import Trainer
 from tests.support import plain_update
+from tests.support.fake_server import FakeServer, make_trainer
 from tests.support.plain_update import Plain
 
 T, B, E, UPDATES = 8, 2, 6, 3
@@ -65,15 +62,6 @@ def chunks_of(make_chunk: Maker, update: int) -> list[DecodedChunk]:
     return made
 
 
-def trainer_of(config: Config) -> Trainer:
-    run = RunDirectory.__new__(RunDirectory)  # nothing here writes to it
-    cpu, server = torch.device("cpu"), mock.Mock()
-    ppo = PPO(config, SPACES, cpu)
-    trainer = Trainer(config, SPACES, cpu, ppo, server, run, 0, threading.Event(), lambda: None)
-    trainer.progress.version = 0
-    return trainer
-
-
 def plain_of(trainer: Trainer, config: Config) -> Plain:
     policy, predictor, target = (
         net.state_dict() for net in (trainer.ppo.policy, trainer.ppo.predictor, trainer.ppo.target)
@@ -89,14 +77,15 @@ def draws_of(trainer: Trainer, config: Config) -> tuple[torch.Tensor, list[torch
     return kept, [torch.randperm(T * E, generator=generator) for _ in range(config.ppo.epochs)]
 
 
-def train_both(trainer: Trainer, plain: Plain, config: Config, make_chunk: Maker) -> None:
+def train_both(trainer: Trainer, server: FakeServer, plain: Plain, config: Config, make_chunk: Maker) -> None:
     for update in range(UPDATES):
         chunks = chunks_of(make_chunk, update)
-        joined = join([delivered.chunk for delivered in chunks])
+        joined = join([decoded.chunk for decoded in chunks])
         kept, orders = draws_of(trainer, config)
-        arrays = {field.name: getattr(joined, field.name).copy() for field in dataclasses.fields(joined)}
-        assert trainer._train(chunks, joined) is not None
-        trainer.progress.version = update + 1
+        arrays = {field.name: getattr(joined, field.name) for field in dataclasses.fields(joined)}
+        server.chunks.extend(chunks)
+        trainer.update()
+        assert trainer.status.version == update + 1
         plain.update(arrays, update / config.updates, kept, orders)
 
 
@@ -114,10 +103,11 @@ def distances(trainer: Trainer, plain: Plain, before: dict[str, torch.Tensor]) -
     return found
 
 
-def test_three_updates_change_every_weight_as_plain_code_does(make_chunk: Maker) -> None:
-    trainer = trainer_of(CONFIG)
+def test_three_updates_change_every_weight_as_plain_code_does(make_chunk: Maker, tmp_path: Path) -> None:
+    server = FakeServer()
+    trainer = make_trainer(CONFIG, SPACES, server, tmp_path, version=0)
     plain, before = plain_of(trainer, CONFIG), {k: x.clone() for k, x in trainer.ppo.tensors().items()}
-    train_both(trainer, plain, CONFIG, make_chunk)
+    train_both(trainer, server, plain, CONFIG, make_chunk)
     found = distances(trainer, plain, before)
     assert max(found.values()) < RELATIVE, found
     normaliser = trainer.normaliser
@@ -152,11 +142,12 @@ def with_ppo(**options: float) -> Config:
         name for name, x in dataclasses.asdict(config.ppo).items() if x != getattr(CONFIG.ppo, name)
     ),
 )
-def test_another_setting_is_seen_in_the_changes(other: Config, make_chunk: Maker) -> None:
+def test_another_setting_is_seen_in_the_changes(other: Config, make_chunk: Maker, tmp_path: Path) -> None:
     """The bound is narrow enough to notice a number that is off by a little."""
-    trainer = trainer_of(CONFIG)
+    server = FakeServer()
+    trainer = make_trainer(CONFIG, SPACES, server, tmp_path, version=0)
     plain, before = plain_of(trainer, other), {k: x.clone() for k, x in trainer.ppo.tensors().items()}
-    train_both(trainer, plain, CONFIG, make_chunk)
+    train_both(trainer, server, plain, CONFIG, make_chunk)
     assert max(distances(trainer, plain, before).values()) > 2 * RELATIVE
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from common.config import Config, EnvConfig, NetworkConfig, PPOConfig, RNDConfig, RolloutConfig
 from common.process.lifecycle import Fatal
+from learner.training.normaliser import Normaliser
 from learner.training.ppo import PPO
 from tests.support.probe_envs import Array, Loop, Probe
 
@@ -67,13 +69,15 @@ def ring() -> Probe:
 def bonuses(loop: Loop) -> list[Array]:
     """Those of each update from now on, [T, B] as they reach the normaliser."""
     seen: list[Array] = []
-    scale = loop.trainer.normaliser.scale
 
-    def listen(bonus: Array, slots: list[int]) -> Array:
-        seen.append(bonus.copy())
-        return scale(bonus, slots)
+    class Listening(Normaliser):
+        def scale(self, bonus: Array, slots: Sequence[int]) -> Array:
+            seen.append(bonus.copy())
+            return super().scale(bonus, slots)
 
-    loop.trainer.normaliser.scale = listen  # type: ignore[method-assign,assignment]
+    listening = Listening(loop.probe.spaces, loop.config)
+    listening.load(loop.trainer.normaliser.state())
+    loop.trainer.normaliser = listening
     return seen
 
 

@@ -1,4 +1,4 @@
-"""What the trainer makes of a batch before it is trained on, and what a failed update leaves behind."""
+"""The trainer's loop against a server without sockets."""
 
 from __future__ import annotations
 
@@ -6,132 +6,196 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 
-from common.config import Config, EnvConfig, PPOConfig, RolloutConfig
-from common.model import rnd
+from common.config import Config, EnvConfig, PPOConfig, RNDConfig, RolloutConfig
+from common.process.lifecycle import EXIT_INTERNAL, Fatal
 from common.protocol.chunk import Chunk
 from common.spaces import Spaces
 from learner.interface import DecodedChunk
-from learner.training.batch import join
-from learner.training.checkpoint import RunDirectory
-from learner.training.ppo import PPO
-from learner.training.trainer import Trainer
+from learner.training.checkpoint_writer import CheckpointWriter
+from tests.support.fake_server import FakeServer, make_trainer
 
 T, B, E = 7, 2, 6
 SPACES = Spaces((3,), 1, 4)
 CONFIG = Config(
     precision="float32",
     max_lag=2,
-    env=EnvConfig(reward="raw"),
+    total_steps=10 * T * E,
+    env=EnvConfig(reward="scaled"),
     rollout=RolloutConfig(steps=T, lanes=B, batch_lanes=E),
     ppo=PPOConfig(epochs=1, minibatches=1),
+    rnd=RNDConfig(warmup_steps=3 * T * B),
 )
 Maker = Callable[..., Chunk]
-TrainerMaker = Callable[[Config], Trainer]
 
 
-@pytest.fixture
-def make_trainer(tmp_path: Path) -> TrainerMaker:
-    """A trainer without a fleet, at version 5."""
-
-    def make(config: Config) -> Trainer:
-        run = RunDirectory.__new__(RunDirectory)  # nothing here writes to it
-        cpu, server = torch.device("cpu"), mock.Mock()
-        ppo = PPO(config, SPACES, cpu)
-        trainer = Trainer(config, SPACES, cpu, ppo, server, run, 0, threading.Event(), lambda: None)
-        trainer.progress.version = 5
-        return trainer
-
-    return make
-
-
-def chunks_of(make_chunk: Maker, lags: tuple[int, ...] = (0, 0, 0)) -> list[DecodedChunk]:
-    """One chunk of noise from each of three slots, so many versions behind version 5."""
+def chunks_of(make_chunk: Maker, batch: int = 5, version: int | None = None) -> list[DecodedChunk]:
+    """One chunk of noise from each of three slots."""
+    version = batch if version is None else version
     return [
-        DecodedChunk(bytes([slot]) * 16, 5, slot, 0, 0, 5 - lag, True, make_chunk(T, B, SPACES, slot))
-        for slot, lag in enumerate(lags)
+        DecodedChunk(
+            bytes([slot]) * 16,
+            batch,
+            slot,
+            0,
+            0,
+            version,
+            True,
+            make_chunk(T, B, SPACES, 3 * batch + slot + 3),
+        )
+        for slot in range(3)
     ]
 
 
-def joined(chunks: list[DecodedChunk]) -> Chunk:
-    """The batch they make."""
-    return join([delivered.chunk for delivered in chunks])
-
-
-def test_rewards_are_signs_or_raw_or_scaled_as_asked(make_trainer: TrainerMaker, make_chunk: Maker) -> None:
-    """-1, 0 and 1; what the game paid; or one multiple of that for all."""
-    chunks = chunks_of(make_chunk)
-    chunks[1].chunk.reward[2, 1] = 0.0
-    whole = joined(chunks)
-    trainers = {
-        kind: make_trainer(replace(CONFIG, env=EnvConfig(reward=kind))) for kind in ("sign", "raw", "scaled")
-    }
-    found = {kind: trainer._reward(chunks, whole) for kind, trainer in trainers.items()}
-    np.testing.assert_array_equal(found["sign"], np.sign(whole.reward))
-    np.testing.assert_array_equal(found["raw"], whole.reward)
-    spread = float(trainers["scaled"].normaliser.extrinsic_return.std)
-    assert spread != pytest.approx(1.0, rel=0.01)
-    np.testing.assert_allclose(found["scaled"], whole.reward / spread, rtol=1e-6)
-    assert {reward.dtype.name for reward in found.values()} == {"float32"}
-
-
-def test_a_stale_chunk_is_rated_anew_by_the_predictor_and_a_fresh_one_keeps_its_bonus(
-    make_trainer: TrainerMaker, make_chunk: Maker
-) -> None:
-    """Of the observations that followed its steps, whitened with the given statistics."""
-    trainer, chunks = make_trainer(CONFIG), chunks_of(make_chunk, (0, 2, 1))
-    whole, shipped = joined(chunks), joined(chunks).bonus.copy()
-    mean, std = torch.tensor([0.5, 0.0, -1.0]), torch.tensor([2.0, 1.0, 0.5])
-    moved = trainer._rate_stale(whole, np.array([0, 2, 1]), (mean, std))
-    np.testing.assert_array_equal(whole.bonus[:, :B], shipped[:, :B])
-    for lane in range(B, E):
-        seen = rnd.whiten(torch.from_numpy(whole.observation[1:, lane]), mean, std)
-        with torch.no_grad():
-            error = rnd.prediction_error(trainer.ppo.predictor(seen), trainer.ppo.target(seen))
-        np.testing.assert_allclose(whole.bonus[:, lane], error, rtol=1e-4)
-    assert not np.isclose(whole.bonus[:, B:], shipped[:, B:]).all()
-    distance = np.abs(whole.bonus[:, B:] - shipped[:, B:]).mean() / whole.bonus[:, B:].std()
-    assert moved == pytest.approx(distance, rel=1e-5)
-    assert trainer._rate_stale(whole, np.array([0, 2, 1]), (mean, std)) < 1e-6  # as it was rated just now
-    assert trainer._rate_stale(whole, np.array([0, 0, 0]), (mean, std)) == 0.0
-
-
-def test_games_of_a_failed_update_are_not_reported(
-    make_trainer: TrainerMaker, make_chunk: Maker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Their chunks are not trained on."""
-    trainer, chunks = make_trainer(CONFIG), chunks_of(make_chunk)
-    for delivered in chunks:
-        delivered.chunk.terminated[T - 1] = True
-    monkeypatch.setattr(trainer, "_gather", lambda: chunks)
-    monkeypatch.setattr(trainer, "_give_up", lambda *batch: None)
+def spoilt(chunks: list[DecodedChunk]) -> list[DecodedChunk]:
+    """The same chunks with one bonus that is not a number."""
     chunks[0].chunk.bonus[3, 1] = np.nan
+    return chunks
+
+
+ORDER = [(slot, 0, 0) for slot in range(3)]
+
+
+def test_an_update_settles_takes_the_accounting_publishes_and_hands_out_credit(
+    make_chunk: Maker, tmp_path: Path
+) -> None:
+    """In this order, because the checkpoint must hold the accounts before actors act on the next version."""
+    server, writer = FakeServer(chunks_of(make_chunk)[::-1]), CheckpointWriter(tmp_path)
+    trainer = make_trainer(CONFIG, SPACES, server, tmp_path, version=5, checkpoints=writer)
+    assert trainer.update() is not None
+    settled = ("settle", "trained", ORDER)
+    assert server.calls == [settled, ("accounting",), ("publish", 6), ("open_batch", 6)]
+    assert trainer.status.version == 6
+    assert trainer.status.checkpoint_at is not None
+    assert trainer.snapshot("text").meta["accounting"] == "text"
+    server.chunks.extend(chunks_of(make_chunk, 6))
+    trainer.update()  # the next checkpoint is not due yet
+    assert server.calls.count(("accounting",)) == 1
+
+
+def test_the_last_update_publishes_nothing(make_chunk: Maker, tmp_path: Path) -> None:
+    server = FakeServer(chunks_of(make_chunk, 9))
+    trainer = make_trainer(CONFIG, SPACES, server, tmp_path, version=9)
+    trainer.update()
+    assert server.calls == [("settle", "trained", ORDER)]
+    assert trainer.status.version == CONFIG.updates == 10
+
+
+def test_chunks_of_a_later_batch_wait_for_it(make_chunk: Maker, tmp_path: Path) -> None:
+    now, later = chunks_of(make_chunk, 5), chunks_of(make_chunk, 6, version=5)
+    server = FakeServer([later[1], now[2], now[0], later[0], now[1]])
+    trainer = make_trainer(CONFIG, SPACES, server, tmp_path, version=5)
+    trainer.update()
+    assert dict(trainer.status.lags) == {0: 3}
+    server.chunks.append(later[2])
+    trainer.update()
+    assert trainer.status.version == 7
+    assert dict(trainer.status.lags) == {0: 3, 1: 3}
+    assert trainer.status.lag_max == 1
+
+
+def test_while_no_chunk_arrives_the_callback_is_called_until_the_run_is_stopped(tmp_path: Path) -> None:
+    stop, waits = threading.Event(), list[int]()
+
+    def on_wait() -> None:
+        waits.append(len(waits))
+        if len(waits) == 3:
+            stop.set()
+
+    server = FakeServer()
+    trainer = make_trainer(CONFIG, SPACES, server, tmp_path, version=5, stop=stop, on_wait=on_wait)
+    assert trainer.update() is None
+    assert waits == [0, 1, 2]
+    assert server.calls == []
+    stopped = make_trainer(CONFIG, SPACES, FakeServer(), tmp_path, stop=stop)
+    assert not stopped.warm_up()
+
+
+def test_the_warm_up_does_not_depend_on_the_order_of_arrival(make_chunk: Maker, tmp_path: Path) -> None:
+    states = []
+    for step in (1, -1):
+        server = FakeServer(chunks_of(make_chunk, -1)[::step])
+        trainer = make_trainer(CONFIG, SPACES, server, tmp_path)
+        assert trainer.warm_up()
+        states.append(trainer.normaliser.state())
+        assert [call[0] for call in server.calls] == ["open_batch", *["settle"] * 3, "publish", "open_batch"]
+        assert trainer.status.warmup_chunks == 3
+        assert trainer.status.version == 0
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    assert float(states[0]["observation.count"]) == pytest.approx(3 * T * B, abs=0.01)
+
+
+def test_episodes_of_a_failed_update_are_not_reported(make_chunk: Maker, tmp_path: Path) -> None:
+    """Their chunks are not trained on."""
+    chunks = chunks_of(make_chunk)
+    for decoded in chunks:
+        decoded.chunk.terminated[T - 1] = True
+    good = make_trainer(CONFIG, SPACES, FakeServer(chunks), tmp_path, version=5)
+    assert good.update()
+    trainer = make_trainer(CONFIG, SPACES, FakeServer(spoilt(chunks)), tmp_path, version=5)
     assert trainer.update() == []
     assert trainer.episodes.count == 0
 
 
-def test_a_failed_update_leaves_every_kept_statistic_as_it_was(
-    make_trainer: TrainerMaker, make_chunk: Maker
+def test_a_failed_update_leaves_every_statistic_as_it_was(make_chunk: Maker, tmp_path: Path) -> None:
+    """Running returns as well: the next update is that of a run without the failed one."""
+    states = []
+    for batches in ((0, 1), (0, None, 1)):
+        server = FakeServer()
+        trainer = make_trainer(CONFIG, SPACES, server, tmp_path, version=5)
+        for batch in batches:
+            before = trainer.normaliser.state()
+            chunks = chunks_of(make_chunk, trainer.status.version)
+            server.chunks.extend(chunks if batch is not None else spoilt(chunks))
+            trainer.update()
+            after = trainer.normaliser.state()
+            kept = {name for name, x in after.items() if name in before and torch.equal(x, before[name])}
+            assert kept == (after.keys() if batch is None else set())
+        states.append(trainer.normaliser.state())
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_a_failed_batch_is_kept_settled_as_dropped_and_asked_for_again(
+    make_chunk: Maker, tmp_path: Path
 ) -> None:
-    trainer = make_trainer(replace(CONFIG, env=EnvConfig(reward="scaled")))
-    good = chunks_of(make_chunk)
-    assert trainer._train(good, joined(good)) is not None
-    before = {name: value.clone() for name, value in trainer.normaliser.state().items()}
-    spoilt = joined(good)
-    spoilt.bonus[3, 1] = np.nan
-    assert trainer._train(good, spoilt) is None
-    after = trainer.normaliser.state()
-    assert before.keys() == after.keys()
-    assert all(torch.equal(before[name], after[name]) for name in before)
-    calm = make_trainer(replace(CONFIG, env=EnvConfig(reward="scaled")))
-    for _ in range(2):
-        assert calm._train(good, joined(good)) is not None
-    assert trainer._train(good, joined(good)) is not None
-    expected, found = calm.normaliser.state(), trainer.normaliser.state()
-    assert all(torch.equal(expected[name], found[name]) for name in expected)  # of running returns, too
-    assert not torch.equal(before["observation.count"], found["observation.count"])
+    chunks = spoilt(chunks_of(make_chunk))
+    server = FakeServer(chunks)
+    trainer = make_trainer(CONFIG, SPACES, server, tmp_path, version=5)
+    weights = {name: value.clone() for name, value in trainer.ppo.tensors().items()}
+    assert trainer.update() == []
+    assert server.calls == [("settle", "update_failed", ORDER), ("retry_batch",)]
+    assert (trainer.status.version, trainer.status.failed_updates) == (5, 1)
+    assert all(torch.equal(value, weights[name]) for name, value in trainer.ppo.tensors().items())
+    with np.load(tmp_path / "failed" / "000000005-1.npz") as kept:
+        np.testing.assert_array_equal(kept["bonus"][:, :B], chunks[0].chunk.bonus)
+
+
+def test_three_failed_batches_in_a_row_end_the_run(make_chunk: Maker, tmp_path: Path) -> None:
+    """An update in between starts the count from the beginning."""
+    server = FakeServer()
+    trainer = make_trainer(CONFIG, SPACES, server, tmp_path, version=5)
+    for good in (False, False, True, False, False):
+        chunks = chunks_of(make_chunk, trainer.status.version)
+        server.chunks.extend(chunks if good else spoilt(chunks))
+        trainer.update()
+    server.chunks.extend(spoilt(chunks_of(make_chunk, 6)))
+    with pytest.raises(Fatal, match="from 3 batches in a row") as ended:
+        trainer.update()
+    assert ended.value.code == EXIT_INTERNAL
+    assert server.calls[-1] == ("settle", "update_failed", ORDER)
+    assert trainer.status.failed_updates == 5
+
+
+def test_a_full_disk_does_not_keep_a_failed_batch_from_being_settled(
+    make_chunk: Maker, tmp_path: Path
+) -> None:
+    (tmp_path / "failed").write_text("a file where the directory should be")
+    server = FakeServer(spoilt(chunks_of(make_chunk)))
+    trainer = make_trainer(replace(CONFIG, max_lag=0), SPACES, server, tmp_path, version=5)
+    assert trainer.update() == []
+    assert server.calls[-1] == ("retry_batch",)

@@ -39,7 +39,7 @@ def sound_ledger() -> dict[str, Any]:
 def saved(ledger: dict[str, Any], version: int = 1) -> Checkpoint:
     sessions = [[[A.hex(), 0, False], [C.hex(), 1, True]], [[0, 0], [1, 0]]]
     text = json.dumps({"ledger": json.dumps(ledger), "sessions": sessions})
-    return Checkpoint({}, {"version": version, "config": Config().to_json(), "books": text})
+    return Checkpoint({}, {"version": version, "config": Config().to_json(), "accounting": text})
 
 
 def test_a_sound_ledger_has_no_problem() -> None:
@@ -105,6 +105,6 @@ def test_a_ledger_of_protocol_3_is_verified_as_well() -> None:
     ledger = sound_ledger()
     ledger["accounts"][B.hex()][2] = [[0, 7, "epoch"]]
     ledger["verdicts"]["epoch"] = ledger["verdicts"].pop("actor_lost")
-    text = saved(ledger).meta["books"].replace('"sessions"', '"seats"')
-    older = Checkpoint({}, saved(ledger).meta | {"books": text})
+    text = saved(ledger).meta["accounting"].replace('"sessions"', '"seats"')
+    older = Checkpoint({}, saved(ledger).meta | {"accounting": text})
     assert verify_ledger.verify(older) == []

@@ -1,0 +1,53 @@
+"""Batches whose update had a figure that is not finite: kept on disk, and counted."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import structlog
+
+from common.process.lifecycle import EXIT_INTERNAL, Fatal
+from common.protocol.chunk import Chunk
+
+log = structlog.get_logger()
+
+_MAX_IN_A_ROW = 3
+
+
+class FailedBatches:
+    """The failed batches of this process. Three in a row end the run."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory  # made when the first batch fails
+        self._in_a_row = 0
+        self.total = 0
+
+    def clear(self) -> None:
+        """Start counting in a row from 0, after an update that succeeded."""
+        self._in_a_row = 0
+
+    def keep(self, joined: Chunk, version: int) -> None:
+        """Count a failed batch, log it and write its arrays to disk. A full disk does not end the run."""
+        self._in_a_row += 1
+        self.total += 1
+        path = self._directory / f"{version:09d}-{self.total}.npz"
+        with contextlib.suppress(OSError):
+            self._directory.mkdir(exist_ok=True)
+            np.savez_compressed(path, **{x.name: getattr(joined, x.name) for x in dataclasses.fields(joined)})
+        log.error("update_failed", version=version, batch=str(path), next="trying another batch")
+
+    def check(self) -> None:
+        """Raise after too many failed batches in a row.
+
+        Raises:
+            Fatal: three batches in a row failed.
+        """
+        if self._in_a_row >= _MAX_IN_A_ROW:
+            raise Fatal(
+                EXIT_INTERNAL,
+                f"expected finite losses, got NaN or infinity from {_MAX_IN_A_ROW} batches in a row: lower "
+                f"--ppo.learning-rate, or look into {self._directory}; the last checkpoint is from before",
+            )
