@@ -21,7 +21,7 @@ from learner.training import checkpoint
 from learner.training.checkpoint import Checkpoint, CheckpointError
 
 _TRAINED = "trained"
-_VERDICTS = {_TRAINED, *get_args(Reason), "epoch"}  # the last one is the name of old_generation in protocol 3
+_VERDICTS = {_TRAINED, *get_args(Reason)}
 
 
 def problems(ledger: dict[str, Any], trained_steps: int) -> Iterator[str]:
@@ -70,10 +70,9 @@ def _sessions(ledger: dict[str, Any], sessions: list[Any]) -> Iterator[str]:
 
 
 def _read(saved: Checkpoint) -> tuple[dict[str, Any], list[Any]]:
-    """Return ledger and sessions of a checkpoint, of this protocol or of protocol 3."""
+    """Return ledger and sessions of a checkpoint."""
     accounting = json.loads(saved.meta["accounting"])
-    sessions = accounting["sessions"] if "sessions" in accounting else accounting["seats"]
-    return json.loads(accounting["ledger"]), sessions
+    return json.loads(accounting["ledger"]), accounting["sessions"]
 
 
 def verify(saved: Checkpoint) -> list[str]:

@@ -248,9 +248,9 @@ class Ledger:
         data: dict[str, Any] = json.loads(text)
         ledger = Ledger()
         ledger._produced, ledger._seen = data["produced"], data["seen"]
-        ledger._verdicts = Counter({_verdict(name): steps for name, steps in data["verdicts"].items()})
+        ledger._verdicts = Counter(data["verdicts"])
         for sid, (produced, closed, recorded, *key) in data["accounts"].items():
-            ranges = [(start, stop, _verdict(name)) for start, stop, name in recorded]
+            ranges = [(start, stop, verdict) for start, stop, verdict in recorded]
             account = Account(key[0] if key else "", produced, 0, 0, closed, ranges)
             account.advance()
             ledger.accounts[bytes.fromhex(sid)] = account
@@ -258,8 +258,3 @@ class Ledger:
                 ledger._close(account, "learner_rollback")
                 ledger._ended[bytes.fromhex(sid)] = None
         return ledger
-
-
-def _verdict(name: str) -> str:
-    """Return the present name of a verdict in a checkpoint; protocol 3 had another for one of them."""
-    return "old_generation" if name == "epoch" else name

@@ -197,10 +197,7 @@ class SessionRegistry:
         data = json.loads(text)
         self.ledger = Ledger.from_json(data["ledger"])
         keys = {sid: account.key for sid, account in self.ledger.accounts.items()}
-        saved = (
-            data["sessions"] if "sessions" in data else data["seats"]
-        )  # of release 0.1.0 before protocol 4
-        for session in self.sessions.restore(saved, keys, now):
+        for session in self.sessions.restore(data["sessions"], keys, now):
             self.close_session(session, "actor_lost")
 
 

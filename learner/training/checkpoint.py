@@ -27,7 +27,7 @@ from common.model.bundle import under
 log = structlog.get_logger()
 
 _KEPT = 3
-FORMAT = 1
+FORMAT = 2  # format 1, of the releases before protocol 4, can be read
 
 
 class CheckpointError(Exception):
@@ -88,11 +88,29 @@ def load(path: Path) -> Checkpoint:
         values = json.loads(text)
     except (OSError, KeyError, ValueError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"expected a checkpoint, got {path} that cannot be read ({error})") from None
-    if values.pop("format", None) != FORMAT:
-        raise CheckpointError(
-            f"expected checkpoint format {FORMAT}, got another in {path}: use the version that wrote it"
-        )
+    match values.pop("format", None):
+        case 1:
+            values = _from_format_1(values)
+        case other if other != FORMAT:
+            raise CheckpointError(
+                f"expected checkpoint format 1 or {FORMAT}, got {other!r} in {path}: "
+                "use the version that wrote it"
+            )
     return Checkpoint(tensors, values)
+
+
+def _from_format_1(meta: dict[str, Any]) -> dict[str, Any]:
+    """Return the metadata of a format 1 checkpoint with the names of the present format."""
+    accounting = json.loads(meta["books"])
+    ledger = json.loads(accounting["ledger"])
+    verdicts = {"epoch": "old_generation"}
+    ledger["verdicts"] = {verdicts.get(name, name): steps for name, steps in ledger["verdicts"].items()}
+    for account in ledger["accounts"].values():
+        account[2] = [(start, stop, verdicts.get(name, name)) for start, stop, name in account[2]]
+    accounting = {"ledger": json.dumps(ledger), "sessions": accounting["seats"]}
+    return {name: value for name, value in meta.items() if name != "books"} | {
+        "accounting": json.dumps(accounting)
+    }
 
 
 def newest(directory: Path) -> Checkpoint | None:
@@ -154,8 +172,10 @@ class RunDirectory:
         Raises:
             CheckpointError: the disk is full or broken, or the count so far cannot be read.
         """
-        file = self.path / "generation"
+        file, former = self.path / "generation", self.path / "epoch"
         try:
+            if former.exists():  # the name of the file in the releases before protocol 4
+                former.rename(file)
             if config is not None:
                 write_atomically(self.path / "config.json", config.encode())
             generation = int(file.read_text()) + 1 if file.exists() else 0

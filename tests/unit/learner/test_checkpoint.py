@@ -162,7 +162,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
 
 def test_another_format_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A checkpoint of a later release is refused with a remedy."""
-    monkeypatch.setattr(checkpoint, "FORMAT", 2)
+    monkeypatch.setattr(checkpoint, "FORMAT", checkpoint.FORMAT + 1)
     path = checkpoint.save(tmp_path, 1, sample())
     monkeypatch.undo()
     with pytest.raises(CheckpointError, match="use the version that wrote it"):

@@ -99,12 +99,3 @@ def test_the_command_answers_with_its_exit_code(tmp_path: Path, capsys: pytest.C
     checkpoint.save(tmp_path / "checkpoints", 2, saved(sound_ledger(), version=2))
     assert verify_ledger.main([str(tmp_path)]) == 70
     assert len(capsys.readouterr().err.splitlines()) == 1
-
-
-def test_a_ledger_of_protocol_3_is_verified_as_well() -> None:
-    ledger = sound_ledger()
-    ledger["accounts"][B.hex()][2] = [[0, 7, "epoch"]]
-    ledger["verdicts"]["epoch"] = ledger["verdicts"].pop("actor_lost")
-    text = saved(ledger).meta["accounting"].replace('"sessions"', '"seats"')
-    older = Checkpoint({}, saved(ledger).meta | {"accounting": text})
-    assert verify_ledger.verify(older) == []
