@@ -22,7 +22,7 @@ _TARGET, _BODY = bytes(32), b"arrays"
 
 
 class AdmissionHarness:
-    """An Admission, its clock, and what the messages so far led to.
+    """An Admission, its clock, and the results of the messages so far.
 
     A peer is a connection; a test uses one name for a session and for its connection.
     """

@@ -1,4 +1,4 @@
-"""Sessions over broken links and restarted learners: honest actors return, and every step is counted."""
+"""Broken connections, stopped actors and killed learners: actors return, and every step is counted."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ WELCOME = m.Welcome(
     body=b"{}",
 )
 TOO_MANY_STEPS = f"expected at most {2 * CHUNK_STEPS} steps"  # credit is one chunk
-FALSE: list[tuple[str, m.Message, str]] = [
+FALSE_CLAIMS: list[tuple[str, m.Message, str]] = [
     ("steps beyond credit", heartbeat(2 * CHUNK_STEPS + 1), TOO_MANY_STEPS),
     ("steps without limit", heartbeat(HUGE), TOO_MANY_STEPS),
     ("a Bye with steps beyond credit", m.Bye(sid=sid("a"), produced=HUGE), TOO_MANY_STEPS),
@@ -112,7 +112,9 @@ FALSE: list[tuple[str, m.Message, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("message", "reason"), [case[1:] for case in FALSE], ids=[case[0] for case in FALSE])
+@pytest.mark.parametrize(
+    ("message", "reason"), [case[1:] for case in FALSE_CLAIMS], ids=[case[0] for case in FALSE_CLAIMS]
+)
 def test_a_false_claim_is_a_violation_and_changes_no_account(message: m.Message, reason: str) -> None:
     """An honest actor plays at most one chunk beyond its credit, which is 10 steps here."""
     harness = AdmissionHarness()

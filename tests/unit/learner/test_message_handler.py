@@ -1,4 +1,4 @@
-"""What happens to a message before admission sees it: limits, decoding, counts."""
+"""Message handling before admission: limits, decoding and counts."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def test_each_exit_but_a_clean_one_is_reported_with_its_steps(exits: queue.Simpl
 
 
 def test_the_sessions_of_local_actors_are_assigned_to_the_server(exits: queue.SimpleQueue[Exit]) -> None:
-    """The next checkpoint notes them: they end with this process."""
+    """The next checkpoint marks them, because they end with this process."""
     server = RecordingServer()
     supervisor = Supervisor("ipc://nowhere", 2, server)
     assert server.assigned.get(timeout=PATIENCE_SECONDS) == frozenset(SIDS[:2])
