@@ -1,5 +1,6 @@
-"""The learner: hands out credit, takes in chunks, trains, publishes bundles, keeps the books.
+"""The learner: grants credit, receives chunks, trains, publishes weight bundles and accounts for every step.
 
-Threads: network (sockets and ledger), decode, trainer (the main thread), exporter; with local
-actors also their supervisor. Only the trainer changes statistics, weights and schedules.
+The main thread trains; it alone changes weights, statistics and schedules. The network thread owns the
+sockets and the step ledger. Other threads decode chunks, serve metrics and the live page, supervise local
+actors and detect threads that hang.
 """

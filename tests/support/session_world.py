@@ -1,6 +1,6 @@
-"""A deterministic world: real actor sessions and the learner's message handling, without sockets.
+"""A deterministic simulation: real actor sessions and the learner's message handling, without sockets.
 
-Time is a number. Links break, processes freeze, and the learner crashes and restarts from one of its
+Time is a number. Tests disconnect and stop actors, and kill the learner, which restarts from one of its
 last checkpoints. Every actor counts the steps that it makes, independently of sessions and of the ledger.
 """
 
@@ -27,15 +27,15 @@ from learner.server.registry import Replies
 from learner.server.scheduler import AdmittedChunk
 from learner.verify_ledger import problems
 
-TURN_SECONDS = 0.25
-_LANES_STEPS = 64  # steps between two looks at the session
+TICK_SECONDS = 0.25
+_POLL_STEPS = 64  # steps of an actor between two polls of its session
 _CHECKPOINTS = 3
 _EMPTY = codec.Packed(0, 0, 0, b"")
 
 
 @dataclass(slots=True)
 class Clock:
-    """Stands for the module `time` in the actor's session."""
+    """Replaces the module `time` in the actor's session."""
 
     now: float = 1_000.0
 
@@ -45,8 +45,8 @@ class Clock:
 
 
 @dataclass(slots=True)
-class Play:
-    """A chunk being made."""
+class PartialChunk:
+    """A chunk that an actor is making."""
 
     sid: bytes
     generation: int
@@ -54,78 +54,78 @@ class Play:
     steps: int = 0
 
 
-class Wire:
-    """The connection of one actor; stands for `common.protocol.sockets.Client`."""
+class SimulatedSocket:
+    """The connection of one actor; implements `common.protocol.sockets.DealerSocket`."""
 
     def __init__(self, owner: SimulatedActor) -> None:
         self.owner = owner
-        self.inbox: deque[list[bytes]] = deque()
+        self.received: deque[list[bytes]] = deque()
         self.peer: bytes | None = None  # the learner's name of this connection, until it is reset
 
     def send(self, parts: list[bytes]) -> bool:
-        """Deliver at once, or lose the message."""
+        """Deliver a message at once; it is lost without a connection."""
         world = self.owner.world
-        if world.learner is None or not self.owner.linked:
+        if world.learner is None or not self.owner.connected:
             return self.peer is not None
         if self.peer is None:
             self.peer = world.connect(self)
         world.requests.append((self.peer, self.owner.key, parts))
         return True
 
-    def receive(self, timeout_seconds: float = 0.0, also: int | None = None) -> list[bytes] | None:
-        """The next message of the learner."""
-        return self.inbox.popleft() if self.inbox else None
+    def receive(self, timeout_seconds: float = 0.0, wake_descriptor: int | None = None) -> list[bytes] | None:
+        """The next message of the learner, or None."""
+        return self.received.popleft() if self.received else None
 
     def refusal(self) -> str | None:
-        """Nobody is refused by keys here."""
+        """None: the simulation has no access control."""
         return None
 
     def close(self, linger_seconds: float = 0.0) -> None:
-        """Break the connection."""
-        self.inbox.clear()
+        """End the connection."""
+        self.received.clear()
         self.peer = None
 
 
 class SimulatedActor:
-    """A real session; its environment is a counter."""
+    """A real session with a counter for its environments."""
 
     def __init__(self, world: World, key: str) -> None:
         self.world, self.key = world, key
-        self.linked, self.frozen, self.until = True, False, 0.0
-        self.gone = False  # the learner let it leave
+        self.connected, self.stopped, self.fault_until = True, False, 0.0
+        self.left = False  # the learner acknowledged its Bye
         self.made_steps = 0
-        self.play: Play | None = None
-        self.wire = Wire(self)
-        self.session = Session(self._connect, ParentLink())  # type: ignore[arg-type]  # a Wire acts as a Client
+        self.chunk: PartialChunk | None = None
+        self.socket = SimulatedSocket(self)
+        self.session = Session(self._connect, ParentLink())  # type: ignore[arg-type]  # it implements DealerSocket
 
-    def _connect(self) -> Wire:
-        self.wire = Wire(self)
-        return self.wire
+    def _connect(self) -> SimulatedSocket:
+        self.socket = SimulatedSocket(self)
+        return self.socket
 
     def run(self) -> None:
-        """What the actor's loop does between two looks at its session."""
+        """Poll the session once, and make steps of a chunk."""
         session, chunk_steps = self.session, self.world.config.rollout.chunk_steps
         session.poll()
-        if self.play is None and session.joined and session.credit - session.produced >= chunk_steps:
-            self.play = Play(session.sid, session.generation, session.version)
-        play = self.play
-        if play is None:
+        if self.chunk is None and session.joined and session.credit - session.produced >= chunk_steps:
+            self.chunk = PartialChunk(session.sid, session.generation, session.version)
+        chunk = self.chunk
+        if chunk is None:
             return
-        if session.sid == play.sid:
-            session.count_steps(_LANES_STEPS)
-            self.made_steps += _LANES_STEPS
-            play.steps += _LANES_STEPS
-        if session.sid != play.sid or session.generation != play.generation:
-            if session.sid == play.sid:
+        if session.sid == chunk.sid:
+            session.count_steps(_POLL_STEPS)
+            self.made_steps += _POLL_STEPS
+            chunk.steps += _POLL_STEPS
+        if session.sid != chunk.sid or session.generation != chunk.generation:
+            if session.sid == chunk.sid:
                 session.skip("old_generation")
-            self.play = None
-        elif play.steps == chunk_steps:
-            session.send_chunk(play.generation, play.version, True, _EMPTY)
-            self.play = None
+            self.chunk = None
+        elif chunk.steps == chunk_steps:
+            session.send_chunk(chunk.generation, chunk.version, True, _EMPTY)
+            self.chunk = None
 
 
 class Learner:
-    """One life of the learner."""
+    """One process of the learner."""
 
     def __init__(self, admission: Admission) -> None:
         self.admission = admission
@@ -138,7 +138,7 @@ class Learner:
 
 
 class World:
-    """One run: a learner that may be down, its checkpoints, and its actors."""
+    """One run: a learner that may have been killed, its checkpoints, and its actors."""
 
     def __init__(self, config: Config, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
         self.config, self.random, self.clock = config, random.Random(seed), Clock()
@@ -147,9 +147,9 @@ class World:
         monkeypatch.setattr(actor.session, "random", random.Random(seed))
         monkeypatch.setattr(lifecycle, "random", random.Random(seed))
         self.requests: deque[tuple[bytes, str, list[bytes]]] = deque()
-        self._wires: dict[bytes, Wire] = {}
+        self._sockets: dict[bytes, SimulatedSocket] = {}
         self._checkpoints: deque[tuple[int, str]] = deque(maxlen=_CHECKPOINTS)
-        self.version = self.lives = 0
+        self.version = self.next_generation = 0
         self.actors: list[SimulatedActor] = []
         self.learner: Learner | None = None
         self.start()
@@ -160,7 +160,7 @@ class World:
 
     @property
     def connected(self) -> int:
-        """Sessions that this life of the learner has heard from."""
+        """Number of sessions that are connected to the learner."""
         return len(self.learner.admission.registry.sessions.connected()) if self.learner is not None else 0
 
     def counted(self, sid: bytes) -> int:
@@ -169,19 +169,19 @@ class World:
         return self.learner.admission.registry.ledger.accounts[sid].produced
 
     def keep_checkpoints(self, count: int) -> None:
-        """Drop all but the first ones."""
+        """Keep only the first checkpoints."""
         while len(self._checkpoints) > count:
             self._checkpoints.pop()
 
-    def connect(self, wire_: Wire) -> bytes:
+    def connect(self, socket: SimulatedSocket) -> bytes:
         """Name a new connection."""
-        peer = b"%d" % len(self._wires)
-        self._wires[peer] = wire_
+        peer = b"%d" % len(self._sockets)
+        self._sockets[peer] = socket
         return peer
 
     def start(self) -> None:
-        """Start the learner, from a random one of its last checkpoints."""
-        admission = Admission(self.config, self.lives, bytes(32), sessions_per_key=100_000)
+        """Start the learner from a random one of its last checkpoints."""
+        admission = Admission(self.config, self.next_generation, bytes(32), sessions_per_key=100_000)
         if self._checkpoints:
             while len(self._checkpoints) > 1 and self.random.random() < 0.3:
                 self._checkpoints.pop()
@@ -189,29 +189,29 @@ class World:
             admission.registry.restore(text, self.clock.now)
         else:
             self.version = 0
-        self.lives += 1
+        self.next_generation += 1
         self.learner = Learner(admission)
         self.requests.clear()
         for simulated in self.actors:
-            simulated.wire.peer = None  # the system resets the connections of a process that ended
+            simulated.socket.peer = None  # the system resets the connections of a process that ended
         admission.registry.open(self.version, self.clock.now)
 
-    def crash(self) -> None:
-        """kill -9."""
+    def kill_learner(self) -> None:
+        """Kill the learner as SIGKILL does."""
         self.learner = None
 
-    def turn(self, messages_limit: int = 1 << 30) -> None:
-        """One turn of the network thread, and of the trainer."""
+    def run_learner(self, messages_limit: int = 1 << 30) -> None:
+        """Run one loop of the network thread, with a limit of messages, and the updates that are due."""
         if self.learner is None:
             return
         admission, now = self.learner.admission, self.clock.now
         for _ in range(min(messages_limit, len(self.requests))):
             peer, key, parts = self.requests.popleft()
             self.learner.handler.handle(Sender(peer, key), parts, now)
-            self._answer(self.learner.outbox)
+            self._send(self.learner.outbox)
             self.learner.outbox.clear()
         admission.registry.tick(now)
-        self._answer(admission.registry.acknowledge())
+        self._send(admission.registry.acknowledge())
         while len(self.learner.batches[self.version]) >= self.config.rollout.batch_chunks:
             batch = self.learner.batches.pop(self.version)
             admission.registry.settle(batch, "trained" if self.random.random() < 0.95 else "update_failed")
@@ -225,29 +225,29 @@ class World:
         assert self.learner is not None
         self._checkpoints.append((self.version, self.learner.admission.registry.to_json(set())))
 
-    def _answer(self, replies: Replies) -> None:
+    def _send(self, replies: Replies) -> None:
         for peer, message in replies:
-            connection = self._wires[peer]
-            if connection.peer == peer and connection.owner.linked and not connection.owner.frozen:
-                connection.inbox.append(codec.encode(message))
-                connection.owner.gone = isinstance(message, messages.ByeAck)
+            socket = self._sockets[peer]
+            if socket.peer == peer and socket.owner.connected and not socket.owner.stopped:
+                socket.received.append(codec.encode(message))
+                socket.owner.left = isinstance(message, messages.ByeAck)
 
     def finish(self) -> Counter[str]:
-        """Let every actor leave and settle what is left; returns the sums of the ledger.
+        """Let every actor leave and settle the remaining chunks; returns the errors of the ledger.
 
-        What the ledger says is compared with its own ranges and with what the actors counted.
+        The ledger is compared with its own ranges and with the steps that the actors counted.
         """
         for _ in range(400):
-            self.clock.now += TURN_SECONDS
+            self.clock.now += TICK_SECONDS
             for simulated in self.actors:
-                if simulated.gone:
+                if simulated.left:
                     continue
                 simulated.run()
-                if simulated.play is None and simulated.session.joined:
+                if simulated.chunk is None and simulated.session.joined:
                     session = simulated.session
                     bye = messages.Bye(sid=session.sid, produced=session.produced)
-                    simulated.wire.send(codec.encode(bye))
-            self.turn()
+                    simulated.socket.send(codec.encode(bye))
+            self.run_learner()
         assert self.learner is not None
         admission = self.learner.admission
         for batch in self.learner.batches.values():

@@ -15,8 +15,8 @@ from actor.weights import Weights
 from common.process.children import Child, ChildProcesses, Exit
 
 
-class Children:
-    """Stands for child processes that end with given codes, one in each tick."""
+class FakeChildProcesses:
+    """Implements `ChildProcesses`: its children exit with `codes`, one at each tick, and with `at_stop`."""
 
     def __init__(self, codes: list[int], at_stop: list[int]) -> None:
         self.children: list[Child] = []
@@ -39,7 +39,7 @@ class Children:
 
 
 def run(directory: Path, codes: list[int], at_stop: list[int], stop: Event) -> int:
-    children = cast(ChildProcesses, Children(codes, at_stop))
+    children = cast(ChildProcesses, FakeChildProcesses(codes, at_stop))
     return Fleet(children, cast(Weights, None), directory, FleetCollector()).run(stop)
 
 

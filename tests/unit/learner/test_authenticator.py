@@ -19,7 +19,9 @@ def test_only_the_absence_of_a_key_file_revokes_its_key(tmp_path: Path) -> None:
     whole, now = file.read_bytes(), time.monotonic()
     with Context() as context:
         authenticator = SessionAuthenticator(context, KeyDirectory.open(tmp_path))
-        for number, content in enumerate((b"", whole[:50], whole), start=1):  # while it is being copied
+        for number, content in enumerate(
+            (b"", whole[:50], whole), start=1
+        ):  # an administrator copies the file
             file.write_bytes(content)
             assert not authenticator.tick(now + 10 * number)
             assert sorted(authenticator.authorised.values()) == ["alice", "bob"]

@@ -1,4 +1,4 @@
-"""What the decoder hands to the trainer, in which order, and what becomes of an unreadable chunk."""
+"""What the decoder returns to the trainer, in which order, and what it does with an unreadable chunk."""
 
 from __future__ import annotations
 
@@ -25,25 +25,26 @@ ROLLOUT = RolloutConfig(steps=T, lanes=B, batch_lanes=2 * B)
 Maker = Callable[..., Chunk]
 
 
-class Decoder:
-    """A decoder whose refused chunks a test can wait for."""
+class RecordingDecoder(ChunkDecoder):
+    """A decoder with a queue of the chunks that it refuses."""
 
     def __init__(self) -> None:
         self.refused: queue.Queue[tuple[AdmittedChunk, str]] = queue.Queue()
-        self.decoder = ChunkDecoder(ROLLOUT, SPACES, lambda *chunk: self.refused.put(chunk))
+        super().__init__(ROLLOUT, SPACES, lambda *chunk: self.refused.put(chunk))
 
-    def take(self) -> DecodedChunk:
-        decoded = self.decoder.take(PATIENCE_SECONDS)
+    def take_chunk(self) -> DecodedChunk:
+        """Wait for the next decoded chunk."""
+        decoded = self.take(PATIENCE_SECONDS)
         assert decoded is not None
         return decoded
 
 
 @pytest.fixture
-def decoder() -> Iterator[Decoder]:
-    """Not started, so that a test decides what waits when it starts."""
-    decoder = Decoder()
+def decoder() -> Iterator[RecordingDecoder]:
+    """A decoder that is not started, so that a test decides what waits when it starts."""
+    decoder = RecordingDecoder()
     yield decoder
-    decoder.decoder.close()
+    decoder.close()
 
 
 def admitted(chunk: Chunk, batch: int, slot: int = 0, body: bytes | None = None) -> AdmittedChunk:
@@ -64,58 +65,62 @@ def admitted(chunk: Chunk, batch: int, slot: int = 0, body: bytes | None = None)
     return AdmittedChunk(batch, slot, 1, message)
 
 
-def test_a_chunk_is_decoded_with_its_place_and_its_arrays(decoder: Decoder, make_chunk: Maker) -> None:
+def test_a_chunk_is_decoded_with_its_place_and_its_arrays(
+    decoder: RecordingDecoder, make_chunk: Maker
+) -> None:
     chunk = make_chunk(T, B, SPACES, 3)
-    decoder.decoder.submit(admitted(chunk, batch=4, slot=6))
-    assert decoder.decoder.waiting_chunks == 1
-    decoder.decoder.start()
-    decoded = decoder.take()
+    decoder.submit(admitted(chunk, batch=4, slot=6))
+    assert decoder.waiting_chunks == 1
+    decoder.start()
+    decoded = decoder.take_chunk()
     assert (decoded.sid, decoded.batch, decoded.version) == (bytes([6]) * 16, 4, 4)
     assert decoded.order == (6, 1, 4 * T * B)
     for field in fields(chunk):
         np.testing.assert_array_equal(getattr(decoded.chunk, field.name), getattr(chunk, field.name))
-    assert decoder.decoder.waiting_chunks == 0 and decoder.decoder.decode_seconds > 0
+    assert decoder.waiting_chunks == 0 and decoder.decode_seconds > 0
 
 
 def test_the_oldest_batch_is_decoded_first_and_within_it_the_first_arrival(
-    decoder: Decoder, make_chunk: Maker
+    decoder: RecordingDecoder, make_chunk: Maker
 ) -> None:
     """The trainer needs the batch of the present version first."""
     for batch, slot in ((2, 0), (1, 1), (2, 2), (1, 3)):
-        decoder.decoder.submit(admitted(make_chunk(T, B, SPACES, slot), batch, slot))
-    decoder.decoder.start()
-    taken = [decoder.take() for _ in range(4)]
+        decoder.submit(admitted(make_chunk(T, B, SPACES, slot), batch, slot))
+    decoder.start()
+    taken = [decoder.take_chunk() for _ in range(4)]
     assert [(decoded.batch, decoded.slot) for decoded in taken] == [(1, 1), (1, 3), (2, 0), (2, 2)]
 
 
-def test_an_unreadable_chunk_is_refused_and_the_next_one_decoded(decoder: Decoder, make_chunk: Maker) -> None:
+def test_an_unreadable_chunk_is_refused_and_the_next_one_decoded(
+    decoder: RecordingDecoder, make_chunk: Maker
+) -> None:
     chunk = make_chunk(T, B, SPACES, 3)
     broken, whole = admitted(chunk, 0, body=b"no body"), admitted(chunk, 1)
-    decoder.decoder.submit(broken)
-    decoder.decoder.submit(whole)
-    decoder.decoder.start()
-    assert decoder.take().batch == 1
+    decoder.submit(broken)
+    decoder.submit(whole)
+    decoder.start()
+    assert decoder.take_chunk().batch == 1
     refused, reason = decoder.refused.get(timeout=PATIENCE_SECONDS)
     assert refused is broken and reason.startswith("expected ")
 
 
-def test_take_returns_none_while_nothing_waits(decoder: Decoder) -> None:
-    decoder.decoder.start()
-    assert decoder.decoder.take(0.0) is None
+def test_take_returns_none_while_nothing_waits(decoder: RecordingDecoder) -> None:
+    decoder.start()
+    assert decoder.take(0.0) is None
 
 
 def test_take_raises_what_ended_the_thread(make_chunk: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A trainer without a decoder would wait for ever."""
-    failing, ended = Decoder(), threading.Event()
+    """Otherwise the trainer would wait for ever."""
+    failing, ended = RecordingDecoder(), threading.Event()
 
     def unpack(*rest: object) -> None:
         ended.set()
         raise MemoryError("no room")
 
     monkeypatch.setattr(codec, "unpack", unpack)
-    failing.decoder.submit(admitted(make_chunk(T, B, SPACES, 3), 0))
-    failing.decoder.start()
+    failing.submit(admitted(make_chunk(T, B, SPACES, 3), 0))
+    failing.start()
     assert ended.wait(PATIENCE_SECONDS)
-    failing.decoder.close()
+    failing.close()
     with pytest.raises(MemoryError, match="no room"):
-        failing.decoder.take(0.0)
+        failing.take(0.0)

@@ -1,4 +1,4 @@
-"""What happens to a message before admission sees it: limits, decoding, counts."""
+"""Message handling before admission: limits, decoding and counts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GARBAGE = [b"garbage"]
 
 
 class Handler(MessageHandler):
-    """A message handler whose outbox a test reads."""
+    """A message handler with its outbox and its admitted chunks."""
 
     def __init__(self) -> None:
         self.outbox: Replies = []
@@ -94,8 +94,8 @@ def test_only_a_request_for_weights_is_a_message_of_the_weights_port(handler: Ha
     assert handler.wire_errors["kind"] == 1
 
 
-def test_hellos_beyond_the_quota_of_a_key_are_told_when_to_come_again(handler: Handler) -> None:
-    """They are no violation: a fleet of one key restarts all at once."""
+def test_hellos_beyond_the_quota_of_a_key_are_told_when_to_return(handler: Handler) -> None:
+    """They are no violation, because a fleet that shares one key may restart at once."""
     refused: list[messages.Reject] = []
     for number in range(20_000):
         sender = Sender(b"%d" % number, key="one key", name="fleet")

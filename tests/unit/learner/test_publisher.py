@@ -42,7 +42,7 @@ def test_the_pieces_of_a_bundle_make_up_its_tensors() -> None:
     assert (publisher.pulls, publisher.sent_bytes) == (1, meta.size)
 
 
-def test_an_actor_that_holds_the_newest_bundle_is_told_so() -> None:
+def test_the_newest_bundle_is_not_sent_to_an_actor_that_holds_it() -> None:
     publisher = Publisher(None)
     publisher.publish(blob_of(7))
     held = replace(FIRST, generation=2, version=7)

@@ -1,4 +1,4 @@
-"""A peer that offends is ignored for a while; one that errs at times, or sends much at once, is not."""
+"""Many violations ban a peer for a while; a few violations, or a burst of messages, do not."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from learner.server.rate_limit import BAN_SECONDS, VIOLATION_SECONDS, VIOLATIONS
 A, B = b"a", b"b"
 
 
-def test_ten_offences_within_a_minute_are_a_ban_of_a_minute() -> None:
-    """Of the offender alone; afterwards the count begins anew."""
+def test_ten_violations_within_a_minute_are_a_ban_of_a_minute() -> None:
+    """The ban is of that peer alone; after it the count begins at 0."""
     limiter = PeerRateLimiter()
     outcomes = [limiter.record_violation(A, 100.0 + number) for number in range(VIOLATIONS_PER_BAN)]
     assert outcomes == [False] * (VIOLATIONS_PER_BAN - 1) + [True]
@@ -21,42 +21,42 @@ def test_ten_offences_within_a_minute_are_a_ban_of_a_minute() -> None:
     assert (limiter.bans, limiter.ignored_messages) == (1, 2)
 
 
-def test_offences_far_apart_are_no_ban() -> None:
-    """A line that damages a message now and then costs nobody his place."""
+def test_violations_far_apart_are_no_ban() -> None:
+    """A connection that damages a message at times does not lose its session."""
     limiter = PeerRateLimiter()
     step = VIOLATION_SECONDS / (VIOLATIONS_PER_BAN - 1) + 0.01
     assert not any(limiter.record_violation(A, number * step) for number in range(1_000))
 
 
-def test_a_quota_lets_a_burst_pass_and_holds_a_flood() -> None:
-    """In the long run 1,000 messages and 32 MiB a second; both use the same quota."""
+def test_a_quota_accepts_a_burst_and_bounds_the_rate_of_a_flood() -> None:
+    """The rate is 1,000 messages or 32 MiB a second; both use the same quota."""
     limiter = PeerRateLimiter()
     assert [limiter.classify_message(A, 0, 0.0) for _ in range(10_000)].count("accepted") == 10_000
     accepted = sum(limiter.classify_message(B, 2**20, second / 100) == "accepted" for second in range(6_000))
     assert 0.95 < accepted / (32 * (60 + 10) / (1 + 32 / 1_000)) < 1.05
     flood = [limiter.classify_message(A, 0, 20.0 + number / 20_000) for number in range(100_000)]
     assert 14_000 < flood.count("accepted") < 16_000
-    assert flood.count("banned") == 0  # counting is the caller's
+    assert flood.count("banned") == 0  # the caller decides which of them are violations
 
 
-def test_a_message_larger_than_the_quota_still_passes() -> None:
-    """It is paid for afterwards: a run with huge chunks is slow, not stuck."""
+def test_a_message_larger_than_the_quota_is_accepted() -> None:
+    """The next messages wait for it, so a run with very large chunks is slow, but it continues."""
     limiter = PeerRateLimiter()
     assert limiter.classify_message(A, 2**30, 0.0) == "accepted"
     assert limiter.classify_message(A, 10, 0.0) == "excess"
     assert limiter.classify_message(A, 10, 23.0) == "accepted"
 
 
-def test_weights_are_paced_without_offence() -> None:
-    """A fleet behind one key may ask for more than its share; it gets the rest later."""
+def test_weights_beyond_the_quota_are_sent_later_without_a_violation() -> None:
+    """A fleet that shares one key may request more than its quota; it gets the rest later."""
     limiter = PeerRateLimiter()
     sent = sum(limiter.allow_send(A, 2**20, second / 1_000) for second in range(20_000))
     assert 0.95 < sent / (256 * (20 + 10)) < 1.05
     assert limiter.classify_message(A, 10, 20.0) == "accepted"
 
 
-def test_hellos_of_a_key_beyond_its_quota_wait_without_offence() -> None:
-    """A fleet of any size joins: those that wait come back after the time that they are told."""
+def test_hellos_of_a_key_beyond_its_quota_wait_without_a_violation() -> None:
+    """A fleet of any size joins: each actor that waits repeats its Hello after the time that it is told."""
     limiter, now, waiting, joined = PeerRateLimiter(), 0.0, [0.0] * 20_000, 0
     while waiting:
         now = min(waiting)
@@ -66,13 +66,11 @@ def test_hellos_of_a_key_beyond_its_quota_wait_without_offence() -> None:
     assert joined == 20_000
     assert now < 40.0  # 500 each second, and 5,000 at once
     assert limiter.bans == 0
-    assert (
-        limiter.classify_message(A, 10, now) == "accepted"
-    )  # messages are not paid from the quota of Hellos
+    assert limiter.classify_message(A, 10, now) == "accepted"  # Hellos have a quota of their own
 
 
-def test_memory_is_bounded_and_bans_outlive_strangers_that_rest() -> None:
-    """A stranger with a new connection for each message does not wash out a ban."""
+def test_memory_is_bounded_and_a_ban_survives_many_new_connections() -> None:
+    """A peer with a new connection for each message does not push a ban out of memory."""
     limiter = PeerRateLimiter()
     for _ in range(VIOLATIONS_PER_BAN):
         limiter.record_violation(A, 0.0)

@@ -1,4 +1,4 @@
-"""Which batches are open, which chunks fill them, and who gets the next place."""
+"""Which batches are open, which chunks they admit, and which session gets the next grant."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CONFIG = Config(
     ppo=PPOConfig(minibatches=3),
     rnd=RNDConfig(warmup_steps=65),  # 7 chunks
 )
-PLACES, UPDATES = 3, 20
+BATCH_CHUNKS, UPDATES = 3, 20
 
 
 def scheduler_of(max_lag: int, version: int | None = None) -> GrantScheduler:
@@ -47,9 +47,9 @@ def granted(scheduler: GrantScheduler, now: float = 0.0) -> list[tuple[int, int]
 def test_publishing_a_version_opens_its_batch_and_as_many_more_as_may_lag(version: int, max_lag: int) -> None:
     scheduler = scheduler_of(max_lag, version)
     assert list(scheduler.batches) == list(range(version, version + max_lag + 1))
-    assert {batch.size for batch in scheduler.batches.values()} == {PLACES}
+    assert {batch.size for batch in scheduler.batches.values()} == {BATCH_CHUNKS}
     add_all(scheduler, 50)
-    assert Counter(batch for _, batch in granted(scheduler)) == dict.fromkeys(scheduler.batches, PLACES)
+    assert Counter(batch for _, batch in granted(scheduler)) == dict.fromkeys(scheduler.batches, BATCH_CHUNKS)
 
 
 @pytest.mark.parametrize("version", [UPDATES - 3, UPDATES - 2, UPDATES - 1])
@@ -58,7 +58,7 @@ def test_no_batch_is_opened_beyond_the_last_update(version: int) -> None:
     assert list(scheduler_of(64, version).batches) == list(range(version, UPDATES))
 
 
-def test_warming_up_opens_its_own_places_and_no_batch() -> None:
+def test_the_warm_up_opens_its_own_chunks_and_no_other_batch() -> None:
     scheduler = scheduler_of(3, WARMUP_VERSION)
     assert {number: batch.size for number, batch in scheduler.batches.items()} == {WARMUP_VERSION: 7}
     for _ in range(7):
@@ -69,25 +69,25 @@ def test_warming_up_opens_its_own_places_and_no_batch() -> None:
 
 
 def test_the_oldest_batch_is_filled_first() -> None:
-    """Whoever is idle plays for it until all of its places are held or filled."""
+    """Idle sessions get grants for it until each of its chunks is granted or admitted."""
     scheduler = scheduler_of(2, 4)
     sids = add_all(scheduler, 7)
     assert [batch for _, batch in granted(scheduler)] == [4, 4, 4, 5, 5, 5, 6]
-    for sid in sids[3:]:  # the younger batches' chunks come first, and go into them
+    for sid in sids[3:]:  # the chunks of the later batches arrive first
         assert scheduler.admit(scheduler.batch_of(sid), 4) is None
         scheduler.chunk_received(sid, 1.0)
     assert [batch for _, batch in granted(scheduler, 1.0)] == [6, 6]
     assert [batch.admitted for batch in scheduler.batches.values()] == [0, 3, 1]
 
 
-def test_what_filled_a_place_early_still_fills_it_when_the_next_version_is_published() -> None:
+def test_chunks_that_were_admitted_early_still_count_when_the_next_version_is_published() -> None:
     scheduler = scheduler_of(1, 0)
     for batch in (0, 1, 0, 1, 0):
         assert scheduler.admit(batch, 0) is None
     scheduler.open(1)
     assert {number: batch.admitted for number, batch in scheduler.batches.items()} == {1: 2, 2: 0}
     add_all(scheduler, 50)
-    assert Counter(batch for _, batch in granted(scheduler)) == {1: 1, 2: PLACES}
+    assert Counter(batch for _, batch in granted(scheduler)) == {1: 1, 2: BATCH_CHUNKS}
 
 
 @pytest.mark.parametrize("max_lag", [0, 1, 3])
@@ -108,43 +108,43 @@ def test_a_chunk_for_a_batch_that_is_not_open_is_stale() -> None:
     assert granted(scheduler) == []
 
 
-def test_a_chunk_beyond_the_places_of_its_batch_is_surplus() -> None:
+def test_a_chunk_beyond_the_size_of_its_batch_is_surplus() -> None:
     scheduler = scheduler_of(1, 0)
-    assert [scheduler.admit(0, 0) for _ in range(PLACES + 1)] == [None] * PLACES + ["surplus"]
+    assert [scheduler.admit(0, 0) for _ in range(BATCH_CHUNKS + 1)] == [None] * BATCH_CHUNKS + ["surplus"]
     assert scheduler.admit(1, 0) is None
 
 
-def test_a_refused_chunk_frees_its_place() -> None:
+def test_a_withdrawn_chunk_is_granted_and_admitted_again() -> None:
     scheduler = scheduler_of(1, 0)
     add_all(scheduler, 1)
     for batch in (0, 1):
-        for _ in range(PLACES):
+        for _ in range(BATCH_CHUNKS):
             scheduler.admit(batch, 0)
     assert granted(scheduler) == []
     scheduler.withdraw(1)
     assert granted(scheduler) == [(0, 1)]
     assert scheduler.admit(1, 0) is None
     assert scheduler.admit(1, 0) == "surplus"
-    scheduler.withdraw(99)  # long gone: nobody is waiting for it
+    scheduler.withdraw(99)  # a batch that is not open
     assert list(scheduler.batches) == [0, 1]
 
 
-def test_reopening_asks_for_the_whole_batch_again_and_for_no_other() -> None:
+def test_reopening_grants_the_whole_batch_again_and_no_other() -> None:
     scheduler = scheduler_of(1, 3)
     for batch in (3, 3, 3, 4):
         scheduler.admit(batch, 3)
     scheduler.reopen()
     assert {number: batch.admitted for number, batch in scheduler.batches.items()} == {3: 0, 4: 1}
     add_all(scheduler, 50)
-    assert [batch for _, batch in granted(scheduler)] == [3] * PLACES + [4] * (PLACES - 1)
+    assert [batch for _, batch in granted(scheduler)] == [3] * BATCH_CHUNKS + [4] * (BATCH_CHUNKS - 1)
 
 
-def test_places_go_to_the_least_recently_served_of_those_who_are_here() -> None:
+def test_grants_go_to_the_least_recently_served_of_the_connected_sessions() -> None:
     scheduler = scheduler_of(0, 0)
     sids = add_all(scheduler, 5)
     scheduler.remove(sids[1])
     assert granted(scheduler) == [(0, 0), (2, 0), (3, 0)]
-    assert granted(scheduler) == []  # one grant each, and no more than there are places
+    assert granted(scheduler) == []  # one grant each, and no more than the batch takes
     for sid in (sids[3], sids[0], sids[2]):
         scheduler.admit(0, 0)
         scheduler.chunk_received(sid, 1.0)
@@ -152,7 +152,7 @@ def test_places_go_to_the_least_recently_served_of_those_who_are_here() -> None:
     assert granted(scheduler, 1.0) == [(4, 1), (0, 1), (2, 1)]
 
 
-def test_an_overdue_place_of_any_batch_is_offered_to_another_session() -> None:
+def test_an_overdue_chunk_of_any_batch_is_granted_to_another_session() -> None:
     scheduler = scheduler_of(1, 0)
     sids = add_all(scheduler, 7)
     assert [batch for _, batch in granted(scheduler)] == [0, 0, 0, 1, 1, 1]
@@ -166,10 +166,10 @@ def test_an_overdue_place_of_any_batch_is_offered_to_another_session() -> None:
     assert granted(scheduler, 2.2) == []
 
 
-def test_one_slow_chunk_does_not_delay_the_next_offer_of_a_place() -> None:
+def test_one_slow_chunk_does_not_delay_the_next_overdue_grant() -> None:
     """The usual time is the median: of 0.5, 0.5 and 60 seconds it is 0.5, so a grant is overdue after 2."""
     scheduler = scheduler_of(0, 0)
-    sids = add_all(scheduler, PLACES + 1)
+    sids = add_all(scheduler, BATCH_CHUNKS + 1)
     scheduler.grant(0.0)
     for sid, seconds in zip(sids, (0.5, 0.5, 60.0), strict=False):
         scheduler.admit(0, 0)
@@ -181,17 +181,17 @@ def test_one_slow_chunk_does_not_delay_the_next_offer_of_a_place() -> None:
 
 
 @pytest.mark.parametrize("max_lag", [1, 3])
-def test_with_as_many_sessions_as_places_each_plays_one_chunk_of_every_batch(max_lag: int) -> None:
-    """In whatever order they answer, while nobody is a whole chunk ahead: who plays what is known."""
+def test_with_as_many_sessions_as_chunks_of_a_batch_each_plays_one_chunk_of_every_batch(max_lag: int) -> None:
+    """The order of their chunks does not matter, while no session is a whole chunk ahead."""
     scheduler = scheduler_of(max_lag)
-    sids = add_all(scheduler, PLACES)
+    sids = add_all(scheduler, BATCH_CHUNKS)
     played: Counter[tuple[int, int]] = Counter()
     orders = itertools.cycle(itertools.permutations(sids))
     rounds = iter(range(1_000))
     scheduler.open(0)
     scheduler.grant(0.0)
     for version in range(UPDATES):
-        while scheduler.batches[version].admitted < PLACES:
+        while scheduler.batches[version].admitted < BATCH_CHUNKS:
             now = float(next(rounds))
             for sid in next(orders):
                 if scheduler.plays(sid):
@@ -202,29 +202,29 @@ def test_with_as_many_sessions_as_places_each_plays_one_chunk_of_every_batch(max
         if version + 1 < UPDATES:
             scheduler.open(version + 1)
             scheduler.grant(now)
-    assert played == dict.fromkeys(itertools.product(range(PLACES), range(UPDATES)), 1)
+    assert played == dict.fromkeys(itertools.product(range(BATCH_CHUNKS), range(UPDATES)), 1)
 
 
-def test_a_fast_session_takes_no_second_place_of_a_batch_from_as_many_sessions_as_places() -> None:
+def test_a_fast_session_gets_no_second_chunk_of_a_batch_while_there_are_enough_sessions() -> None:
     scheduler = scheduler_of(1, 0)
-    sids = add_all(scheduler, PLACES)
+    sids = add_all(scheduler, BATCH_CHUNKS)
     scheduler.grant(0.0)
-    for now in (1.0, 2.0):  # slot 0 answers twice before the others do once
+    for now in (1.0, 2.0):  # slot 0 sends two chunks before the others send one
         scheduler.admit(scheduler.batch_of(sids[0]), 0)
         scheduler.chunk_received(sids[0], now)
         again = granted(scheduler, now)
     assert again == []
 
 
-def test_the_place_of_a_session_that_left_is_open_again() -> None:
+def test_the_chunk_of_a_session_that_left_is_granted_again() -> None:
     scheduler = scheduler_of(0, 0)
-    sids = add_all(scheduler, PLACES + 1)
+    sids = add_all(scheduler, BATCH_CHUNKS + 1)
     assert granted(scheduler) == [(0, 0), (1, 0), (2, 0)]
     scheduler.remove(sids[1])
-    assert granted(scheduler) == [(PLACES, 0)]
+    assert granted(scheduler) == [(BATCH_CHUNKS, 0)]
 
 
-def test_a_connection_made_anew_gives_no_second_grant() -> None:
+def test_a_second_connection_gives_no_second_grant() -> None:
     scheduler = scheduler_of(1, 0)
     sids = add_all(scheduler, 1)
     assert granted(scheduler) == [(0, 0)]
@@ -232,13 +232,13 @@ def test_a_connection_made_anew_gives_no_second_grant() -> None:
     assert granted(scheduler) == []
 
 
-def test_a_late_answer_of_an_overdue_grant_makes_its_session_idle_once() -> None:
+def test_the_late_chunk_of_an_overdue_grant_makes_its_session_idle_once() -> None:
     scheduler = scheduler_of(0, 0)
-    sids = add_all(scheduler, PLACES + 1)
+    sids = add_all(scheduler, BATCH_CHUNKS + 1)
     scheduler.grant(0.0)
     scheduler.admit(0, 0)
     scheduler.chunk_received(sids[0], 0.5)
-    assert granted(scheduler, 2.1) == [(PLACES, 0), (0, 0)]  # places of slots 1 and 2, who take too long
+    assert granted(scheduler, 2.1) == [(BATCH_CHUNKS, 0), (0, 0)]  # the overdue chunks of slots 1 and 2
     scheduler.chunk_received(sids[1], 2.2)
     assert scheduler.admit(0, 0) is None
-    assert granted(scheduler, 2.2) == []  # both open places are held
+    assert granted(scheduler, 2.2) == []  # every chunk is granted or admitted

@@ -1,4 +1,4 @@
-"""The server as the trainer and the main thread use it; its threads are real, its ports in a directory."""
+"""The methods of the server, with its threads and with sockets in a directory."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SID = bytes(range(16))
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
+def server() -> Iterator[Server]:
     server = Server(CONFIG, SPACES, 1, None, None)
     yield server
     server.close()
@@ -60,8 +60,10 @@ def earlier_accounting() -> str:
     return admission.registry.to_json(set())
 
 
-def answer(client: DealerSocket, kind: type[messages.Message], message: messages.Message) -> messages.Message:
-    """Send until an answer of a kind comes."""
+def exchange(
+    client: DealerSocket, kind: type[messages.Message], message: messages.Message
+) -> messages.Message:
+    """Send a message until a reply of a kind arrives."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
         client.send(codec.encode(message))
@@ -84,7 +86,7 @@ def test_a_restored_session_counts_once_it_connects(server: Server, start: Calla
     assert server.session_count() == 0
     with Context() as context:
         client = DealerSocket(context, endpoint, 1 << 20)
-        answer(client, messages.Welcome, hello(SID, generation=0, produced=PRODUCED))
+        exchange(client, messages.Welcome, hello(SID, generation=0, produced=PRODUCED))
         assert server.session_count() == 1
         client.close()
 
@@ -121,7 +123,7 @@ def test_a_chunk_that_proves_unreadable_during_close_is_still_dropped(
     server.start([(endpoint, weights_endpoint(endpoint))])
     with Context() as context:
         client = DealerSocket(context, endpoint, 1 << 20)
-        answer(client, messages.Welcome, hello(SID))
+        exchange(client, messages.Welcome, hello(SID))
         server.open_batch(0)
         packed = codec.Packed(0, 0, zlib.crc32(b"body"), b"body")
         chunk = packed.message(
@@ -173,9 +175,9 @@ def test_the_sessions_of_local_actors_are_ended_by_a_restore(
     with Context() as context:
         for sid in (SID, bytes(16)):
             client = DealerSocket(context, endpoint, 1 << 20)
-            answer(client, messages.Welcome, hello(sid))
+            exchange(client, messages.Welcome, hello(sid))
             heartbeat = messages.Heartbeat(sid=sid, generation=0, produced=PRODUCED, stats={})
-            answer(client, messages.Ack, heartbeat)
+            exchange(client, messages.Ack, heartbeat)
             client.close()
     earlier.local_sessions = frozenset({SID})
     text = earlier.accounting()

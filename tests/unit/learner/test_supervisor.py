@@ -1,4 +1,4 @@
-"""What the server hears of local actors."""
+"""What the supervisor reports to the server."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tests.support.processes import PATIENCE_SECONDS
 SIDS = [bytes([number]) * 16 for number in range(3)]
 
 
-class Children:
-    """Stands for `ChildProcesses`: its children exit as a test says."""
+class FakeChildProcesses:
+    """Implements `ChildProcesses`: its children exit in the order of `exits`."""
 
     exits: queue.SimpleQueue[Exit]
 
@@ -34,8 +34,8 @@ class Children:
         pass
 
 
-class Server:
-    """Stands for the server."""
+class RecordingServer:
+    """Records what the supervisor reports."""
 
     def __init__(self) -> None:
         self.exited: queue.Queue[tuple[bytes, int]] = queue.Queue()
@@ -56,11 +56,11 @@ class Server:
 @pytest.fixture
 def exits(monkeypatch: pytest.MonkeyPatch) -> Iterator[queue.SimpleQueue[Exit]]:
     """The exits of the children, in order; one is found at each tick."""
-    Children.exits = queue.SimpleQueue()
-    monkeypatch.setattr(learner.supervisor, "ChildProcesses", Children)
+    FakeChildProcesses.exits = queue.SimpleQueue()
+    monkeypatch.setattr(learner.supervisor, "ChildProcesses", FakeChildProcesses)
     monkeypatch.setattr(learner.supervisor, "ForkServer", lambda module: None)
     monkeypatch.setattr(learner.supervisor, "_TICK_SECONDS", 0.01)
-    yield Children.exits
+    yield FakeChildProcesses.exits
 
 
 def test_each_exit_but_a_clean_one_is_reported_with_its_steps(exits: queue.SimpleQueue[Exit]) -> None:
@@ -68,7 +68,7 @@ def test_each_exit_but_a_clean_one_is_reported_with_its_steps(exits: queue.Simpl
     exits.put(Exit(0, EXIT_DONE, SIDS[0], 10))
     exits.put(Exit(1, EXIT_CONFIGURATION, SIDS[1], 0))
     exits.put(Exit(2, -9, SIDS[2], 30))
-    server = Server()
+    server = RecordingServer()
     supervisor = Supervisor("ipc://nowhere", 3, server)
     reported = [server.exited.get(timeout=PATIENCE_SECONDS) for _ in range(2)]
     supervisor.close()
@@ -77,8 +77,8 @@ def test_each_exit_but_a_clean_one_is_reported_with_its_steps(exits: queue.Simpl
 
 
 def test_the_sessions_of_local_actors_are_assigned_to_the_server(exits: queue.SimpleQueue[Exit]) -> None:
-    """The next checkpoint notes them: they end with this process."""
-    server = Server()
+    """The next checkpoint marks them, because they end with this process."""
+    server = RecordingServer()
     supervisor = Supervisor("ipc://nowhere", 2, server)
     assert server.assigned.get(timeout=PATIENCE_SECONDS) == frozenset(SIDS[:2])
     supervisor.close()

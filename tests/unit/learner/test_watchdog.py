@@ -13,7 +13,7 @@ from tests.support.processes import PATIENCE_SECONDS, ROOT
 TICK_SECONDS = 1.0
 LIMITS = {"network": StallLimits(10.0, 60.0), "trainer": StallLimits(20.0, 90.0)}
 
-# The main thread loops for ever; the other one hangs as soon as it has begun.
+# The main thread loops for ever; the other thread hangs at once.
 PROGRAM = """
 import threading, time
 from common import log
@@ -33,8 +33,8 @@ while True:
 """
 
 
-def detector() -> StallDetector:
-    """Begins at time 100."""
+def detector_at_100() -> StallDetector:
+    """A detector that begins at time 100."""
     return StallDetector(LIMITS, TICK_SECONDS, 100.0)
 
 
@@ -67,18 +67,18 @@ def test_a_thread_that_hangs_is_named_and_ends_the_process() -> None:
 
 
 def test_silence_is_shown_from_the_first_second_and_reported_once() -> None:
-    """A slow update is reported once, and forgotten when it is over."""
-    dog = detector()
-    assert check_each_second(dog, 100, 120, {"trainer": 100.0}) == []
-    assert dog.silence_seconds == {"network": 0.0, "trainer": 19.0}
-    assert check_each_second(dog, 120, 180, {"trainer": 100.0}) == [Stall("trainer", 20.0, ends=False)]
-    assert check_each_second(dog, 180, 190, {}) == []
-    assert dog.silence_seconds == {"network": 0.0, "trainer": 0.0}
-    assert check_each_second(dog, 190, 220, {"trainer": 190.0}) == [Stall("trainer", 20.0, ends=False)]
+    """A slow update is reported once; after it the silence counts from 0."""
+    detector = detector_at_100()
+    assert check_each_second(detector, 100, 120, {"trainer": 100.0}) == []
+    assert detector.silence_seconds == {"network": 0.0, "trainer": 19.0}
+    assert check_each_second(detector, 120, 180, {"trainer": 100.0}) == [Stall("trainer", 20.0, ends=False)]
+    assert check_each_second(detector, 180, 190, {}) == []
+    assert detector.silence_seconds == {"network": 0.0, "trainer": 0.0}
+    assert check_each_second(detector, 190, 220, {"trainer": 190.0}) == [Stall("trainer", 20.0, ends=False)]
 
 
 def test_silence_that_lasts_ends_the_process_by_the_limits_of_that_thread() -> None:
-    stalls = check_each_second(detector(), 100, 161, {"network": 100.0, "trainer": 100.0})
+    stalls = check_each_second(detector_at_100(), 100, 161, {"network": 100.0, "trainer": 100.0})
     assert stalls == [
         Stall("network", 10.0, ends=False),
         Stall("trainer", 20.0, ends=False),
@@ -86,17 +86,19 @@ def test_silence_that_lasts_ends_the_process_by_the_limits_of_that_thread() -> N
     ]
 
 
-def test_a_process_that_was_stopped_is_not_stuck() -> None:
-    """No thread loops while the whole process is stopped: its silence counts from then on."""
-    dog = detector()
-    assert check_each_second(dog, 100, 105, {}) == []
-    assert dog.check(dict.fromkeys(LIMITS, 104.0), 1_000.0) == []
-    assert dog.silence_seconds == {"network": 0.0, "trainer": 0.0}
-    assert check_each_second(dog, 1_001, 1_011, {"network": 104.0}) == [Stall("network", 10.0, ends=False)]
+def test_the_silence_of_a_process_that_was_stopped_counts_from_its_continuation() -> None:
+    """No thread loops while the whole process is stopped."""
+    detector = detector_at_100()
+    assert check_each_second(detector, 100, 105, {}) == []
+    assert detector.check(dict.fromkeys(LIMITS, 104.0), 1_000.0) == []
+    assert detector.silence_seconds == {"network": 0.0, "trainer": 0.0}
+    assert check_each_second(detector, 1_001, 1_011, {"network": 104.0}) == [
+        Stall("network", 10.0, ends=False)
+    ]
 
 
-def test_a_check_that_is_a_little_late_excuses_no_thread() -> None:
+def test_a_check_that_is_a_little_late_does_not_restart_the_silence() -> None:
     """Otherwise a busy machine would hide a thread that hangs."""
-    dog = detector()
-    assert dog.check({"network": 100.0}, 105.0) == []
-    assert dog.check({"network": 100.0}, 110.0) == [Stall("network", 10.0, ends=False)]
+    detector = detector_at_100()
+    assert detector.check({"network": 100.0}, 105.0) == []
+    assert detector.check({"network": 100.0}, 110.0) == [Stall("network", 10.0, ends=False)]

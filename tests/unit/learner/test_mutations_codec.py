@@ -1,0 +1,152 @@
+"""Deliberate defects of the codec, each of which makes the named test fail."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+
+from common.protocol import codec
+from tests.support.mutation import Fact, Mutant, check_noticed
+from tests.unit.common import test_codec
+
+
+def refused_message(case: str) -> Fact:
+    """The test of a message that `decode` must refuse."""
+    parts, reason = next(entry[1:] for entry in test_codec.REFUSED if entry[0] == case)
+    return partial(test_codec.test_foreign_bytes_are_refused_with_a_reason, parts, reason)
+
+
+def false_value(case: str) -> Fact:
+    """The test of a value that `unpack` must refuse."""
+    array, value = next(entry[1:] for entry in test_codec.VALUES if entry[0] == case)
+    return partial(test_codec.test_values_that_lie_are_refused, array, value)
+
+
+def damaged_stream(case: str) -> Fact:
+    """The test of a compressed stream that `unpack` must refuse."""
+    seen, others = next(entry[1:] for entry in test_codec.STREAMS if entry[0] == case)
+    return partial(test_codec.test_streams_that_lie_are_refused, seen, others)
+
+
+MUTANTS = [
+    Mutant(
+        "a body may be longer than its header says",
+        codec.decode,
+        'length != len(body or b"")',
+        'length > len(body or b"")',
+        refused_message("a body longer than told"),
+    ),
+    Mutant(
+        "a header may have any size",
+        codec.decode,
+        "len(head) > _PREAMBLE.size + _HEADER_BYTES or length",
+        "length",
+        refused_message("a header beyond 4 KiB"),
+    ),
+    Mutant(
+        "messages of an older protocol are read",
+        codec.decode,
+        "major != PROTOCOL_MAJOR",
+        "major > PROTOCOL_MAJOR",
+        refused_message("an older major version"),
+    ),
+    Mutant(
+        "an empty body is no body",
+        codec.decode,
+        "elif body is not None",
+        "elif body",
+        refused_message("an empty body where none belongs"),
+    ),
+    Mutant(
+        "fields of a later version are refused",
+        codec.decode,
+        "schema.keys() <= fields.keys()",
+        "schema.keys() == fields.keys()",
+        test_codec.test_unknown_fields_are_ignored,
+        codec.WireError,
+    ),
+    Mutant(
+        "maps are bounded by the header alone",
+        codec._unpack,
+        "max_map_len=_LIST_ITEMS",
+        "max_map_len=_HEADER_BYTES",
+        refused_message("a map of 65"),
+    ),
+    Mutant(
+        "text is bounded by the header alone",
+        codec._unpack,
+        "max_str_len=_TEXT_CHARACTERS",
+        "max_str_len=_HEADER_BYTES",
+        refused_message("text beyond 256 characters"),
+    ),
+    Mutant(
+        "the checksum covers the observations alone",
+        codec.pack,
+        "zlib.crc32(body)",
+        "zlib.crc32(seen)",
+        partial(test_codec.test_the_checksum_covers_the_whole_body, test_codec.VECTORS),
+    ),
+    Mutant(
+        "images are changed by packing",
+        codec._changes,
+        "words.copy()",
+        "words",
+        partial(test_codec.test_chunks_survive_the_wire_bit_for_bit, test_codec.IMAGES),
+    ),
+    Mutant(
+        "the bits of the last words are missing",
+        codec._video,
+        "-(-words // 8)",
+        "words // 8",
+        test_codec.test_images_survive_where_their_words_do_not_fill_the_last_byte_of_bits,
+        codec.WireError,
+    ),
+    Mutant(
+        "an action may be one too high",
+        codec._check_values,
+        "chunk.action >= spaces.actions",
+        "chunk.action > spaces.actions",
+        false_value("an action out of range"),
+    ),
+    Mutant(
+        "one bonus of at least 0 is enough",
+        codec._check_values,
+        "(chunk.bonus < 0).any()",
+        "(chunk.bonus < 0).all()",
+        false_value("a negative bonus"),
+    ),
+    Mutant(
+        "final observations may be too many",
+        codec._check_values,
+        "int(chunk.truncated.sum()) != truncations",
+        "int(chunk.truncated.sum()) > truncations",
+        false_value("a final observation without its end"),
+    ),
+    Mutant(
+        "a compressed stream may be cut",
+        codec._inflate_most,
+        "len(data) > most_bytes or not stream.eof",
+        "len(data) > most_bytes",
+        damaged_stream("a cut stream"),
+    ),
+    Mutant(
+        "bytes may follow a compressed stream",
+        codec._inflate_most,
+        "not stream.eof or stream.unused_data",
+        "not stream.eof",
+        damaged_stream("bytes after the stream"),
+    ),
+    Mutant(
+        "a whole stream is unpacked before its size is checked",
+        codec._inflate_most,
+        "stream.decompress(block, most_bytes + 1)",
+        "stream.decompress(block)",
+        partial(test_codec.test_a_zip_bomb_does_not_go_off, "others"),
+    ),
+]
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=[mutant.bug for mutant in MUTANTS])
+def test_the_bug_is_noticed(mutant: Mutant, request: pytest.FixtureRequest) -> None:
+    check_noticed(mutant, request)

@@ -1,0 +1,124 @@
+"""Deliberate defects of the grants of batches, each of which makes the named test fail."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+
+from learner.server.scheduler import GrantScheduler
+from tests.support.mutation import Mutant, check_noticed
+from tests.unit.learner import test_admission_credit, test_scheduler
+
+MUTANTS = [
+    Mutant(
+        "one batch is opened beyond the last update",
+        GrantScheduler.open,
+        "self._config.updates - 1",
+        "self._config.updates",
+        partial(test_scheduler.test_no_batch_is_opened_beyond_the_last_update, test_scheduler.UPDATES - 1),
+    ),
+    Mutant(
+        "a new version forgets the chunks that were admitted early",
+        GrantScheduler.open,
+        "self.batches.get(number, OpenBatch(chunks))",
+        "OpenBatch(chunks)",
+        test_scheduler.test_chunks_that_were_admitted_early_still_count_when_the_next_version_is_published,
+    ),
+    Mutant(
+        "the oldest version that may lag is stale",
+        GrantScheduler.admit,
+        "number - self._config.max_lag <= version",
+        "number - self._config.max_lag < version",
+        partial(test_scheduler.test_a_chunk_too_old_for_its_batch_or_from_the_future_is_stale, 1),
+    ),
+    Mutant(
+        "a batch takes one chunk too many",
+        GrantScheduler.admit,
+        "batch.admitted >= batch.size",
+        "batch.admitted > batch.size",
+        test_scheduler.test_a_chunk_beyond_the_size_of_its_batch_is_surplus,
+    ),
+    Mutant(
+        "a failed update closes the later batches",
+        GrantScheduler.reopen,
+        "self.batches[self.version] = OpenBatch(self._config.rollout.batch_chunks)",
+        "self.batches = {self.version: OpenBatch(self._config.rollout.batch_chunks)}",
+        test_scheduler.test_reopening_grants_the_whole_batch_again_and_no_other,
+    ),
+    Mutant(
+        "a session that reconnects gets a second grant",
+        GrantScheduler.add,
+        "grant.granted_at is None",
+        "True",
+        test_scheduler.test_a_second_connection_gives_no_second_grant,
+    ),
+    Mutant(
+        "a session that left keeps its grant",
+        GrantScheduler.remove,
+        "self._release(sid)",
+        "pass",
+        test_scheduler.test_the_chunk_of_a_session_that_left_is_granted_again,
+    ),
+    Mutant(
+        "a session that left still gets grants",
+        GrantScheduler.remove,
+        "self._idle.pop(sid, None)",
+        "pass",
+        test_scheduler.test_grants_go_to_the_least_recently_served_of_the_connected_sessions,
+    ),
+    Mutant(
+        "grants go to the lowest slots",
+        GrantScheduler.grant,
+        "(item[1].serial, item[1].slot)",
+        "item[1].slot",
+        test_scheduler.test_grants_go_to_the_least_recently_served_of_the_connected_sessions,
+    ),
+    Mutant(
+        "more grants are given than the batch takes",
+        GrantScheduler.grant,
+        " - granted[number]",
+        "",
+        test_scheduler.test_grants_go_to_the_least_recently_served_of_the_connected_sessions,
+    ),
+    Mutant(
+        "a fast session gets the chunks of slower sessions",
+        GrantScheduler.grant,
+        "free > behind or grant.batch < number",
+        "True",
+        test_scheduler.test_a_fast_session_gets_no_second_chunk_of_a_batch_while_there_are_enough_sessions,
+    ),
+    Mutant(
+        "a grant is overdue before two seconds",
+        GrantScheduler._release_overdue,
+        "max(_OVERDUE_SECONDS, ",
+        "min(_OVERDUE_SECONDS, ",
+        test_scheduler.test_an_overdue_chunk_of_any_batch_is_granted_to_another_session,
+    ),
+    Mutant(
+        "a grant of slow actors is overdue after two seconds",
+        GrantScheduler._release_overdue,
+        "max(_OVERDUE_SECONDS, _OVERDUE_MEDIANS * usual)",
+        "_OVERDUE_SECONDS",
+        test_admission_credit.test_a_grant_is_overdue_after_three_medians_of_the_chunk_time,
+    ),
+    Mutant(
+        "one slow chunk delays every overdue grant",
+        GrantScheduler.usual_seconds.fget,  # type: ignore[attr-defined]  # mypy sees the property's value
+        "statistics.median(",
+        "statistics.mean(",
+        test_scheduler.test_one_slow_chunk_does_not_delay_the_next_overdue_grant,
+    ),
+    Mutant(
+        "an overdue grant still counts",
+        GrantScheduler._release_overdue,
+        "self._release(sid)",
+        "return",
+        test_scheduler.test_an_overdue_chunk_of_any_batch_is_granted_to_another_session,
+    ),
+]
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=[mutant.bug for mutant in MUTANTS])
+def test_the_bug_is_noticed(mutant: Mutant, request: pytest.FixtureRequest) -> None:
+    check_noticed(mutant, request)
