@@ -80,7 +80,6 @@ def test_every_step_is_accounted_for_over_partition_freeze_learner_kill_and_acto
     harness, chance, port = FaultHarness(tmp_path, SEED), random.Random(SEED), free_port()
     harness.run.constants |= {
         "learner.server.sessions.LEASE_SECONDS": LEASE_SECONDS,
-        "learner.server.network.LEASE_SECONDS": LEASE_SECONDS,
         "learner.training.checkpoint_writer._MIN_SECONDS": 0.5,  # between two checkpoints
     }
     with (
