@@ -1,5 +1,5 @@
-"""The learner: hands out credit, takes in chunks, trains, publishes bundles, keeps the books.
+"""The learner: grants credit, receives chunks, trains, publishes weights and accounts for every step.
 
-Threads: network (sockets and ledger), decode, trainer (the main thread), exporter; with local
-actors also their supervisor. Only the trainer changes statistics, weights and schedules.
+Threads: trainer (the main thread), network (sockets and ledger), decoder, watchdog, and those of the HTTP
+server; with local actors also their supervisor. Only the trainer changes statistics and weights.
 """

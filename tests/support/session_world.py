@@ -72,7 +72,7 @@ class Wire:
         world.requests.append((self.peer, self.owner.key, parts))
         return True
 
-    def receive(self, timeout_seconds: float = 0.0, also: int | None = None) -> list[bytes] | None:
+    def receive(self, timeout_seconds: float = 0.0, wake_descriptor: int | None = None) -> list[bytes] | None:
         """The next message of the learner."""
         return self.inbox.popleft() if self.inbox else None
 
@@ -131,7 +131,7 @@ class Learner:
         self.admission = admission
         self.outbox: Replies = []
         self.batches: defaultdict[int, list[tuple[bytes, int]]] = defaultdict(list)
-        self.handler = MessageHandler(admission, self.outbox, self._submit)
+        self.handler = MessageHandler(admission, self.outbox.extend, self._submit)
 
     def _submit(self, chunk: AdmittedChunk) -> None:
         self.batches[chunk.batch].append((chunk.message.sid, chunk.message.offset))

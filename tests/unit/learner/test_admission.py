@@ -99,7 +99,7 @@ class Fleet:
         return {
             session.sid.decode().strip()
             for session in self.registry.sessions
-            if self.registry.scheduler.plays(session.sid)
+            if self.registry.scheduler.is_collecting(session.sid)
         }
 
     def arrived(self) -> list[tuple[str, int]]:

@@ -449,13 +449,13 @@ SCHEDULER = [
     Mutant(
         "a slow fleet gets two seconds like a fast one",
         GrantScheduler._release_overdue,
-        "max(_OVERDUE_SECONDS, _OVERDUE_MEDIANS * usual)",
+        "max(_OVERDUE_SECONDS, _OVERDUE_MEDIANS * median)",
         "_OVERDUE_SECONDS",
         test_admission.test_slow_fleets_have_patience,
     ),
     Mutant(
         "one slow chunk stretches the patience with all",
-        GrantScheduler.usual_seconds.fget,  # type: ignore[attr-defined]  # mypy sees the property's value
+        GrantScheduler.median_chunk_seconds.fget,  # type: ignore[attr-defined]  # mypy sees the property's value
         "statistics.median(",
         "statistics.mean(",
         test_scheduler.test_one_slow_chunk_does_not_delay_the_next_offer_of_a_place,
@@ -472,14 +472,14 @@ ADMISSION = [
     Mutant(
         "a heartbeat ends the time to build environments",
         SessionTable.renew,
-        "now + LEASE_SECONDS if plays else max(session.expires, now + LEASE_SECONDS)",
+        "now + LEASE_SECONDS if setup_ended else max(session.expires, now + LEASE_SECONDS)",
         "now + LEASE_SECONDS",
         test_admission.test_a_newcomer_has_time_to_build_its_environments,
     ),
     Mutant(
-        "a session that plays keeps the time to build environments",
+        "a session that collects steps keeps the time to build environments",
         SessionTable.renew,
-        "now + LEASE_SECONDS if plays else max(session.expires, now + LEASE_SECONDS)",
+        "now + LEASE_SECONDS if setup_ended else max(session.expires, now + LEASE_SECONDS)",
         "max(session.expires, now + LEASE_SECONDS)",
         test_admission.test_silence_ends_a_session_and_books_what_it_announced,
     ),
