@@ -261,5 +261,5 @@ class Ledger:
 
 
 def _verdict(name: str) -> str:
-    """Return the present name of a verdict in a checkpoint; protocol 3 named one of them differently."""
+    """Return the present name of a verdict in a checkpoint; protocol 3 had another for one of them."""
     return "old_generation" if name == "epoch" else name

@@ -204,8 +204,9 @@ class SessionRegistry:
         data = json.loads(text)
         self.ledger = Ledger.from_json(data["ledger"])
         keys = {sid: account.key for sid, account in self.ledger.accounts.items()}
-        # "seats" is the name in checkpoints of protocol 3.
-        saved = data["sessions"] if "sessions" in data else data["seats"]
+        saved = (
+            data["sessions"] if "sessions" in data else data["seats"]
+        )  # of release 0.1.0 before protocol 4
         for session in self.sessions.restore(saved, keys, now):
             self.close_session(session, "actor_lost")
 
