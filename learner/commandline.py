@@ -177,11 +177,9 @@ def _sentence(box: str) -> str:
     lines = [line.strip(" \u2502") for line in box.splitlines() if line.startswith("\u2502")]
     problem = " ".join(itertools.takewhile(lambda line: not line.startswith("\u2500"), lines))
     nearest = next((line.split()[0] for line in lines if line.startswith("--")), None)
-    hint = (
-        f"did you mean {nearest}?"
-        if nearest and "Unrecognized" in problem
-        else "see python -m learner --help"
-    )
+    hint = "see python -m learner --help"
+    if nearest and "Unrecognized" in problem:
+        hint = f"did you mean {nearest}?"
     return f"{problem}: {hint}"
 
 

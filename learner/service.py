@@ -49,9 +49,8 @@ class Learner:
         self, config: Config, options: Options, stop: threading.Event, stack: contextlib.ExitStack
     ) -> None:
         self._options, self._stop = options, stop
-        watched = stack.enter_context(
-            contextlib.ExitStack()
-        )  # closes last, so the watchdog covers the closing
+        # Closed last, so that the watchdog covers the closing of the other parts.
+        watched = stack.enter_context(contextlib.ExitStack())
         device = _device(options.device)
         self.config = config = replace(config, precision=resolve_precision(config.precision, device))
         configure_torch()

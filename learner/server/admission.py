@@ -152,9 +152,7 @@ class Admission:
         batch = self.registry.scheduler.batch_of(session.sid)
         reason = self._judge(chunk, batch, flow.credit, damaged)
         if reason == "invalid":
-            result.violations.append(
-                "expected an undamaged chunk of full length within its credit, got another"
-            )
+            result.violations.append("expected an undamaged, full chunk within its credit, got another")
         if reason is not None:
             self.registry.ledger.settle(session.sid, chunk.offset, reason)
         else:

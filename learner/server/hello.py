@@ -42,9 +42,7 @@ class HelloDecision:
 
     reply: m.Reject | m.Drain | None = None
     violation: str | None = None  # why no honest actor sends this Hello; it gets no reply
-    ended: tuple[
-        tuple[bytes, int], ...
-    ] = ()  # sessions to close, each with its number of produced steps or 0
+    ended: tuple[tuple[bytes, int], ...] = ()  # sessions to close, each with its produced steps or 0
 
 
 def decide_hello(
@@ -57,7 +55,7 @@ def decide_hello(
     terms: LearnerTerms,
     draining: m.Drain | None,
 ) -> HelloDecision:
-    """Decide on a Hello; changes nothing.
+    """Return the decision on a Hello.
 
     Args:
         hello: the message.

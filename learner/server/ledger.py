@@ -37,14 +37,17 @@ class Receipt(Enum):
 
 @dataclass(slots=True)
 class Account:
-    """The steps of one session. `recorded` is sorted and disjoint; neighbours of one verdict are merged."""
+    """The steps of one session. Written by `Ledger` alone.
+
+    `recorded` is sorted and disjoint, and neighbours of the same verdict are merged.
+    """
 
     key: str = ""  # public key that owns the session; empty without keys
     produced: int = 0
     received: int = 0  # first offset that is neither recorded nor pending
     settled: int = 0  # first offset that is not recorded
     closed: bool = False
-    recorded: list[tuple[int, int, str]] = field(default_factory=list)
+    recorded: list[tuple[int, int, str]] = field(default_factory=list)  # start, stop, verdict
     pending: dict[int, int] = field(default_factory=dict)  # start -> stop
 
     @property

@@ -16,9 +16,7 @@ SESSIONS_PER_KEY = 4_096  # the default; each session holds two connections and 
 VIOLATIONS_PER_BAN = 10
 VIOLATION_SECONDS = 60.0  # for which a violation counts
 BAN_SECONDS = 60.0
-VERSION_SECONDS = (
-    0.01  # of quota, for a message of another protocol version, which costs a log line and a reply
-)
+VERSION_SECONDS = 0.01  # of quota, for a message of another version, which costs a log line and a reply
 _MESSAGES_PER_SECOND = 1_000.0  # twice the number of chunks that the decoder thread can read
 _BYTES_PER_SECOND = 32.0 * 2**20  # twice the bytes of compressed chunks that it can read
 _WEIGHTS_BYTES_PER_SECOND = 256.0 * 2**20
@@ -52,9 +50,9 @@ class _Usage:
     `_BURST_SECONDS` after now.
     """
 
-    paid_until: float = 0.0
-    weights_paid_until: float = 0.0
-    hellos_paid_until: float = 0.0  # of a key
+    used_until: float = 0.0
+    weights_used_until: float = 0.0
+    hellos_used_until: float = 0.0  # of a key
     violations: deque[float] = field(default_factory=lambda: deque(maxlen=VIOLATIONS_PER_BAN))
     banned_until: float = 0.0
 
@@ -62,7 +60,7 @@ class _Usage:
         """Return whether every quota is free again, and no violation or ban counts any more."""
         violation = self.violations[-1] + VIOLATION_SECONDS if self.violations else 0.0
         return now > max(
-            self.paid_until, self.weights_paid_until, self.hellos_paid_until, violation, self.banned_until
+            self.used_until, self.weights_used_until, self.hellos_used_until, violation, self.banned_until
         )
 
 
@@ -77,7 +75,7 @@ class PeerRateLimiter:
     def classify_message(self, identity: bytes, size_bytes: int, now: float) -> MessageClass:
         """Return whether to read a message; the caller records one beyond the quota as a violation."""
         usage = self._usage(identity, now)
-        if now < usage.banned_until or usage.paid_until > now + _BURST_SECONDS:
+        if now < usage.banned_until or usage.used_until > now + _BURST_SECONDS:
             self.ignored_messages += 1
             return "banned" if now < usage.banned_until else "excess"
         self.charge(identity, 1 / _MESSAGES_PER_SECOND + size_bytes / _BYTES_PER_SECOND, now)
@@ -86,23 +84,23 @@ class PeerRateLimiter:
     def allow_hello(self, hello_identity: bytes, now: float) -> float:
         """Count a Hello of a key; return 0, or the seconds after which to repeat it."""
         usage = self._usage(hello_identity, now)
-        excess_seconds = usage.hellos_paid_until - now - _BURST_SECONDS
+        excess_seconds = usage.hellos_used_until - now - _BURST_SECONDS
         if excess_seconds > 0:
             return max(_RETRY_SECONDS, excess_seconds)
-        usage.hellos_paid_until = max(usage.hellos_paid_until, now) + _HELLO_SECONDS
+        usage.hellos_used_until = max(usage.hellos_used_until, now) + _HELLO_SECONDS
         return 0.0
 
     def charge(self, identity: bytes, seconds: float, now: float) -> None:
         """Use up seconds of the quota of messages and bytes."""
         usage = self._usage(identity, now)
-        usage.paid_until = max(usage.paid_until, now) + seconds
+        usage.used_until = max(usage.used_until, now) + seconds
 
     def allow_send(self, identity: bytes, size_bytes: int, now: float) -> bool:
         """Return whether to send bytes of weights; if not, the peer asks again, and it is no violation."""
         usage = self._usage(identity, now)
-        if usage.weights_paid_until > now + _BURST_SECONDS:
+        if usage.weights_used_until > now + _BURST_SECONDS:
             return False
-        usage.weights_paid_until = max(usage.weights_paid_until, now) + size_bytes / _WEIGHTS_BYTES_PER_SECOND
+        usage.weights_used_until = max(usage.weights_used_until, now) + size_bytes / _WEIGHTS_BYTES_PER_SECOND
         return True
 
     def record_violation(self, identity: bytes, now: float) -> bool:
