@@ -23,7 +23,7 @@ def progress_metrics(status: TrainerStatus, config: Config) -> Iterator[Family]:
     )
     yield gauge(
         "run_target_steps",
-        "Number of environment steps trained on at which the run ends.",
+        "Number of environment steps after which the run ends.",
         config.updates * batch_steps,
     )
     yield gauge("learner_policy_version", "Newest policy version; -1 during the warm-up.", status.version)
