@@ -1,5 +1,6 @@
-"""The learner: grants credit, receives chunks, trains, publishes weights and accounts for every step.
+"""The learner: grants credit, receives chunks, trains, publishes weight bundles and accounts for every step.
 
-Threads: trainer (the main thread), network (sockets and ledger), decoder, watchdog, and those of the HTTP
-server; with local actors also their supervisor. Only the trainer changes statistics and weights.
+The main thread trains; it alone changes weights, statistics and schedules. The network thread owns the
+sockets and the step ledger. Other threads decode chunks, serve metrics and the live page, supervise local
+actors and detect threads that hang.
 """

@@ -72,7 +72,7 @@ class Wire:
         world.requests.append((self.peer, self.owner.key, parts))
         return True
 
-    def receive(self, timeout_seconds: float = 0.0, wake_descriptor: int | None = None) -> list[bytes] | None:
+    def receive(self, timeout_seconds: float = 0.0, also: int | None = None) -> list[bytes] | None:
         """The next message of the learner."""
         return self.inbox.popleft() if self.inbox else None
 
