@@ -1,4 +1,4 @@
-"""episodes.csv: one row for each finished episode of a run."""
+"""Reads and writes episodes.csv, which has one row for each finished episode of a run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _PARSERS = (int, int, float, int, int, int, float)
 
 
 def read(file: Path) -> tuple[list[EpisodeRow], int]:
-    """Read every row, and count unreadable lines, which a crash or a full disk leaves.
+    """Read every row, and count the unreadable lines that a crash or a full disk has left.
 
     Raises:
         OSError: the file is missing or cannot be read.
@@ -55,7 +55,7 @@ def replace(file: Path, rows: Iterable[EpisodeRow]) -> None:
     """Write a whole file in one step.
 
     Raises:
-        OSError: the disk is full or broken; the earlier file is untouched.
+        OSError: the disk is full or broken; the earlier file is unchanged.
     """
     write_atomically(file, f"{_HEADER}\r\n".encode() + _lines(rows))
 

@@ -1,7 +1,7 @@
-"""The protocol's decisions: which sessions are accepted, and whether each chunk is used. No sockets.
+"""The protocol's decisions: which sessions are accepted, and which chunks are trained on.
 
-A pure state machine: time comes in as `now`, and each message returns what to send, train on and count.
-Owned by the network thread.
+A pure state machine without sockets: time comes in as `now`, and each message returns what to send, which
+chunks to train on and which violations to count. Owned by the network thread.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from learner.server.registry import FlowState, Replies, SessionRegistry, ending_
 from learner.server.scheduler import AdmittedChunk
 from learner.server.sessions import SessionRecord
 
-_CRC_TRIES = 3
+_CRC_TRIES = 3  # damaged copies of a chunk that are requested again; the next one is dropped
 
 
 @dataclass(slots=True)
@@ -28,24 +28,31 @@ class AdmissionResult:
 
     replies: Replies = field(default_factory=list)
     chunks: list[AdmittedChunk] = field(default_factory=list)
-    violations: list[str] = field(default_factory=list)  # what no honest actor sends
+    violations: list[str] = field(default_factory=list)  # why no honest actor sends the message
 
 
 class Admission:
-    """Handles the messages of actors. `sessions_per_key`: how many one key may have at a time."""
+    """Handles the messages of actors.
+
+    Args:
+        config: the configuration of the run.
+        generation: number of earlier learner processes of the run.
+        target_digest: SHA-256 digest of the target network, 32 bytes.
+        sessions_per_key: the most sessions that one key may have at a time.
+    """
 
     def __init__(
-        self, config: Config, generation: int, target: bytes, sessions_per_key: int = SESSIONS_PER_KEY
+        self, config: Config, generation: int, target_digest: bytes, sessions_per_key: int = SESSIONS_PER_KEY
     ) -> None:
-        self._terms = LearnerTerms(config, generation, target, sessions_per_key)
+        self._terms = LearnerTerms(config, generation, target_digest, sessions_per_key)
         self._chunk_steps = config.rollout.chunk_steps
         self.registry = SessionRegistry(config, generation)
-        self.duplicates = 0
+        self.duplicates = 0  # chunks received a second time
 
     def on(self, peer: bytes, message: m.Message, now: float, key: str = "") -> AdmissionResult:
         """Handle one message of the data port; `key` is the public key of its connection."""
         result = AdmissionResult()
-        session = self.registry.sessions.on_connection(peer)
+        session = self.registry.sessions.by_peer(peer)
         if isinstance(message, m.Hello):
             self._on_hello(peer, message, now, key, result)
         elif session is None or getattr(message, "sid", None) != session.sid:
@@ -57,6 +64,7 @@ class Admission:
     def _on_progress(
         self, session: SessionRecord, message: m.Message, now: float, result: AdmissionResult
     ) -> None:
+        """Handle a message of a connected session; a violation is recorded and changes nothing."""
         flow = self.registry.flows[session.sid]
         if flow.late_violation is not None:
             result.violations.append(flow.late_violation)
@@ -66,7 +74,8 @@ class Admission:
         if violation is not None:
             result.violations.append(violation)
             return
-        self.registry.sessions.renew(session, now, validation.plays(message, self.registry.generation))
+        setup_ended = validation.ends_setup(message, self.registry.generation)
+        self.registry.sessions.renew(session, now, setup_ended)
         match message:
             case m.ChunkMessage():
                 self._on_chunk(session, message, now, result)
@@ -83,7 +92,7 @@ class Admission:
         self.registry.owe_ack(session)
 
     def _on_hello(self, peer: bytes, hello: m.Hello, now: float, key: str, result: AdmissionResult) -> None:
-        known, other = self.registry.sessions.get(hello.sid), self.registry.sessions.on_connection(peer)
+        known, other = self.registry.sessions.get(hello.sid), self.registry.sessions.by_peer(peer)
         limit_steps = None
         if known is not None and known.peer is not None:
             credit = self.registry.flows[hello.sid].credit
@@ -102,17 +111,14 @@ class Admission:
             result.violations.append(decision.violation)
             return
         for sid, produced in decision.ended:
-            former = self.registry.sessions.get(
-                sid
-            )  # None, unless a delayed Hello of it came after a restart
-            if former is not None:
+            former = self.registry.sessions.get(sid)
+            if former is not None:  # a delayed Hello of it came after a restart
                 self.registry.close_session(former, "actor_lost")
             if produced:
                 self.registry.ledger.close_at(sid, key, produced)
         if decision.reply is not None:
-            self.registry.events["full"] += (
-                isinstance(decision.reply, m.Reject) and decision.reply.code == "full"
-            )
+            if isinstance(decision.reply, m.Reject) and decision.reply.code == "full":
+                self.registry.count_event("full")
             result.replies.append((peer, decision.reply))
             return
         account = self.registry.ledger.open(hello.sid, key)
@@ -121,7 +127,8 @@ class Admission:
         session, lanes_reset = self.registry.sessions.join(
             hello.sid, key, peer, hello.host, hello.produced, now
         )
-        self.registry.events["join"] += lanes_reset
+        if lanes_reset:
+            self.registry.count_event("join")
         self.registry.scheduler.add(hello.sid, session.slot)
         flow = self.registry.flows.setdefault(hello.sid, FlowState())
         flow.credit = max(flow.credit, account.received)
@@ -145,7 +152,7 @@ class Admission:
         batch = self.registry.scheduler.batch_of(session.sid)
         reason = self._judge(chunk, batch, flow.credit, damaged)
         if reason == "invalid":
-            result.violations.append("expected a whole, undamaged chunk within credit, got another")
+            result.violations.append("expected an undamaged, full chunk within its credit, got another")
         if reason is not None:
             self.registry.ledger.settle(session.sid, chunk.offset, reason)
         else:
@@ -165,7 +172,7 @@ class Admission:
     def _receive(
         self, session: SessionRecord, message: m.ChunkMessage | m.Skip, result: AdmissionResult
     ) -> bool:
-        """Record the arrival of steps; return False, with the right reply, if they are not new."""
+        """Record the arrival of steps; return whether they are new. A gap is answered with a Resend."""
         start, stop = message.offset, message.offset + message.steps
         self.registry.ledger.announce(session.sid, message.produced)
         receipt = self.registry.ledger.receive(session.sid, start, stop)
@@ -183,11 +190,11 @@ class Admission:
             return
         _reply(result, session, m.ByeAck())
         self.registry.close_session(session, "actor_shutdown")
-        self.registry.events["leave"] += 1
+        self.registry.count_event("leave")
 
     def expel(self, peer: bytes, text: str) -> Replies:
-        """Close the session of a connection, so that its slot is free, and tell its actor why."""
-        session = self.registry.sessions.on_connection(peer)
+        """Close the session of a connection, which frees its slot; return the reply that gives the reason."""
+        session = self.registry.sessions.by_peer(peer)
         if session is None:
             return []
         self.registry.revoke_session(session)

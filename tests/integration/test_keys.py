@@ -257,7 +257,7 @@ def test_a_handler_that_fails_while_serving_closes_the_ports_and_ends_the_learne
         self.raw.close()
 
     monkeypatch.setattr(ZapHandler, "verify_access_control", verify_then_close)
-    with pytest.raises(Fatal, match="expected the network thread to serve on") as raised:
+    with pytest.raises(Fatal, match="the network thread failed with") as raised:
         service.run(PRESETS["cartpole"], options, threading.Event())
     assert raised.value.code == 70
     assert read_zmtp_greeting(f"tcp://127.0.0.1:{port}") is None

@@ -131,7 +131,7 @@ class Learner:
         self.admission = admission
         self.outbox: Replies = []
         self.batches: defaultdict[int, list[tuple[bytes, int]]] = defaultdict(list)
-        self.handler = MessageHandler(admission, self.outbox, self._submit)
+        self.handler = MessageHandler(admission, self.outbox.extend, self._submit)
 
     def _submit(self, chunk: AdmittedChunk) -> None:
         self.batches[chunk.batch].append((chunk.message.sid, chunk.message.offset))

@@ -22,14 +22,14 @@ MUTANTS = [
     Mutant(
         "a heartbeat ends the time to build environments",
         SessionTable.renew,
-        "now + LEASE_SECONDS if plays else max(session.expires, now + LEASE_SECONDS)",
+        "now + LEASE_SECONDS if setup_ended else max(session.expires, now + LEASE_SECONDS)",
         "now + LEASE_SECONDS",
         test_admission_leases.test_a_new_session_has_two_minutes_to_build_its_environments,
     ),
     Mutant(
         "a session that plays keeps the time to build environments",
         SessionTable.renew,
-        "now + LEASE_SECONDS if plays else max(session.expires, now + LEASE_SECONDS)",
+        "now + LEASE_SECONDS if setup_ended else max(session.expires, now + LEASE_SECONDS)",
         "max(session.expires, now + LEASE_SECONDS)",
         test_admission_leases.test_silence_ends_a_session_and_drops_the_steps_that_it_announced,
     ),

@@ -72,8 +72,8 @@ MUTANTS = [
     Mutant(
         "a format of a later release is read",
         checkpoint.load,
-        'values.pop("format", None) != FORMAT',
-        'values.pop("format", 0) < FORMAT',
+        "case other if other != FORMAT:",
+        "case other if other < FORMAT:",
         test_checkpoint.test_another_format_is_named,
     ),
     Mutant(

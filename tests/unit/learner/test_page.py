@@ -90,7 +90,7 @@ def test_the_remaining_time_is_that_of_the_remaining_steps_at_this_speed() -> No
 
 def test_before_the_first_update_values_are_null_or_empty() -> None:
     """Values that do not exist yet are null or empty."""
-    fresh = ProgressFacts(0, 10_000, 0, 0.0, None, None, 0, 0, warmup="1/8 chunks of random play")
+    fresh = ProgressFacts(0, 10_000, 0, 0.0, None, None, 0, 0, warmup="1/8 chunks of random actions")
     value = decoded(fresh, ServerStatus(), TrainerStatus(phase_seconds=dict.fromkeys(PHASES, 0.0)))
     assert value["curve"] == [] and value["fleet"] == []
     assert value["learner_phases"] == {} and value["actor_phases"] == {}
@@ -114,7 +114,7 @@ def test_sessions_are_listed_by_slot() -> None:
     rows = decoded(view=replace(VIEW, fleet=fleet))["fleet"]
     assert [row["slot"] for row in rows] == [0, 1]
     assert rows[0] == {
-        "slot": 0, "host": "a", "incarnation": 2, "steps": 128, "plays": False, "silent_seconds": 7.0
+        "slot": 0, "host": "a", "incarnation": 2, "steps": 128, "collecting": False, "silent_seconds": 7.0
     }  # fmt: skip
 
 
