@@ -12,14 +12,13 @@ from dataclasses import dataclass, field
 from common.config import Config
 from common.protocol import messages as m
 from learner.server import validation
+from learner.server.flow import FlowState
 from learner.server.hello import LearnerTerms, decide_hello, welcome
 from learner.server.ledger import Receipt
 from learner.server.rate_limit import SESSIONS_PER_KEY
-from learner.server.registry import FlowState, Replies, SessionRegistry, ending_reason
+from learner.server.registry import Replies, SessionRegistry, ending_reason
 from learner.server.scheduler import AdmittedChunk
 from learner.server.sessions import SessionRecord
-
-_CRC_TRIES = 3  # damaged copies of a chunk that are requested again; the next one is dropped
 
 
 @dataclass(slots=True)
@@ -66,9 +65,7 @@ class Admission:
     ) -> None:
         """Handle a message of a connected session; a violation is recorded and changes nothing."""
         flow = self.registry.flows[session.sid]
-        if flow.late_violation is not None:
-            result.violations.append(flow.late_violation)
-            flow.late_violation = None
+        result.violations += flow.take_late_violation()
         limit_steps = validation.produced_limit(flow.credit, session.produced_at_join, self._chunk_steps)
         violation = validation.progress_violation(message, limit_steps)
         if violation is not None:
@@ -82,7 +79,7 @@ class Admission:
             case m.Skip():
                 if self._receive(session, message, result):
                     self.registry.ledger.settle(session.sid, message.offset, message.reason)
-                    flow.credit += message.steps
+                    flow.raise_credit(flow.credit + message.steps)
             case m.Heartbeat():
                 self.registry.ledger.announce(session.sid, message.produced)
                 self.registry.sessions.add_phase_times(session, validation.valid_phase_times(message.stats))
@@ -131,7 +128,7 @@ class Admission:
             self.registry.count_event("join")
         self.registry.scheduler.add(hello.sid, session.slot)
         flow = self.registry.flows.setdefault(hello.sid, FlowState())
-        flow.credit = max(flow.credit, account.received)
+        flow.raise_credit(account.received)
         self.registry.grant(now)
         accepted = welcome(session, account, flow.credit, self.registry.scheduler.version, self._terms)
         result.replies.append((peer, accepted))
@@ -141,13 +138,12 @@ class Admission:
     ) -> None:
         flow = self.registry.flows[session.sid]
         damaged = zlib.crc32(chunk.body) != chunk.crc
-        if damaged and flow.crc_failures < _CRC_TRIES:
-            flow.crc_failures += 1
+        if damaged and flow.retry_damaged():
             _reply(result, session, m.Resend(offset=chunk.offset))
             return
         if not self._receive(session, chunk, result):
             return
-        flow.crc_failures = 0
+        flow.clear_damaged()
         self.registry.scheduler.chunk_received(session.sid, now)
         batch = self.registry.scheduler.batch_of(session.sid)
         reason = self._judge(chunk, batch, flow.credit, damaged)
@@ -179,7 +175,8 @@ class Admission:
         if receipt is Receipt.GAP:
             _reply(result, session, m.Resend(offset=self.registry.ledger.accounts[session.sid].received))
         self.duplicates += receipt is Receipt.DUPLICATE
-        self.registry.flows[session.sid].steps_received += message.steps if receipt is Receipt.NEW else 0
+        if receipt is Receipt.NEW:
+            self.registry.flows[session.sid].receive(message.steps)
         return receipt is Receipt.NEW
 
     def _on_bye(self, session: SessionRecord, bye: m.Bye, result: AdmissionResult) -> None:

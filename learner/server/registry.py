@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Container
-from dataclasses import dataclass
 from typing import Literal, get_args
 
 from common.config import Config
@@ -17,6 +16,7 @@ from common.protocol import messages as m
 from common.protocol.chunk import WARMUP_VERSION
 from learner.interface import Verdict
 from learner.server import sessions
+from learner.server.flow import FlowState
 from learner.server.ledger import Ledger
 from learner.server.scheduler import GrantScheduler
 from learner.server.sessions import SessionRecord, SessionTable
@@ -26,16 +26,6 @@ _EXPIRY_SECONDS = 0.1  # between two checks of every lease
 
 Replies = list[tuple[bytes, m.Message]]  # each with the routing id of its peer
 SessionEvent = Literal["join", "leave", "lost", "revoked", "full"]
-
-
-@dataclass(slots=True)
-class FlowState:
-    """Flow control of one session. Written by `SessionRegistry` and `Admission` alone."""
-
-    credit: int = 0  # offset up to which it may collect steps
-    crc_failures: int = 0  # in a row
-    late_violation: str | None = None  # of a message that was accepted; counts with the next message
-    steps_received: int = 0  # since it has its slot
 
 
 class SessionRegistry:
@@ -77,7 +67,7 @@ class SessionRegistry:
         self.ledger.settle(sid, offset, "invalid")
         self.scheduler.withdraw(batch)
         if sid in self.flows:
-            self.flows[sid].late_violation = "expected a chunk of this run, got an unreadable one"
+            self.flows[sid].record_late_violation("expected a chunk of this run, got an unreadable one")
         self.grant(now)
 
     def drain(self, finished: bool) -> Replies:
@@ -138,7 +128,7 @@ class SessionRegistry:
             account, session = self.ledger.accounts[sid], self.sessions.get(sid)
             assert session is not None
             start = max(account.received, account.produced)
-            self.flows[sid].credit = start + self.config.rollout.chunk_steps
+            self.flows[sid].raise_credit(start + self.config.rollout.chunk_steps)
             if self.first_credit_at is None and self.scheduler.version > WARMUP_VERSION:
                 self.first_credit_at = now
             self.owe_ack(session)

@@ -8,6 +8,7 @@ import pytest
 
 from learner.server import registry
 from learner.server.admission import Admission
+from learner.server.flow import FlowState
 from learner.server.registry import SessionRegistry
 from learner.server.sessions import SessionTable
 from tests.support.mutation import Mutant, check_noticed
@@ -49,15 +50,15 @@ MUTANTS = [
     ),
     Mutant(
         "a damaged chunk is requested four times",
-        Admission._on_chunk,
-        "flow.crc_failures < _CRC_TRIES",
-        "flow.crc_failures <= _CRC_TRIES",
+        FlowState.retry_damaged,
+        "self._crc_failures < _CRC_TRIES",
+        "self._crc_failures <= _CRC_TRIES",
         test_admission_chunks.test_a_damaged_body_is_requested_three_times_and_then_dropped,
     ),
     Mutant(
         "the tries of a damaged chunk count for the next one",
         Admission._on_chunk,
-        "flow.crc_failures = 0",
+        "flow.clear_damaged()",
         "pass",
         test_admission_chunks.test_a_damaged_body_is_requested_three_times_and_then_dropped,
     ),
