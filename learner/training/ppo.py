@@ -7,7 +7,6 @@ the predictor learns from inputs whitened with statistics that already include t
 from __future__ import annotations
 
 import copy
-import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,8 +24,10 @@ from common.rng import network_seed
 from common.spaces import Spaces
 from learner.training.batch import Batch, observations
 from learner.training.losses import clipped_policy_loss, value_loss
-from learner.training.minibatches import draw_minibatches
-from learner.training.targets import Targets, Values, compute_targets, explained_variance, staleness
+from learner.training.minibatches import draw_minibatches, draw_predictor_rows
+from learner.training.optimiser_state import load_optimiser, optimiser_tensors
+from learner.training.samples import Samples, make_samples
+from learner.training.targets import Values, compute_targets, explained_variance, staleness
 
 _SLICE = 512  # rows per forward pass without gradients
 _POLICY, _TARGET, _PREDICTOR, _SAMPLING = range(4)  # what a seed is for
@@ -49,19 +50,6 @@ class UpdateReport:
 
     figures: dict[str, float]
     learning_rate: float
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Samples:
-    """The batch flattened to N = T x E rows, with the constants of the losses."""
-
-    stack: Tensor  # [N, ..., S]
-    action: Tensor
-    old_log_prob: Tensor
-    targets: Targets
-    next_observation: Tensor  # [N, ...]
-    feature: Tensor  # of the target network, [N, F]; zero where no epoch needs it
-    kept: Tensor  # bool [epochs, N], on the host: rows that the predictor learns from
 
 
 class PPO:
@@ -126,20 +114,13 @@ class PPO:
         return UpdateReport(figures, learning_rate)
 
     @torch.no_grad()
-    def _prepare(self, batch: Batch, statistics: tuple[Tensor, Tensor]) -> tuple[_Samples, dict[str, Tensor]]:
+    def _prepare(self, batch: Batch, statistics: tuple[Tensor, Tensor]) -> tuple[Samples, dict[str, Tensor]]:
         """Compute what stays constant during the epochs, and statistics of the batch."""
         values = self._values(batch)
         targets = compute_targets(batch, values, self._config)
-        kept, feature = self._features(batch, statistics)
-        samples = _Samples(
-            stack=batch.stack[:-1].flatten(0, 1),
-            action=batch.action.flatten(0, 1),
-            old_log_prob=values.log_prob.flatten(),
-            targets=Targets(*(getattr(targets, x.name).flatten() for x in dataclasses.fields(targets))),
-            next_observation=batch.next_observation.flatten(0, 1),
-            feature=feature,
-            kept=kept,
-        )
+        kept = draw_predictor_rows(batch.reward.numel(), self._config, self.generator)
+        feature = self._target_features(batch, kept, statistics)
+        samples = make_samples(batch, values.log_prob, targets, kept, feature)
         facts = {
             "intrinsic_reward_mean": batch.intrinsic.mean(),
             "intrinsic_reward_std": batch.intrinsic.std(),
@@ -172,13 +153,10 @@ class PPO:
             self.predictor, self.target, observation, statistics, self._config.precision
         )
 
-    def _features(self, batch: Batch, statistics: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Draw the rows that the predictor learns from in each epoch, and compute their target features."""
-        rows = batch.reward.numel()
-        epochs, keep = self._config.ppo.epochs, self._config.predictor_share
+    def _target_features(self, batch: Batch, kept: Tensor, statistics: tuple[Tensor, Tensor]) -> Tensor:
+        """Compute the target network's features of the rows that any epoch keeps, float32 [N, F]."""
         if not self._config.rnd.enabled:
-            return torch.zeros(epochs, rows, dtype=torch.bool), torch.empty(0)
-        kept = torch.rand(epochs, rows, generator=self.generator) < keep
+            return torch.empty(0)
         needed = kept.any(0).nonzero().squeeze(1).to(self._device)
         flat = batch.next_observation.flatten(0, 1)
         with autocast(self._config.precision, self._device.type):
@@ -187,12 +165,12 @@ class PPO:
                 for some in torch.split(needed, _SLICE)
             ]
         computed = torch.cat(parts)
-        feature = torch.zeros(rows, computed.shape[1], device=self._device)
+        feature = torch.zeros(len(flat), computed.shape[1], device=self._device)
         feature[needed] = computed
-        return kept, feature
+        return feature
 
     def _step(
-        self, samples: _Samples, rows: Tensor, kept: Tensor, statistics: tuple[Tensor, Tensor], clip: float
+        self, samples: Samples, rows: Tensor, kept: Tensor, statistics: tuple[Tensor, Tensor], clip: float
     ) -> Tensor:
         """Take one optimiser step; returns `FIGURES` as a tensor, because a copy to the host waits."""
         ppo, config = self._config.ppo, self._config
@@ -228,7 +206,7 @@ class PPO:
             losses = (policy_loss, loss_e, loss_i, entropy, predictor_loss, clipped.float().mean(), kl)
             return torch.stack([x.detach().float() for x in (*losses, *norms)])
 
-    def _predictor_loss(self, samples: _Samples, kept: Tensor, statistics: tuple[Tensor, Tensor]) -> Tensor:
+    def _predictor_loss(self, samples: Samples, kept: Tensor, statistics: tuple[Tensor, Tensor]) -> Tensor:
         """Return the mean prediction error of the kept rows; 0 if none is kept."""
         if not self._config.rnd.enabled or not len(kept):
             return torch.zeros((), device=self._device)
@@ -245,8 +223,7 @@ class PPO:
     def state(self) -> dict[str, Tensor]:
         """Return everything that `load` restores, by checkpoint name, on the host."""
         state = _on_host("model", self.tensors()) | _on_host("target", self.target.state_dict())
-        for number, moments in self.optimiser.state_dict()["state"].items():
-            state |= _on_host(f"optimiser.{number}", moments)
+        state |= _on_host("optimiser", optimiser_tensors(self.optimiser))
         return state | {"generator": self.generator.get_state()}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
@@ -255,16 +232,7 @@ class PPO:
         if self._config.rnd.enabled:
             self.predictor.load_state_dict(under("model.predictor", state))
         self.target.load_state_dict(under("target", state))
-        parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, value in under("optimiser", state).items():
-            number, _, key = name.partition(".")
-            parameter = parameters[int(number)]
-            # The fused optimiser reads raw memory, so the moments need the memory layout of the parameter.
-            laid_out = torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
-            moments.setdefault(int(number), {})[key] = laid_out.detach()
-        groups = self.optimiser.state_dict()["param_groups"]
-        self.optimiser.load_state_dict({"state": moments, "param_groups": groups})
+        load_optimiser(self.optimiser, under("optimiser", state))
         self.generator.set_state(state["generator"])
 
 

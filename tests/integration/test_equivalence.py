@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -30,6 +31,7 @@ from common.model.bundle import Bundle
 from learner.commandline import Options
 from learner.training import checkpoint
 from learner.training.batch import Batch
+from learner.training.minibatches import draw_predictor_rows
 from learner.training.normaliser import Normaliser
 from learner.training.ppo import PPO
 from learner.training.running_stats import Moments
@@ -223,15 +225,16 @@ class FilterPerActor(Reference):
         return slot, 0
 
 
-class MaskFromElsewhere(Reference):
+class PredictorRowsOfAnotherGenerator(Reference):
     """The samples that the predictor learns from are drawn by another generator."""
 
-    class learner(PPO):  # noqa: N801  # it stands for an attribute
-        def _features(self, batch: Batch, statistics: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-            feature = super()._features(batch, statistics)[1]
-            shape = (self._config.ppo.epochs, batch.reward.numel())
-            other = torch.Generator().manual_seed(0)
-            return torch.rand(shape, generator=other) < self._config.predictor_share, feature
+    def update(self, version: int) -> None:
+        def draw(rows: int, config: Config, generator: torch.Generator) -> Tensor:
+            draw_predictor_rows(rows, config, generator)  # the order of the samples stays the same
+            return draw_predictor_rows(rows, config, torch.Generator().manual_seed(0))
+
+        with mock.patch.object(learner.training.ppo, "draw_predictor_rows", draw):
+            super().update(version)
 
 
 class BonusOneVersionAhead(Reference):
@@ -253,7 +256,7 @@ class BonusOneVersionAhead(Reference):
         (SlotsReversed, "update 0: action"),
         (StatisticsOfActors, "update 0: bonus"),
         (FilterPerActor, "update 0: intrinsic"),
-        (MaskFromElsewhere, "model.predictor.0.weight"),
+        (PredictorRowsOfAnotherGenerator, "model.predictor.0.weight"),
         (BonusOneVersionAhead, "update 0: bonus"),
     ],
 )

@@ -76,8 +76,6 @@ class Reference:
         reset_after: so many updates, all lanes start anew with their next incarnation; None: never.
     """
 
-    learner: type[PPO] = PPO
-
     def __init__(
         self,
         config: Config,
@@ -91,7 +89,7 @@ class Reference:
         self.reset_after = reset_after
         self.lanes = [lanes[slot * self.k : (slot + 1) * self.k] for slot in self.slots]
         self.spaces = envs.spaces(config.env)
-        self.ppo = self.learner(config, self.spaces, torch.device("cpu"))
+        self.ppo = PPO(config, self.spaces, torch.device("cpu"))
         self.policy = Policy(self.spaces, config)
         self.intrinsic = BonusModel(self.spaces, config, self.ppo.target.state_dict())
         self.observation = Moments.prior(self.spaces.observation)

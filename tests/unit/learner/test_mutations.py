@@ -21,7 +21,7 @@ from common.model.bonus import BonusModel
 from common.model.policy import Policy
 from common.rng import RngKey, environment_seeds
 from common.spaces import Spaces
-from learner.training import advantages, batch, losses, running_stats, targets
+from learner.training import advantages, batch, losses, running_stats, samples, targets
 from learner.training.batch_builder import BatchBuilder
 from learner.training.normaliser import Normaliser
 from learner.training.ppo import PPO
@@ -202,7 +202,7 @@ MUTANTS = [
     ),
     Mutant(
         "training is one step ahead",
-        PPO._prepare,
+        samples.make_samples,
         "batch.stack[:-1].flatten(0, 1)",
         "batch.stack[1:].flatten(0, 1)",
         test_probes.test_learner_and_actor_agree_on_every_fresh_action,
@@ -295,7 +295,7 @@ MUTANTS = [
     ),
     Mutant(
         "target sees no whitening",
-        PPO._features,
+        PPO._target_features,
         "rnd.whiten(flat[some], *statistics)",
         "flat[some].float()",
         test_probes.test_the_predictor_learns_where_each_step_led_whitened_with_all_that_is_known,

@@ -21,6 +21,7 @@ from common.protocol.chunk import Chunk
 from common.spaces import Spaces
 from learner.training.advantages import vtrace
 from learner.training.batch import Batch, make_batch
+from learner.training.minibatches import draw_predictor_rows
 from learner.training.normaliser import Normaliser
 from learner.training.ppo import PPO
 from learner.training.running_stats import PRIOR_COUNT, Moments, forward_filter
@@ -131,27 +132,28 @@ def test_both_distributions_say_what_torch_says() -> None:
 
 
 @pytest.mark.parametrize("keep", [1 / 32, 0.25, 1.0])
-def test_the_predictor_keeps_its_share_of_every_pass(keep: float, make_chunk: Maker) -> None:
+def test_the_predictor_keeps_its_share_of_every_pass(keep: float) -> None:
     config = replace(CONFIG, rnd=RNDConfig(predictor_keep=keep))
-    kept, _ = PPO(config, SPACES, CPU)._features(batch_of(config, make_chunk), STATISTICS)
+    kept = draw_predictor_rows(T * 2 * B, config, torch.Generator().manual_seed(0))
     assert kept.shape == (config.ppo.epochs, T * 2 * B)
     for share, draws in ((kept.float().mean(), kept.numel()), (kept[0].float().mean(), kept.shape[1])):
         assert abs(float(share) - keep) <= 3 * (keep * (1 - keep) / draws) ** 0.5
-    assert torch.equal(kept[0], kept[1]) == (keep == 1.0)  # drawn anew in each
+    assert torch.equal(kept[0], kept[1]) == (keep == 1.0)  # each pass draws its own rows
 
 
-def test_a_minibatch_that_keeps_nothing_counts_as_no_loss(
-    make_chunk: Maker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = small(keep=1.0)
+def test_a_minibatch_that_keeps_nothing_counts_as_no_loss(make_chunk: Maker) -> None:
+    config = small(keep=0.05)
     ppo, batch = PPO(config, SPACES, CPU), batch_of(config, make_chunk)
-    everything, feature = ppo._features(batch, STATISTICS)
-    one = torch.zeros_like(everything)
-    one[0, 7] = True
-    seen = batch.next_observation.flatten(0, 1)[one[0]]
+    seen = batch.next_observation.flatten(0, 1)
+
+    def drawn(seed: int) -> Tensor:
+        return draw_predictor_rows(len(seen), config, torch.Generator().manual_seed(seed))[0]
+
+    seed = next(seed for seed in range(1000) if drawn(seed).sum() == 1)
+    ppo.generator.manual_seed(seed)
+    row = rnd.whiten(seen[drawn(seed)], *STATISTICS)
     with torch.no_grad():
-        error = float(rnd.prediction_error(ppo.predictor(rnd.whiten(seen, *STATISTICS)), feature[one[0]]))
-    monkeypatch.setattr(ppo, "_features", lambda *_: (one, feature))
+        error = float(rnd.prediction_error(ppo.predictor(row), ppo.target(row)))
     report = ppo.update(batch, STATISTICS, 0.0)
     assert report is not None  # every figure is finite
     # A mean over two minibatches, of which one has this step and the other none.
