@@ -30,7 +30,7 @@ from learner.training.samples import Samples, make_samples
 from learner.training.targets import Values, compute_targets, explained_variance, staleness
 
 _SLICE = 512  # rows per forward pass without gradients
-_POLICY, _TARGET, _PREDICTOR, _SAMPLING = range(4)  # what a seed is for
+_POLICY, _TARGET, _PREDICTOR, _SAMPLING = range(4)  # purposes of the seeds
 FIGURES = (
     "policy_loss",
     "value_loss_extrinsic",
@@ -89,7 +89,7 @@ class PPO:
             progress: share of the run's updates that are done, in [0, 1).
 
         Returns:
-            The figures; None if one is not finite. Then networks and optimiser are as before.
+            The figures; None if one is not finite, and then networks and optimiser are as before.
         """
         ppo = self._config.ppo
         scale = 1.0 - progress if ppo.anneal else 1.0
@@ -148,7 +148,7 @@ class PPO:
 
     @torch.no_grad()
     def compute_bonus(self, observation: Tensor, statistics: tuple[Tensor, Tensor]) -> Tensor:
-        """The bonus by the present predictor, [T, B, ...] -> float32 [T, B]; see `bonus.compute_bonus`."""
+        """Compute the bonus with the present predictor, [T, B, ...] -> float32 [T, B]; see `bonus`."""
         return bonus.compute_bonus(
             self.predictor, self.target, observation, statistics, self._config.precision
         )
@@ -172,7 +172,7 @@ class PPO:
     def _step(
         self, samples: Samples, rows: Tensor, kept: Tensor, statistics: tuple[Tensor, Tensor], clip: float
     ) -> Tensor:
-        """Take one optimiser step; returns `FIGURES` as a tensor, because a copy to the host waits."""
+        """Take one optimiser step; return `FIGURES` on the device, because a copy makes the host wait."""
         ppo, config = self._config.ppo, self._config
         with autocast(config.precision, self._device.type):
             output = self.policy(observations(samples.stack[rows]))
