@@ -47,7 +47,7 @@ MUTANTS = [
         advantages.extrinsic_ends,
         "gamma * lam * (~done).float()",
         "gamma * lam * torch.ones(done.shape)",
-        test_advantages.test_credit_never_crosses_an_end_of_the_extrinsic_stream,
+        test_advantages.test_rewards_after_an_end_change_no_extrinsic_advantage_before_it,
     ),
     Mutant(
         "extrinsic values run through ends",

@@ -119,7 +119,7 @@ MUTANTS = [
         Normaliser.scale,
         "bonus / self.intrinsic_return.std",
         "(bonus - bonus.mean()) / self.intrinsic_return.std",
-        test_normaliser.test_the_first_batch_is_divided_by_a_std_that_knows_it,
+        test_normaliser.test_the_first_batch_is_divided_by_a_std_that_includes_it,
     ),
     Mutant(
         "mean subtracted from the bonus",
