@@ -40,7 +40,7 @@ MUTANTS = [
         targets.compute_targets,
         "torch.full_like(value, ppo.gamma_intrinsic)",
         "ppo.gamma_intrinsic * (~batch.done).float()",
-        test_probes.test_novelty_has_a_horizon_where_every_step_ends_an_episode,
+        test_probes.test_intrinsic_values_continue_where_every_step_ends_an_episode,
     ),
     Mutant(
         "extrinsic traces run through ends",
@@ -61,7 +61,7 @@ MUTANTS = [
         advantages.extrinsic_ends,
         "cut = done if time_limit_is_end else terminated",
         "cut = done",
-        test_probes.test_a_task_without_end_is_worth_its_horizon_however_often_it_is_cut,
+        test_probes.test_values_bootstrap_at_time_limits,
     ),
     Mutant(
         "bootstrap from the next episode",
@@ -76,28 +76,28 @@ MUTANTS = [
         batch.make_batch,
         "(rnd.whiten(x, mean, std, rnd.POLICY_CLIP) for x in (observation, final))",
         "(x.float() for x in (observation, final))",
-        test_probes.test_learner_and_actor_agree_on_every_fresh_action,
+        test_probes.test_learner_and_actor_compute_the_same_log_probs_of_fresh_actions,
     ),
     Mutant(
         "acting clips like the bonus",
         Policy.parameters,
         "self._mean, self._std, rnd.POLICY_CLIP",
         "self._mean, self._std",
-        test_probes.test_learner_and_actor_agree_on_every_fresh_action,
+        test_probes.test_learner_and_actor_compute_the_same_log_probs_of_fresh_actions,
     ),
     Mutant(
         "training whitens with the next version's statistics",
         BatchBuilder.build,
         "self._spaces, acting, self._device",
         "self._spaces, updated.observation_statistics(), self._device",
-        test_probes.test_learner_and_actor_agree_on_every_fresh_action,
+        test_probes.test_learner_and_actor_compute_the_same_log_probs_of_fresh_actions,
     ),
     Mutant(
         "training is one step ahead",
         samples.make_samples,
         "batch.stack[:-1].flatten(0, 1)",
         "batch.stack[1:].flatten(0, 1)",
-        test_probes.test_learner_and_actor_agree_on_every_fresh_action,
+        test_probes.test_learner_and_actor_compute_the_same_log_probs_of_fresh_actions,
     ),
     Mutant(
         "training sees stacks in reverse",
@@ -133,14 +133,14 @@ MUTANTS = [
         PPO.update,
         "1.0 - progress",
         "1.0 - 2 * progress",
-        test_probes.test_annealing_begins_at_the_whole_rate_and_ends_above_zero,
+        test_probes.test_annealing_begins_at_the_full_rate_and_ends_above_zero,
     ),
     Mutant(
         "learning rate below zero at the end",
         Trainer._train,
         "self._status.version / self._config.updates",
         "(self._status.version + 1) / (self._config.updates - 1)",
-        test_probes.test_annealing_begins_at_the_whole_rate_and_ends_above_zero,
+        test_probes.test_annealing_begins_at_the_full_rate_and_ends_above_zero,
     ),
     Mutant(
         "value loss of N x N pairs",
@@ -161,7 +161,7 @@ MUTANTS = [
         PPO._step,
         "clipped_policy_loss(log_prob, old, advantage, clip)",
         "clipped_policy_loss(log_prob, old, advantage.unsqueeze(1), clip)",
-        test_probes.test_the_action_that_pays_in_a_state_is_taken_there,
+        test_probes.test_the_rewarded_action_of_each_state_is_taken,
     ),
 ]
 

@@ -29,7 +29,9 @@ def novelty_without_cache(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 FRESH_BONUS, STALE_BONUS = (
-    partial(test_probes.test_a_step_is_paid_what_the_newest_predictor_says_of_where_it_led, lag)
+    partial(
+        test_probes.test_the_bonus_of_a_step_is_the_error_of_the_newest_predictor_on_the_next_observation, lag
+    )
     for lag in (0, 1)
 )
 MUTANTS = [
@@ -90,7 +92,7 @@ MUTANTS = [
         batch.make_batch,
         "observation[spaces.stack :]",
         "observation[spaces.stack - 1 : -1]",
-        test_probes.test_the_predictor_learns_where_each_step_led_whitened_with_all_that_is_known,
+        test_probes.test_the_predictor_learns_next_observations_whitened_with_statistics_that_include_the_batch,
     ),
     # The scale of rewards.
     Mutant(
@@ -134,14 +136,14 @@ MUTANTS = [
         PPO._step,
         "ppo.value_coef * loss_i + predictor_loss",
         "ppo.value_coef * loss_i",
-        test_probes.test_the_bonus_fades_where_the_run_has_been,
+        test_probes.test_the_bonus_falls_on_visited_states,
     ),
     Mutant(
         "target moves with every step",
         PPO._step,
         "self.optimiser.step()",
         "self.optimiser.step(); torch._foreach_mul_(list(self.target.parameters()), 0.9999)",
-        test_oracles.test_a_hundred_updates_leave_the_target_as_it_was,
+        test_oracles.test_a_hundred_updates_do_not_change_the_target,
     ),
     Mutant(
         "no whitening",
@@ -162,14 +164,14 @@ MUTANTS = [
         PPO._predictor_loss,
         "rnd.whiten(samples.next_observation[kept], *statistics)",
         "samples.next_observation[kept].float()",
-        test_probes.test_the_predictor_learns_where_each_step_led_whitened_with_all_that_is_known,
+        test_probes.test_the_predictor_learns_next_observations_whitened_with_statistics_that_include_the_batch,
     ),
     Mutant(
         "target sees no whitening",
         PPO._target_features,
         "rnd.whiten(flat[some], *statistics)",
         "flat[some].float()",
-        test_probes.test_the_predictor_learns_where_each_step_led_whitened_with_all_that_is_known,
+        test_probes.test_the_predictor_learns_next_observations_whitened_with_statistics_that_include_the_batch,
     ),
     # Outdated bundles.
     Mutant(
