@@ -25,9 +25,9 @@ def join(chunks: Sequence[Chunk]) -> Chunk:
     }
     # Final observations are listed by (t, lane) within each chunk; the joined list by (t, lane of E).
     lanes = np.cumsum([0, *(chunk.action.shape[1] for chunk in chunks)])
-    where = [np.argwhere(chunk.truncated) + np.array([0, lanes[i]]) for i, chunk in enumerate(chunks)]
-    places = np.concatenate(where)
-    order = np.lexsort((places[:, 1], places[:, 0]))
+    ends = [np.argwhere(chunk.truncated) + np.array([0, lanes[i]]) for i, chunk in enumerate(chunks)]
+    t, lane = np.concatenate(ends).T
+    order = np.lexsort((lane, t))
     final = np.concatenate([chunk.final_observation for chunk in chunks])[order]
     return Chunk(**arrays, final_observation=final)
 
@@ -90,11 +90,11 @@ def make_batch(
         observation, final = (rnd.whiten(x, mean, std, rnd.POLICY_CLIP) for x in (observation, final))
     stack = restack(observation, joined.done, spaces.stack)
     # The rows are found on the host, because it would wait for the number of rows in a mask on the device.
-    cut = torch.from_numpy(np.flatnonzero(joined.truncated)).to(device)
+    ended = torch.from_numpy(np.flatnonzero(joined.truncated)).to(device)
     action = torch.from_numpy(joined.action).to(device)
     return Batch(
         stack=stack,
-        final_stack=torch.cat([stack[:-1].flatten(0, 1)[cut][..., 1:], final.unsqueeze(-1)], -1),
+        final_stack=torch.cat([stack[:-1].flatten(0, 1)[ended][..., 1:], final.unsqueeze(-1)], -1),
         next_observation=next_observation,
         action=action if spaces.is_continuous else action.to(torch.int64),
         log_prob=torch.from_numpy(joined.log_prob).to(device),

@@ -71,7 +71,7 @@ class PPO:
             eps=config.ppo.adam_eps,
             fused=True,
         )
-        self._learning: list[nn.Module | torch.optim.Adam] = [self.policy, self.predictor, self.optimiser]
+        self._trained: list[nn.Module | torch.optim.Adam] = [self.policy, self.predictor, self.optimiser]
         self.generator = torch.Generator().manual_seed(network_seed(seed, _SAMPLING))
 
     def _policy_parameters(self) -> list[nn.Parameter]:
@@ -97,18 +97,18 @@ class PPO:
         rates = (learning_rate, (self._config.rnd.learning_rate or ppo.learning_rate) * scale)
         for group, rate in zip(self.optimiser.param_groups, rates, strict=False):
             group["lr"] = rate
-        before = copy.deepcopy([x.state_dict() for x in self._learning])
-        samples, facts = self._prepare(batch, statistics)
+        before = copy.deepcopy([x.state_dict() for x in self._trained])
+        samples, batch_figures = self._prepare(batch, statistics)
         sums = torch.zeros(len(FIGURES), device=self._device)
         steps, lanes = batch.reward.shape
         minibatches = draw_minibatches(samples.kept, steps, lanes, ppo, self.generator, self._device)
         for rows, kept in minibatches:
             sums += self._step(samples, rows, kept, statistics, ppo.clip * scale)
         # One copy to the host for all figures, because each copy waits for the device.
-        values = torch.cat([sums / len(minibatches), torch.stack(list(facts.values()))]).tolist()
-        figures = dict(zip([*FIGURES, *facts], values, strict=True))
+        values = torch.cat([sums / len(minibatches), torch.stack(list(batch_figures.values()))]).tolist()
+        figures = dict(zip([*FIGURES, *batch_figures], values, strict=True))
         if not all(map(math.isfinite, figures.values())):
-            for module, state in zip(self._learning, before, strict=True):
+            for module, state in zip(self._trained, before, strict=True):
                 module.load_state_dict(state)
             return None
         return UpdateReport(figures, learning_rate)
@@ -121,13 +121,15 @@ class PPO:
         kept = draw_predictor_rows(batch.reward.numel(), self._config, self.generator)
         feature = self._target_features(batch, kept, statistics)
         samples = make_samples(batch, values.log_prob, targets, kept, feature)
-        facts = {
+        batch_figures = {
             "intrinsic_reward_mean": batch.intrinsic.mean(),
             "intrinsic_reward_std": batch.intrinsic.std(),
             "advantage_std": targets.advantage.std(),
             "lag_mean": batch.lag.float().mean(),
         }
-        return samples, facts | explained_variance(values, targets) | staleness(batch, values, targets)
+        return samples, batch_figures | explained_variance(values, targets) | staleness(
+            batch, values, targets
+        )
 
     def _values(self, batch: Batch) -> Values:
         steps, lanes = batch.reward.shape

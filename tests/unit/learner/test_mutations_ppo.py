@@ -52,15 +52,15 @@ MUTANTS = [
     Mutant(
         "extrinsic values run through ends",
         advantages.extrinsic_ends,
-        "gamma * (~cut).float()",
-        "gamma * torch.ones(cut.shape)",
+        "gamma * (~terminal).float()",
+        "gamma * torch.ones(terminal.shape)",
         partial(test_probes.test_the_value_of_a_single_step_is_its_reward, 1.0),
     ),
     Mutant(
         "no bootstrap at a time limit",
         advantages.extrinsic_ends,
-        "cut = done if time_limit_is_end else terminated",
-        "cut = done",
+        "terminal = done if time_limit_is_end else terminated",
+        "terminal = done",
         test_probes.test_values_bootstrap_at_time_limits,
     ),
     Mutant(
