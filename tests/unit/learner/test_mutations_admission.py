@@ -86,7 +86,7 @@ MUTANTS = [
     Mutant(
         "a skip uses up credit",
         Admission._on_progress,
-        "flow.credit += message.steps",
+        "flow.raise_credit(flow.credit + message.steps)",
         "pass",
         test_admission_chunks.test_a_skip_is_recorded_and_its_credit_returned,
     ),
@@ -107,8 +107,8 @@ MUTANTS = [
     Mutant(
         "a repeated chunk counts for its slot",
         Admission._receive,
-        "message.steps if receipt is Receipt.NEW else 0",
-        "message.steps",
+        "if receipt is Receipt.NEW:",
+        "if True:",
         test_admission_chunks.test_the_steps_of_a_slot_are_counted_once_and_from_0_for_its_next_session,
     ),
     Mutant(
