@@ -14,9 +14,9 @@ from common.protocol import codec
 from common.protocol import messages as m
 from common.protocol.chunk import Chunk
 from common.spaces import Spaces
+from tests.support.chunk_messages import IMAGES, TORQUES, VECTORS, chunk_message
 from tests.support.result_files import keep
 from tests.support.wire_fuzz import CORPUS, mutant, mutant_chunk
-from tests.unit.common.test_codec import IMAGES, TORQUES, VECTORS, chunk_message
 
 ROLLOUT = RolloutConfig(steps=8, lanes=2, batch_lanes=2)
 SEEDS, CASES = 16, 12_500

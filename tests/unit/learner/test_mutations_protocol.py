@@ -21,8 +21,9 @@ from learner.server.scheduler import GrantScheduler
 from learner.server.sessions import SessionTable
 from learner.training import checkpoint
 from learner.training.checkpoint import RunDirectory
+from tests.support.chunk_messages import IMAGES, VECTORS
 from tests.support.mutation import Fact, Mutant, check_noticed
-from tests.unit.common import test_codec
+from tests.unit.common import test_codec, test_codec_chunks
 from tests.unit.learner import test_admission, test_checkpoint, test_ledger, test_scheduler
 
 
@@ -32,16 +33,16 @@ def refused(case: str) -> Fact:
     return partial(test_codec.test_foreign_bytes_are_refused_with_a_reason, parts, reason)
 
 
-def lie(case: str) -> Fact:
+def out_of_range(case: str) -> Fact:
     """The test of a value that `unpack` must refuse."""
-    array, value = next(entry[1:] for entry in test_codec.VALUES if entry[0] == case)
-    return partial(test_codec.test_values_that_lie_are_refused, array, value)
+    array, value = next(entry[1:] for entry in test_codec_chunks.VALUES if entry[0] == case)
+    return partial(test_codec_chunks.test_values_out_of_range_are_refused, array, value)
 
 
-def broken(case: str) -> Fact:
+def damaged(case: str) -> Fact:
     """The test of a compressed stream that `unpack` must refuse."""
-    seen, others = next(entry[1:] for entry in test_codec.STREAMS if entry[0] == case)
-    return partial(test_codec.test_streams_that_lie_are_refused, seen, others)
+    seen, others = next(entry[1:] for entry in test_codec_chunks.STREAMS if entry[0] == case)
+    return partial(test_codec_chunks.test_damaged_streams_are_refused, seen, others)
 
 
 LEDGER = [
@@ -157,7 +158,7 @@ CODEC = [
         codec.decode,
         'length != len(body or b"")',
         'length > len(body or b"")',
-        refused("a body longer than told"),
+        refused("a body longer than announced"),
     ),
     Mutant(
         "a header may have any size",
@@ -178,7 +179,7 @@ CODEC = [
         codec.decode,
         "elif body is not None",
         "elif body",
-        refused("an empty body where none belongs"),
+        refused("an empty body of a kind without one"),
     ),
     Mutant(
         "fields of a later version are refused",
@@ -207,21 +208,21 @@ CODEC = [
         codec.pack,
         "zlib.crc32(body)",
         "zlib.crc32(seen)",
-        partial(test_codec.test_the_checksum_covers_the_whole_body, test_codec.VECTORS),
+        partial(test_codec_chunks.test_the_checksum_covers_the_whole_body, VECTORS),
     ),
     Mutant(
         "images are changed by packing",
         codec._changes,
         "words.copy()",
         "words",
-        partial(test_codec.test_chunks_survive_the_wire_bit_for_bit, test_codec.IMAGES),
+        partial(test_codec_chunks.test_chunks_survive_the_wire_bit_for_bit, IMAGES),
     ),
     Mutant(
         "the bits of the last words are cut off",
         codec._video,
         "-(-words // 8)",
         "words // 8",
-        test_codec.test_images_survive_where_their_words_do_not_fill_the_last_byte_of_bits,
+        test_codec_chunks.test_images_survive_where_their_words_do_not_fill_the_last_byte_of_bits,
         codec.WireError,
     ),
     Mutant(
@@ -229,42 +230,42 @@ CODEC = [
         codec._check_values,
         "chunk.action >= spaces.actions",
         "chunk.action > spaces.actions",
-        lie("an action out of range"),
+        out_of_range("an action out of range"),
     ),
     Mutant(
         "one bonus of at least 0 is enough",
         codec._check_values,
         "(chunk.bonus < 0).any()",
         "(chunk.bonus < 0).all()",
-        lie("a negative bonus"),
+        out_of_range("a negative bonus"),
     ),
     Mutant(
         "final observations may be too many",
         codec._check_values,
         "int(chunk.truncated.sum()) != truncations",
         "int(chunk.truncated.sum()) > truncations",
-        lie("a final observation without its end"),
+        out_of_range("a final observation without a truncation"),
     ),
     Mutant(
         "a compressed stream may be cut",
         codec._inflate_most,
         "len(data) > most_bytes or not stream.eof",
         "len(data) > most_bytes",
-        broken("a cut stream"),
+        damaged("a cut stream"),
     ),
     Mutant(
         "bytes may follow a compressed stream",
         codec._inflate_most,
         "not stream.eof or stream.unused_data",
         "not stream.eof",
-        broken("bytes after the stream"),
+        damaged("bytes after the stream"),
     ),
     Mutant(
-        "a stream is unpacked whole before its size is looked at",
+        "a stream is unpacked whole before its size is checked",
         codec._inflate_most,
         "stream.decompress(block, most_bytes + 1)",
         "stream.decompress(block)",
-        partial(test_codec.test_a_zip_bomb_does_not_go_off, "others"),
+        partial(test_codec_chunks.test_a_zip_bomb_is_not_decompressed_whole, "others"),
     ),
 ]
 CHECKPOINT = [
