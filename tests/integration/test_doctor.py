@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -39,11 +40,11 @@ def check(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.fixture
-def served(tmp_path: Path) -> Iterator[Served]:
-    with contextlib.closing(Served(tmp_path)) as served:
-        served.keys_of("alice")
-        served.start()
-        yield served
+def served(served: Served) -> Served:
+    """A started server that authorises alice."""
+    served.keys_of("alice")
+    served.start()
+    return served
 
 
 def at(served: Served) -> str:
@@ -65,6 +66,31 @@ def failed(result: tuple[int, list[str], str], step: str) -> tuple[int, str]:
     assert lines[-1].endswith("failed") and not any(line.endswith("failed") for line in lines[:-1])
     assert len(error.splitlines()) == 1 and error.startswith("doctor: expected ")
     return code, error
+
+
+@contextlib.contextmanager
+def answering(answer: bytes | None) -> Iterator[str]:
+    """Two ports that complete handshakes; the data port answers every message with `answer`, or never."""
+    endpoint, done = f"tcp://127.0.0.1:{free_port()}", threading.Event()
+    with Context() as context, contextlib.ExitStack() as stack:
+        data, weights = (
+            stack.enter_context(contextlib.closing(RouterSocket(context, 1 << 20))) for _ in range(2)
+        )
+        data.bind(endpoint)
+        weights.bind(weights_endpoint(endpoint))
+
+        def serve() -> None:
+            while not done.is_set():
+                data.raw.poll(50)
+                for peer, _, _ in data.receive():
+                    if answer is not None:
+                        data.send(peer, [answer])
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        stack.callback(thread.join)
+        stack.callback(done.set)
+        yield endpoint
 
 
 def test_a_missing_and_a_wrong_key_fail_at_the_key(served: Served, check: Check, tmp_path: Path) -> None:
@@ -108,35 +134,10 @@ def test_a_port_of_something_else_fails_at_the_key(check: Check, monkeypatch: py
 def test_a_learner_that_hangs_or_speaks_another_version_fails_at_the_protocol(
     check: Check, monkeypatch: pytest.MonkeyPatch, answer: bytes | None, code: int, words: str
 ) -> None:
-    if answer is None:  # the timeouts of TCP and of the handshake stay
-        receive = doctor._receive
-        monkeypatch.setattr(doctor, "_receive", lambda client, seconds: receive(client, 1.0))
-    endpoint = f"tcp://127.0.0.1:{free_port()}"
-    with Context() as context:
-        data, weights = RouterSocket(context, 1 << 20), RouterSocket(context, 1 << 20)
-        data.bind(endpoint)
-        weights.bind(weights_endpoint(endpoint))
-        beat = doctor.ConnectionCheck._heartbeat
-
-        def answered(self: doctor.ConnectionCheck, seconds: float) -> object:
-            assert self._client is not None
-            send = self._client.send
-
-            def send_and_answer(parts: list[bytes]) -> bool:
-                sent = send(parts)
-                if sent and answer is not None:
-                    data.raw.poll(60_000)
-                    for peer, _, _ in data.receive():
-                        data.send(peer, [answer])
-                return sent
-
-            monkeypatch.setattr(self._client, "send", send_and_answer)
-            return beat(self, seconds)
-
-        monkeypatch.setattr(doctor.ConnectionCheck, "_heartbeat", answered)
+    if answer is None:  # TCP and the handshakes keep their timeouts
+        monkeypatch.setattr(doctor, "_ANSWER_SECONDS", 1.0)
+    with answering(answer) as endpoint:
         got, error = failed(check("--learner", endpoint.removeprefix("tcp://")), "protocol")
-        data.close()
-        weights.close()
     assert got == code and words in error
 
 
