@@ -18,7 +18,7 @@ from common.process.parent_link import ParentLink
 from common.protocol import codec
 from common.protocol import messages as m
 from common.protocol.sockets import Context, DealerSocket
-from tests.support.session_world import Clock
+from tests.support.clock import Clock
 
 WELCOME = m.Welcome(
     sid=bytes(16),

@@ -23,7 +23,7 @@ from common.process.parent_link import ParentLink
 from common.protocol import codec
 from common.protocol.messages import Message, WeightsMeta, WeightsPiece, WeightsRequest, WeightsUnchanged
 from common.protocol.sockets import DealerSocket
-from tests.support.session_world import Clock
+from tests.support.clock import Clock
 
 NONE = (-1, -1)
 PIECE_BYTES = 10

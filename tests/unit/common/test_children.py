@@ -18,6 +18,7 @@ from common.process.children import ChildProcesses, Exit
 from common.process.fork_server import ForkServer
 from common.process.lifecycle import Backoff
 from common.process.parent_link import ParentLink
+from tests.support.clock import Clock
 
 SID = bytes(range(16))
 
@@ -72,16 +73,6 @@ class Server:
 
     def close(self) -> None:
         self.closed = True
-
-
-@dataclass
-class Clock:
-    """Stands for the module `time`."""
-
-    now: float = 100.0
-
-    def monotonic(self) -> float:
-        return self.now
 
 
 @pytest.fixture
