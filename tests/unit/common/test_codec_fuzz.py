@@ -31,7 +31,7 @@ def sources(make_chunk: Callable[..., Chunk]) -> list[Source]:
     for spaces in (IMAGES, VECTORS, TORQUES):
         for truncated in ([], [(2, 1)]):
             chunk = make_chunk(8, 2, spaces, 5, truncated=truncated)
-            if spaces.is_image:  # a still picture, with some noise: a game compresses
+            if spaces.is_image:  # like those of a game, these images compress
                 chunk.observation[1:, :, 8:] = chunk.observation[:1, :, 8:]
             chunks.append((chunk_message(chunk), spaces))
     whole = [(message, IMAGES) for message in CORPUS] + chunks
