@@ -34,7 +34,7 @@ def file_size_limit(size_bytes: int) -> Iterator[None]:
 
 
 def record_updates(logger: RunLogger, first: int, last: int) -> None:
-    """Three finished episodes in each of these updates."""
+    """Record three finished episodes in each of these updates."""
     for update in range(first, last + 1):
         steps = update * BATCH_STEPS
         ended = [Episode(0, lane, 50 + lane, float(update)) for lane in range(LANES)]
@@ -149,7 +149,7 @@ def test_rows_are_appended_after_a_write_and_a_close_that_fail(
 @pytest.mark.parametrize(
     ("damage", "count"),
     [
-        (b"128640,514560,301.5,0,1,5", 1),  # torn by a crash; it reads as a number all the same
+        (b"128640,514560,301.5,0,1,5", 1),  # cut off by a crash; its last cell is a number
         (b"128640,514", 1),
         (b"\0\0\0\0\0\0\0\0", 1),
         (b"\xff\xfe,1\r\n", 1),
