@@ -47,12 +47,12 @@ def served(served: Served) -> Served:
     return served
 
 
-def at(served: Served) -> str:
+def address_of(served: Served) -> str:
     return served.endpoint.removeprefix("tcp://")
 
 
 def test_a_working_connection_has_a_line_with_figures_for_each_step(served: Served, check: Check) -> None:
-    code, lines, error = check("--learner", at(served), "--keys", str(served.path / "bundle.json"))
+    code, lines, error = check("--learner", address_of(served), "--keys", str(served.path / "bundle.json"))
     assert (code, error) == (0, "")
     assert [line[:12].strip() for line in lines] == STEPS
     assert "127.0.0.1" in lines[0] and "as alice, encrypted" in lines[2] and "generation 3" in lines[3]
@@ -94,12 +94,12 @@ def answering(answer: bytes | None) -> Iterator[str]:
 
 
 def test_a_missing_and_a_wrong_key_fail_at_the_key(served: Served, check: Check, tmp_path: Path) -> None:
-    code, error = failed(check("--learner", at(served)), "key")
+    code, error = failed(check("--learner", address_of(served)), "key")
     assert code == 78 and "expected --keys FILE" in error
     files.initialise(tmp_path / "other")
     files.add(tmp_path / "other", "eve")
     files.export(tmp_path / "other", "eve", tmp_path / "eve.json")
-    code, error = failed(check("--learner", at(served), "--keys", str(tmp_path / "eve.json")), "key")
+    code, error = failed(check("--learner", address_of(served), "--keys", str(tmp_path / "eve.json")), "key")
     assert code == 78 and "another learner" in error
 
 
@@ -114,7 +114,7 @@ def test_an_unknown_name_fails_at_the_name_and_a_closed_port_at_tcp(check: Check
     assert code == 75 and f"port {port + 1}" in error, "the weights port is checked, too"
 
 
-def test_a_port_of_something_else_fails_at_the_key(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_of_another_program_fails_at_the_key(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_STEP_SECONDS", 0.5)
     port = free_port()
     with socket.create_server(("127.0.0.1", port)), socket.create_server(("127.0.0.1", port + 1)):
@@ -141,7 +141,7 @@ def test_a_learner_that_hangs_or_speaks_another_version_fails_at_the_protocol(
     assert got == code and words in error
 
 
-def test_bad_arguments_are_usage(check: Check) -> None:
+def test_bad_arguments_have_the_exit_code_of_usage(check: Check) -> None:
     for argv in ((), ("--learner", "nonsense"), ("--learner", "ipc:///tmp/x")):
         code, lines, error = check(*argv)
         assert (code, lines) == (2, []) and error.startswith("doctor: ")

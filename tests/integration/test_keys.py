@@ -96,10 +96,10 @@ def test_an_absent_learner_and_a_proxy_without_a_learner_are_no_refusal(
         thread = threading.Thread(target=hang_up)
         thread.start()
         try:
-            away = make_peer(f"tcp://127.0.0.1:{forwarder.getsockname()[1]}", alice)
+            forwarded = make_peer(f"tcp://127.0.0.1:{forwarder.getsockname()[1]}", alice)
             absent = make_peer(f"tcp://127.0.0.1:{free_port()}", alice)
-            wait_until(lambda: away.refusal(0.1) is not None or len(accepted) >= 3, "three connections")
-            assert away.refusal(0.5) is None and absent.refusal(0.5) is None
+            wait_until(lambda: forwarded.refusal(0.1) is not None or len(accepted) >= 3, "three connections")
+            assert forwarded.refusal(0.5) is None and absent.refusal(0.5) is None
         finally:
             done.set()
             thread.join()

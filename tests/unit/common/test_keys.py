@@ -103,7 +103,7 @@ def test_a_name_that_is_added_after_its_revocation_has_another_key(directory: Pa
 
 
 @pytest.mark.parametrize("name", ["", "Alice", "../alice", "a" * 33, "-a", "a b", "a/b", "a\n"])
-def test_a_name_that_could_not_name_a_file_is_refused(directory: Path, name: str) -> None:
+def test_a_name_with_other_characters_or_too_many_is_refused(directory: Path, name: str) -> None:
     assert "a-z" in sentence(lambda: files.add(directory, name))
 
 
