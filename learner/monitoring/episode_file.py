@@ -60,8 +60,17 @@ def replace(file: Path, rows: Iterable[EpisodeRow]) -> None:
     write_atomically(file, f"{_HEADER}\r\n".encode() + _lines(rows))
 
 
+def open_to_append(file: Path) -> FileIO:
+    """Open a file, without a buffer, for `append`.
+
+    Raises:
+        OSError: the disk is full or broken.
+    """
+    return file.open("ab", buffering=0)
+
+
 def append(file: FileIO, rows: Iterable[EpisodeRow]) -> None:
-    """Write rows at the end of an unbuffered file.
+    """Write rows at the end of the file.
 
     Raises:
         OSError: the disk is full or broken; the file may end within a row.

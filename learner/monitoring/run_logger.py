@@ -55,7 +55,7 @@ class RunLogger:
                 if unreadable:
                     log.warning("episode_rows_skipped", file=str(self._episodes_path), rows=unreadable)
             episode_file.replace(self._episodes_path, rows)
-            self._file = self._episodes_path.open("ab", buffering=0)
+            self._file = episode_file.open_to_append(self._episodes_path)
         return rows
 
     def episodes(self, ended: Iterable[Episode], env_steps: int, frames: int, wall_seconds: float) -> None:

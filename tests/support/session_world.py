@@ -26,22 +26,12 @@ from learner.server.rate_limit import Sender
 from learner.server.registry import Replies
 from learner.server.scheduler import AdmittedChunk
 from learner.verify_ledger import problems
+from tests.support.clock import Clock
 
 TICK_SECONDS = 0.25
 _POLL_STEPS = 64  # steps of an actor between two polls of its session
 _CHECKPOINTS = 3
 _EMPTY = codec.Packed(0, 0, 0, b"")
-
-
-@dataclass(slots=True)
-class Clock:
-    """Replaces the module `time` in the actor's session."""
-
-    now: float = 1_000.0
-
-    def monotonic(self) -> float:
-        """The present time."""
-        return self.now
 
 
 @dataclass(slots=True)
