@@ -18,7 +18,7 @@ from actor.metrics import PHASES
 from actor.rollout import Rollout
 from actor.service import Actor, PlayingState
 from actor.session import Session
-from actor.weights import Blob, Name
+from actor.weights import Blob
 from common import envs
 from common.config import Config, EnvConfig
 from common.model.bonus import BonusModel
@@ -28,7 +28,7 @@ from common.model.precision import configure_torch, resolve_precision
 from common.phase_timer import PhaseTimer
 from common.process.parent_link import ParentLink
 from common.protocol import codec
-from common.protocol.messages import ChunkMessage, Welcome
+from common.protocol.messages import BlobName, ChunkMessage, Welcome
 from common.protocol.sockets import Context, DealerSocket, RouterSocket
 from learner.server.publisher import WeightsBlob
 from learner.training.ppo import PPO
@@ -75,7 +75,7 @@ class _Blobs:
 
     blobs: dict[str, Blob]
 
-    def fetch(self, name: Name, held: tuple[int, int], meanwhile: object) -> Blob | None:
+    def fetch(self, name: BlobName, held: tuple[int, int], meanwhile: object) -> Blob | None:
         return self.blobs[name]
 
     def reconnect(self) -> None:

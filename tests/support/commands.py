@@ -38,9 +38,8 @@ class PreparedServer:
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             sys.argv = ["actor", *fork_server.serve(theirs.detach())]
             from actor.__main__ import main
-            from common.process.lifecycle import leave
 
-            leave(main())
+            main()
         theirs.close()
         self._ended = False
 
