@@ -60,7 +60,7 @@ class Actor:
     reconnects: int = 0  # the session's count when the connection to the weights port was made
 
     def run(self) -> int:
-        """Collect chunks until the run finishes, the parent ends or a signal arrives; return the exit code."""
+        """Collect chunks until the run or the parent ends, or a signal arrives; return the exit code."""
         while not self._must_stop():
             if not self.session.joined and not self.session.join(_POLL_SECONDS):
                 continue

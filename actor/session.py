@@ -58,10 +58,7 @@ class SessionCounters:
 
 
 class Session:
-    """An actor's current session. Owned by the actor's only thread.
-
-    `connect` makes a socket to the learner's data port.
-    """
+    """An actor's current session. Owned by one thread; `connect` makes a socket to the data port."""
 
     def __init__(self, connect: Callable[[], DealerSocket], parent: ParentLink) -> None:
         self._connection, self._parent = Connection(connect), parent

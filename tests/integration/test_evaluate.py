@@ -97,7 +97,7 @@ def test_the_same_seed_plays_the_same_games(cartpole: Path) -> None:
     assert first == again != other
 
 
-def test_a_greedy_agent_draws_nothing(cartpole: Path) -> None:
+def test_a_greedy_agent_does_not_sample(cartpole: Path) -> None:
     """Its play differs from a drawn one, and is written down as greedy."""
     agent, drawn = load_agent(cartpole, greedy=True), load_agent(cartpole)
     played = evaluate.play(agent, 5, 1, lambda done: None)
@@ -105,7 +105,7 @@ def test_a_greedy_agent_draws_nothing(cartpole: Path) -> None:
     assert [evaluate.report(x, played, 1)["greedy"] for x in (agent, drawn)] == [True, False]
 
 
-def test_every_lane_plays_its_own_quota_however_long_its_games(cartpole: Path) -> None:
+def test_every_lane_plays_its_own_quota_of_episodes_of_any_length(cartpole: Path) -> None:
     """Lanes play 3, 2, 2, ... of 33 episodes, each lane its first ones; none is chosen for being short."""
     agent = load_agent(cartpole)
     played = evaluate.play(agent, 33, 0, lambda done: None)
@@ -116,7 +116,7 @@ def test_every_lane_plays_its_own_quota_however_long_its_games(cartpole: Path) -
     assert played == [episode for mine in of_more for episode in mine]
 
 
-def test_a_film_of_an_atari_run_has_a_frame_for_every_step(
+def test_a_video_of_an_atari_run_has_a_frame_for_every_step(
     breakout: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("imageio")
@@ -131,7 +131,7 @@ def test_a_film_of_an_atari_run_has_a_frame_for_every_step(
     assert "37 steps" in capsys.readouterr().out
 
 
-def test_the_bonus_of_a_film_is_the_error_of_the_run_s_predictor(breakout: Path) -> None:
+def test_the_bonus_of_a_video_is_the_error_of_the_run_s_predictor(breakout: Path) -> None:
     agent = load_agent(breakout)
     observation = np.random.default_rng(3).integers(0, 255, (3, 84, 84), np.uint8)
     bonus = video.compute_bonus(agent, observation)
@@ -140,7 +140,7 @@ def test_the_bonus_of_a_film_is_the_error_of_the_run_s_predictor(breakout: Path)
     assert len(set(bonus.tolist())) == 3
 
 
-def test_a_vector_task_is_filmed_through_its_own_camera(cartpole: Path, tmp_path: Path) -> None:
+def test_a_video_of_a_vector_task_shows_what_the_task_renders(cartpole: Path, tmp_path: Path) -> None:
     pytest.importorskip("imageio")
     ffmpeg = pytest.importorskip("imageio_ffmpeg")
     pytest.importorskip("pygame")
@@ -151,13 +151,13 @@ def test_a_vector_task_is_filmed_through_its_own_camera(cartpole: Path, tmp_path
     assert np.abs(shown[0].astype(int) - shown[-1].astype(int)).max() > 40
 
 
-def test_a_film_is_no_longer_than_its_bound(breakout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_video_is_no_longer_than_its_bound(breakout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(video, "MAX_STEPS", 5)
     shot = video.record(load_agent(breakout), RngKey(1, 2, 3, warmup=False))
     assert (len(shot.pictures), len(shot.observation), len(shot.score), shot.ended) == (5, 5, 6, False)
 
 
-def test_a_task_that_cannot_be_drawn_is_refused_before_the_first_game(
+def test_a_task_that_cannot_be_rendered_is_refused_before_the_first_game(
     cartpole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("imageio_ffmpeg")

@@ -86,7 +86,7 @@ def test_a_passed_socket_ends_with_its_owner_and_a_child_notices(server: ForkSer
     assert child.wait(PATIENCE_SECONDS) == 0
 
 
-def test_the_death_of_the_server_ends_its_children_and_the_next_start_makes_a_new_one(
+def test_a_killed_server_ends_its_children_and_the_next_start_launches_a_new_one(
     server: ForkServer,
 ) -> None:
     child = server.start(["sleep"], {})
@@ -159,7 +159,9 @@ def test_children_are_forked_over_descriptors_that_select_refuses() -> None:
 
 
 @pytest.mark.parametrize(("code", "starts"), [(70, 3), (75, 3), (0, 1), (78, 1)])
-def test_a_child_starts_again_unless_it_ended_for_good(server: ForkServer, code: int, starts: int) -> None:
+def test_a_child_is_restarted_unless_its_exit_code_is_final(
+    server: ForkServer, code: int, starts: int
+) -> None:
     children, ends = ChildProcesses(server, ["exit", str(code)], 1), list[Exit]()
 
     def ended() -> bool:

@@ -94,7 +94,7 @@ def joined(served: Served) -> Iterator[Peer]:
         yield peer
 
 
-def test_ten_thousand_connections_of_garbage_leave_the_learner_as_it_was(served: Served) -> None:
+def test_ten_thousand_garbage_connections_leave_no_descriptor_and_little_memory(served: Served) -> None:
     """The learner answers throughout; descriptors and memory return to what they were."""
     rng = random.Random(3)
     with joined(served) as peer:
@@ -159,7 +159,7 @@ def test_silent_connections_are_closed(served: Served) -> None:
 
 
 @pytest.mark.parametrize("lie", LIES, ids=[lie.message.__name__ for lie in LIES])
-def test_each_lie_reaches_the_learner_and_is_refused_with_its_reason(lie: Lie) -> None:
+def test_each_false_claim_reaches_the_learner_and_is_refused_with_its_reason(lie: Lie) -> None:
     """A session with credit sends it; the codec must not refuse it before the session's checks do."""
     config = Config(
         env=EnvConfig(id="CartPole-v1"),

@@ -83,7 +83,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield f"http://127.0.0.1:{rows[0]['port']}"
 
 
-def test_a_run_serves_its_page_its_status_a_scene_and_its_metrics(address: str) -> None:
+def test_a_run_serves_its_page_its_status_a_preview_and_its_metrics(address: str) -> None:
     """The status agrees with the metrics, and the scene comes from an actor."""
     assert b"<title>Outrider</title>" in fetch(f"{address}/")
     value = status(address)
@@ -101,7 +101,7 @@ def test_a_run_serves_its_page_its_status_a_scene_and_its_metrics(address: str) 
     assert max(preview["bonus"]) > 0
 
 
-def test_a_browser_shows_the_numbers_of_the_run_without_complaint(address: str, tmp_path: Path) -> None:
+def test_a_browser_shows_the_numbers_of_the_run_without_an_error(address: str, tmp_path: Path) -> None:
     before = status(address)
     shown = render(address, tmp_path)
     after = status(address)
@@ -128,7 +128,7 @@ def invented(host: str) -> Page:
     return Page(replace(Config(), seed=7), lambda: line, lambda: view, lambda: progress, lambda: points)
 
 
-def test_what_an_actor_calls_itself_is_shown_as_text(tmp_path: Path) -> None:
+def test_markup_in_a_host_name_is_shown_as_text(tmp_path: Path) -> None:
     """Markup in a host name is shown as text and does not run."""
     server = WebServer("127.0.0.1", 0, invented(HOSTILE).routes)
     try:

@@ -96,7 +96,7 @@ def test_the_same_seed_twice_is_not_averaged(tmp_path: Path) -> None:
     assert plot.labels(group_by_settings(runs)) == ["a", "b"]
 
 
-def test_the_band_holds_the_mean_and_lies_within_the_curves() -> None:
+def test_the_band_contains_the_mean_and_lies_within_the_curves() -> None:
     x = np.array([0.0, 5.0, 10.0])
     curves = [PlotCurve(x, x * slope) for slope in (1.0, 2.0, 6.0)]
     banded = mean_with_band(curves)
@@ -108,7 +108,7 @@ def test_the_band_holds_the_mean_and_lies_within_the_curves() -> None:
     assert mean_with_band([PlotCurve(x, x), PlotCurve(x + 20, x)]) is None
 
 
-def test_the_sliding_mean_counts_all_so_far_then_its_window() -> None:
+def test_the_sliding_mean_covers_all_values_so_far_up_to_its_window() -> None:
     assert sliding_mean(np.array([2.0, 4.0, 6.0, 1.0]), 3) == pytest.approx([2.0, 3.0, 4.0, 11 / 3])
     assert sliding_mean(np.array([2.0, 4.0]), 7) == pytest.approx([2.0, 3.0])
 
@@ -125,7 +125,7 @@ def test_unreadable_rows_and_one_that_is_still_being_written_are_left_out_with_o
     assert capsys.readouterr().err == f"plot: skipped 2 unreadable rows of {run}/episodes.csv\n"
 
 
-def test_damaged_events_cost_the_second_panel_only(tmp_path: Path) -> None:
+def test_damaged_events_remove_only_the_second_panel(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", "pong", 1, rnd=True)
     for events in run.glob("events.*"):
         events.write_bytes(bytes(range(256)) * 5)

@@ -31,7 +31,7 @@ def saved_version(run: Run) -> int:
 
 
 @pytest.mark.slow
-def test_a_killed_actor_costs_only_its_unsent_steps(tmp_path: Path) -> None:
+def test_a_killed_actor_loses_only_its_unsent_steps(tmp_path: Path) -> None:
     """After SIGKILL of one actor another takes its slot, and the run completes with balanced accounting."""
     run = start(tmp_path, SMOKE, 3_000, 2)
     with run.learner() as learner:
@@ -195,7 +195,7 @@ def test_garbage_on_the_port_is_counted_and_ignored(tmp_path: Path) -> None:
     assert run.summary()["imbalance_steps"] == 0
 
 
-def test_three_batches_that_give_no_number_end_the_run_with_the_reason_and_keep_them(tmp_path: Path) -> None:
+def test_three_batches_with_losses_that_are_not_finite_end_the_run_and_are_kept(tmp_path: Path) -> None:
     """The learning rate is far too large; the weights stay as they were."""
     huge = ("cartpole", "--ppo.learning-rate", "1e38", "--ppo.max-grad-norm", "0", "--local-actors", "1")
     run = Run(tmp_path, free_port(), huge)

@@ -1,4 +1,4 @@
-"""Files with the figures of tests, in FIGURES_DIR, for docs/reliability.md and docs/benchmarks.md."""
+"""Writes the figures of tests to FIGURES_DIR, for docs/reliability.md and docs/benchmarks.md."""
 
 from __future__ import annotations
 
