@@ -1,4 +1,4 @@
-"""The files of a finished run and the commands that read them, on one run of the command line."""
+"""The files of a finished run, and the commands that read them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.integration
 
 
 def test_a_run_trains_its_total_steps_and_accounts_for_every_step(finished_run: Run) -> None:
-    """The summary accounts for every step and agrees with the count at the emulator."""
+    """The summary accounts for every step and agrees with the independent count of emulator steps."""
     summary = finished_run.summary()
     assert summary["exit_reason"] == "finished"
     assert summary["trained_steps"] == summary["env_steps"] == 1_024 >= FINISHED_STEPS
