@@ -33,7 +33,7 @@ class Fleet:
         self._files: dict[str, list[tuple[Blob, Path]]] = {"bundle": [], "target": []}
 
     def run(self, stop: threading.Event) -> int:
-        """Run until no actor will be restarted or a signal comes; return the worst exit code."""
+        """Run until no actor will be restarted or a signal arrives; return the worst exit code."""
         codes: dict[int, int] = {}
         try:
             while not stop.is_set():
@@ -82,7 +82,7 @@ class Fleet:
     def _answer(self, name: BlobName, held: tuple[int, int], stop: threading.Event) -> dict[str, Any]:
         """The answer to a request: the file with the newest weights, or None without newer ones.
 
-        It fetches from the learner first if the actor holds the weights of the newest file.
+        It first fetches from the learner if there is no file, or the actor holds the newest weights.
         """
         files = self._files[name]
         newest = (files[-1][0].generation, files[-1][0].version) if files else (-1, -1)

@@ -63,7 +63,7 @@ class Session:
     def __init__(self, connect: Callable[[], DealerSocket], parent: ParentLink) -> None:
         self._connection, self._parent = Connection(connect), parent
         self.counters = SessionCounters()
-        self.stats: dict[str, float] = {}  # sent with every heartbeat
+        self.stats: dict[str, float] = {}  # sent with every heartbeat; `Actor` replaces it
         # Sessions that the learner closed as lost: time of the end, sid, steps that the learner counted.
         self._former: deque[tuple[float, bytes, int]] = deque(maxlen=messages.FORMER_SESSIONS)
         self.welcome: Welcome | None = None  # the latest

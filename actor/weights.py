@@ -59,7 +59,7 @@ class Weights(Protocol):
             keep_waiting: called at least twice a second; False ends the wait.
 
         Returns:
-            None if there is no newer one, or the wait ended.
+            None if there is no newer blob, or the wait ended.
         """
 
     def reconnect(self) -> None:
@@ -164,7 +164,7 @@ class SharedWeights:
         return None
 
     def reconnect(self) -> None:
-        """See `Weights.reconnect`; the parent replaces a silent connection by itself."""
+        """Do nothing: the parent replaces a silent connection."""
 
     def close(self) -> None:
         """See `Weights.close`."""

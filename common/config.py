@@ -118,7 +118,7 @@ class PPOConfig:
     correct_lag: bool = True
     """Correct for chunks of older versions (decoupled PPO, V-trace); off: treat them as on-policy."""
     shuffle: bool = True
-    """Draw minibatches from steps in random order; off: from whole lanes, in order."""
+    """Draw minibatches from all steps in random order; off: use consecutive groups of lanes."""
 
     def __post_init__(self) -> None:
         _require(1 <= self.epochs <= 100, "ppo.epochs in [1, 100]", self.epochs)

@@ -1,7 +1,7 @@
 """A small read-only HTTP server: fixed paths, GET and HEAD, and a bounded number of connections.
 
 It serves at most `CONNECTIONS` connections at a time, each for at most `DEADLINE_SECONDS` in total. At the
-limit, a new connection closes the oldest one: a normal request takes milliseconds, so the oldest is abnormal.
+limit, a new connection closes the oldest one: a normal request takes only milliseconds.
 """
 
 from __future__ import annotations

@@ -73,8 +73,8 @@ class ClientHandshake:
         """Why the learner will never accept this client, in one sentence; None if that is not certain.
 
         A learner with another key than the client expects cannot decrypt its message, and closes the
-        connection. So does a learner that exits, or a proxy without a learner: the greeting of the port
-        tells the difference.
+        connection. So does a learner that exits, or a proxy without a learner. The greeting of the port
+        distinguishes them.
         """
         for outcome in self._monitor.read():
             self.done = self.done or outcome == "done"

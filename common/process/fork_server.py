@@ -29,9 +29,7 @@ log = structlog.get_logger()
 _REQUEST_BYTES = 65_536
 _MAX_DESCRIPTORS = 16  # in one request
 _STATUS = struct.Struct("=i")  # first the process id; later the exit code, or minus the signal that killed it
-_FORK_SECONDS = (
-    60.0  # the longest wait for the server to load its modules and fork; it takes seconds when idle
-)
+_FORK_SECONDS = 60.0  # the longest wait for the server to load its modules and fork
 
 
 class ForkedProcess:
@@ -44,7 +42,7 @@ class ForkedProcess:
 
     @property
     def pid(self) -> int | None:
-        """The process id, after a bounded wait for the fork; None if there is no process by then."""
+        """The process id, after a bounded wait for the fork; None without a fork in that time."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._read_pid(_FORK_SECONDS)
         return self._pid

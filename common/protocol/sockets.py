@@ -29,7 +29,7 @@ class BindError(Exception):
 
 
 def is_loopback(endpoint: str) -> bool:
-    """Whether the endpoint is reachable from this machine alone."""
+    """Whether the endpoint is reachable only from this machine."""
     if endpoint.startswith(("ipc://", "inproc://")):
         return True
     host, _ = addresses.host_and_port(endpoint)
@@ -130,7 +130,7 @@ class RouterSocket:
                     yield frame.bytes, key, parts
 
     def send(self, peer: bytes, parts: Sequence[bytes]) -> bool:
-        """Queue a message for the peer; False if the peer is gone or its queue is full."""
+        """Queue a message for the peer; False if the peer has disconnected or its queue is full."""
         try:
             self.raw.send_multipart([peer, *parts], zmq.DONTWAIT, copy=sum(map(len, parts)) < _SMALL_BYTES)
         except zmq.ZMQError as error:

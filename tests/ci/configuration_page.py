@@ -19,7 +19,7 @@ _HEAD = f"""\
 # Configuration
 
 This page lists every setting of a run and the settings that each preset changes. `python -m learner --help`
-shows them, too, with the options of the learner's process, such as its address and its run directory.
+also shows the options of the learner's process, such as its address and its run directory.
 
 The first word after `python -m learner` names a preset (default: `{DEFAULT_PRESET}`). A flag changes one
 setting of the preset. A setting that is on or off has two flags: `--ppo.anneal` turns it on, and

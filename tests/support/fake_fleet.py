@@ -86,7 +86,7 @@ class FakeActor(ProtocolPeer):
         self.session = Session(self.connect, ParentLink())
 
     def connect(self) -> DealerSocket:
-        """Open the connection and tell the fleet about it."""
+        """Open the connection and notify the fleet."""
         socket = super().connect()
         self._on_connect(self)
         return socket

@@ -77,7 +77,7 @@ class HostilePeer(SessionPeer):
         self.sid, self.banned = secrets.token_bytes(16), False
         self.generation, self.received, self.credit = 0, 0, 0
         while not self._attempt(data, hello(self.sid)) and not self._stop.is_set():
-            pass  # there is no connection yet
+            pass  # not connected yet
         while not self.banned and not self._stop.is_set():
             while self.receive(_WAIT_SECONDS) is not None:
                 pass

@@ -1,4 +1,4 @@
-"""The engine of the mutation tests: it changes one expression, and then a named test must fail."""
+"""Mutation tests: change one expression of the product, and require that a named test fails."""
 
 from __future__ import annotations
 

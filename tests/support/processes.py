@@ -23,11 +23,11 @@ from learner.presets import PRESETS
 
 ROOT = Path(__file__).parents[2]
 _COUNTING = Path(__file__).parent / "counting"
-SELECT_DESCRIPTORS = 1024  # `select.select` accepts no descriptor from here on
+SELECT_DESCRIPTORS = 1024  # `select.select` accepts only descriptors below this
 PATIENCE_SECONDS = 120.0
 
 
-_reserved: list[socket.socket] = []  # open for the life of this process
+_reserved: list[socket.socket] = []  # open until this process ends
 
 
 def free_port() -> int:
