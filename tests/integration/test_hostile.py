@@ -22,7 +22,7 @@ from common.protocol import messages as m
 from common.protocol.sockets import Context
 from learner.presets import PRESETS
 from tests.bench.intake import Intake
-from tests.support.hostile_peer import LIES, HostilePeer, Lie
+from tests.support.hostile_peer import FALSE_CLAIMS, FalseClaim, HostilePeer
 from tests.support.processes import PATIENCE_SECONDS, ROOT, Command, Run, free_port, wait_until
 from tests.support.result_files import keep
 from tests.support.serving import Peer
@@ -160,8 +160,8 @@ def test_silent_connections_are_closed(learner: LearnerProcess) -> None:
             wait_until(lambda: learner.descriptors() <= before, "the end of the learner's connections")
 
 
-@pytest.mark.parametrize("lie", LIES, ids=[lie.message.__name__ for lie in LIES])
-def test_each_false_claim_reaches_the_learner_and_is_refused_with_its_reason(lie: Lie) -> None:
+@pytest.mark.parametrize("claim", FALSE_CLAIMS, ids=[claim.message.__name__ for claim in FALSE_CLAIMS])
+def test_each_false_claim_reaches_the_learner_and_is_refused_with_its_reason(claim: FalseClaim) -> None:
     """A session with credit sends the claim; the session's checks refuse it, not the codec."""
     config = Config(
         env=EnvConfig(id="CartPole-v1"),
@@ -176,15 +176,15 @@ def test_each_false_claim_reaches_the_learner_and_is_refused_with_its_reason(lie
         while not isinstance(ack := peer.receive_kind(m.Welcome | m.Ack), m.Ack) or ack.credit == 0:
             peer.step(0)
         for _ in range(4):  # the learner requests a damaged chunk again three times
-            peer.send(lie.message(rng, peer.sid, ack.generation, 0, ack.credit))
+            peer.send(claim.message(rng, peer.sid, ack.generation, 0, ack.credit))
 
         def refused() -> bool:
             peer.step(0)  # a violation by an unreadable body is handled at the next message
             learner.server.session_count()  # waits for a loop of the network thread
             texts = [row["text"] for row in logged if row["event"] == "message_refused"]
-            return any(text.startswith(lie.reason) for text in texts)
+            return any(text.startswith(claim.reason) for text in texts)
 
-        wait_until(refused, lie.reason)
+        wait_until(refused, claim.reason)
         peer.close()
         assert learner.server.refresh_status().totals.imbalance == 0
 

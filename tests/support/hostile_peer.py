@@ -84,9 +84,11 @@ class HostilePeer(SessionPeer):
             for _ in range(4):
                 message = rng.choice(CORPUS)
                 self._attempt(rng.choice([data, weights]), mutant(message, codec.encode(message), rng))
-                lie = rng.choice(LIES).message(rng, self.sid, self.generation, self.received, self.credit)
-                self._attempt(data, lie)
-                self.chunks += sum(isinstance(one, m.ChunkMessage) for one in (message, lie))
+                claim = rng.choice(FALSE_CLAIMS).message(
+                    rng, self.sid, self.generation, self.received, self.credit
+                )
+                self._attempt(data, claim)
+                self.chunks += sum(isinstance(one, m.ChunkMessage) for one in (message, claim))
             self._attempt(
                 weights, m.WeightsRequest(name="bundle", generation=-1, version=-1, piece=0, count=1 << 40)
             )
@@ -150,7 +152,7 @@ def damaged_chunk(rng: random.Random, sid: bytes, generation: int, offset: int, 
     return dataclasses.replace(unreadable_chunk(rng, sid, generation, offset, credit), crc=1)
 
 
-class Lie(NamedTuple):
+class FalseClaim(NamedTuple):
     """A well-formed message with a false claim, and the beginning of the learner's refusal."""
 
     message: Callable[
@@ -159,10 +161,10 @@ class Lie(NamedTuple):
     reason: str
 
 
-LIES = (
-    Lie(false_heartbeat, "expected at most"),
-    Lie(false_skip, "expected at most"),
-    Lie(second_hello, "expected one session on a connection, got a second"),
-    Lie(unreadable_chunk, "expected a chunk of this run, got an unreadable one"),
-    Lie(damaged_chunk, "expected a whole, undamaged chunk within credit, got another"),
+FALSE_CLAIMS = (
+    FalseClaim(false_heartbeat, "expected at most"),
+    FalseClaim(false_skip, "expected at most"),
+    FalseClaim(second_hello, "expected one session on a connection, got a second"),
+    FalseClaim(unreadable_chunk, "expected a chunk of this run, got an unreadable one"),
+    FalseClaim(damaged_chunk, "expected an undamaged, full chunk within its credit, got another"),
 )

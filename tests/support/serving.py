@@ -46,8 +46,8 @@ class Served:
     def keys_of(self, name: str) -> ActorKeys:
         """Authorise an actor; return its keys."""
         files.add(self.path, name)
-        files.export(self.path, name, self.path / "exported.json")
-        return read_key_file(self.path / "exported.json")
+        files.export(self.path, name, self.path / "bundle.json")
+        return read_key_file(self.path / "bundle.json")
 
 
 class Peer(SessionPeer):
