@@ -1,4 +1,4 @@
-"""A finished run of the command line, which several tests share."""
+"""One finished run of the command line, shared by all tests that read one."""
 
 from __future__ import annotations
 
