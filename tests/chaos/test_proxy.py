@@ -97,13 +97,13 @@ def test_a_cut_ends_the_connection_after_about_the_given_number_of_bytes(proxy: 
     wait_until(lambda: proxy.cuts >= 1, "a cut that is counted")
 
 
-def test_flipped_bits_arrive(proxy: FaultProxy) -> None:
+def test_bits_flip(proxy: FaultProxy) -> None:
     with proxy.during(NetworkConditions(flip=1.0)):
         received = echoed(proxy, TEXT)
     assert len(received) == len(TEXT) and received != TEXT
 
 
-def test_dropped_blocks_do_not_arrive(proxy: FaultProxy) -> None:
+def test_blocks_vanish(proxy: FaultProxy) -> None:
     """Bytes that are sent before and after the fault arrive; those that are sent during it do not."""
     with socket.create_connection(("127.0.0.1", proxy.port)) as peer:
         peer.settimeout(PATIENCE_SECONDS)
