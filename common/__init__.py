@@ -9,7 +9,7 @@ Each word has one meaning, here and in every file:
 * version: the number of completed updates; lag: the learner's version minus the chunk's version;
 * bundle: policy, predictor and observation statistics of one version;
 * session: one actor's membership in the run, from its Hello until it leaves or its lease ends;
-* slot: the number of a session's place in the fleet; a later session may reuse it;
+* slot: the number of an open session, from 0; a later session may reuse it;
 * incarnation: how many sessions have used a slot before;
 * generation: the number of times that the learner of a run has been started before;
 * lease: the time for which a session stays open without a message of its actor;

@@ -1,4 +1,4 @@
-"""The acting policy: a network with the weights of one bundle, and its sampling of actions."""
+"""The acting policy: a network with the weights of one bundle, from which actions are sampled."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ F32 = npt.NDArray[np.float32]
 
 
 class Policy:
-    """Acts with the bundle that was loaded last. Owned by one thread.
+    """Chooses actions with the weights of the bundle that was loaded last. Owned by one thread.
 
     The network scales images itself; vectors are whitened with the bundle's statistics.
     """
