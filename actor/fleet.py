@@ -10,7 +10,7 @@ from typing import Any
 import structlog
 
 from actor.metrics import FleetCollector
-from actor.weights import Blob, Weights
+from actor.weights import Blob, WeightsSource
 from common.process.children import ChildProcesses, Exit
 from common.process.lifecycle import EXIT_CONFIGURATION, EXIT_DONE, EXIT_TEMPORARY
 from common.process.parent_link import receive_note, send_note
@@ -26,7 +26,7 @@ class Fleet:
     """Starts and restarts the actors, and answers their requests for weights. Owned by one thread."""
 
     def __init__(
-        self, children: ChildProcesses, weights: Weights, directory: Path, collector: FleetCollector
+        self, children: ChildProcesses, weights: WeightsSource, directory: Path, collector: FleetCollector
     ) -> None:
         self._children = children
         self._weights, self._directory, self._collector = weights, directory, collector

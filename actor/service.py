@@ -13,7 +13,7 @@ import structlog
 import common
 from actor.rollout import Rollout
 from actor.session import Session
-from actor.weights import Blob, Weights
+from actor.weights import Blob, WeightsSource
 from common import envs
 from common.config import Config
 from common.model.bonus import BonusModel
@@ -35,7 +35,7 @@ _POLL_SECONDS = 0.5
 
 @dataclass(slots=True)
 class PlayingState:
-    """Everything that collects chunks; built from the first Welcome, which carries the configuration."""
+    """Environments, policy and bonus model of a run, built from the first Welcome with its configuration."""
 
     welcome: Welcome  # the latest that was checked to be of the same run
     config: Config
@@ -48,10 +48,10 @@ class PlayingState:
 
 @dataclass(slots=True)
 class Actor:
-    """Everything that one actor owns. `run` is its only loop."""
+    """One actor: joins a run, waits for credit, collects chunks and sends them. `run` is its only loop."""
 
     session: Session
-    weights: Weights
+    weights: WeightsSource
     parent: ParentLink
     stop: threading.Event
     phases: PhaseTimer
@@ -138,7 +138,7 @@ class Actor:
         return self.session.joined
 
     def _fetch(self, name: BlobName, held: tuple[int, int]) -> Blob | None:
-        """Fetch a blob, see `Weights.fetch`; give up if the session reconnects, as the learner is silent."""
+        """Fetch a blob; give up if the session reconnects, because the learner is then silent."""
         if self.reconnects != self.session.counters.reconnects:
             self.reconnects = self.session.counters.reconnects
             self.weights.reconnect()

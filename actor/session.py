@@ -208,13 +208,13 @@ class Session:
             self.counters.chunks_retransmitted += 1
 
     def send_chunk(self, generation: int, version: int, fresh: bool, packed: codec.Packed) -> None:
-        """Send the steps made since the last sealed chunk, as one chunk; see `ChunkMessage`."""
+        """Send the steps made since the last encoded chunk, as one chunk; see `ChunkMessage`."""
         message = packed.message(
             sid=self.sid,
             generation=generation,
             version=version,
-            offset=self.buffer.sealed_steps,
-            steps=self.produced - self.buffer.sealed_steps,
+            offset=self.buffer.encoded_steps,
+            steps=self.produced - self.buffer.encoded_steps,
             produced=self.produced,
             fresh=fresh,
         )
@@ -222,14 +222,14 @@ class Session:
         self.counters.chunks_sent += 1
 
     def skip(self, reason: messages.SkipReason) -> None:
-        """Report that the steps made since the last sealed chunk have no data."""
-        steps = self.produced - self.buffer.sealed_steps
+        """Report that the steps made since the last encoded chunk have no data."""
+        steps = self.produced - self.buffer.encoded_steps
         if steps:
             self._seal(
                 Skip(
                     sid=self.sid,
                     generation=self.generation,
-                    offset=self.buffer.sealed_steps,
+                    offset=self.buffer.encoded_steps,
                     steps=steps,
                     produced=self.produced,
                     reason=reason,
@@ -237,7 +237,7 @@ class Session:
             )
 
     def _seal(self, message: ChunkMessage | Skip) -> None:
-        self._connection.send_encoded(self.buffer.seal(message))
+        self._connection.send_encoded(self.buffer.encode(message))
 
     def leave(self) -> bool:
         """Send Bye until the learner acknowledges it, for a bounded time; return whether it did.

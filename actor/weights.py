@@ -47,8 +47,8 @@ class Blob:
         return safetensors.torch.load(self.data)
 
 
-class Weights(Protocol):
-    """Where an actor fetches weights."""
+class WeightsSource(Protocol):
+    """Fetches the newest weights for an actor."""
 
     def fetch(self, name: BlobName, held: tuple[int, int], keep_waiting: Callable[[], bool]) -> Blob | None:
         """Fetch the newest blob.
@@ -77,7 +77,7 @@ class WeightsClient:
         self._client = connect()
 
     def fetch(self, name: BlobName, held: tuple[int, int], keep_waiting: Callable[[], bool]) -> Blob | None:
-        """See `Weights.fetch`."""
+        """See `WeightsSource.fetch`."""
         meta: WeightsMeta | None = None
         pieces: list[bytes] = []
         deadline = time.monotonic() + _FETCH_SECONDS
@@ -106,7 +106,7 @@ class WeightsClient:
         return None
 
     def reconnect(self) -> None:
-        """See `Weights.reconnect`."""
+        """See `WeightsSource.reconnect`."""
         self._client.close()
         self._client = self._connect()
 
@@ -132,7 +132,7 @@ class WeightsClient:
         self._client.send(codec.encode(request))
 
     def close(self) -> None:
-        """See `Weights.close`."""
+        """See `WeightsSource.close`."""
         self._client.close()
 
 
@@ -152,7 +152,7 @@ class SharedWeights:
         self._parent = parent
 
     def fetch(self, name: BlobName, held: tuple[int, int], keep_waiting: Callable[[], bool]) -> Blob | None:
-        """See `Weights.fetch`."""
+        """See `WeightsSource.fetch`."""
         self._parent.send({"want": name, "held": held})
         deadline = time.monotonic() + _FETCH_SECONDS
         while keep_waiting() and time.monotonic() < deadline and not self._parent.gone():
@@ -167,4 +167,4 @@ class SharedWeights:
         """Do nothing: the parent replaces a silent connection."""
 
     def close(self) -> None:
-        """See `Weights.close`."""
+        """See `WeightsSource.close`."""

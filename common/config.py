@@ -36,7 +36,8 @@ class EnvConfig:
     max_frames: int = 18_000
     """Emulator frames after which an Atari episode is truncated (RND, appendix A.3)."""
     reward: Literal["sign", "raw", "scaled"] = "sign"
-    """Extrinsic reward: its sign, its raw value, or its value divided by the deviation of the return."""
+    """Extrinsic reward: its sign, its raw value, or its value over the standard deviation of the
+    discounted return, clipped to [-10, 10]."""
     time_limit_is_end: bool = False
     """Treat a time limit as a terminal state, as the RND code does; otherwise bootstrap from it."""
 

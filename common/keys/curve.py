@@ -68,11 +68,11 @@ class ActorKeys:
 
 
 class ZapHandler:
-    """Answers the access requests of libzmq. `admitted` maps the authorised public keys to names."""
+    """Answers the access requests of libzmq. `authorised` maps public keys to names."""
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], pair: KeyPair) -> None:
         self._context, self._pair = context, pair
-        self.admitted: dict[str, str] = {}
+        self.authorised: dict[str, str] = {}
         self.raw = context.socket(zmq.REP)
         self.raw.bind("inproc://zeromq.zap.01")
 
@@ -104,7 +104,7 @@ class ZapHandler:
             return _LOCAL
         if domain == _KEYED and mechanism == b"CURVE" and len(credentials) == 1:
             key: bytes = z85.encode(credentials[0])
-            return key if key.decode() in self.admitted else None
+            return key if key.decode() in self.authorised else None
         return None
 
     def owner(self, frame: zmq.Frame) -> str | None:
@@ -113,7 +113,7 @@ class ZapHandler:
             user = str(frame.get("User-Id"))
         except zmq.ZMQError:  # libzmq accepted the connection without a request to the handler
             return None
-        return "" if user == _LOCAL.decode() else user if user in self.admitted else None
+        return "" if user == _LOCAL.decode() else user if user in self.authorised else None
 
     def verify_access_control(self, endpoints: Sequence[str]) -> None:
         """Check that each TCP endpoint refuses a client with an unknown key and one without a key.

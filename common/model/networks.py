@@ -27,7 +27,7 @@ _KINK_RANGE = 3.0  # standard deviations of whitened inputs
 class PolicyOutput(NamedTuple):
     """The outputs of a policy for N observations, float32."""
 
-    parameters: Tensor  # [N, P] of the action distribution: logits, or means and log standard deviations
+    distribution_parameters: Tensor  # [N, P]: logits, or means and log standard deviations
     value_extrinsic: Tensor  # [N]
     value_intrinsic: Tensor  # [N]
 

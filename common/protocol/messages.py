@@ -83,7 +83,8 @@ class Reject:
 
     "protocol": the message cannot be decoded, for example because of another protocol version.
     "lost": the learner closed the session `sid`, and its accounting ends at `produced`; begin a new session.
-    "full": no slot is free; retry after `retry_after_ms`.
+    "full": the key has its maximum number of sessions, or too many sessions join at once; retry after
+    `retry_after_ms`.
     """
 
     KIND: ClassVar[int] = 3
@@ -160,7 +161,11 @@ class HelloRequired:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heartbeat:
-    """Actor: renews the lease; answered by an Ack. `stats` has the seconds of each phase, `phase_NAME`."""
+    """Actor: renews the lease; answered by an Ack.
+
+    `stats` has the statistics that the actor exports; the learner reads the seconds of each phase,
+    `phase_NAME`.
+    """
 
     KIND: ClassVar[int] = 9
     sid: Sid

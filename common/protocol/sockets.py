@@ -21,6 +21,7 @@ from common.keys.curve import ActorKeys, ZapHandler
 from common.keys.handshake import ClientHandshake, HandshakeMonitor, Refusal
 
 _SMALL_BYTES = 65_536  # from this size on, sending without a copy takes less time
+_DONTWAIT, _DONTWAIT_MORE = int(zmq.DONTWAIT), int(zmq.DONTWAIT) | int(zmq.SNDMORE)
 _POLL_BATCH = 256  # messages read per call of `receive`
 
 
@@ -131,8 +132,13 @@ class RouterSocket:
 
     def send(self, peer: bytes, parts: Sequence[bytes]) -> bool:
         """Queue a message for the peer; False if the peer has disconnected or its queue is full."""
+        copy = sum(map(len, parts)) < _SMALL_BYTES
         try:
-            self.raw.send_multipart([peer, *parts], zmq.DONTWAIT, copy=sum(map(len, parts)) < _SMALL_BYTES)
+            # `send_multipart` takes twice the time, because it computes with enumeration members.
+            self.raw.send(peer, _DONTWAIT_MORE)
+            for part in parts[:-1]:
+                self.raw.send(part, _DONTWAIT_MORE, copy=copy)
+            self.raw.send(parts[-1], _DONTWAIT, copy=copy)
         except zmq.ZMQError as error:
             if error.errno not in (zmq.EHOSTUNREACH, zmq.EAGAIN):
                 raise

@@ -71,7 +71,7 @@ class _BoundedParent(ParentLink):
 
 @dataclass
 class _Blobs:
-    """Implements `Weights` with the blobs of one version in memory."""
+    """Implements `WeightsSource` with the blobs of one version in memory."""
 
     blobs: dict[str, Blob]
 

@@ -19,7 +19,7 @@ import pytest
 
 from actor.fleet import Fleet
 from actor.metrics import FleetCollector
-from actor.weights import Weights
+from actor.weights import WeightsSource
 from common.process.children import ACTOR_SERVER, ChildProcesses, Exit
 from common.process.fork_server import ForkedProcess, ForkServer
 from tests.support.processes import PATIENCE_SECONDS, ROOT, SELECT_DESCRIPTORS, wait_until
@@ -120,7 +120,7 @@ def test_a_fleet_that_is_stopped_while_its_server_loads_ends_with_success(tmp_pa
     children, stop = ChildProcesses(ForkServer("tests.support.never_loads"), [], 3), Event()
     children.tick()
     stop.set()
-    assert Fleet(children, cast(Weights, None), tmp_path, FleetCollector()).run(stop) == 0
+    assert Fleet(children, cast(WeightsSource, None), tmp_path, FleetCollector()).run(stop) == 0
 
 
 def test_a_fork_that_fails_ends_that_child_alone() -> None:
