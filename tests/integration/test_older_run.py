@@ -25,7 +25,8 @@ BATCH_STEPS, VERSION, GENERATION = 128, 478, 1
 def older_run(tmp_path: Path) -> Run:
     shutil.copytree(OLDER_RUN, tmp_path / "run")
     total_steps = str((VERSION + 2) * BATCH_STEPS)
-    return Run(tmp_path, free_port(), ("--total-steps", total_steps, "--local-actors", "1"))
+    options = ("--total-steps", total_steps, "--local-actors", "1")
+    return Run(tmp_path, free_port(), ("mountain-car-sparse", *options))
 
 
 def test_an_older_run_resumes_and_accounts_for_every_step(older_run: Run) -> None:
