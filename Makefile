@@ -1,4 +1,4 @@
-# Works on a machine with Python 3.11 or newer, make and a compiler.
+# Commands for development. They need Python 3.11 or newer, make and a compiler.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -33,7 +33,7 @@ wheel: $(READY)
 tiers: $(READY)
 	$(BIN)/python -m tests.ci.tiers
 
-# As on a processor without AVX-512, and in one precision; commands that tests start inherit the settings.
+# Tests as on a processor without AVX-512, and in one precision. Commands that tests start inherit both settings.
 PRECISION ?= float32
 test-processor: export ATEN_CPU_CAPABILITY := avx2
 test-processor: export ONEDNN_MAX_CPU_ISA := AVX2

@@ -32,7 +32,8 @@ from common.protocol.messages import (
 )
 from common.protocol.sockets import Context, DealerSocket, parse_address, weights_endpoint
 
-_STEP_SECONDS = 10.0
+_STEP_SECONDS = 10.0  # for TCP and for a handshake
+_ANSWER_SECONDS = 10.0
 _SILENCE_SECONDS = 2.0
 _MESSAGE_BYTES = 1 << 20
 _ROUND_TRIPS = 20
@@ -126,7 +127,7 @@ class ConnectionCheck:
 
     def protocol(self) -> str:
         """Check that a learner with the same protocol version answers."""
-        answer = self._heartbeat(_STEP_SECONDS)
+        answer = self._heartbeat(_ANSWER_SECONDS)
         if isinstance(answer, HelloRequired):
             return f"version {codec.PROTOCOL_MAJOR}, learner generation {answer.generation}"
         if isinstance(answer, Reject):
@@ -134,7 +135,7 @@ class ConnectionCheck:
         if answer is None:
             raise Fatal(
                 EXIT_TEMPORARY,
-                f"expected an answer from the learner, got none for {_STEP_SECONDS:.0f} s: it hangs, or is "
+                f"expected an answer from the learner, got none for {_ANSWER_SECONDS:.0f} s: it hangs, or is "
                 "not a learner; check its log",
             )
         raise Fatal(EXIT_CONFIGURATION, f"expected a learner's answer, got {answer!r}: check the port")
@@ -152,10 +153,10 @@ class ConnectionCheck:
         times: list[float] = []
         for _ in range(_ROUND_TRIPS):
             began = time.monotonic()
-            if self._heartbeat(_STEP_SECONDS) is None:
+            if self._heartbeat(_ANSWER_SECONDS) is None:
                 raise Fatal(
                     EXIT_TEMPORARY,
-                    f"expected each of {_ROUND_TRIPS} answers, got none for {_STEP_SECONDS:.0f} s after "
+                    f"expected each of {_ROUND_TRIPS} answers, got none for {_ANSWER_SECONDS:.0f} s after "
                     f"{len(times)}: the connection breaks; check the network",
                 )
             times.append((time.monotonic() - began) * 1000)

@@ -1,4 +1,4 @@
-"""The agent of a run's newest checkpoint: its policy and the networks of its bonus."""
+"""Loads the agent of a run's newest checkpoint: its policy and the networks of its bonus."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ class Agent:
 
     @property
     def env_steps(self) -> int:
-        """Steps it was trained on."""
+        """The number of environment steps that it was trained on."""
         return max(0, self.bundle.version) * self.config.rollout.batch_steps
 
     @property
     def caption(self) -> str:
-        """Version and steps of training, as text."""
+        """Policy version and number of training steps, as text."""
         return f"version {self.bundle.version:,}, {self.env_steps:,} steps of training"
 
     def act(
@@ -61,7 +61,7 @@ def load_agent(run_dir: Path, greedy: bool = False) -> Agent:
     saved = _newest(run_dir)
     try:
         config = Config.from_json(saved.meta["config"])
-        # Runs of earlier releases kept "auto".
+        # Runs of earlier releases stored "auto".
         precision = resolve_precision(config.precision, torch.device("cpu"))
         config = replace(config, precision=precision)
         spaces = envs.spaces(config.env)

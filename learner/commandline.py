@@ -1,4 +1,4 @@
-"""Parses the options of `python -m learner` into values, or into an error of one sentence."""
+"""Parses the command line of `python -m learner`; an error is one sentence."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ class Options:
     resume: bool
     device: str
     keys: KeyDirectory | None = None
-    insecure_plaintext: bool = False  # serves other machines without keys
+    insecure_plaintext: bool = False  # whether other machines are served without keys
     metrics_host: str = DEFAULT_HOST
     sessions_per_key: int = SESSIONS_PER_KEY
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Process:
-    """The options of this process and machine, as typed."""
+    """The options of this process and machine, as the user gives them."""
 
     run_dir: Path | None = None
     """Run directory; default runs/PRESET-SEED-TIME. With --seeds, the parent of seed-1, seed-2 ..."""
@@ -65,12 +65,12 @@ class _Process:
     metrics_host: str = DEFAULT_HOST
     """Address on which metrics and the live page are served; 0.0.0.0 for all."""
     sessions_per_key: int = SESSIONS_PER_KEY
-    """Most sessions that one key may have at a time; further ones wait."""
+    """Maximum number of sessions of one key at a time; further sessions wait."""
 
 
 @dataclass(frozen=True)
 class _CommandLine:
-    """Every option, without a prefix for either part."""
+    """Every option; the names of the two parts are no prefixes."""
 
     config: Annotated[Config, tyro.conf.arg(name="")]
     process: Annotated[_Process, tyro.conf.arg(name="")]
@@ -83,7 +83,7 @@ def parse(argv: list[str]) -> list[tuple[Config, Options]]:
         The runs in their order: one, or one for each seed of --seeds.
 
     Raises:
-        Fatal: one sentence; exit code 2 for usage, 78 for a run with other settings.
+        Fatal: an option is wrong (exit code 2), or a resumed run or a key directory does not fit (78).
     """
     preset = argv[0] if argv and not argv[0].startswith("-") else None
     flags = argv if preset is None else argv[1:]
@@ -94,13 +94,13 @@ def parse(argv: list[str]) -> list[tuple[Config, Options]]:
         raise Fatal(EXIT_USAGE, "expected --seed or --seeds, got both: remove one of them")
     runs = [_run(preset, [*flags, "--seed", str(seed)]) for seed in _seeds(process.seeds)]
     first, options = runs[0]
-    for config, _ in runs[1:]:  # without a preset, only some of the directories may have one
+    for config, _ in runs[1:]:  # they differ if only some of the directories exist
         _require_same(dataclasses.replace(first, seed=config.seed), config, options.run_dir)
     return runs
 
 
 def _run(preset: str | None, flags: list[str]) -> tuple[Config, Options]:
-    """One run, with its earlier settings if it is resumed."""
+    """Return one run, with its earlier settings if it is resumed."""
     config, process = _parse(_preset(preset or DEFAULT_PRESET), flags)
     stamp = time.strftime("%Y%m%d-%H%M%S")
     path = process.run_dir or Path("runs") / f"{config.preset}-{config.seed}-{stamp}"
@@ -114,7 +114,7 @@ def _run(preset: str | None, flags: list[str]) -> tuple[Config, Options]:
         raise Fatal(EXIT_USAGE, f"expected --device {' or '.join(_DEVICES)}, got {process.device!r}")
     if process.resume and (path / "config.json").exists():
         earlier = read_config(path)
-        # A typed preset replaces the run's settings; without one, flags apply to the run's own settings.
+        # Another preset replaces the run's settings. Otherwise the flags apply to the run's own settings.
         config, _ = _parse(earlier if preset in (None, earlier.preset) else _preset(preset), flags)
         _require_same(earlier, config, path)
         if config.precision == "auto":  # the run keeps its resolved precision
@@ -136,7 +136,7 @@ def _run(preset: str | None, flags: list[str]) -> tuple[Config, Options]:
 def _seeds(text: str) -> list[int]:
     words = text.split(",")
     if not all(word.isdecimal() for word in words) or len(set(map(int, words))) < len(words):
-        raise Fatal(EXIT_USAGE, f"expected whole --seeds, each once, got {text!r}: write 1,2,3")
+        raise Fatal(EXIT_USAGE, f"expected --seeds of different whole numbers, got {text!r}: write 1,2,3")
     return [int(word) for word in words]
 
 
@@ -163,8 +163,8 @@ def _parse(default: Config, flags: list[str]) -> tuple[Config, _Process]:
                 prog="python -m learner",
                 description=description,
             )
-    except SystemExit as leaving:
-        if leaving.code:
+    except SystemExit as error:  # also after --help, with code 0
+        if error.code:
             raise Fatal(EXIT_USAGE, _sentence(message.getvalue())) from None
         raise
     except ValueError as error:  # from the outermost dataclass; tyro does not catch it
@@ -173,12 +173,14 @@ def _parse(default: Config, flags: list[str]) -> tuple[Config, _Process]:
 
 
 def _sentence(box: str) -> str:
-    """Turn tyro's framed message into one sentence, with the nearest option if it names one."""
+    """Return tyro's message, which is framed, as one sentence, with the nearest option if it names one."""
     lines = [line.strip(" \u2502") for line in box.splitlines() if line.startswith("\u2502")]
-    wrong = " ".join(itertools.takewhile(lambda line: not line.startswith("\u2500"), lines))
-    meant = next((line.split()[0] for line in lines if line.startswith("--")), None)
-    hint = f"did you mean {meant}?" if meant and "Unrecognized" in wrong else "see python -m learner --help"
-    return f"{wrong}: {hint}"
+    problem = " ".join(itertools.takewhile(lambda line: not line.startswith("\u2500"), lines))
+    nearest = next((line.split()[0] for line in lines if line.startswith("--")), None)
+    hint = "see python -m learner --help"
+    if nearest and "Unrecognized" in problem:
+        hint = f"did you mean {nearest}?"
+    return f"{problem}: {hint}"
 
 
 def _keys(process: _Process) -> KeyDirectory | None:
@@ -200,8 +202,8 @@ def _bind(process: _Process) -> str:
     if not is_loopback(endpoint) and process.keys is None and not process.insecure_plaintext:
         raise Fatal(
             EXIT_CONFIGURATION,
-            f"expected --keys with a --bind that other machines reach, got {process.bind} alone: make keys "
-            "(python -m common.keys init) and add --keys keys, or bind to tcp://127.0.0.1:PORT",
+            f"expected --keys with a --bind that other machines can reach, got {process.bind} alone: "
+            "create keys (python -m common.keys init) and add --keys keys, or bind to tcp://127.0.0.1:PORT",
         )
     return endpoint
 

@@ -20,13 +20,14 @@ import numpy as np
 from common import arguments, envs, log
 from common.files import write_atomically
 from common.model.precision import configure_torch
-from common.process.lifecycle import EXIT_CONFIGURATION, EXIT_USAGE, Fatal
+from common.process.lifecycle import EXIT_USAGE, Fatal
 from common.rng import RngKey, environment_seeds
 from learner import video
 from learner.agent import Agent, load_agent
+from learner.runs import unwritable_file
 
 _LANES = 16
-_SLOT = 1 << 31  # beyond any slot of a fleet, so that no random stream of training is used again
+_SLOT = 1 << 31  # greater than any slot of a fleet, so that no random stream of training is used again
 _REPORT_SECONDS = 5.0
 
 
@@ -39,39 +40,39 @@ class FinishedEpisode:
 
 
 def play(agent: Agent, episodes: int, seed: int, on_step: Callable[[int], None]) -> list[FinishedEpisode]:
-    """Play episodes to their end; return them by lane, then by time.
+    """Play episodes to their end; return them ordered by lane, then by time.
 
     Args:
         agent: the agent to evaluate.
         episodes: the number of episodes in all lanes together.
-        seed: of environments and actions; the same seed gives the same episodes.
+        seed: seed of environments and actions; the same seed gives the same episodes.
         on_step: called after each step of the lanes with the number of finished episodes.
     """
     lanes = min(_LANES, episodes)
     quota = [episodes // lanes + (lane < episodes % lanes) for lane in range(lanes)]
-    done: list[list[FinishedEpisode]] = [[] for _ in range(lanes)]
+    finished: list[list[FinishedEpisode]] = [[] for _ in range(lanes)]
     generators = RngKey(seed, _SLOT, 0, warmup=False).generators(lanes)
     env = envs.make(agent.config.env, lanes)
     try:
         stack = env.reset(environment_seeds(generators))
         score, steps = np.zeros(lanes), np.zeros(lanes, np.int64)
-        while any(len(mine) < wanted for mine, wanted in zip(done, quota, strict=True)):
-            moved = env.step(agent.act(stack, generators))
-            stack = moved.stack
-            score += moved.reward
+        while any(len(lane_episodes) < limit for lane_episodes, limit in zip(finished, quota, strict=True)):
+            transition = env.step(agent.act(stack, generators))
+            stack = transition.stack
+            score += transition.reward
             steps += 1
-            for lane in np.flatnonzero(moved.terminated | moved.truncated):
-                if len(done[lane]) < quota[lane]:
-                    done[lane].append(FinishedEpisode(float(score[lane]), int(steps[lane])))
+            for lane in np.flatnonzero(transition.terminated | transition.truncated):
+                if len(finished[lane]) < quota[lane]:
+                    finished[lane].append(FinishedEpisode(float(score[lane]), int(steps[lane])))
                 score[lane], steps[lane] = 0.0, 0
-            on_step(sum(map(len, done)))
+            on_step(sum(map(len, finished)))
     finally:
         env.close()
-    return [episode for mine in done for episode in mine]
+    return [episode for lane_episodes in finished for episode in lane_episodes]
 
 
 def report(agent: Agent, played: Sequence[FinishedEpisode], seed: int) -> dict[str, object]:
-    """The fields of evaluation.json."""
+    """Return the fields of evaluation.json."""
     scores, lengths = [episode.score for episode in played], [episode.steps for episode in played]
     return {
         "preset": agent.config.preset,
@@ -98,8 +99,8 @@ def _table(agent: Agent, played: Sequence[FinishedEpisode]) -> str:
     ]
     columns = {"score": [e.score for e in played], "steps": [float(e.steps) for e in played]}
     for name, values in columns.items():
-        figures = (statistics.fmean(values), statistics.pstdev(values), min(values), max(values))
-        rows.append(f"{name:6}" + "".join(f"{figure:12,.1f}" for figure in figures))
+        row = (statistics.fmean(values), statistics.pstdev(values), min(values), max(values))
+        rows.append(f"{name:6}" + "".join(f"{value:12,.1f}" for value in row))
     return "\n".join(rows)
 
 
@@ -109,17 +110,17 @@ class _ProgressReport:
     def __init__(self, episodes: int) -> None:
         self._episodes, self._reported_at = episodes, time.monotonic()
 
-    def __call__(self, done: int) -> None:
+    def __call__(self, finished: int) -> None:
         if time.monotonic() - self._reported_at >= _REPORT_SECONDS:
             self._reported_at = time.monotonic()
-            print(f"evaluate: {done} of {self._episodes} episodes finished", file=sys.stderr, flush=True)
+            print(f"evaluate: {finished} of {self._episodes} episodes finished", file=sys.stderr, flush=True)
 
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = arguments.Parser(
         prog="python -m learner.evaluate",
-        description="Play the newest checkpoint of a run. Prints unclipped scores and writes them to "
-        "RUN_DIR/evaluation.json.",
+        description="Play episodes with the newest checkpoint of a run. Prints the unclipped scores and "
+        "writes them to RUN_DIR/evaluation.json.",
     )
     whole, count = arguments.at_least(0), arguments.at_least(1)
     parser.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="directory of a run")
@@ -148,10 +149,7 @@ def _write(file: Path, fields: dict[str, object]) -> None:
     try:
         write_atomically(file, (json.dumps(fields, indent=2) + "\n").encode())
     except OSError as error:
-        raise Fatal(
-            EXIT_CONFIGURATION,
-            f"expected to write {file}, got an error ({error.strerror}): make the run directory writable",
-        ) from None
+        raise unwritable_file(file, error, "make the run directory writable") from None
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""What the trainer needs of the server: decoded chunks, and the methods that hand them out and settle them.
+"""What the trainer needs of the server: decoded chunks, and the methods that return and settle them.
 
 `learner.server` implements `TrainerServer`, `learner.training` uses it, and neither imports the other.
 """
@@ -13,7 +13,7 @@ from common.model.bundle import Bundle
 from common.protocol.chunk import Chunk
 from common.protocol.messages import Reason
 
-Verdict = Reason | Literal["trained"]  # what became of a step
+Verdict = Reason | Literal["trained"]  # what happened to a step
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,7 +31,7 @@ class DecodedChunk:
 
     @property
     def order(self) -> tuple[int, int, int]:
-        """The place in a batch: by slot, incarnation and offset, never by arrival."""
+        """The sort key within a batch, which does not depend on the time of arrival."""
         return self.slot, self.incarnation, self.offset
 
 

@@ -26,12 +26,12 @@ from common.config import Config
 from common.files import write_atomically
 from common.process.lifecycle import EXIT_CONFIGURATION, EXIT_USAGE, Fatal
 from learner.monitoring import episode_file
-from learner.runs import group_by_settings, read_config, settings, unreadable_file
+from learner.runs import group_by_settings, read_config, settings, unreadable_file, unwritable_file
 
 WINDOW = 100  # episodes behind each point
-_RESAMPLES = 2_000
+_RESAMPLES = 2_000  # of the bootstrap
 _POINTS = 400  # of a mean curve
-_SMOOTH = 50  # the intrinsic reward of an update is averaged over this share of the curve: 1 / 50
+_SMOOTH = 50  # the intrinsic reward is averaged over 1 / 50 of the updates
 _SAME_CURVE = ("seed", "total_steps", "stop_return")  # settings that may differ within a curve
 _SCALAR = "train/intrinsic_reward_mean"
 _SUFFIXES = (".png", ".pdf", ".svg")
@@ -55,7 +55,7 @@ class PlottedRun:
     path: Path
     config: Config
     score: PlotCurve  # mean raw score of the last `WINDOW` episodes over env steps
-    intrinsic: PlotCurve | None  # mean intrinsic reward of each update, with a bonus only
+    intrinsic: PlotCurve | None  # mean intrinsic reward of each update; None without a bonus
 
 
 def load_run(path: Path) -> PlottedRun:
@@ -89,7 +89,7 @@ def _scores(file: Path) -> PlotCurve:
 
 
 def sliding_mean(values: F64, window: int) -> F64:
-    """Mean of the last `window` values at each index; at the beginning of all values so far."""
+    """Return the mean of the last `window` values at each index, or of all values so far at the beginning."""
     sums = np.cumsum(values)
     sums[window:] -= sums[:-window].copy()
     mean: F64 = sums / np.minimum(np.arange(1, len(values) + 1), window)
@@ -97,8 +97,8 @@ def sliding_mean(values: F64, window: int) -> F64:
 
 
 def _intrinsic(path: Path) -> PlotCurve | None:
-    """The run's intrinsic reward, smoothed; None without readable events."""
-    # Slow to import, and only a run with a bonus needs it.
+    """Return the run's intrinsic reward, smoothed; None if there are no events of it."""
+    # The import is slow, and only a run with a bonus needs it.
     from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
         EventAccumulator,
     )
@@ -115,9 +115,11 @@ def _intrinsic(path: Path) -> PlotCurve | None:
     )
 
 
-def labels(found: Sequence[Sequence[PlottedRun]]) -> list[str]:
-    """A name for each group: game, preset or differing settings, whichever is unique; else the directory."""
-    flat = [settings(group[0].config) for group in found]
+def labels(groups: Sequence[Sequence[PlottedRun]]) -> list[str]:
+    """Return a label for each group: its game, preset or differing settings if unique, else its directory."""
+    if len(groups) == 1:
+        return [f"{len(groups[0])} seeds"]
+    flat = [settings(group[0].config) for group in groups]
     differing = [
         name for name in flat[0] if name not in _SAME_CURVE and len({str(one[name]) for one in flat}) > 1
     ]
@@ -125,23 +127,22 @@ def labels(found: Sequence[Sequence[PlottedRun]]) -> list[str]:
         [str(one["env.id"]) for one in flat],
         [str(one["preset"]) for one in flat],
         [", ".join(f"{name} = {one[name]}" for name in differing[:2]) for one in flat],
-        [group[0].path.resolve().name for group in found],
+        [group[0].path.resolve().name for group in groups],
     ]
-    names = next((one for one in candidates if len(set(one)) == len(found)), candidates[-1])
+    names = next((one for one in candidates if len(set(one)) == len(groups)), candidates[-1])
     return [
-        f"{len(group)} seeds"
-        if len(found) == 1
-        else f"{name}, {len(group)} seeds"
-        if len(group) > 1
-        else name
-        for name, group in zip(names, found, strict=True)
+        f"{name}, {len(group)} seeds" if len(group) > 1 else name
+        for name, group in zip(names, groups, strict=True)
     ]
 
 
 def mean_with_band(curves: Sequence[PlotCurve]) -> tuple[F64, F64, F64, F64] | None:
-    """x, mean and a 95 % bootstrap interval of the mean, where all curves have points; else None.
+    """Return the mean of curves with its 95 % bootstrap interval, or None if no x is common to all.
 
     Whole curves are resampled with replacement. The interval is pointwise: it holds at each x alone.
+
+    Returns:
+        x, mean, lower and upper bound of the interval, each [400].
 
     Source: Efron and Tibshirani 1993, section 13.3 (percentile interval).
     """
@@ -157,22 +158,22 @@ def mean_with_band(curves: Sequence[PlotCurve]) -> tuple[F64, F64, F64, F64] | N
 
 
 def draw(runs: Sequence[PlottedRun]) -> Figure:
-    """The figure: scores, and below them the intrinsic reward of runs with a bonus."""
-    found = group_by_settings(runs)
-    lower = any(run.intrinsic is not None for run in runs)
+    """Return the figure: scores, and below them the intrinsic reward of runs with a bonus."""
+    groups = group_by_settings(runs)
+    has_bonus = any(run.intrinsic is not None for run in runs)
     with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(8.0, 6.4 if lower else 4.6), dpi=150, layout="constrained")
+        figure = Figure(figsize=(8.0, 6.4 if has_bonus else 4.6), dpi=150, layout="constrained")
         rows = figure.subplots(
-            2 if lower else 1, sharex=True, squeeze=False, height_ratios=[3, 1] if lower else [1]
+            2 if has_bonus else 1, sharex=True, squeeze=False, height_ratios=[3, 1] if has_bonus else [1]
         )[:, 0]
-        names = labels(found)
-        for number, group in enumerate(found):
+        names = labels(groups)
+        for number, group in enumerate(groups):
             colour = _COLOURS[number % len(_COLOURS)]
             _draw_curves(rows[0], [run.score for run in group], colour, names[number])
             bonus = [run.intrinsic for run in group if run.intrinsic is not None]
             if bonus:
                 _draw_curves(rows[1], bonus, colour, None)
-        _format(list(rows), runs, banded=any(len(group) > 1 for group in found))
+        _format(list(rows), runs, banded=any(len(group) > 1 for group in groups))
     return figure
 
 
@@ -237,10 +238,7 @@ def _write(file: Path, figure: Figure) -> None:
             raise IsADirectoryError(0, "it is a directory")
         write_atomically(file, picture.getvalue())
     except OSError as error:
-        raise Fatal(
-            EXIT_CONFIGURATION,
-            f"expected to write {file}, got an error ({error.strerror}): name a file in a writable directory",
-        ) from None
+        raise unwritable_file(file, error, "name a file in a writable directory") from None
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""The presets: named configurations. An option overrides any field."""
+"""The presets: named configurations, of which an option overrides any field."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from common.config import Config, EnvConfig, NetworkConfig, PPOConfig, RNDConfig
 
 
 def _atari(game: str) -> Config:
-    """PPO+RND with the RND paper's hyperparameters and current PPO practice.
+    """PPO+RND with the RND paper's hyperparameters and the defaults of current PPO implementations.
 
     Differences from the paper: minibatches of shuffled steps, Adam eps 1e-5, gradients clipped at
     0.5 for policy and predictor separately, 3x3 third convolution, time limits bootstrapped,
@@ -145,10 +145,10 @@ def _bipedal_walker() -> Config:
 def _mountain_car_sparse() -> Config:
     """PPO+RND on MountainCar with a reward at the flag alone.
 
-    Advantages are not normalised: without any reward, normalisation amplifies the noise of the value head,
-    which explores by accident.
+    Advantages are not normalised. Before the first reward, normalisation would amplify the noise of the value
+    head, and the policy would explore by that noise instead of by the bonus.
 
-    Source: calibrated on this task; the two streams and their discounts are those of RND.
+    Source: calibrated on this task; the two value heads and their discounts are those of the RND paper.
     """
     return Config(
         preset="mountain-car-sparse",
@@ -172,7 +172,7 @@ def _mountain_car_sparse() -> Config:
 def _ppo_settings(game: str) -> Config:
     """PPO+RND with the hyperparameters that PPO alone uses on Atari, annealed over the run.
 
-    8 lanes, 3 passes, learning rate 2.5e-4, entropy 0.01, discount 0.99, no sticky actions, games
+    8 lanes, 3 epochs, learning rate 2.5e-4, entropy 0.01, discount 0.99, no sticky actions, episodes
     of up to 27,000 steps.
     Source: Schulman et al. 2017, arXiv:1707.06347, table 5.
     """
@@ -186,7 +186,7 @@ def _ppo_settings(game: str) -> Config:
 
 
 def _smoke() -> Config:
-    """PPO+RND on Breakout with small batches: the whole system in a few minutes."""
+    """PPO+RND on Breakout with small batches, to try the whole system in a few minutes."""
     return Config(
         preset="smoke",
         total_steps=20_000,

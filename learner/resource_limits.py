@@ -17,7 +17,7 @@ from common.spaces import Spaces
 log = structlog.get_logger()
 
 _CGROUPS = Path("/sys/fs/cgroup")
-_SMALL_HIDDEN = 256  # up to this width a layer takes less time than a thread barrier on busy cores
+_SMALL_HIDDEN = 256  # up to this width, a layer takes less time than a thread barrier on busy cores
 _SESSION_DESCRIPTORS = 2  # of a remote session: one connection for data, one for weights
 _OWN_DESCRIPTORS = 64  # kept for files, page and metrics
 
@@ -36,25 +36,27 @@ def apply_limits(spaces: Spaces, network: NetworkConfig) -> None:
     )
 
 
-def training_threads(spaces: Spaces, network: NetworkConfig, cores: int, asked: str | None) -> int | None:
-    """The number of training threads; None leaves it to torch.
+def training_threads(
+    spaces: Spaces, network: NetworkConfig, cores: int, omp_num_threads: str | None
+) -> int | None:
+    """Return the number of training threads; None keeps PyTorch's choice.
 
     CartPole trains 3,312 steps/s with one thread and 3,038 with two on two idle cores, but 157 with two
     when other processes use the cores.
 
     Args:
-        spaces: images have large networks.
-        network: the width of the networks on vectors.
+        spaces: those of the environment; images need large networks.
+        network: contains the width of networks on vectors.
         cores: the number of cores that this process may use.
-        asked: OMP_NUM_THREADS of the environment, which torch obeys.
+        omp_num_threads: the environment variable of this name, which PyTorch obeys.
     """
-    if asked:
+    if omp_num_threads:
         return None
     return cores if spaces.is_image or network.hidden > _SMALL_HIDDEN else 1
 
 
 def usable_cores() -> int:
-    """The number of cores that this process may use, by its affinity and its container's quota."""
+    """Return the number of cores that this process may use, by its affinity and its container's quota."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = math.inf
     with contextlib.suppress(OSError):
@@ -63,11 +65,13 @@ def usable_cores() -> int:
 
 
 def quota_cores(membership: str, root: Path) -> float:
-    """The least CPU quota of a cgroup and its parents (`cpu.max`, cgroup v2); infinity without one.
+    """Return the least CPU quota of a cgroup and its parents, in cores; infinity without one.
 
     Args:
         membership: text of /proc/self/cgroup; version 2 is its line "0::/PATH".
         root: where the hierarchy is mounted; in a container often the container's own cgroup.
+
+    Source: `cpu.max` of Linux's cgroup v2.
     """
     path = next((line[3:] for line in membership.splitlines() if line.startswith("0::")), "/")
     own = root / path.strip("/")
@@ -89,5 +93,5 @@ def raise_descriptor_limit() -> int:
 
 
 def sessions_that_fit(descriptors: int) -> int:
-    """The number of remote sessions that a learner with this many descriptors can serve."""
+    """Return the number of remote sessions that a learner with this many descriptors can serve."""
     return max(0, (descriptors - _OWN_DESCRIPTORS) // _SESSION_DESCRIPTORS)

@@ -1,4 +1,4 @@
-"""Reads run directories: their settings, and which runs differ in their seed alone."""
+"""Reads the configurations of runs, groups runs that differ in their seed alone, and reports file errors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ R = TypeVar("R", bound=Configured)
 
 
 def read_config(path: Path) -> Config:
-    """The configuration of the run in directory `path`.
+    """Return the configuration of the run in directory `path`.
 
     Raises:
         Fatal: it is missing or damaged.
@@ -36,7 +36,7 @@ def read_config(path: Path) -> Config:
 
 
 def unreadable_file(what: str, file: Path, error: Exception) -> Fatal:
-    """The error for a missing or damaged file of a run."""
+    """Return the error for a missing or damaged file of a run."""
     reason = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
     return Fatal(
         EXIT_CONFIGURATION,
@@ -44,8 +44,14 @@ def unreadable_file(what: str, file: Path, error: Exception) -> Fatal:
     )
 
 
+def unwritable_file(file: Path, error: OSError, advice: str) -> Fatal:
+    """Return the error for a file that cannot be written."""
+    reason = error.strerror or str(error).splitlines()[0]
+    return Fatal(EXIT_CONFIGURATION, f"expected to write {file}, got an error ({reason}): {advice}")
+
+
 def settings(config: Config) -> dict[str, object]:
-    """Every setting by its full name, such as "ppo.clip"."""
+    """Return every setting by its full name, such as "ppo.clip"."""
     return _flat(dataclasses.asdict(config))
 
 
@@ -57,7 +63,7 @@ def _flat(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
 
 
 def match_precision(config: Config, other: Config) -> Config:
-    """`config` with the precision of `other` if either is "auto", which equals every resolved value."""
+    """Return `config`, with the precision of `other` if either is "auto", which equals any resolved one."""
     if "auto" in (config.precision, other.precision):
         return dataclasses.replace(config, precision=other.precision)
     return config
@@ -69,14 +75,14 @@ def group_by_settings(runs: Sequence[R]) -> list[list[R]]:
     Runs with different resolved precisions are separate, because a run directory does not tell whether the
     precision was requested.
     """
-    found: list[list[R]] = []
+    groups: list[list[R]] = []
     for run in runs:
-        for group in found:
+        for group in groups:
             config = group[0].config
             same = dataclasses.replace(run.config, seed=config.seed).plays_like(config)
             if same and run.config.seed not in {other.config.seed for other in group}:
                 group.append(run)
                 break
         else:
-            found.append([run])
-    return found
+            groups.append([run])
+    return groups

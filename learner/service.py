@@ -1,4 +1,4 @@
-"""One learner process: builds its parts, trains until done or asked to stop, and closes them."""
+"""One learner process: builds its parts, trains until the run is finished or stopped, and closes them."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ class Learner:
         self, config: Config, options: Options, stop: threading.Event, stack: contextlib.ExitStack
     ) -> None:
         self._options, self._stop = options, stop
-        watched = stack.enter_context(contextlib.ExitStack())  # the watchdog's: closing can hang as well
+        # Closed last, so that the watchdog covers the closing of the other parts.
+        watched = stack.enter_context(contextlib.ExitStack())
         device = _device(options.device)
         self.config = config = replace(config, precision=resolve_precision(config.precision, device))
         configure_torch()
@@ -96,14 +97,16 @@ class Learner:
         stack.callback(exporter.close)
 
     def _serve(self, generation: int, stack: contextlib.ExitStack) -> Supervisor | None:
-        """Open the ports, then start the local actors, which connect over ipc."""
+        """Open the ports and start the local actors, which connect over ipc."""
         options = self._options
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="outrider-")))
         local = f"ipc://{directory}/data"
         self.server.start([(address, weights_endpoint(address)) for address in (options.bind, local)])
         stack.callback(self.server.close)
         if options.insecure_plaintext:
-            log.warning("insecure_plaintext", text="anyone who reaches the port may join and read along")
+            log.warning(
+                "insecure_plaintext", text="any program that reaches the ports can join and read the traffic"
+            )
         log.info("learner_serving", data=self.server.endpoints[0], generation=generation)
         if not options.local_actors:
             return None
@@ -112,20 +115,20 @@ class Learner:
         return supervisor
 
     def _loop_times(self) -> dict[str, float]:
-        """The time of each thread's last loop, for the watchdog."""
+        """Return the time of each thread's last loop, for the watchdog."""
         times = self.server.loop_times() | {"trainer": self.trainer.last_loop_at}
         return times if self._supervisor is None else times | {"supervisor": self._supervisor.last_loop_at}
 
     @property
     def finished(self) -> bool:
-        """Whether the run is complete: by its steps, or by its return."""
+        """Whether the run has all its steps, or has reached `stop_return`."""
         episodes, stop_return = self.trainer.episodes, self.config.stop_return
         full = len(episodes.recent) == episodes.recent.maxlen
         reached = stop_return is not None and full and (episodes.mean or 0.0) >= stop_return
         return reached or self.trainer.status.version >= self.config.updates
 
     def run(self) -> dict[str, object]:
-        """Train until finished or asked to stop; returns the summary of the run."""
+        """Train until the run is finished or stopped; return its summary."""
         self._gather()
         if self.trainer.warm_up():
             self._monitor.begin()
@@ -153,7 +156,7 @@ class Learner:
             time.sleep(_POLL_SECONDS)
 
     def _drain(self, finished: bool) -> None:
-        """Let every actor leave for a while, then end the sessions that are left."""
+        """Wait a limited time for every actor to leave, then end the remaining sessions."""
         self.server.drain(finished)
         if not finished and self._supervisor is not None:
             self._supervisor.close()
@@ -163,20 +166,21 @@ class Learner:
         self.server.close_remaining()
 
     def _watch(self) -> None:
-        """Show progress, and end a run whose local actors all refused to start.
+        """Show progress; called while the trainer waits and between updates.
 
-        Called while the trainer waits and between updates.
+        Raises:
+            Fatal: every local actor refused its configuration.
         """
         if self._supervisor is not None and self._supervisor.misconfigured == self._options.local_actors:
             raise Fatal(
                 EXIT_CONFIGURATION,
-                "expected local actors to start, got a refusal from each: see their messages above",
+                "no local actor can start: see their messages above",
             )
         self._monitor.show()
 
 
 def run(config: Config, options: Options, stop: threading.Event) -> dict[str, object]:
-    """Run a learner to its end; returns its summary, at once if nothing is left to train.
+    """Run a learner to its end and return its summary; a finished run returns its summary at once.
 
     Raises:
         Fatal: an error for the user to correct, in one sentence.
@@ -192,7 +196,7 @@ def run(config: Config, options: Options, stop: threading.Event) -> dict[str, ob
 
 
 def target_blob(ppo: PPO) -> WeightsBlob:
-    """Serialise the target network, which an actor fetches once."""
+    """Serialise the target network of RND, which an actor fetches once."""
     state = {name: value.detach().cpu() for name, value in ppo.target.state_dict().items()}
     return WeightsBlob.of("target", Bundle(0, 0, state))
 
@@ -202,6 +206,6 @@ def _device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
         raise Fatal(
-            EXIT_CONFIGURATION, "expected a CUDA device, got none that torch can use: use --device cpu"
+            EXIT_CONFIGURATION, "expected a CUDA device, got none that PyTorch can use: use --device cpu"
         )
     return torch.device(name)

@@ -27,14 +27,14 @@ class SupervisedServer(Protocol):
 
 
 class Supervisor:
-    """Runs in a thread of its own, because the trainer is busy for seconds."""
+    """Runs local actors from a thread of its own, because the trainer is busy for seconds."""
 
     def __init__(self, endpoint: str, count: int, server: SupervisedServer) -> None:
         self._children = ChildProcesses(ForkServer(ACTOR_SERVER), ["--learner", endpoint], count)
         self._server = server
         self._closing = threading.Event()
         self.last_loop_at = time.monotonic()  # for the watchdog
-        self.misconfigured = 0  # actors that refused their configuration: no restart helps
+        self.misconfigured = 0  # actors that exited because of their configuration, which no restart corrects
         self._thread = threading.Thread(target=self._run, name="supervisor")
         self._thread.start()
 
@@ -46,7 +46,7 @@ class Supervisor:
                     continue
                 self.misconfigured += end.code == EXIT_CONFIGURATION
                 log.warning(
-                    "local_actor_died",
+                    "local_actor_exited",
                     actor=end.number,
                     code=end.code,
                     steps=end.produced,

@@ -1,8 +1,8 @@
-"""`python -m learner.table RUN_DIR...`: writes results as a Markdown table, one row for all seeds.
+"""`python -m learner.table RUN_DIR...`: writes a Markdown table of results, one row for all seeds of a run.
 
-The command reads config.json, summary.json and evaluation.json, if it exists. An unknown value is a dash: the
-score of an unfinished run, the evaluation of a run that was not evaluated at its end, and the wall time of a
-resumed run, because a summary has only that of its last process.
+The command reads config.json, summary.json and, if it exists, evaluation.json. A dash stands for an unknown
+value: the score of an unfinished run, the evaluation of a run that was not evaluated at its end, and the wall
+time of a resumed run, because a summary has only that of its last process.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _COLUMNS = (
     "steps/s",
 )
 _DASH = "—"
-_OTHER_COLUMNS = ("preset", "seed", "total_steps", "env.id")  # settings with their own column
+_OTHER_COLUMNS = ("preset", "seed", "total_steps", "env.id")  # settings that have a column
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class TabulatedRun:
-    """The results of one run directory; None is unknown."""
+    """The results of one run directory; None if unknown."""
 
     config: Config
     env_steps: int
@@ -61,7 +61,7 @@ class TabulatedRun:
 
 
 def _score(value: float) -> str:
-    """Format a score of any size."""
+    """Return a score as text."""
     return f"{value:,.1f}" if abs(value) >= 10 else f"{value:.3g}"
 
 
@@ -88,7 +88,7 @@ def load_run(path: Path) -> TabulatedRun:
 
 
 def _evaluation(file: Path, env_steps: int) -> Evaluation | None:
-    """The evaluation of the checkpoint after `env_steps`; None if it is of an earlier checkpoint."""
+    """Return the evaluation of the checkpoint at `env_steps`; None if there is none of that checkpoint."""
     try:
         facts = json.loads(file.read_text())
         played = Evaluation(int(facts["episodes"]), float(facts["score_mean"]), bool(facts.get("greedy")))
@@ -100,7 +100,7 @@ def _evaluation(file: Path, env_steps: int) -> Evaluation | None:
 
 
 def markdown(runs: Sequence[TabulatedRun]) -> str:
-    """The table without a final line break; groups are in the order of their first runs."""
+    """Return the table without a final line break; rows are in the order of their first runs."""
     rows = [_COLUMNS, ("---",) * len(_COLUMNS), *map(_row, group_by_settings(runs))]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
@@ -121,7 +121,7 @@ def _row(group: Sequence[TabulatedRun]) -> tuple[str, ...]:
 
 
 def _preset(config: Config) -> str:
-    """The preset's name and every differing setting; a resolved "auto" does not differ."""
+    """Return the preset's name and every setting that differs; a resolved "auto" does not differ."""
     default = settings(match_precision(PRESETS.get(config.preset, config), config))
     differing = [
         f"{name} = {value}"
@@ -132,11 +132,12 @@ def _preset(config: Config) -> str:
 
 
 def _each(values: Sequence[float | None], text: Callable[[float], str]) -> str:
-    return "; ".join(_DASH if value is None else text(value) for value in values)  # numbers have commas
+    # Not separated by commas, which numbers contain.
+    return "; ".join(_DASH if value is None else text(value) for value in values)
 
 
 def _mean_and_each(scores: Sequence[float | None]) -> str:
-    """The mean over seeds and each score; the mean is a dash unless every seed has a score."""
+    """Return the mean over seeds and each score; the mean is a dash unless every seed has a score."""
     known = [score for score in scores if score is not None]
     mean = statistics.fmean(known) if len(known) == len(scores) else None
     return _each([mean], _score) + (f" ({_each(scores, _score)})" if len(scores) > 1 else "")
@@ -148,25 +149,25 @@ def _span(counts: Sequence[int]) -> str:
 
 
 def _episodes(evaluations: Sequence[Evaluation]) -> str:
-    """The number of episodes, and whether actions were greedy."""
+    """Return the number of episodes, and whether actions were greedy."""
     modes = {evaluation.greedy for evaluation in evaluations}
     greedy = ", greedy" if modes == {True} else ", some greedy" if True in modes else ""
     return _span([evaluation.episodes for evaluation in evaluations]) + greedy
 
 
 def insert(page: str, name: str, table: str) -> str:
-    """The page with the table between the lines `<!-- table: NAME -->` and `<!-- end -->`.
+    """Return the page with the table between the lines `<!-- table: NAME -->` and `<!-- end -->`.
 
     Raises:
         Fatal: there is not exactly one such pair of lines.
     """
     begin = f"<!-- table: {name} -->"
     between = rf"^({re.escape(begin)}\n)(?:(?!<!-- ).*\n)*(?=<!-- end -->$)"  # never across another marker
-    changed, places = re.subn(between, lambda found: f"{found[1]}{table}\n", page, flags=re.MULTILINE)
-    if places != 1:
+    changed, matches = re.subn(between, lambda found: f"{found[1]}{table}\n", page, flags=re.MULTILINE)
+    if matches != 1:
         raise Fatal(
             EXIT_CONFIGURATION,
-            f"expected the lines {begin} and <!-- end --> once, got {places} such pairs: write them there",
+            f"expected the lines {begin} and <!-- end --> once, got {matches} such pairs: write them there",
         )
     return changed
 

@@ -1,7 +1,7 @@
 """`python -m learner.verify_ledger RUN_DIR`: recomputes the newest checkpoint's step accounting.
 
-The ledger keeps its sums beside the ranges of steps. Here the sums are computed from the ranges, and the
-trained steps from the number of updates, without the ledger's code.
+The ledger stores its sums as well as the ranges of steps. This command computes the sums from the ranges, and
+the trained steps from the number of updates. It uses no code of the ledger.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _VERDICTS = {_TRAINED, *get_args(Reason)}
 
 
 def problems(ledger: dict[str, Any], trained_steps: int) -> Iterator[str]:
-    """Find what is wrong with a ledger in its saved form, one sentence each.
+    """Yield one sentence for each error in a saved ledger.
 
     Args:
         ledger: the JSON of `Ledger.to_json`.
-        trained_steps: the steps of the run's updates.
+        trained_steps: the number of steps in the run's updates.
     """
     sums: Counter[str] = Counter()
     produced_steps = 0
@@ -49,15 +49,16 @@ def problems(ledger: dict[str, Any], trained_steps: int) -> Iterator[str]:
             end = max(end, stop)
         if closed and end < produced:
             yield f"session {sid}: expected every step of a closed session, got none of [{end}, {produced})"
-    dropped = ledger["produced"] - produced_steps  # of closed sessions whose ranges are no longer kept
+    # Of closed sessions whose ranges are no longer stored: their steps, and those of each verdict.
+    rest_steps = ledger["produced"] - produced_steps
     rest = {verdict: ledger["verdicts"].get(verdict, 0) - sums[verdict] for verdict in _VERDICTS}
-    if ledger["seen"] == len(ledger["accounts"]) and (dropped or any(rest.values())):
-        yield f"sums: expected those of the ranges, got {dropped} produced and {rest} more"
-    if sum(rest.values()) != dropped or min(rest.values()) < 0:
-        yield f"sums: expected every step of closed sessions recorded, got {rest} of {dropped} steps"
+    if ledger["seen"] == len(ledger["accounts"]) and (rest_steps or any(rest.values())):
+        yield f"sums: expected the sums of the ranges, got {rest_steps} produced and {rest} more"
+    if sum(rest.values()) != rest_steps or min(rest.values()) < 0:
+        yield f"sums: expected every step of closed sessions recorded, got {rest} of {rest_steps} steps"
     if ledger["verdicts"].get(_TRAINED, 0) != trained_steps:
         yield (
-            f"sums: expected {trained_steps} trained steps after so many updates, "
+            f"sums: expected {trained_steps} trained steps after the updates of the run, "
             f"got {ledger['verdicts'].get(_TRAINED, 0)}"
         )
 
@@ -66,7 +67,7 @@ def _sessions(ledger: dict[str, Any], sessions: list[Any]) -> Iterator[str]:
     live = {sid for sid, *_ in sessions[0]}
     open_accounts = {sid for sid, (_, closed, *_) in ledger["accounts"].items() if not closed}
     for sid in sorted(live ^ open_accounts):
-        yield f"session {sid}: expected a slot for every open account and no other, got one of the two"
+        yield f"session {sid}: expected both a slot and an open account, got only one of them"
 
 
 def _read(saved: Checkpoint) -> tuple[dict[str, Any], list[Any]]:
@@ -76,7 +77,7 @@ def _read(saved: Checkpoint) -> tuple[dict[str, Any], list[Any]]:
 
 
 def verify(saved: Checkpoint) -> list[str]:
-    """Find what is wrong with the step accounting of a checkpoint, one sentence each."""
+    """Return one sentence for each error in the step accounting of a checkpoint."""
     ledger, sessions = _read(saved)
     config = Config.from_json(saved.meta["config"])
     trained_steps = max(0, saved.meta["version"]) * config.rollout.batch_steps

@@ -1,6 +1,6 @@
 """Records one episode as a video: what the agent sees, with its score and its bonus over time.
 
-imageio and its ffmpeg belong to the optional `video` extra. Only this module imports them, on demand.
+imageio and its ffmpeg belong to the optional extra `video`. Only this module imports them, on demand.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from common.model.bonus import BonusModel
 from common.process.lifecycle import EXIT_CONFIGURATION, Fatal
 from common.rng import RngKey, environment_seeds
 from learner.agent import Agent
+from learner.runs import unwritable_file
 
-MAX_STEPS = 4_500  # an Atari game of 18,000 frames
-HOLD_FRAMES = 15  # for which the last picture is shown
+MAX_STEPS = 4_500  # five minutes of an Atari game: 18,000 frames
+HOLD_FRAMES = 15  # repetitions of the last frame
 _IMAGE_FPS = 15  # real time: 60 emulator frames a second, 4 to a step
 _VECTOR_FPS = 30
 
@@ -33,7 +34,7 @@ _MARGIN = 28
 _HEAD = 76
 _STRIP = 72  # height of a curve
 _LABEL = 34  # height of the label above it
-_SHARP = 3  # curves are drawn this much larger and then reduced, which smooths them
+_SHARP = 3  # factor by which curves are drawn larger and then reduced, which smooths them
 _GROUND, _PANEL, _TEXT, _QUIET = (15, 18, 24), (25, 30, 39), (235, 239, 245), (139, 149, 165)
 _SCORE, _BONUS = (247, 183, 74), (86, 194, 255)
 Pixels = npt.NDArray[np.uint8]
@@ -48,12 +49,12 @@ class Recording:
     pictures: list[bytes]  # [n] compressed, each `shape` uint8
     shape: tuple[int, ...]  # [H, W] or [H, W, 3]
     observation: npt.NDArray[np.generic]  # [n, ...], the newest one at each picture
-    score: F64  # [n + 1], before each step and after the last
-    ended: bool
+    score: F64  # [n + 1] so far, before each step and after the last
+    ended: bool  # whether the episode ended
 
 
 def check(path: Path, agent: Agent) -> None:
-    """Raise the errors of a recording before the episodes are played.
+    """Check that a recording is possible, before the episodes are played.
 
     Raises:
         Fatal: a package is missing, the task cannot be drawn, or `path` cannot be written.
@@ -71,7 +72,7 @@ def check(path: Path, agent: Agent) -> None:
         temporary.touch()
         temporary.unlink()
     except OSError as error:
-        raise _unwritable(path, error) from None
+        raise unwritable_file(path, error, "name a file in a writable directory") from None
     try:
         _make_lane(agent)[0].close()
     except envs.EnvUnavailable as error:
@@ -79,7 +80,7 @@ def check(path: Path, agent: Agent) -> None:
 
 
 def _make_lane(agent: Agent) -> tuple[envs.VectorEnv, Callable[[], Pixels] | None]:
-    """One lane, and a function that renders it if its observations are no images."""
+    """Return one lane, and a function that renders it, or None if its observations are images."""
     if agent.spaces.is_image:
         return envs.make(agent.config.env, 1), None
     return envs.make_rendered(agent.config.env)
@@ -102,37 +103,37 @@ def record(agent: Agent, rng_key: RngKey) -> Recording:
     env, render = _make_lane(agent)
     generators = rng_key.generators(1)
     pictures: list[bytes] = []
-    observation, score, over = [], [0.0], False
+    observation, score, ended = [], [0.0], False
     try:
         stack = env.reset(environment_seeds(generators))
-        while not over and len(pictures) < MAX_STEPS:
+        while not ended and len(pictures) < MAX_STEPS:
             picture = stack[0, -1] if render is None else _resized(render())
             pictures.append(zlib.compress(picture.tobytes(), 1))
             observation.append(stack[0, -1].copy())
-            moved = env.step(agent.act(stack, generators))
-            stack = moved.stack
-            score.append(score[-1] + float(moved.reward[0]))
-            over = bool(moved.terminated[0] or moved.truncated[0])
+            transition = env.step(agent.act(stack, generators))
+            stack = transition.stack
+            score.append(score[-1] + float(transition.reward[0]))
+            ended = bool(transition.terminated[0] or transition.truncated[0])
     finally:
         env.close()
-    return Recording(pictures, picture.shape, np.stack(observation), np.array(score), over)
+    return Recording(pictures, picture.shape, np.stack(observation), np.array(score), ended)
 
 
 def _resized(picture: Pixels) -> Pixels:
-    """A rendered picture at the width of the video."""
+    """Return a rendered picture at the width of the video."""
     height = round(picture.shape[0] * _SIDE / picture.shape[1])
     return np.asarray(Image.fromarray(picture).resize((_SIDE, height), Image.Resampling.LANCZOS))
 
 
 def compute_bonus(agent: Agent, observation: npt.NDArray[np.generic]) -> F64:
-    """The bonus of each observation, [N, ...] -> [N], by the predictor of the checkpoint."""
+    """Return the bonus of each observation, [N, ...] -> [N], with the predictor of the checkpoint."""
     model = BonusModel(agent.spaces, agent.config, agent.target)
     model.load(agent.bundle)
     return model.compute_bonus(observation[:, None])[:, 0].astype(np.float64)
 
 
 def write(path: Path, recording: Recording, bonus: F64 | None, agent: Agent) -> None:
-    """Encode the video; `path` exists only when it is complete."""
+    """Encode the video; `path` exists only once it is complete."""
     import imageio.v2 as imageio  # the optional extra
 
     temporary = _temporary(path)
@@ -143,25 +144,17 @@ def write(path: Path, recording: Recording, bonus: F64 | None, agent: Agent) -> 
                 out.append_data(frame)  # type: ignore[attr-defined]  # a writer has it
         temporary.rename(path)
     except OSError as error:
-        raise _unwritable(path, error) from None
+        raise unwritable_file(path, error, "name a file in a writable directory") from None
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.part.mp4")  # ffmpeg reads the format from the ending
-
-
-def _unwritable(path: Path, error: OSError) -> Fatal:
-    reason = error.strerror or str(error).splitlines()[0]
-    return Fatal(
-        EXIT_CONFIGURATION,
-        f"expected to write the video {path}, got an error ({reason}): name a file in a writable directory",
-    )
+    return path.with_name(f".{path.name}.part.mp4")  # ffmpeg takes the format from the ending
 
 
 def frames(recording: Recording, bonus: F64 | None, agent: Agent) -> Iterator[Pixels]:
-    """Every frame of the video, uint8 [H, W, 3]: one per step, then the last one `HOLD_FRAMES` times."""
+    """Yield the frames of the video, uint8 [H, W, 3]: one per step, then the last one `HOLD_FRAMES` times."""
     count = len(recording.pictures)
     scale = _SIDE // recording.shape[1]
     width, height = recording.shape[1] * scale, recording.shape[0] * scale
@@ -188,7 +181,7 @@ def frames(recording: Recording, bonus: F64 | None, agent: Agent) -> Iterator[Pi
 
 
 def _empty(content: int, agent: Agent) -> Image.Image:
-    """A frame with its heading and room for `content` pixels of height; both sides even, for H.264."""
+    """Return a frame with its heading and room for `content` pixels of height; H.264 needs even sides."""
     total = _HEAD + content + _MARGIN
     base = Image.new("RGB", (_SIDE + 2 * _MARGIN, total + total % 2), _GROUND)
     rom = envs.atari_rom(agent.config.env.id)
@@ -209,7 +202,7 @@ class _Strip:
         self._bright, self._dim = self._curve(colour), self._curve(_mixed(colour, 0.4))
 
     def _height(self, value: float) -> float:
-        """Distance from the top of the strip, with a margin above and below."""
+        """Return the distance of a value from the top of the strip, with a margin above and below."""
         share = (value - self._low) / ((self._high - self._low) or 1.0)
         return _STRIP - 6 - share * (_STRIP - 14)
 
@@ -244,13 +237,13 @@ class _Strip:
 
 
 def _mixed(colour: Colour, share: float) -> Colour:
-    """The colour mixed with the background of a strip."""
+    """Return the colour mixed with the background of a strip."""
     red, green, blue = (round(share * c + (1 - share) * p) for c, p in zip(colour, _PANEL, strict=True))
     return red, green, blue
 
 
 @functools.cache
 def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """The font of matplotlib, so that no font has to be installed."""
+    """Return the font that matplotlib includes, so that no font has to be installed."""
     file = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     return ImageFont.truetype(Path(mpl.get_data_path()) / "fonts" / "ttf" / file, size)

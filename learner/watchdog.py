@@ -1,7 +1,7 @@
 """Logs a thread that hangs, and ends the process if it hangs for long.
 
-Each thread records the time of its last loop, and the watchdog reads it. A process that hangs is better
-ended: its supervisor starts it again, and `--resume` continues from the last checkpoint.
+Each thread records the time of its last loop, and the watchdog reads it. Ending a process that hangs lets its
+supervisor start it again, and `--resume` continues from the newest checkpoint.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class StallDetector:
         self.silence_seconds: dict[str, float] = {}
 
     def check(self, loop_times: Mapping[str, float], now: float) -> list[Stall]:
-        """Return the stalls to report: each once, and again when it ends the process.
+        """Return the stalls to report: each one once, and a second time if it ends the process.
 
         Args:
             loop_times: time of each thread's last loop.
@@ -83,7 +83,13 @@ class StallDetector:
 
 
 class Watchdog:
-    """Checks in a thread of its own what `loop_times` returns: the time.monotonic() of each last loop."""
+    """Checks every second, in a thread of its own, when each thread last looped.
+
+    Args:
+        loop_times: returns the time.monotonic() of each thread's last loop.
+        limits: those of each thread.
+        tick_seconds: time between two checks.
+    """
 
     def __init__(
         self,
@@ -115,7 +121,7 @@ class Watchdog:
 
 def _report(stall: Stall) -> None:
     """Log a stall with the stack of every thread; end the process if it lasts too long."""
-    action = "ending the process: start it again with --resume" if stall.ends else "waiting on"
+    action = "ending the process: start it again with --resume" if stall.ends else "waiting"
     log.error("thread_stuck", thread=stall.thread, seconds=round(stall.seconds, 1), next=action)
     faulthandler.dump_traceback(2, all_threads=True)
     if stall.ends:

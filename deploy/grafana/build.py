@@ -1,6 +1,6 @@
-"""Writes the dashboards that Grafana reads, from definitions/: `python -m deploy.grafana.build`.
+"""`python -m deploy.grafana.build`: writes the dashboards that Grafana reads, from definitions/.
 
-The JSON files in dashboards/ are committed, so a container needs no Python to use them. A test builds them
+The JSON files in dashboards/ are committed, so that Grafana's container needs no Python. A test builds them
 again and compares.
 """
 
@@ -23,7 +23,7 @@ DASHBOARDS = (
 DIRECTORY = Path(__file__).parent / "dashboards"
 _SOURCE = {"type": "prometheus", "uid": "${source}"}
 _COLUMNS = 24
-_COLOURS = {  # of the phases in a stack: grey for waiting, a colour for work
+_COLOURS = {  # by phase, in stacked panels: grey for waiting, other colours for work
     "wait": "#5f6672",
     "credit_wait": "#5f6672",
     "train": "#73bf69",
@@ -40,7 +40,7 @@ _COLOURS = {  # of the phases in a stack: grey for waiting, a colour for work
 
 
 def dashboard(page: Dashboard) -> dict[str, Any]:
-    """One dashboard in the structure that Grafana reads."""
+    """Return a dashboard in the structure that Grafana reads."""
     panels: list[dict[str, Any]] = []
     top = 0
     for row in page.rows:
@@ -224,7 +224,7 @@ def _options(panel: Panel) -> dict[str, Any]:
 
 
 def file_text(page: Dashboard) -> str:
-    """The text of one dashboard's file."""
+    """Return the text of a dashboard's file."""
     return json.dumps(dashboard(page), indent=2) + "\n"
 
 

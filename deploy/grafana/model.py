@@ -1,4 +1,4 @@
-"""The values that describe a dashboard: rows of panels, each with its queries."""
+"""The data that defines a dashboard: rows of panels, each with its queries."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Query:
-    """One expression and the name of its series; `{{label}}` stands for a label's value."""
+    """A PromQL expression and the legend of its series; `{{label}}` stands for the value of a label."""
 
     expr: str
     legend: str = ""
@@ -17,7 +17,7 @@ class Query:
 
 @dataclass(frozen=True)
 class Panel:
-    """One question that a dashboard answers, and the sentence that tells how to read the answer."""
+    """A panel; its description tells how to read it."""
 
     title: str
     description: str
@@ -25,7 +25,7 @@ class Panel:
     unit: str = "short"
     width: int = 8
     height: int = 7
-    kind: Literal["lines", "value", "label", "bars"] = "lines"  # label: the name of the series
+    kind: Literal["lines", "value", "label", "bars"] = "lines"  # label shows the name of the series
     stacked: bool = False
     minimum: float | None = None
     maximum: float | None = None
@@ -38,7 +38,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Row:
-    """Panels under one heading, from left to right, wrapped where they do not fit."""
+    """Panels under one heading, from left to right; they continue below where they do not fit."""
 
     title: str
     panels: tuple[Panel, ...]

@@ -1,8 +1,8 @@
-"""Finds what limits the speed of a run, from the time of learner and actors in the last minute. Pure.
+"""Finds what limits the speed of a run, from how learner and actors spent the last minute. Pure.
 
-In the strict mode learner and actors work in turn, so the longest part of a turn limits the run. In the
-overlapped mode they work at the same time, so the side that never waits limits it. In both modes it is the
-cause with the largest share of time.
+In the strict mode (`max_lag` 0) learner and actors work in turn, so the longest part of a turn limits the
+run. In the overlapped mode they work at the same time, so the side that never waits limits it. In both modes
+the bottleneck is the cause with the largest share of the time.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Seconds = Mapping[str, float]
 
 
 def time_shares(learner: Seconds, actors: Seconds) -> dict[str, float]:
-    """Return the share of time that each possible cause took.
+    """Return the share of the time that each possible cause accounts for.
 
     Args:
         learner: seconds by phase of the trainer, over some interval.
@@ -75,13 +75,13 @@ def bottleneck(version: int, actors: int, shares: Mapping[str, float]) -> str:
 
 
 class TimeWindow:
-    """Computes how much two sets of cumulative times grew in about the last minute of the trainer's time."""
+    """Computes the growth of cumulative times over about the last minute of the trainer's time."""
 
     def __init__(self) -> None:
         self._samples: deque[tuple[Seconds, Seconds]] = deque()
 
     def growth(self, learner: Seconds, actors: Seconds) -> tuple[Seconds, Seconds]:
-        """Add the present cumulative times; returns their growth within the window."""
+        """Add the present cumulative times, in seconds by phase; return their growth within the window."""
         now = sum(learner.values())
         if not self._samples or now - sum(self._samples[-1][0].values()) >= _MIN_INTERVAL_SECONDS:
             self._samples.append((learner, actors))

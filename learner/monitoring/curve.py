@@ -14,12 +14,12 @@ class Point(NamedTuple):
     """The state of the curve at the end of an update."""
 
     env_steps: int
-    return_mean: float | None  # of the last hundred episodes; None before the first
+    return_mean: float | None  # of the last 100 episodes; None before the first
     bonus: float | None  # mean intrinsic reward of the batch; None if unknown
 
 
 class ThinnedCurve:
-    """At most 400 points: when full, it drops every other point and adds new ones half as often."""
+    """Keeps at most 400 points: when full, it drops every other one and adds new ones half as often."""
 
     def __init__(self) -> None:
         self.points: tuple[Point, ...] = ()  # replaced, never mutated: any thread may read it
@@ -35,7 +35,7 @@ class ThinnedCurve:
             self._apart_steps = self.points[1].env_steps - self.points[0].env_steps
 
     def replay(self, episodes: Iterable[tuple[int, float]]) -> None:
-        """Add finished episodes, as pairs of env_steps and score, in order."""
+        """Add the points of finished episodes, given as pairs of env_steps and score, in order."""
         recent: deque[float] = deque(maxlen=_EPISODES)
         for env_steps, score in episodes:
             recent.append(score)

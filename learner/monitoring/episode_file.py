@@ -1,4 +1,4 @@
-"""episodes.csv: one row for each finished episode of a run."""
+"""Reads and writes episodes.csv, which has one row for each finished episode of a run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _PARSERS = (int, int, float, int, int, int, float)
 
 
 def read(file: Path) -> tuple[list[EpisodeRow], int]:
-    """Read every row, and count unreadable lines, which a crash or a full disk leaves.
+    """Read every row, and count the unreadable lines that a crash or a full disk has left.
 
     Raises:
         OSError: the file is missing or cannot be read.
@@ -55,13 +55,22 @@ def replace(file: Path, rows: Iterable[EpisodeRow]) -> None:
     """Write a whole file in one step.
 
     Raises:
-        OSError: the disk is full or broken; the earlier file is untouched.
+        OSError: the disk is full or broken; the earlier file is unchanged.
     """
     write_atomically(file, f"{_HEADER}\r\n".encode() + _lines(rows))
 
 
+def open_to_append(file: Path) -> FileIO:
+    """Open a file, without a buffer, for `append`.
+
+    Raises:
+        OSError: the disk is full or broken.
+    """
+    return file.open("ab", buffering=0)
+
+
 def append(file: FileIO, rows: Iterable[EpisodeRow]) -> None:
-    """Write rows at the end of an unbuffered file.
+    """Write rows at the end of the file.
 
     Raises:
         OSError: the disk is full or broken; the file may end within a row.

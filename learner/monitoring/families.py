@@ -1,4 +1,4 @@
-"""Prometheus metric families whose samples are set at each scrape."""
+"""Builds Prometheus metric families from the values at a scrape."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ _PREFIX = "outrider_"
 
 
 def gauge(name: str, documentation: str, value: float) -> Family:
-    """A gauge without labels."""
+    """Return a gauge without labels."""
     return GaugeMetricFamily(_PREFIX + name, documentation, value)
 
 
 def counter(name: str, documentation: str, value: float) -> Family:
-    """A counter without labels; Prometheus adds `_total` to its name."""
+    """Return a counter without labels; Prometheus adds `_total` to its name."""
     return CounterMetricFamily(_PREFIX + name, documentation, value)
 
 
 def gauges(name: str, documentation: str, label: str, values: Mapping[str, float]) -> Family:
-    """A gauge with one sample for each value of a label."""
+    """Return a gauge with one sample for each value of a label."""
     family = GaugeMetricFamily(_PREFIX + name, documentation, labels=[label])
     for key, value in values.items():
         family.add_metric([key], value)
@@ -29,7 +29,7 @@ def gauges(name: str, documentation: str, label: str, values: Mapping[str, float
 
 
 def counters(name: str, documentation: str, label: str, values: Mapping[str, float]) -> Family:
-    """A counter with one sample for each value of a label."""
+    """Return a counter with one sample for each value of a label."""
     family = CounterMetricFamily(_PREFIX + name, documentation, labels=[label])
     for key, value in values.items():
         family.add_metric([key], value)
@@ -37,14 +37,19 @@ def counters(name: str, documentation: str, label: str, values: Mapping[str, flo
 
 
 def info(name: str, documentation: str, labels: Mapping[str, str]) -> Family:
-    """A gauge of value 1 that carries facts as labels."""
+    """Return a gauge of value 1 whose labels are the information."""
     family = GaugeMetricFamily(_PREFIX + name, documentation, labels=list(labels))
     family.add_metric(list(labels.values()), 1)
     return family
 
 
 def histogram(name: str, documentation: str, counts: Mapping[int, int], bounds: Sequence[int]) -> Family:
-    """A histogram of whole numbers, from the count of each number and the upper bounds of the buckets."""
+    """Return a histogram of whole numbers.
+
+    Args:
+        counts: how often each number occurred.
+        bounds: upper bounds of the buckets, inclusive.
+    """
     family = HistogramMetricFamily(_PREFIX + name, documentation)
     buckets = [
         (str(float(bound)), float(sum(count for number, count in counts.items() if number <= bound)))

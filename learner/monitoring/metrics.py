@@ -27,7 +27,16 @@ from learner.training.status import TrainerStatus
 
 
 class LearnerCollector:
-    """Collects every metric of the learner; keeps the totals at its start and the last minute of times."""
+    """Collects every metric of the learner at each scrape.
+
+    Args:
+        server, trainer: return the newest status.
+        episodes: the finished episodes of the run.
+        config: the configuration of the run.
+        generation: number of earlier learner processes of the run.
+        silence_seconds: returns the time since each thread's last loop.
+        insecure_plaintext: whether other machines may connect without keys.
+    """
 
     def __init__(
         self,
@@ -43,11 +52,11 @@ class LearnerCollector:
         self._config, self._generation = config, generation
         self._silence_seconds = silence_seconds
         self._insecure_plaintext = insecure_plaintext
-        self._restored = server().totals
+        self._restored = server().totals  # at the start of the process
         self._window = TimeWindow()
 
     def collect(self) -> Iterator[Family]:
-        """Return every family, from one status of each side."""
+        """Yield every family, all from one status of the server and one of the trainer."""
         server, trainer = self._server(), self._trainer()
         yield from self._process_metrics()
         yield from self._bottleneck_metrics(server, trainer)
@@ -66,9 +75,7 @@ class LearnerCollector:
         yield info("build_info", "Version of the software; the value is always 1.", software)
         run = {"preset": config.preset, "env_id": config.env.id, "seed": str(config.seed)}
         yield info("run_info", "Preset, task and seed of the run; the value is always 1.", run)
-        yield gauge(
-            "learner_generation", "Number of earlier starts of the learner in this run.", self._generation
-        )
+        yield gauge("learner_generation", "Number of earlier learner processes of the run.", self._generation)
         yield gauges(
             "learner_thread_silence_seconds",
             "Time since each thread of the learner last completed a loop, in seconds.",
@@ -85,14 +92,14 @@ class LearnerCollector:
         shares = time_shares(*self._window.growth(trainer.phase_seconds, server.actor_phases))
         yield gauges(
             "bottleneck_share_ratio",
-            "Share of the last minute that each possible bottleneck took, by cause.",
+            "Share of the last minute that each possible bottleneck accounts for, by cause.",
             "cause",
             shares,
         )
         largest = bottleneck(trainer.version, server.actors, shares)
         yield gauges(
             "bottleneck",
-            "1 for the cause that limits the run's speed, 0 for the others.",
+            "1 for the cause that limits the speed of the run, 0 for the others.",
             "cause",
             {cause: cause == largest for cause in CAUSES},
         )

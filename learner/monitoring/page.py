@@ -1,7 +1,7 @@
-"""The live page: the state of a run, in a browser.
+"""The live page, which shows the state of a run in a browser.
 
-The threads of the HTTP server build it on request, from the status of trainer and server. They build it at
-most once per second, whatever the number of requests.
+The threads of the HTTP server build the state on request, from the status of trainer and server. They build
+it at most once per second, so that the number of readers does not matter.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from learner.monitoring.progress_line import ProgressFacts
 from learner.server.status import ServerStatus
 from learner.training.status import ChunkPreview, TrainerStatus
 
-_MAX_AGE_SECONDS = 1.0
+_MAX_AGE_SECONDS = 1.0  # after which a response is built again
 _FILE = Path(__file__).with_name("page.html")
 
 
@@ -37,11 +37,14 @@ def run_status(
     points: tuple[Point, ...],
     recent: tuple[Seconds, Seconds],
 ) -> dict[str, object]:
-    """Return the state of the run at one moment, as values for JSON.
+    """Return the present state of the run, as values for JSON.
 
     Args:
+        config: the configuration of the run.
+        facts: the values of the progress line.
+        server, trainer: the newest status.
         points: the curves of return and bonus so far.
-        recent: seconds by phase of trainer and actors, over about the last minute.
+        recent: seconds by phase of trainer and of actors, over about the last minute.
     """
     shares = time_shares(*recent)
     cause = bottleneck(trainer.version, server.actors, shares)
@@ -92,7 +95,7 @@ def _shares(seconds: Seconds) -> Mapping[str, float]:
 
 
 def preview_values(preview: ChunkPreview | None) -> dict[str, object]:
-    """Return a preview as values for JSON, images as base64 of T x 84 x 84 bytes; {} without a preview."""
+    """Return a preview as values for JSON, its images [T, 84, 84] uint8 in base64; {} without a preview."""
     if preview is None:
         return {}
     images = None if preview.images is None else base64.b64encode(preview.images.tobytes()).decode()
@@ -107,7 +110,12 @@ def preview_values(preview: ChunkPreview | None) -> dict[str, object]:
 
 
 class Page:
-    """Builds the responses of the live page; every client gets the same ones."""
+    """Builds the responses of the live page, which are the same for every client.
+
+    Args:
+        config: the configuration of the run.
+        facts, server, trainer, points: return the newest values.
+    """
 
     def __init__(
         self,
@@ -120,7 +128,7 @@ class Page:
         self._config, self._facts, self._server = config, facts, server
         self._trainer, self._points = trainer, points
         self._window = TimeWindow()
-        self._window.growth({}, {})  # so that the first response covers all time since the start
+        self._window.growth({}, {})  # so that the first response covers the whole time since the start
         self._lock = threading.Lock()
         self._status, self._expires_at = b"", 0.0
         self._preview: tuple[ChunkPreview | None, bytes] | None = None
@@ -130,7 +138,7 @@ class Page:
 
     @property
     def routes(self) -> Routes:
-        """The function that makes each response, by path."""
+        """The function that builds each response, by path."""
         return {
             "/": lambda: self._html,
             "/status.json": self._status_response,

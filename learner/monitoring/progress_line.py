@@ -1,4 +1,4 @@
-"""The progress line: rewritten in place on a terminal, one plain line at a time elsewhere."""
+"""Prints the progress line: in place on a terminal, else one line after the other."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _PLAIN_SECONDS = 10.0
 
 
 class RecentRate:
-    """The rate of a growing count over the last seconds. Pure.
+    """Computes the rate of a growing count over the last minute.
 
-    The window holds at least two samples, so that a slow count has a rate too.
+    The window has at least two samples, so that a slow count has a rate too.
     """
 
     def __init__(self, window_seconds: float = 60.0) -> None:
@@ -31,7 +31,7 @@ class RecentRate:
         self._samples = (*self._within(now), (now, count))
 
     def per_second(self, now: float) -> float:
-        """The rate up to `now`; 0 before the count has grown."""
+        """Return the rate over the window that ends at `now`; 0 with fewer than two samples."""
         samples = self._within(now)
         if len(samples) < 2:
             return 0.0
@@ -39,7 +39,7 @@ class RecentRate:
         return (count - before) / (now - began)
 
     def _within(self, now: float) -> tuple[tuple[float, int], ...]:
-        """The samples of the window, and the one before it if there is one; at least two of them."""
+        """Return the samples within the window and the one before it; at least two if there are two."""
         samples = self._samples
         outside = sum(added_at <= now - self._window_seconds for added_at, _ in samples[1:-1])
         return samples[outside:]
@@ -47,7 +47,7 @@ class RecentRate:
 
 @dataclass(frozen=True, slots=True)
 class ProgressFacts:
-    """What the progress line shows."""
+    """The values that the progress line and the page show."""
 
     env_steps: int
     total_steps: int
@@ -56,11 +56,11 @@ class ProgressFacts:
     return_mean: float | None
     bonus: float | None
     actors: int
-    lag: int
-    warmup: str | None = None
+    lag: int  # largest number of versions between the collection of a chunk and its training
+    warmup: str | None = None  # progress of the warm-up, as text; None after it
 
     def text(self) -> str:
-        """The line as text."""
+        """Return the progress line."""
         if self.warmup is not None:
             return f"warm-up {self.warmup} | actors {self.actors}"
         left = (self.total_steps - self.env_steps) / self.steps_per_second if self.steps_per_second else None
@@ -82,7 +82,7 @@ def _number(value: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Hours, minutes and seconds, as in 1:02:03."""
+    """Return hours, minutes and seconds, such as 1:02:03; "-" for None."""
     if seconds is None:
         return "-"
     hours, rest = divmod(int(max(0.0, seconds)), 3600)
@@ -90,7 +90,7 @@ def duration(seconds: float | None) -> str:
 
 
 class ProgressLine:
-    """Writes the line to standard output, at most twice a second on a terminal, else every ten seconds."""
+    """Writes the line to standard output: at most twice a second on a terminal, else every ten seconds."""
 
     def __init__(self) -> None:
         self._terminal = sys.stdout.isatty()
@@ -106,6 +106,6 @@ class ProgressLine:
         try:
             sys.stdout.write(("\r\x1b[K" if self._terminal else "") + line.text() + end)
             sys.stdout.flush()
-        except BrokenPipeError:  # nobody reads the output; the run continues
+        except BrokenPipeError:  # the reader of the output has ended; the run continues
             discard_if_closed(sys.stdout)
             log.warning("progress_line_closed", next="training continues without it")

@@ -1,4 +1,4 @@
-"""The files that a run writes: TensorBoard events, episodes.csv and summary.json."""
+"""Writes the files that record a run: TensorBoard events, episodes.csv and summary.json."""
 
 from __future__ import annotations
 
@@ -28,25 +28,24 @@ _RETRY_SECONDS = 60.0
 
 
 class RunLogger:
-    """Writes into a run directory. Owned by the trainer's thread.
+    """Writes into a run directory. Owned by the main thread.
 
-    A file that could not be written is closed and opened again, at most once a minute. Records in between are
-    left out.
+    After a failed write, the file is closed, and opened again after a minute. Records in between are skipped.
     """
 
     def __init__(self, path: Path, env_steps: int) -> None:
-        """Open the files; drop rows of episodes beyond `env_steps`, which a crash made invalid."""
+        """Open episodes.csv; drop its rows beyond `env_steps`, whose updates a crash undid."""
         self._path, self._episodes_path = path, path / "episodes.csv"
         self._writer: SummaryWriter | None = None
         self._writer_retry_at = 0.0
         self._file: io.FileIO | None = None
         self._file_retry_at = 0.0
-        self._recorded_steps = env_steps  # rows of later steps in the file are not of this run
+        self._recorded_steps = env_steps  # rows of later steps in the file are invalid
         self.curve = ThinnedCurve()  # for the live page
         self.curve.replay((row.env_steps, row.score) for row in self._open_episodes())
 
     def _open_episodes(self) -> list[EpisodeRow]:
-        """Open episodes.csv for appending, without unreadable and later rows; return the rows kept."""
+        """Open episodes.csv for appending; drop unreadable and invalid rows, and return the others."""
         rows: list[EpisodeRow] = []
         self._file_retry_at = time.monotonic() + _RETRY_SECONDS
         with _log_disk_errors():
@@ -56,7 +55,7 @@ class RunLogger:
                 if unreadable:
                     log.warning("episode_rows_skipped", file=str(self._episodes_path), rows=unreadable)
             episode_file.replace(self._episodes_path, rows)
-            self._file = self._episodes_path.open("ab", buffering=0)
+            self._file = episode_file.open_to_append(self._episodes_path)
         return rows
 
     def episodes(self, ended: Iterable[Episode], env_steps: int, frames: int, wall_seconds: float) -> None:
@@ -76,7 +75,7 @@ class RunLogger:
             except OSError:
                 file, self._file = self._file, None
                 with contextlib.suppress(OSError):  # the failed write is logged
-                    file.close()  # it may end within a row; opening it again drops that row
+                    file.close()  # opening it again drops a row that was written in part
                 raise
 
     def scalars(self, values: Mapping[str, float], env_steps: int) -> None:
@@ -88,7 +87,7 @@ class RunLogger:
         writer, self._writer = self._writer, None  # a writer that failed is not used again
         self._writer_retry_at = time.monotonic() + _RETRY_SECONDS
         with _log_disk_errors():
-            # Points from `env_steps` on in earlier files were lost with a crash.
+            # A crash undid the updates of points from `env_steps` on in earlier files.
             writer = writer or SummaryWriter(str(self._path), purge_step=env_steps)
             for name, value in values.items():
                 writer.add_scalar(name, value, env_steps)
@@ -115,4 +114,4 @@ def _log_disk_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        log.error("record_not_written", reason=str(error), next="training continues without it")
+        log.error("record_not_written", reason=str(error), next="training continues; the record is skipped")

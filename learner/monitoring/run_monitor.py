@@ -1,6 +1,6 @@
 """Shows and records a run: metrics, live page, progress line, run log and summary.
 
-It reads the run from `ServerStatus`, `TrainerStatus` and the episodes, and calls neither server nor trainer.
+It reads only `ServerStatus`, `TrainerStatus` and the episodes, and calls neither server nor trainer.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ log = structlog.get_logger()
 
 
 class RunMonitor:
-    """The monitoring of one learner process. The main thread calls it; readers of the page have their own."""
+    """The monitoring of one learner process. The main thread calls its methods.
+
+    Page and metrics are built in the threads of the HTTP server.
+    """
 
     def __init__(
         self,
@@ -42,23 +45,23 @@ class RunMonitor:
         self._server_status, self._trainer_status = server_status, trainer_status
         self._logger = RunLogger(run_dir, self.env_steps)
         self._line, self._rate = ProgressLine(), RecentRate()
-        self._started = time.monotonic()
+        self._started_at = time.monotonic()
 
     def close(self) -> None:
         """Close the files of the run log."""
         self._logger.close()
 
     def serve(
-        self, host: str, silences: Callable[[], Mapping[str, float]], insecure_plaintext: bool
+        self, host: str, silence_seconds: Callable[[], Mapping[str, float]], insecure_plaintext: bool
     ) -> Exporter:
-        """Serve metrics and page at `host`; `silences` are the seconds since each thread's last loop."""
+        """Serve metrics and page at `host`; `silence_seconds` is the time since each thread's last loop."""
         collector = LearnerCollector(
             self._server_status,
             self._trainer_status,
             self._episodes,
             self._config,
             self._generation,
-            silences,
+            silence_seconds,
             insecure_plaintext,
         )
         page = Page(
@@ -74,24 +77,24 @@ class RunMonitor:
 
     @property
     def env_steps(self) -> int:
-        """Steps of the run that were trained on."""
+        """The number of steps that the run was trained on."""
         return max(0, self._trainer_status().version) * self._config.rollout.batch_steps
 
     @property
     def _frames(self) -> int:
-        """Emulator frames of `env_steps`."""
+        """The number of emulator frames in `env_steps`."""
         return self.env_steps * envs.frames_per_step(self._config.env.id)
 
     @property
     def _steps_per_second(self) -> float:
-        """Steps trained by this process over the time from its first credit to its last update, or 0."""
+        """Mean training rate of this process, from its first credit to its last update; 0 before that."""
         status, first = self._trainer_status(), self._server_status().first_credit_at
         if first is None or status.last_update_at is None:
             return 0.0
         return status.trained_here / (status.last_update_at - first)
 
     def facts(self) -> ProgressFacts:
-        """Return what progress line and page show of the run."""
+        """Return what the progress line and the page show."""
         config, trainer = self._config, self._trainer_status()
         report, chunks = trainer.report, config.warmup_chunks
         bonus = report.figures["intrinsic_reward_mean"] if report and config.rnd.enabled else None
@@ -105,7 +108,7 @@ class RunMonitor:
             bonus=bonus,
             actors=self._server_status().actors,
             lag=trainer.lag_max,
-            warmup=f"{trainer.warmup_chunks}/{chunks} chunks of random play" if warming else None,
+            warmup=f"{trainer.warmup_chunks}/{chunks} chunks of random actions" if warming else None,
         )
 
     def show(self, last: bool = False) -> None:
@@ -119,11 +122,11 @@ class RunMonitor:
     def record(self, ended: Sequence[Episode]) -> None:
         """Record an update and the episodes that ended in its batch."""
         self._rate.add(time.monotonic(), self.env_steps)
-        self._logger.episodes(list(ended), self.env_steps, self._frames, time.monotonic() - self._started)
+        self._logger.episodes(list(ended), self.env_steps, self._frames, time.monotonic() - self._started_at)
         self._logger.scalars(self._scalars(), self.env_steps)
 
     def _scalars(self) -> dict[str, float]:
-        """TensorBoard's points of the last update; none before the first."""
+        """Return the TensorBoard points of the last update; none before the first."""
         report, speed, mean = self._trainer_status().report, self._steps_per_second, self._episodes.mean
         if report is None:
             return {}
@@ -137,7 +140,7 @@ class RunMonitor:
 
     def summarise(self, exit_reason: str) -> dict[str, object]:
         """Write summary.json and return its fields."""
-        wall_seconds = time.monotonic() - self._started
+        wall_seconds = time.monotonic() - self._started_at
         process = ProcessFacts(
             self._generation, self.env_steps, self._frames, wall_seconds, self._steps_per_second
         )

@@ -1,4 +1,4 @@
-"""The metrics of the server: step accounting, sessions and the network."""
+"""Builds the metrics of the server: step accounting, sessions and the network."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def accounting_metrics(totals: Totals, restored: Totals) -> Iterator[Family]:
     """Return the families of the step accounting.
 
     Args:
-        totals: those of the run.
-        restored: those at the start of the process. Counters begin at 0 there, because a counter that
-            starts at a restored total looks like a sudden rate of millions of steps per second.
+        totals: the present totals of the run.
+        restored: the totals at the start of the process, where counters begin at 0. A counter that begins at
+            a restored total would show a rate of millions of steps per second.
     """
     yield counter(
         "learner_steps_produced",
@@ -40,12 +40,12 @@ def accounting_metrics(totals: Totals, restored: Totals) -> Iterator[Family]:
     )
     yield gauge(
         "learner_steps_in_flight",
-        "Number of environment steps that are produced and neither trained on nor dropped yet.",
+        "Number of environment steps that were produced and are neither trained on nor dropped yet.",
         totals.in_flight,
     )
     yield gauge(
         "learner_accounting_imbalance_steps",
-        "Steps produced - trained - dropped - in flight; any value but 0 is a defect.",
+        "Steps produced - trained - dropped - in flight; any value other than 0 is a defect.",
         totals.imbalance,
     )
 
@@ -72,7 +72,7 @@ def session_metrics(status: ServerStatus) -> Iterator[Family]:
     )
     yield gauge(
         "fleet_heartbeat_age_max_seconds",
-        "Longest time since a message of any connected session, in seconds.",
+        "Longest time since the last message of a connected session, in seconds.",
         status.heartbeat_age_max_seconds,
     )
     yield counters("fleet_sessions", "Total number of session events, by event.", "event", status.events)
@@ -102,8 +102,8 @@ def network_metrics(status: ServerStatus) -> Iterator[Family]:
     )
     yield counters(
         "auth_refused",
-        "Total number of handshakes and messages refused for want of an authorised key, by reason; the"
-        " learner's own four attempts at its start count.",
+        "Total number of handshakes and messages refused because they have no authorised key, by reason. The"
+        " learner itself causes four when it starts, to verify its access control.",
         "reason",
         status.auth_refused,
     )
@@ -119,7 +119,7 @@ def network_metrics(status: ServerStatus) -> Iterator[Family]:
     yield counter("wire_chunk_bytes", "Total number of bytes of chunk messages.", status.chunk_bytes)
     yield counter(
         "wire_duplicate_chunks",
-        "Total number of chunks received more than once and counted once.",
+        "Total number of chunks that were received again; their steps count once.",
         status.duplicates,
     )
     yield counter(
@@ -128,4 +128,6 @@ def network_metrics(status: ServerStatus) -> Iterator[Family]:
         status.send_queue_full,
     )
     yield counter("weights_sent_bytes", "Total number of bytes of weights sent.", status.weights_bytes)
-    yield counter("weights_pulls", "Total number of weights downloads started.", status.weights_pulls)
+    yield counter(
+        "weights_pulls", "Total number of downloads of weights that actors started.", status.weights_pulls
+    )

@@ -1,4 +1,4 @@
-"""The fields of summary.json."""
+"""Builds and reads summary.json, which records how a run ended."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def summarise(
     server: ServerStatus,
     exit_reason: str,
 ) -> dict[str, object]:
-    """The fields of summary.json when a process ends for `exit_reason`."""
+    """Return the fields of summary.json for a process that ends with `exit_reason`."""
     totals, report = server.totals, trainer.report
     return {
         "preset": config.preset,
@@ -55,7 +55,7 @@ def summarise(
         "imbalance_steps": totals.imbalance,
         "actors_seen": server.sessions_seen,
         "version": trainer.version,
-        "epoch": process.generation,
+        "epoch": process.generation,  # the name in every release, which readers of the file expect
         "exit_reason": exit_reason,
         "wire_bytes_per_step": round(server.chunk_bytes / server.chunk_steps, 1)
         if server.chunk_steps
@@ -66,7 +66,7 @@ def summarise(
 
 
 def read_finished(run_dir: Path, config: Config) -> dict[str, object] | None:
-    """The summary of a finished run that has nothing more to train, else None."""
+    """Return the summary of a finished run that has nothing left to train; None for any other run."""
     try:
         summary: dict[str, object] = json.loads((run_dir / "summary.json").read_text())
         score = summary["return_mean_100"]

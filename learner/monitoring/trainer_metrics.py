@@ -1,4 +1,4 @@
-"""The metrics of training: progress, updates, the intrinsic reward, episodes and checkpoints."""
+"""Builds the metrics of training: progress, updates, intrinsic reward, episodes and checkpoints."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def progress_metrics(status: TrainerStatus, config: Config) -> Iterator[Family]:
     )
     yield gauge(
         "run_target_steps",
-        "Number of trained environment steps at which the run ends.",
+        "Number of environment steps after which the run ends.",
         config.updates * batch_steps,
     )
     yield gauge("learner_policy_version", "Newest policy version; -1 during the warm-up.", status.version)
@@ -50,7 +50,7 @@ def progress_metrics(status: TrainerStatus, config: Config) -> Iterator[Family]:
         _LAG_BOUNDS,
     )
     yield gauge(
-        "device_memory_bytes", "GPU memory of PyTorch tensors, in bytes.", torch.cuda.memory_allocated()
+        "device_memory_bytes", "GPU memory that PyTorch tensors use, in bytes.", torch.cuda.memory_allocated()
     )
 
 
@@ -70,7 +70,7 @@ def checkpoint_metrics(status: TrainerStatus) -> Iterator[Family]:
 
 
 def update_metrics(status: TrainerStatus) -> Iterator[Family]:
-    """Return the families of the last update; none before the first."""
+    """Return the families of the last update; none before the first update."""
     if status.report is None:
         return
     yield gauge("train_learning_rate", "Learning rate of the policy.", status.report.learning_rate)

@@ -1,7 +1,7 @@
-"""The protocol's decisions: which sessions are accepted, and whether each chunk is used. No sockets.
+"""The protocol's decisions: which sessions are accepted, and which chunks are trained on.
 
-A pure state machine: time comes in as `now`, and each message returns what to send, train on and count.
-Owned by the network thread.
+A pure state machine without sockets: time comes in as `now`, and each message returns what to send, which
+chunks to train on and which violations to count. Owned by the network thread.
 """
 
 from __future__ import annotations
@@ -12,14 +12,13 @@ from dataclasses import dataclass, field
 from common.config import Config
 from common.protocol import messages as m
 from learner.server import validation
+from learner.server.flow import FlowState
 from learner.server.hello import LearnerTerms, decide_hello, welcome
 from learner.server.ledger import Receipt
 from learner.server.rate_limit import SESSIONS_PER_KEY
-from learner.server.registry import FlowState, Replies, SessionRegistry, ending_reason
+from learner.server.registry import Replies, SessionRegistry, ending_reason
 from learner.server.scheduler import AdmittedChunk
 from learner.server.sessions import SessionRecord
-
-_CRC_TRIES = 3
 
 
 @dataclass(slots=True)
@@ -28,24 +27,31 @@ class AdmissionResult:
 
     replies: Replies = field(default_factory=list)
     chunks: list[AdmittedChunk] = field(default_factory=list)
-    violations: list[str] = field(default_factory=list)  # what no honest actor sends
+    violations: list[str] = field(default_factory=list)  # why no honest actor sends the message
 
 
 class Admission:
-    """Handles the messages of actors. `sessions_per_key`: how many one key may have at a time."""
+    """Handles the messages of actors.
+
+    Args:
+        config: the configuration of the run.
+        generation: number of earlier learner processes of the run.
+        target_digest: SHA-256 digest of the target network, 32 bytes.
+        sessions_per_key: the most sessions that one key may have at a time.
+    """
 
     def __init__(
-        self, config: Config, generation: int, target: bytes, sessions_per_key: int = SESSIONS_PER_KEY
+        self, config: Config, generation: int, target_digest: bytes, sessions_per_key: int = SESSIONS_PER_KEY
     ) -> None:
-        self._terms = LearnerTerms(config, generation, target, sessions_per_key)
+        self._terms = LearnerTerms(config, generation, target_digest, sessions_per_key)
         self._chunk_steps = config.rollout.chunk_steps
         self.registry = SessionRegistry(config, generation)
-        self.duplicates = 0
+        self.duplicates = 0  # chunks received a second time
 
     def on(self, peer: bytes, message: m.Message, now: float, key: str = "") -> AdmissionResult:
         """Handle one message of the data port; `key` is the public key of its connection."""
         result = AdmissionResult()
-        session = self.registry.sessions.on_connection(peer)
+        session = self.registry.sessions.by_peer(peer)
         if isinstance(message, m.Hello):
             self._on_hello(peer, message, now, key, result)
         elif session is None or getattr(message, "sid", None) != session.sid:
@@ -57,23 +63,23 @@ class Admission:
     def _on_progress(
         self, session: SessionRecord, message: m.Message, now: float, result: AdmissionResult
     ) -> None:
+        """Handle a message of a connected session; a violation is recorded and changes nothing."""
         flow = self.registry.flows[session.sid]
-        if flow.late_violation is not None:
-            result.violations.append(flow.late_violation)
-            flow.late_violation = None
+        result.violations += flow.take_late_violation()
         limit_steps = validation.produced_limit(flow.credit, session.produced_at_join, self._chunk_steps)
         violation = validation.progress_violation(message, limit_steps)
         if violation is not None:
             result.violations.append(violation)
             return
-        self.registry.sessions.renew(session, now, validation.plays(message, self.registry.generation))
+        setup_ended = validation.ends_setup(message, self.registry.generation)
+        self.registry.sessions.renew(session, now, setup_ended)
         match message:
             case m.ChunkMessage():
                 self._on_chunk(session, message, now, result)
             case m.Skip():
                 if self._receive(session, message, result):
                     self.registry.ledger.settle(session.sid, message.offset, message.reason)
-                    flow.credit += message.steps
+                    flow.raise_credit(flow.credit + message.steps)
             case m.Heartbeat():
                 self.registry.ledger.announce(session.sid, message.produced)
                 self.registry.sessions.add_phase_times(session, validation.valid_phase_times(message.stats))
@@ -83,7 +89,7 @@ class Admission:
         self.registry.owe_ack(session)
 
     def _on_hello(self, peer: bytes, hello: m.Hello, now: float, key: str, result: AdmissionResult) -> None:
-        known, other = self.registry.sessions.get(hello.sid), self.registry.sessions.on_connection(peer)
+        known, other = self.registry.sessions.get(hello.sid), self.registry.sessions.by_peer(peer)
         limit_steps = None
         if known is not None and known.peer is not None:
             credit = self.registry.flows[hello.sid].credit
@@ -102,17 +108,14 @@ class Admission:
             result.violations.append(decision.violation)
             return
         for sid, produced in decision.ended:
-            former = self.registry.sessions.get(
-                sid
-            )  # None, unless a delayed Hello of it came after a restart
-            if former is not None:
+            former = self.registry.sessions.get(sid)
+            if former is not None:  # a delayed Hello of it came after a restart
                 self.registry.close_session(former, "actor_lost")
             if produced:
                 self.registry.ledger.close_at(sid, key, produced)
         if decision.reply is not None:
-            self.registry.events["full"] += (
-                isinstance(decision.reply, m.Reject) and decision.reply.code == "full"
-            )
+            if isinstance(decision.reply, m.Reject) and decision.reply.code == "full":
+                self.registry.count_event("full")
             result.replies.append((peer, decision.reply))
             return
         account = self.registry.ledger.open(hello.sid, key)
@@ -121,10 +124,11 @@ class Admission:
         session, lanes_reset = self.registry.sessions.join(
             hello.sid, key, peer, hello.host, hello.produced, now
         )
-        self.registry.events["join"] += lanes_reset
+        if lanes_reset:
+            self.registry.count_event("join")
         self.registry.scheduler.add(hello.sid, session.slot)
         flow = self.registry.flows.setdefault(hello.sid, FlowState())
-        flow.credit = max(flow.credit, account.received)
+        flow.raise_credit(account.received)
         self.registry.grant(now)
         accepted = welcome(session, account, flow.credit, self.registry.scheduler.version, self._terms)
         result.replies.append((peer, accepted))
@@ -134,18 +138,17 @@ class Admission:
     ) -> None:
         flow = self.registry.flows[session.sid]
         damaged = zlib.crc32(chunk.body) != chunk.crc
-        if damaged and flow.crc_failures < _CRC_TRIES:
-            flow.crc_failures += 1
+        if damaged and flow.retry_damaged():
             _reply(result, session, m.Resend(offset=chunk.offset))
             return
         if not self._receive(session, chunk, result):
             return
-        flow.crc_failures = 0
+        flow.clear_damaged()
         self.registry.scheduler.chunk_received(session.sid, now)
         batch = self.registry.scheduler.batch_of(session.sid)
         reason = self._judge(chunk, batch, flow.credit, damaged)
         if reason == "invalid":
-            result.violations.append("expected a whole, undamaged chunk within credit, got another")
+            result.violations.append("expected an undamaged, full chunk within its credit, got another")
         if reason is not None:
             self.registry.ledger.settle(session.sid, chunk.offset, reason)
         else:
@@ -165,14 +168,15 @@ class Admission:
     def _receive(
         self, session: SessionRecord, message: m.ChunkMessage | m.Skip, result: AdmissionResult
     ) -> bool:
-        """Record the arrival of steps; return False, with the right reply, if they are not new."""
+        """Record the arrival of steps; return whether they are new. A gap is answered with a Resend."""
         start, stop = message.offset, message.offset + message.steps
         self.registry.ledger.announce(session.sid, message.produced)
         receipt = self.registry.ledger.receive(session.sid, start, stop)
         if receipt is Receipt.GAP:
             _reply(result, session, m.Resend(offset=self.registry.ledger.accounts[session.sid].received))
         self.duplicates += receipt is Receipt.DUPLICATE
-        self.registry.flows[session.sid].steps_received += message.steps if receipt is Receipt.NEW else 0
+        if receipt is Receipt.NEW:
+            self.registry.flows[session.sid].receive(message.steps)
         return receipt is Receipt.NEW
 
     def _on_bye(self, session: SessionRecord, bye: m.Bye, result: AdmissionResult) -> None:
@@ -183,11 +187,11 @@ class Admission:
             return
         _reply(result, session, m.ByeAck())
         self.registry.close_session(session, "actor_shutdown")
-        self.registry.events["leave"] += 1
+        self.registry.count_event("leave")
 
     def expel(self, peer: bytes, text: str) -> Replies:
-        """Close the session of a connection, so that its slot is free, and tell its actor why."""
-        session = self.registry.sessions.on_connection(peer)
+        """Close the session of a connection, which frees its slot; return the reply that gives the reason."""
+        session = self.registry.sessions.by_peer(peer)
         if session is None:
             return []
         self.registry.revoke_session(session)

@@ -15,11 +15,11 @@ from common.protocol.sockets import Context
 log = structlog.get_logger()
 
 _READ_SECONDS = 1.0
-_HANDSHAKE_READ_SECONDS = 0.1  # before a handshake is answered: a key that was just added works at once
+_HANDSHAKE_READ_SECONDS = 0.1  # while a handshake waits, so that a key that was just added works at once
 
 
 class SessionAuthenticator:
-    """Owned by the network thread, like the sockets that its ZAP handler guards."""
+    """Decides which keys may connect. Owned by the network thread, as are the sockets of its ZAP handler."""
 
     def __init__(self, context: Context, keys: KeyDirectory) -> None:
         """Read the key directory. Raises KeysError if it authorises no key."""
@@ -33,24 +33,24 @@ class SessionAuthenticator:
 
     @property
     def authorised(self) -> Mapping[str, str]:
-        """Names by public key."""
+        """The names of the authorised keys by public key."""
         return self.zap_handler.admitted
 
     def verify_access_control(self, endpoints: list[str]) -> None:
         """Test that the bound endpoints refuse unknown clients.
 
         Raises:
-            AccessControlError: an endpoint does not.
+            AccessControlError: an endpoint accepts them.
         """
         self._endpoints = endpoints
         self.zap_handler.verify_access_control(endpoints)
 
     def tick(self, now: float) -> bool:
-        """Answer handshakes; each second, and before an answer, read which keys are authorised.
+        """Answer handshakes; read the authorised keys each second, and more often while a handshake waits.
 
         Returns:
-            Whether keys were revoked. Every TCP connection is shut down then: authorised peers reconnect,
-            and the protocol sends again what was in flight.
+            Whether keys were revoked. If so, every TCP connection is shut down; authorised peers reconnect
+            and send again what was in flight.
         """
         asked = self.zap_handler.request_pending()
         revoked: list[str] = []
@@ -58,17 +58,17 @@ class SessionAuthenticator:
             self._read_at = now
             try:
                 revoked = self._authorise(*self._keys.authorised(self.authorised))
-            except KeysError as error:  # a volume that is unavailable for a moment ends no run
+            except KeysError as error:  # a volume that is unavailable for a moment must not end the run
                 self._log_warnings([str(error)])
         if asked:
             self.zap_handler.answer()
         if revoked:
             count = curve.drop_connections(self._endpoints)
-            log.warning("keys_revoked", actors=sorted(revoked), connections_cut=count)
+            log.warning("keys_revoked", actors=sorted(revoked), connections_dropped=count)
         return bool(revoked)
 
     def _authorise(self, names: dict[str, str], warnings: list[str]) -> list[str]:
-        """Replace the authorised keys; returns the names of those that no longer are."""
+        """Replace the authorised keys; return the names of those that were revoked."""
         self._log_warnings(warnings)
         revoked = [name for key, name in self.authorised.items() if key not in names]
         self.zap_handler.admitted = names

@@ -11,23 +11,25 @@ from typing import Any, TypeVar
 from common.protocol.sockets import Waker
 
 T = TypeVar("T")
-_CALL_SECONDS = 30.0
+_CALL_SECONDS = 30.0  # after which the network thread counts as stuck
 
 
 class CallQueue:
-    """Runs a function in the network thread and returns its result to the thread that called.
-
-    Once the network thread has ended, every call raises the reason at once.
-    """
+    """Runs functions in the network thread and returns their results to the threads that called."""
 
     def __init__(self) -> None:
         self.waker = Waker()  # the network thread waits on it
         self._calls: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
-        self._lock = threading.Lock()  # no call enters the queue after the last one was answered
+        self._lock = threading.Lock()  # no call enters the queue after `end` has emptied it
         self._ended: Exception | None = None
 
     def call(self, function: Callable[[], T]) -> T:
-        """Run `function` in the network thread and return its result; any other thread may call."""
+        """Run `function` in the network thread and return its result; any other thread may call.
+
+        Raises:
+            TimeoutError: the network thread did not run it within 30 s.
+            Exception: what `function` raised, or, once the network thread has ended, the reason.
+        """
         future: Future[T] = Future()
         with self._lock:
             if self._ended is not None:

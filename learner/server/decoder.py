@@ -18,15 +18,16 @@ _WAIT_SECONDS = 0.25
 
 
 class ChunkDecoder:
-    """Decodes the oldest batch first. Credit bounds its queue: a chunk is admitted only for an open place.
+    """Decodes chunks, those of the oldest batch first. Credit bounds the number of chunks that wait.
 
-    At most two batches wait decoded; the other chunks stay compressed, which takes less memory.
+    At most two batches of decoded chunks wait for the trainer. Other chunks stay compressed, which takes less
+    memory.
     """
 
     def __init__(
         self, rollout: RolloutConfig, spaces: Spaces, refuse: Callable[[AdmittedChunk, str], None]
     ) -> None:
-        """`refuse` is called in the decode thread with a chunk that cannot be read, and the reason."""
+        """Create the thread. It calls `refuse` with each chunk that cannot be decoded, and the reason."""
         self._rollout, self._spaces, self._refuse = rollout, spaces, refuse
         self._compressed: queue.PriorityQueue[tuple[int, int, AdmittedChunk]] = queue.PriorityQueue()
         self._decoded: queue.Queue[DecodedChunk] = queue.Queue(2 * rollout.batch_chunks)

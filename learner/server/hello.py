@@ -1,4 +1,4 @@
-"""Decides on Hellos: which session is accepted, which former sessions end, and what the actor is told."""
+"""Decides on Hello messages: which session is accepted, and which former sessions end."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from learner.server.ledger import Account, Ledger
 from learner.server.sessions import SessionRecord, SessionTable
 
 HEARTBEAT_SECONDS = 2.0
-_FULL_SECONDS = 10.0  # after which a session that was refused for lack of room tries again
+_FULL_SECONDS = 10.0  # after which a session beyond the limit of its key tries again
 
 
 @dataclass(frozen=True)
 class LearnerTerms:
-    """The facts of a learner process that every Hello is checked against, and that every Welcome tells."""
+    """What a learner process checks every Hello against, and what it sends in every Welcome."""
 
     config: Config
     generation: int
-    target: bytes  # digest of the target network
+    target_digest: bytes
     sessions_per_key: int
 
     @cached_property
@@ -31,8 +31,8 @@ class LearnerTerms:
         return self.config.to_json().encode()
 
     @cached_property
-    def limit_steps(self) -> int:
-        """See `validation.session_steps_limit`."""
+    def session_limit_steps(self) -> int:
+        """The result of `validation.session_steps_limit`."""
         return validation.session_steps_limit(self.config)
 
 
@@ -41,30 +41,30 @@ class HelloDecision:
     """What follows from a Hello. It is accepted if there is neither a reply nor a violation."""
 
     reply: m.Reject | m.Drain | None = None
-    violation: str | None = None  # what was expected: no honest actor sends this Hello, and there is no reply
-    ended: tuple[tuple[bytes, int], ...] = ()  # sessions to end, and the steps that each is counted to
+    violation: str | None = None  # why no honest actor sends this Hello; it gets no reply
+    ended: tuple[tuple[bytes, int], ...] = ()  # sessions to close, each with its produced steps or 0
 
 
 def decide_hello(
     hello: m.Hello,
     key: str,
     other: SessionRecord | None,
-    limit_steps: int | None,
+    produced_limit_steps: int | None,
     ledger: Ledger,
     table: SessionTable,
     terms: LearnerTerms,
     draining: m.Drain | None,
 ) -> HelloDecision:
-    """Decide on a Hello; changes nothing.
+    """Return the decision on a Hello.
 
     Args:
         hello: the message.
         key: the public key of its connection.
         other: the session that used the connection before.
-        limit_steps: the most steps that the session can have produced; None if it has no connection.
-        ledger, table: read only.
-        terms: the learner's.
-        draining: the Drain that was sent, if the learner ends.
+        produced_limit_steps: the most steps that the session can have produced; None if it has no connection.
+        ledger, table: the sessions so far; only read.
+        terms: those of this learner process.
+        draining: the Drain that every session was sent, if the learner ends.
     """
     if not all(ledger.may_use(sid, key) for sid in (hello.sid, *hello.former)):
         return HelloDecision(
@@ -75,7 +75,7 @@ def decide_hello(
     if violation is not None:
         return HelloDecision(violation=violation)
     closed = account.closed if account is not None else None
-    if validation.session_ended(hello, terms.generation, closed, terms.limit_steps):
+    if validation.session_ended(hello, terms.generation, closed, terms.session_limit_steps):
         return _ended(hello, account, terms)
     if session is None and draining is not None:
         return HelloDecision(draining)  # known sessions are accepted, so that they can send Bye
@@ -87,7 +87,7 @@ def decide_hello(
         terms.generation,
         account.settled if account is not None else None,
         other.sid if other is not None else None,
-        limit_steps,
+        produced_limit_steps,
         terms.config.rollout.chunk_steps,
     )
     return HelloDecision(violation=violation, ended=_former_sessions(hello, terms))
@@ -96,12 +96,12 @@ def decide_hello(
 def _ended(hello: m.Hello, account: Account | None, terms: LearnerTerms) -> HelloDecision:
     """Tell an actor that its session was closed.
 
-    A session that an earlier generation knew is counted to its end first: a checkpoint has fewer steps
-    than the actor made.
+    A session of an earlier generation first gets the number of steps that its actor reports, because a
+    checkpoint may have fewer.
     """
     counted: tuple[tuple[bytes, int], ...] = ()
     produced = hello.produced
-    if account is not None and hello.produced <= terms.limit_steps:
+    if account is not None and hello.produced <= terms.session_limit_steps:
         produced = account.produced
         if 0 <= hello.generation < terms.generation:
             produced = max(produced, hello.produced)
@@ -111,12 +111,13 @@ def _ended(hello: m.Hello, account: Account | None, terms: LearnerTerms) -> Hell
 
 
 def _former_sessions(hello: m.Hello, terms: LearnerTerms) -> tuple[tuple[bytes, int], ...]:
-    """The former sessions of an actor, and the steps that each is counted to.
+    """Return the former sessions of an actor, each with its number of produced steps.
 
-    The first generation of a run has counted them: 0. A later one may have restarted from a checkpoint
-    that is older than their end. A number that no session of the run can reach belongs to another run: 0.
+    The number is 0 where the ledger is not to change: in the first generation of a run, which has counted
+    every step itself, and for a number that no session of this run can reach. A later generation may have
+    restarted from a checkpoint that is older than the end of the session.
     """
-    limit_steps = terms.limit_steps if terms.generation > 0 else 0
+    limit_steps = terms.session_limit_steps if terms.generation > 0 else 0
     return tuple(
         (sid, produced if 0 < produced <= limit_steps else 0) for sid, produced in hello.former.items()
     )
@@ -125,7 +126,7 @@ def _former_sessions(hello: m.Hello, terms: LearnerTerms) -> tuple[tuple[bytes, 
 def welcome(
     session: SessionRecord, account: Account, credit: int, version: int, terms: LearnerTerms
 ) -> m.Welcome:
-    """The Welcome of an accepted session; `version` is the newest bundle."""
+    """Return the Welcome of an accepted session; `version` is that of the newest bundle."""
     return m.Welcome(
         sid=session.sid,
         generation=terms.generation,
@@ -135,7 +136,7 @@ def welcome(
         settled=account.settled,
         credit=credit,
         version=version,
-        target=terms.target,
+        target=terms.target_digest,
         heartbeat_ms=int(HEARTBEAT_SECONDS * 1000),
         lease_ms=int(sessions.LEASE_SECONDS * 1000),
         software=common.__version__,

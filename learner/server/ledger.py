@@ -1,13 +1,13 @@
-"""The step ledger: every step of every session is in exactly one place at every moment.
+"""The step ledger: counts every step of every session exactly once.
 
     produced = trained + sum(dropped by reason) + in flight
 
 A session's steps are the offsets [0, produced). Each offset is either recorded (trained, or dropped
 for one reason), pending (received, not yet settled), or announced (produced, not yet received).
-The four sums are kept separately, and `in flight` is counted from the offsets. So an error in one of
-them appears as an imbalance.
+The sums of produced, trained and dropped steps are kept separately, and `in flight` is counted from the
+offsets, so an error in one of them shows as an imbalance.
 
-A pure state machine: no socket, no clock, no thread. The learner's network thread owns it.
+A pure state machine: no socket, no clock, no thread. The network thread owns it.
 `python -m learner.verify_ledger RUN_DIR` derives the sums from a checkpoint, without this module.
 """
 
@@ -23,7 +23,7 @@ from typing import Any
 from learner.interface import Verdict
 
 TRAINED = "trained"
-_KEPT_CLOSED = 10_000  # closed sessions whose ranges are kept; of older ones only the sums are
+_KEPT_CLOSED = 10_000  # closed sessions whose ranges are kept; only the sums include older ones
 
 
 class Receipt(Enum):
@@ -37,14 +37,17 @@ class Receipt(Enum):
 
 @dataclass(slots=True)
 class Account:
-    """The steps of one session. `recorded` is sorted and disjoint; neighbours of one verdict are merged."""
+    """The steps of one session. Written by `Ledger` alone.
+
+    `recorded` is sorted and disjoint, and neighbours of the same verdict are merged.
+    """
 
     key: str = ""  # public key that owns the session; empty without keys
     produced: int = 0
     received: int = 0  # first offset that is neither recorded nor pending
     settled: int = 0  # first offset that is not recorded
     closed: bool = False
-    recorded: list[tuple[int, int, str]] = field(default_factory=list)
+    recorded: list[tuple[int, int, str]] = field(default_factory=list)  # start, stop, verdict
     pending: dict[int, int] = field(default_factory=dict)  # start -> stop
 
     @property
@@ -127,16 +130,16 @@ class Ledger:
         self.accounts: dict[bytes, Account] = {}
         self._verdicts: Counter[str] = Counter()
         self._produced = 0
-        self._seen = 0
+        self._seen = 0  # sessions
         self._ended: dict[bytes, None] = {}  # closed accounts, the first closed first
 
     @property
     def sessions_seen(self) -> int:
-        """The number of sessions so far."""
+        """The number of sessions of the run so far."""
         return self._seen
 
     def open(self, sid: bytes, key: str = "") -> Account:
-        """Return the account of `sid`; add one of `key` if there is none."""
+        """Return the account of `sid`; if there is none, add one that `key` owns."""
         account = self.accounts.get(sid)
         if account is None:
             account = self.accounts[sid] = Account(key)
@@ -176,7 +179,7 @@ class Ledger:
         account.advance()
 
     def rollback(self, sid: bytes, base: int) -> None:
-        """Record steps before `base` that are missing here: an earlier generation settled them."""
+        """Record the missing steps before `base` as rolled back: an earlier generation settled them."""
         account = self.accounts[sid]
         self.announce(sid, base)
         for start, stop in account.gaps(base):
@@ -208,7 +211,7 @@ class Ledger:
         self.close_session(sid, "learner_rollback")
 
     def _drop_oldest(self) -> None:
-        """Drop the ranges of the sessions that were closed first; their steps stay in the sums."""
+        """Drop the accounts of the sessions that were closed first; their steps stay in the sums."""
         while len(self._ended) > _KEPT_CLOSED:
             first = next(iter(self._ended))
             if self.accounts[first].pending:  # it is dropped once its batch has settled
@@ -226,7 +229,7 @@ class Ledger:
         self._verdicts[verdict] += stop - start
 
     def totals(self) -> Totals:
-        """Return the sums over every session so far."""
+        """Return the sums over every session of the run so far."""
         in_flight = 0
         for account in self.accounts.values():
             in_flight += account.announced + sum(stop - start for start, stop in account.pending.items())
@@ -234,10 +237,10 @@ class Ledger:
         return Totals(self._produced, self._verdicts[TRAINED], dropped, in_flight)
 
     def to_json(self) -> str:
-        """Return the ledger as JSON for a checkpoint, without pending steps, whose data is not kept."""
+        """Return the ledger as JSON for a checkpoint, without pending steps, which it does not contain."""
         order = [*self._ended, *(sid for sid in self.accounts if sid not in self._ended)]
-        listed = ((sid, self.accounts[sid]) for sid in order)
-        accounts = {sid.hex(): [a.produced, a.closed, a.recorded, a.key] for sid, a in listed}
+        pairs = ((sid, self.accounts[sid]) for sid in order)
+        accounts = {sid.hex(): [a.produced, a.closed, a.recorded, a.key] for sid, a in pairs}
         return json.dumps(
             {"produced": self._produced, "seen": self._seen, "verdicts": self._verdicts, "accounts": accounts}
         )

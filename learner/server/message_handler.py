@@ -1,4 +1,4 @@
-"""Limits, decodes and counts each message, and passes it to admission. It uses no sockets."""
+"""Checks the quota of each message, decodes and counts it, and passes it to admission. It uses no sockets."""
 
 from __future__ import annotations
 
@@ -25,19 +25,22 @@ from learner.server.scheduler import AdmittedChunk
 log = structlog.get_logger()
 
 _IGNORED_BYTES_MIN = 2**16  # what an ignored message counts as, at least
-_KINDS = ("hello", "chunk", "skip", "heartbeat", "bye")  # of messages that actors send
+_KINDS = ("hello", "chunk", "skip", "heartbeat", "bye")  # the messages that actors send to the data port
 
 
 class MessageHandler:
-    """Owned by the network thread.
+    """Handles the messages of both ports. Owned by the network thread.
 
-    Replies go to `outbox`, in the order of the messages that they answer, and admitted chunks to `submit`.
+    Replies go to `enqueue`, in the order of the messages that they answer, and admitted chunks to `submit`.
     """
 
     def __init__(
-        self, admission: Admission, outbox: Replies, submit: Callable[[AdmittedChunk], None]
+        self,
+        admission: Admission,
+        enqueue: Callable[[Replies], None],
+        submit: Callable[[AdmittedChunk], None],
     ) -> None:
-        self._admission, self._outbox, self._submit = admission, outbox, submit
+        self._admission, self._enqueue, self._submit = admission, enqueue, submit
         self.rate_limiter = PeerRateLimiter()
         self.wire_errors: Counter[str] = Counter(dict.fromkeys(get_args(codec.WireReason), 0))
         self.messages: Counter[str] = Counter(dict.fromkeys(_KINDS, 0))
@@ -58,7 +61,7 @@ class MessageHandler:
         except codec.WireError as error:
             self._refuse(sender, error, now)
             if error.reason == "version":
-                self._outbox.append((sender.peer, Reject(code="protocol", text=str(error))))
+                self._enqueue([(sender.peer, Reject(code="protocol", text=str(error)))])
             return 0
         self.messages[type(message).__name__.removesuffix("Message").lower()] += 1
         if isinstance(message, Hello) and not self._allow_hello(sender, message, now):
@@ -67,7 +70,7 @@ class MessageHandler:
             self.chunk_bytes += size_bytes
             self.chunk_steps += message.steps
         result = self._admission.on(sender.peer, message, now, sender.key)
-        self._outbox += result.replies
+        self._enqueue(result.replies)
         for chunk in result.chunks:
             self._submit(chunk)
         for violation in result.violations:
@@ -75,7 +78,7 @@ class MessageHandler:
         return 0
 
     def handle_request(self, sender: Sender, parts: list[bytes], now: float) -> WeightsRequest | int:
-        """Check a message of the weights port; returns the request to answer, or a number like `handle`."""
+        """Check a message of the weights port; return the request to answer, or a number as `handle` does."""
         if not self._accepts(sender, sum(map(len, parts)), now):
             return _IGNORED_BYTES_MIN
         try:
@@ -88,7 +91,7 @@ class MessageHandler:
         return request
 
     def _accepts(self, sender: Sender, size_bytes: int, now: float) -> bool:
-        """Whether to read a message; one beyond the quota is recorded as a violation."""
+        """Return whether to read a message; one beyond the quota is recorded as a violation."""
         verdict = self.rate_limiter.classify_message(sender.peer, size_bytes, now)
         if verdict == "excess":
             text = "expected fewer or smaller messages, got more than the quota"
@@ -96,20 +99,20 @@ class MessageHandler:
         return verdict == "accepted"
 
     def _allow_hello(self, sender: Sender, hello: Hello, now: float) -> bool:
-        """Whether to handle a Hello now; if not, its sender is told when to send it again."""
+        """Return whether to handle a Hello now; if not, tell its sender when to send it again."""
         pause_seconds = self.rate_limiter.allow_hello(sender.hello_identity, now)
         if pause_seconds:
-            self._admission.registry.events["full"] += 1
-            text = "expected fewer new sessions at once: the learner accepts the others first"
+            self._admission.registry.count_event("full")
+            text = "too many sessions join at once: the learner accepts the others first"
             retry_after_ms = math.ceil(pause_seconds * 1000)
             reject = Reject(code="full", text=text, retry_after_ms=retry_after_ms)
-            self._outbox.append((sender.peer, reject))
+            self._enqueue([(sender.peer, reject)])
             return False
         log.info("hello", sid=hello.sid.hex(), host=hello.host, pid=hello.pid, key=sender.name)
         return True
 
     def _refuse(self, sender: Sender, error: codec.WireError, now: float) -> None:
-        """Count a message that is not one of this protocol; one of another version is no violation."""
+        """Count a message that cannot be decoded; one of another protocol version is no violation."""
         self.wire_errors[error.reason] += 1
         if error.reason != "version":
             self._record_violation(sender, error.reason, str(error), now)
@@ -123,4 +126,4 @@ class MessageHandler:
         if self.rate_limiter.record_violation(sender.peer, now):
             ban = f"ignored for {BAN_SECONDS:.0f} s after {VIOLATIONS_PER_BAN} violations, the last: {text}"
             log.warning("peer_banned", text=ban[:256])
-            self._outbox += self._admission.expel(sender.peer, ban[:256])
+            self._enqueue(self._admission.expel(sender.peer, ban[:256]))

@@ -1,7 +1,7 @@
 """The network thread: the only one that uses sockets, sessions and the ledger.
 
-Each loop reads what waits, runs the calls of other threads, advances time and sends the replies, in this
-order: no session expires while one of its messages waits to be read.
+Each loop reads the waiting messages, runs the calls of other threads, closes expired sessions and sends the
+replies, in this order, so that no session expires while one of its messages waits to be read.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ log = structlog.get_logger()
 T = TypeVar("T")
 _STATUS_SECONDS = 0.5
 _LOOP_SECONDS = 0.25  # the longest wait for a message
-_START_SECONDS = 30.0
-_PAUSE_AFTER_BYTES = 2**19  # of ignored messages that end the reading of a loop
-_PAUSE_SECONDS = 0.005  # follows: a flood costs little, and delays other peers by little
-_STATUS_SLOTS = 256  # sessions that a status lists
+_START_SECONDS = 30.0  # to bind the ports and verify their access control
+_PAUSE_AFTER_BYTES = 2**19  # of ignored messages, after which a loop reads no more
+_PAUSE_SECONDS = 0.005  # after such a loop, so that a flood takes little time and delays other peers little
+_STATUS_SLOTS = 256  # whose sessions a status lists
 
 
 class Network:
@@ -54,7 +54,7 @@ class Network:
         self._message_bytes, self._keys = message_bytes, keys
         self._closing = threading.Event()
         self._outbox: Replies = []  # what to send at the end of a loop
-        self._message_handler = MessageHandler(admission, self._outbox, decoder.submit)
+        self._message_handler = MessageHandler(admission, self.enqueue, decoder.submit)
         self.status = ServerStatus()
         self.last_loop_at = time.monotonic()  # for the watchdog
         self.failure: Fatal | None = None  # what ended the thread while it served
@@ -65,7 +65,7 @@ class Network:
         return self._ports.endpoints
 
     def start(self, endpoints: Sequence[tuple[str, str]]) -> None:
-        """Bind every (data, weights) pair, publish the first status and serve. Raises like `Ports`."""
+        """Bind every (data, weights) pair, publish the first status and serve. See `Server.start`."""
         started: Future[None] = Future()
         self._calls = CallQueue()
         self._thread = threading.Thread(target=self._run, args=(endpoints, started), name="network")
@@ -77,7 +77,7 @@ class Network:
             raise
 
     def call(self, function: Callable[[], T]) -> T:
-        """Run `function` in the network thread and return its result; any other thread may call."""
+        """Run `function` in the network thread and return its result, as `CallQueue.call` does."""
         return self._calls.call(function)
 
     def enqueue(self, replies: Replies) -> None:
@@ -99,12 +99,12 @@ class Network:
                 while not self._closing.is_set():
                     self._ports.wait(self._calls.waker, _LOOP_SECONDS)
                     self.poll_once()
-            self._calls.end(RuntimeError("expected a call before close, got one after it"))
+            self._calls.end(RuntimeError("the server is closed: make no call after close"))
         except BaseException as error:  # noqa: BLE001  # `start` raises it, or the next `call`
             self._fail(error, started)
 
     def poll_once(self) -> None:
-        """Serve what came in since the last loop."""
+        """Run one loop."""
         now = self.last_loop_at = time.monotonic()
         authenticator = self._ports.authenticator
         if authenticator is not None and authenticator.tick(now):
@@ -123,7 +123,7 @@ class Network:
             self.refresh_status()
 
     def _read_data(self, now: float) -> int:
-        """Handle the messages of the data port; returns the bytes that ignored ones count as."""
+        """Handle the messages of the data port; return the bytes that ignored ones count as."""
         ignored_bytes = 0
         for peer, key, parts in self._ports.data.receive():
             ignored_bytes += self._message_handler.handle(self._ports.sender(peer, key), parts, now)
@@ -132,7 +132,10 @@ class Network:
         return ignored_bytes
 
     def _read_weights(self, now: float, limit_bytes: int) -> int:
-        """Answer one request, at most 4 MiB, so that chunks do not wait behind the pulls of a whole fleet."""
+        """Answer one request of the weights port; return the bytes that ignored ones count as.
+
+        One answer has at most 4 MiB, so that chunks do not wait while a whole fleet fetches weights.
+        """
         ignored_bytes = 0
         for peer, key, parts in self._ports.weights.receive():
             sender = self._ports.sender(peer, key)
@@ -149,7 +152,7 @@ class Network:
         for answer in self._publisher.answer(request):
             allowed = self._message_handler.rate_limiter.allow_send(peer, PIECE_BYTES, now)
             if not allowed or not self._ports.weights.send(peer, codec.encode(answer)):
-                return  # its quota is used up or its queue is full: it asks again
+                return  # its quota or its queue is full; the actor asks again
 
     def refresh_status(self) -> ServerStatus:
         """Replace the status by the present one. Only the network thread calls it."""
@@ -166,9 +169,9 @@ class Network:
             sessions_seen=registry.ledger.sessions_seen,
             actors=len(lease_ages),
             heartbeat_age_max_seconds=max(lease_ages.values(), default=0.0),
-            collecting=sum(registry.scheduler.plays(sid) for sid in lease_ages),
+            collecting=sum(registry.scheduler.is_collecting(sid) for sid in lease_ages),
             fleet=registry.session_statuses(now, _STATUS_SLOTS),
-            chunk_seconds=registry.scheduler.usual_seconds,
+            chunk_seconds=registry.scheduler.median_chunk_seconds,
             first_credit_at=registry.first_credit_at,
             decoder_chunks=decoder.waiting_chunks,
             decoder_seconds=decoder.decode_seconds,
@@ -192,9 +195,9 @@ class Network:
         if not started.done():
             started.set_exception(error)
             return
-        log.error("network_thread_died", exc_info=error)
+        log.error("network_thread_failed", exc_info=error)
         self.failure = Fatal(
             EXIT_INTERNAL,
-            f"expected the network thread to serve on, got {error!r}: its ports are closed; --resume the run",
+            f"the network thread failed with {error!r}: start the run again with --resume",
         )
         self._calls.end(self.failure)

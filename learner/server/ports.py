@@ -15,7 +15,7 @@ _WEIGHTS_REQUEST_BYTES = 8_192  # the largest legal request
 
 
 class Ports:
-    """The data and the weights socket, each bound to one or more endpoints, and what authenticates peers."""
+    """The data and the weights socket, each bound to one or more endpoints, and their authenticator."""
 
     def __init__(
         self, endpoints: Sequence[tuple[str, str]], message_bytes: int, keys: KeyDirectory | None
@@ -47,7 +47,7 @@ class Ports:
             self._stack = stack.pop_all()
 
     def wait(self, waker: Waker, timeout_seconds: float) -> None:
-        """Wait until a message or a handshake came in, or the waker was used."""
+        """Wait until a message or a handshake arrives, the waker is used, or the timeout ends."""
         sockets: list[RouterSocket] = [self.data, self.weights]
         handlers = [self.authenticator.zap_handler] if self.authenticator is not None else []
         wait((*sockets, *handlers), waker, timeout_seconds)

@@ -14,7 +14,7 @@ from common.model.bundle import Bundle
 from common.protocol.messages import Message, WeightsMeta, WeightsPiece, WeightsRequest, WeightsUnchanged
 
 PIECE_BYTES = 256 * 1024
-_REQUEST_PIECES_MAX = 16
+_REQUEST_PIECES_MAX = 16  # pieces that one request is answered with
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class WeightsBlob:
 
     @staticmethod
     def of(name: Literal["bundle", "target"], bundle: Bundle) -> WeightsBlob:
-        """Serialise tensors. The caller is not the network thread, which it would keep busy."""
+        """Serialise tensors. It takes long, so the network thread must not call it."""
         data = safetensors.torch.save({key: value.contiguous() for key, value in bundle.tensors.items()})
         meta = WeightsMeta(
             name=name,
@@ -40,11 +40,11 @@ class WeightsBlob:
 
     @property
     def version(self) -> tuple[int, int]:
-        """Generation and version: what names a blob among those of its kind."""
+        """Generation and version, which identify a blob among those of its name."""
         return self.meta.generation, self.meta.version
 
     def piece(self, number: int) -> WeightsPiece:
-        """One piece of the data."""
+        """Return one piece of the data."""
         meta = self.meta
         body = self.data[number * PIECE_BYTES : (number + 1) * PIECE_BYTES]
         return WeightsPiece(
@@ -63,13 +63,14 @@ class Publisher:
         self.pulls = 0
 
     def publish(self, blob: WeightsBlob) -> None:
-        """Make a bundle the newest."""
+        """Make a bundle the newest that actors can fetch."""
         self._blobs["bundle"].append(blob)
 
     def answer(self, request: WeightsRequest) -> Iterator[Message]:
-        """Yield the messages that answer a request; none while nothing is published.
+        """Yield the messages that answer a request; none before the first bundle is published.
 
-        A pull continues with the blob that it began with, or starts again with the newest if that is gone.
+        A pull continues with the blob that it began with. If that is no longer kept, it starts again with
+        the newest.
         """
         blobs = self._blobs[request.name]
         if not blobs:

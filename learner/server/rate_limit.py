@@ -1,9 +1,9 @@
-"""Limits what peers may send: violations, bans and quotas. Pure decisions; time comes in as `now`.
+"""Limits what peers may send, by quotas and bans. Pure decisions; time comes in as `now`.
 
 Messages, bytes and violations are counted per connection, because a fleet may share one key, and one
-faulty session must not end the others. Ten violations within a minute end in a ban of a minute, in which
-the learner ignores the connection. An occasional damaged message is no reason for a ban. Hellos are counted
-per key; those beyond the quota wait and are no violation.
+faulty session must not end the others. Ten violations within a minute cause a ban: the learner ignores the
+connection for a minute. Fewer, such as an occasional damaged message, cause none. Hellos are counted per key;
+those beyond the quota wait and are no violation.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ SESSIONS_PER_KEY = 4_096  # the default; each session holds two connections and 
 VIOLATIONS_PER_BAN = 10
 VIOLATION_SECONDS = 60.0  # for which a violation counts
 BAN_SECONDS = 60.0
-VERSION_SECONDS = 0.01  # of quota, for a message of another release, which costs a log line and a reply
-_MESSAGES_PER_SECOND = 1_000.0  # twice the chunks that one decode thread reads
-_BYTES_PER_SECOND = 32.0 * 2**20  # twice the compressed chunks that it decodes
+VERSION_SECONDS = 0.01  # of quota, for a message of another version, which costs a log line and a reply
+_MESSAGES_PER_SECOND = 1_000.0  # twice the number of chunks that the decoder thread can read
+_BYTES_PER_SECOND = 32.0 * 2**20  # twice the bytes of compressed chunks that it can read
 _WEIGHTS_BYTES_PER_SECOND = 256.0 * 2**20
-_BURST_SECONDS = 10.0  # of quota that may be used at once: a fleet that returns sends much in a moment
-_HELLO_SECONDS = 0.002  # of the quota of Hellos: each costs an account, a log line and a reply of 2 KB
+_BURST_SECONDS = 10.0  # of quota that may be used at once, because a fleet that returns sends much at once
+_HELLO_SECONDS = 0.002  # of the quota for Hellos; each costs an account, a log line and a reply of 2 KB
 _RETRY_SECONDS = 1.0  # the least time until a Hello beyond the quota is repeated
-_RECORDS = 32_768  # identities remembered; a peer without a key has one per connection
+_USAGES_MAX = 32_768  # identities that are counted; a peer without a key has one per connection
 
-Verdict = Literal["accepted", "excess", "banned"]
+MessageClass = Literal["accepted", "excess", "banned"]
 
 
 @dataclass(frozen=True, slots=True)
 class Sender:
-    """The connection that a message came on. Bans apply to it, never to a key that a fleet shares."""
+    """The connection of a message. Bans apply to it, not to its key, which a fleet may share."""
 
     peer: bytes  # its routing id
     key: str = ""  # the public key that was authorised; empty on a port without keys
@@ -44,18 +44,23 @@ class Sender:
 
 @dataclass(slots=True)
 class _Usage:
-    # A quota is time: each message advances the time that is paid for, at most `_BURST_SECONDS` beyond now.
-    paid_until: float = 0.0
-    weights_paid_until: float = 0.0
-    hellos_paid_until: float = 0.0  # of a key
+    """What one identity used.
+
+    A quota is measured in time: each message advances the time until which the quota is used, to at most
+    `_BURST_SECONDS` after now.
+    """
+
+    used_until: float = 0.0
+    weights_used_until: float = 0.0
+    hellos_used_until: float = 0.0  # of a key
     violations: deque[float] = field(default_factory=lambda: deque(maxlen=VIOLATIONS_PER_BAN))
     banned_until: float = 0.0
 
     def is_over(self, now: float) -> bool:
-        """Return whether nothing in it counts any more."""
+        """Return whether every quota is free again, and no violation or ban counts any more."""
         violation = self.violations[-1] + VIOLATION_SECONDS if self.violations else 0.0
         return now > max(
-            self.paid_until, self.weights_paid_until, self.hellos_paid_until, violation, self.banned_until
+            self.used_until, self.weights_used_until, self.hellos_used_until, violation, self.banned_until
         )
 
 
@@ -67,10 +72,10 @@ class PeerRateLimiter:
         self.bans = 0
         self.ignored_messages = 0  # of banned connections, and beyond a quota
 
-    def classify_message(self, identity: bytes, size_bytes: int, now: float) -> Verdict:
+    def classify_message(self, identity: bytes, size_bytes: int, now: float) -> MessageClass:
         """Return whether to read a message; the caller records one beyond the quota as a violation."""
         usage = self._usage(identity, now)
-        if now < usage.banned_until or usage.paid_until > now + _BURST_SECONDS:
+        if now < usage.banned_until or usage.used_until > now + _BURST_SECONDS:
             self.ignored_messages += 1
             return "banned" if now < usage.banned_until else "excess"
         self.charge(identity, 1 / _MESSAGES_PER_SECOND + size_bytes / _BYTES_PER_SECOND, now)
@@ -79,23 +84,23 @@ class PeerRateLimiter:
     def allow_hello(self, hello_identity: bytes, now: float) -> float:
         """Count a Hello of a key; return 0, or the seconds after which to repeat it."""
         usage = self._usage(hello_identity, now)
-        excess_seconds = usage.hellos_paid_until - now - _BURST_SECONDS
+        excess_seconds = usage.hellos_used_until - now - _BURST_SECONDS
         if excess_seconds > 0:
             return max(_RETRY_SECONDS, excess_seconds)
-        usage.hellos_paid_until = max(usage.hellos_paid_until, now) + _HELLO_SECONDS
+        usage.hellos_used_until = max(usage.hellos_used_until, now) + _HELLO_SECONDS
         return 0.0
 
     def charge(self, identity: bytes, seconds: float, now: float) -> None:
-        """Use seconds of a quota."""
+        """Use up seconds of the quota of messages and bytes."""
         usage = self._usage(identity, now)
-        usage.paid_until = max(usage.paid_until, now) + seconds
+        usage.used_until = max(usage.used_until, now) + seconds
 
     def allow_send(self, identity: bytes, size_bytes: int, now: float) -> bool:
         """Return whether to send bytes of weights; if not, the peer asks again, and it is no violation."""
         usage = self._usage(identity, now)
-        if usage.weights_paid_until > now + _BURST_SECONDS:
+        if usage.weights_used_until > now + _BURST_SECONDS:
             return False
-        usage.weights_paid_until = max(usage.weights_paid_until, now) + size_bytes / _WEIGHTS_BYTES_PER_SECOND
+        usage.weights_used_until = max(usage.weights_used_until, now) + size_bytes / _WEIGHTS_BYTES_PER_SECOND
         return True
 
     def record_violation(self, identity: bytes, now: float) -> bool:
@@ -111,12 +116,12 @@ class PeerRateLimiter:
 
     def _usage(self, identity: bytes, now: float) -> _Usage:
         if identity not in self._usages:
-            if len(self._usages) >= _RECORDS:
+            if len(self._usages) >= _USAGES_MAX:
                 self._drop(now)
             self._usages[identity] = _Usage()
         return self._usages[identity]
 
     def _drop(self, now: float) -> None:
-        """Drop usages that are over, and of the rest the oldest half."""
+        """Drop the usages that are over, and the oldest of the rest, so that at most half remain."""
         rest = {identity: usage for identity, usage in self._usages.items() if not usage.is_over(now)}
-        self._usages = dict(list(rest.items())[-_RECORDS // 2 :])
+        self._usages = dict(list(rest.items())[-_USAGES_MAX // 2 :])

@@ -1,7 +1,7 @@
-"""Every session of a learner process with its credit and its steps, changed together. No sockets.
+"""The sessions of a learner process, their credit and their steps, which change together.
 
-A pure state machine: time comes in as `now`, and methods return the replies to send.
-Owned by the network thread.
+A pure state machine without sockets: time comes in as `now`, and methods return the replies to send. Owned by
+the network thread.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Container
-from dataclasses import dataclass
+from typing import Literal, get_args
 
 from common.config import Config
 from common.protocol import messages as m
 from common.protocol.chunk import WARMUP_VERSION
 from learner.interface import Verdict
 from learner.server import sessions
+from learner.server.flow import FlowState
 from learner.server.ledger import Ledger
 from learner.server.scheduler import GrantScheduler
 from learner.server.sessions import SessionRecord, SessionTable
@@ -23,17 +24,8 @@ from learner.server.status import SessionStatus
 
 _EXPIRY_SECONDS = 0.1  # between two checks of every lease
 
-Replies = list[tuple[bytes, m.Message]]  # by connection
-
-
-@dataclass(slots=True)
-class FlowState:
-    """The flow of a session's steps. Written by `SessionRegistry` and `Admission` alone."""
-
-    credit: int = 0  # offset up to which it may play
-    crc_failures: int = 0  # in a row
-    late_violation: str | None = None  # found after its message was accepted; counts with the next message
-    steps_received: int = 0  # since it has its slot
+Replies = list[tuple[bytes, m.Message]]  # each with the routing id of its peer
+SessionEvent = Literal["join", "leave", "lost", "revoked", "full"]
 
 
 class SessionRegistry:
@@ -46,16 +38,16 @@ class SessionRegistry:
         self.scheduler = GrantScheduler(config)
         self.flows: dict[bytes, FlowState] = {}
         self.first_credit_at: float | None = None
-        self.events: Counter[str] = Counter(join=0, leave=0, lost=0, revoked=0, full=0)
-        self.draining: m.Drain | None = None  # sent to every session, if the learner ends
+        self.events: Counter[str] = Counter(dict.fromkeys(get_args(SessionEvent), 0))
+        self.draining: m.Drain | None = None  # what every session was sent, if the learner ends
         self._unacknowledged: dict[bytes, SessionRecord] = {}
         self._checked_at = 0.0
 
     # Requests of the trainer and the main thread.
 
     def open(self, version: int, now: float) -> None:
-        """Hand out credit for the batch of a version that was published, and for `max_lag` more."""
-        if self.scheduler.version == WARMUP_VERSION:  # after random play every actor resets its lanes
+        """Hand out credit for the batch of `version`, which was just published, and for `max_lag` more."""
+        if self.scheduler.version == WARMUP_VERSION:  # after the warm-up every actor resets its lanes
             self.sessions.allow_setup(now)
         self.scheduler.open(version)
         self.grant(now)
@@ -66,23 +58,23 @@ class SessionRegistry:
         self.grant(now)
 
     def settle(self, chunks: list[tuple[bytes, int]], verdict: Verdict) -> None:
-        """Record chunks, named by session and offset."""
+        """Record chunks as trained or dropped; each is given by its session and offset."""
         for sid, offset in chunks:
             self.ledger.settle(sid, offset, verdict)
 
     def reject_chunk(self, sid: bytes, offset: int, batch: int, now: float) -> None:
-        """Record a chunk that could not be decoded as invalid, and grant its batch another."""
+        """Record a chunk that could not be decoded as invalid, and grant another one for its batch."""
         self.ledger.settle(sid, offset, "invalid")
         self.scheduler.withdraw(batch)
         if sid in self.flows:
-            self.flows[sid].late_violation = "expected a chunk of this run, got an unreadable one"
+            self.flows[sid].record_late_violation("expected a chunk of this run, got an unreadable one")
         self.grant(now)
 
     def drain(self, finished: bool) -> Replies:
         """Ask every session to leave; grant nothing more."""
         self.draining = m.Drain(finished=finished)
         self.scheduler.close()
-        return [(x.peer, self.draining) for x in self.sessions if x.peer is not None]
+        return [(session.peer, self.draining) for session in self.sessions if session.peer is not None]
 
     def close_remaining(self) -> None:
         """Close every session that has not left, and settle its steps."""
@@ -100,7 +92,7 @@ class SessionRegistry:
         if session is not None:
             self.ledger.announce(sid, produced)
             self.close_session(session, "actor_lost")
-            self.events["lost"] += 1
+            self.count_event("lost")
 
     def revoke(self, authorised: Container[str]) -> None:
         """Close the sessions of keys that are not authorised; chunks that arrived before are trained."""
@@ -111,19 +103,23 @@ class SessionRegistry:
     def revoke_session(self, session: SessionRecord) -> None:
         """Close one session because its key or its connection is no longer accepted."""
         self.close_session(session, "revoked")
-        self.events["revoked"] += 1
+        self.count_event("revoked")
+
+    def count_event(self, event: SessionEvent) -> None:
+        """Count an event of a session for the metrics."""
+        self.events[event] += 1
 
     # Time, credit and acknowledgements.
 
     def tick(self, now: float) -> None:
-        """Close expired sessions and grant overdue chunks to others; call it once the socket is drained."""
+        """Close expired sessions and grant overdue chunks to others; call it after all messages are read."""
         self.sessions.extend_by_stall(now)
         if now - self._checked_at < _EXPIRY_SECONDS:
             return
         self._checked_at = now
         for session in self.sessions.expired(now):
             self.close_session(session, "actor_lost")
-            self.events["lost"] += 1
+            self.count_event("lost")
         self.grant(now)
 
     def grant(self, now: float) -> None:
@@ -131,8 +127,8 @@ class SessionRegistry:
         for sid in self.scheduler.grant(now):
             account, session = self.ledger.accounts[sid], self.sessions.get(sid)
             assert session is not None
-            received = max(account.received, account.produced)
-            self.flows[sid].credit = received + self.config.rollout.chunk_steps
+            start = max(account.received, account.produced)
+            self.flows[sid].raise_credit(start + self.config.rollout.chunk_steps)
             if self.first_credit_at is None and self.scheduler.version > WARMUP_VERSION:
                 self.first_credit_at = now
             self.owe_ack(session)
@@ -142,7 +138,7 @@ class SessionRegistry:
         self._unacknowledged[session.sid] = session
 
     def acknowledge(self) -> Replies:
-        """Return an Ack for each session whose progress changed; once per poll, so that one Ack is enough."""
+        """Return one Ack for each session that progressed since the last call; called once per loop."""
         replies: Replies = []
         for sid, session in self._unacknowledged.items():
             account = self.ledger.accounts[sid]
@@ -159,7 +155,7 @@ class SessionRegistry:
         return replies
 
     def close_session(self, session: SessionRecord, reason: m.Reason) -> None:
-        """Close a session: what never arrived is dropped for `reason`, and its slot is free."""
+        """Close a session: steps that never arrived are dropped for `reason`, and its slot becomes free."""
         self._unacknowledged.pop(session.sid, None)
         self.ledger.close_session(session.sid, reason)
         self.scheduler.remove(session.sid)
@@ -168,7 +164,8 @@ class SessionRegistry:
 
     def lease_ages(self, now: float) -> dict[bytes, float]:
         """Return the seconds since each connected session renewed its lease; 0 during setup."""
-        return {x.sid: max(0.0, now + sessions.LEASE_SECONDS - x.expires) for x in self.sessions.connected()}
+        connected = self.sessions.connected()
+        return {x.sid: max(0.0, now + sessions.LEASE_SECONDS - x.expires) for x in connected}
 
     def session_statuses(self, now: float, slots: int) -> tuple[SessionStatus, ...]:
         """Return the connected sessions of the first slots, for other threads."""
@@ -179,7 +176,7 @@ class SessionRegistry:
                 x.host,
                 x.incarnation,
                 self.flows[x.sid].steps_received,
-                self.scheduler.plays(x.sid),
+                self.scheduler.is_collecting(x.sid),
                 ages[x.sid],
             )
             for x in self.sessions.connected()
@@ -189,7 +186,7 @@ class SessionRegistry:
     # Checkpoints.
 
     def to_json(self, local: set[bytes]) -> str:
-        """Return ledger and sessions as JSON; `local` sessions end with this process."""
+        """Return ledger and sessions as JSON; the sessions in `local` end with this process."""
         return json.dumps({"ledger": self.ledger.to_json(), "sessions": self.sessions.to_list(local)})
 
     def restore(self, text: str, now: float) -> None:

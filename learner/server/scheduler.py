@@ -1,8 +1,8 @@
-"""Decides which session may play for which batch. Pure decisions, no sockets; time comes in as `now`.
+"""Decides which session collects a chunk for which batch. Pure decisions; time comes in as `now`.
 
-A batch takes E / B chunks. Once version v is published, the batches v to v + max_lag are open, the
-oldest first. A session has at most one grant, for one chunk of one batch; the least recently served
-session gets the next. An overdue grant no longer counts, so another session gets one as well. The
+A batch takes `batch_chunks` chunks. Once version v is published, the batches v to v + max_lag are open, the
+oldest first. A session has at most one grant, for one chunk of one batch. The next grant is for the session
+whose last grant is the oldest. An overdue grant no longer counts, so another session gets one as well. The
 first chunk to arrive is used, and the other is surplus.
 """
 
@@ -16,8 +16,9 @@ from common.config import Config
 from common.protocol.chunk import WARMUP_VERSION
 from common.protocol.messages import ChunkMessage, Reason
 
-_OVERDUE_SECONDS = 2.0  # the least time after which a grant is overdue,
-_OVERDUE_MEDIANS = 3.0  # and in medians of the recent chunk times
+# A grant is overdue after the longer of these times.
+_OVERDUE_SECONDS = 2.0
+_OVERDUE_MEDIANS = 3.0  # in medians of the recent times from a grant to its chunk
 
 
 @dataclass(slots=True)
@@ -43,9 +44,9 @@ class Grant:
     """The newest grant of a session. Written by `GrantScheduler` alone."""
 
     slot: int  # of the session
-    batch: int = WARMUP_VERSION - 1  # no batch: a chunk without a grant is stale
+    batch: int = WARMUP_VERSION - 1  # no batch, so a chunk without a grant is stale
     granted_at: float | None = None  # None once its chunk has arrived
-    serial: int = 0
+    serial: int = 0  # counts the grants of all sessions; 0 before the first
 
 
 class GrantScheduler:
@@ -60,11 +61,11 @@ class GrantScheduler:
         self._grants: dict[bytes, Grant] = {}  # of every connected session
         # Kept up to date, so that the time per chunk does not depend on the number of sessions.
         self._idle: dict[bytes, Grant] = {}  # without an open grant
-        self._playing: dict[bytes, Grant] = {}  # with a grant that is not overdue, the oldest first
+        self._counted: dict[bytes, Grant] = {}  # with a grant that is not overdue, the oldest first
         self._granted: Counter[int] = Counter()  # number of those, by batch
 
     def open(self, version: int) -> None:
-        """Open the batch of a version that was published, and `max_lag` more."""
+        """Open the batch of `version`, which was just published, and `max_lag` more."""
         self.version = version
         chunks, last = self._config.rollout.batch_chunks, version + self._config.max_lag
         if version == WARMUP_VERSION:
@@ -81,7 +82,7 @@ class GrantScheduler:
         self.batches = {}
 
     def admit(self, number: int, version: int) -> Reason | None:
-        """Admit a chunk of `version` to batch `number`, or return why not."""
+        """Admit a chunk of policy `version` to batch `number`, or return why it is dropped."""
         batch = self.batches.get(number)
         if batch is None or not number - self._config.max_lag <= version <= self.version:
             return "stale"
@@ -100,7 +101,7 @@ class GrantScheduler:
         grant = self._grants.get(sid)
         return WARMUP_VERSION - 1 if grant is None else grant.batch
 
-    def plays(self, sid: bytes) -> bool:
+    def is_collecting(self, sid: bytes) -> bool:
         """Return whether a session has a grant whose chunk has not arrived."""
         grant = self._grants.get(sid)
         return grant is not None and grant.granted_at is not None
@@ -118,7 +119,7 @@ class GrantScheduler:
         self._grants.pop(sid, None)
 
     def chunk_received(self, sid: bytes, now: float) -> None:
-        """Close the grant of a session whose chunk arrived."""
+        """End the grant of a session whose chunk arrived."""
         grant = self._grants[sid]
         if grant.granted_at is not None:
             self._chunk_seconds.append(now - grant.granted_at)
@@ -139,27 +140,28 @@ class GrantScheduler:
             for sid, grant in sorted(self._idle.items(), key=lambda item: (item[1].serial, item[1].slot)):
                 if free <= 0:
                     break
-                if free > behind or grant.batch < number:  # those behind come before any second chunk
+                # Sessions that still collect for an older batch come before the second chunk of any session.
+                if free > behind or grant.batch < number:
                     free -= 1
                     self._grant_chunk(sid, grant, number, now)
                     served.append(sid)
         return served
 
     @property
-    def usual_seconds(self) -> float | None:
-        """Median time from a grant to its chunk, of the newest 64; None before the first."""
+    def median_chunk_seconds(self) -> float | None:
+        """Median time from a grant to its chunk, of the newest 64 chunks; None before the first."""
         return statistics.median(self._chunk_seconds) if self._chunk_seconds else None
 
     def _grant_chunk(self, sid: bytes, grant: Grant, batch: int, now: float) -> None:
         self._serial += 1
         grant.serial, grant.granted_at, grant.batch = self._serial, now, batch
         del self._idle[sid]
-        self._playing[sid] = grant
+        self._counted[sid] = grant
         self._granted[batch] += 1
 
     def _release(self, sid: bytes) -> None:
-        """Stop counting the grant of a session, if it counts."""
-        grant = self._playing.pop(sid, None)
+        """Stop counting the grant of a session for its batch, if it counts."""
+        grant = self._counted.pop(sid, None)
         if grant is not None:
             self._granted[grant.batch] -= 1
             if not self._granted[grant.batch]:
@@ -167,10 +169,10 @@ class GrantScheduler:
 
     def _release_overdue(self, now: float) -> None:
         """Stop counting overdue grants; each keeps its batch and its time."""
-        usual = self.usual_seconds
-        while usual is not None and self._playing:
-            sid, oldest = next(iter(self._playing.items()))
+        median = self.median_chunk_seconds
+        while median is not None and self._counted:
+            sid, oldest = next(iter(self._counted.items()))
             assert oldest.granted_at is not None
-            if now - oldest.granted_at <= max(_OVERDUE_SECONDS, _OVERDUE_MEDIANS * usual):
+            if now - oldest.granted_at <= max(_OVERDUE_SECONDS, _OVERDUE_MEDIANS * median):
                 return
             self._release(sid)

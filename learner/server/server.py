@@ -1,7 +1,7 @@
-"""The server: everything between the sockets and the trainer. Every hop between threads is in this file.
+"""The server: everything between the sockets and the trainer, and the only way between their threads.
 
-The network thread owns sockets, sessions and ledger; the decode thread unpacks chunks. The methods here
-run in the caller's thread and call into the network thread where they need what it owns.
+The network thread owns sockets, sessions and ledger. The decoder thread decodes chunks. The methods here run
+in the thread of their caller, and call into the network thread for what it owns.
 """
 
 from __future__ import annotations
@@ -29,7 +29,16 @@ log = structlog.get_logger()
 
 
 class Server:
-    """Serves actors from `start` to `close`. Implements `learner.interface.TrainerServer`."""
+    """Serves actors from `start` to `close`. Implements `learner.interface.TrainerServer`.
+
+    Args:
+        config: the configuration of the run.
+        spaces: those of its environment.
+        generation: number of earlier learner processes of the run.
+        target: the serialised target network; None without a bonus.
+        keys: the learner's key directory; None accepts every peer.
+        sessions_per_key: the most sessions that one key may have at a time.
+    """
 
     def __init__(
         self,
@@ -60,7 +69,7 @@ class Server:
         return self._network.status
 
     def restore(self, text: str) -> None:
-        """Continue from `accounting` of an earlier generation; its local sessions end as lost."""
+        """Continue from the JSON of `accounting` of an earlier generation; its local sessions end as lost."""
         self._registry.restore(text, time.monotonic())
 
     def start(self, endpoints: list[tuple[str, str]]) -> None:
@@ -70,13 +79,14 @@ class Server:
             BindError: an address cannot be served.
             AccessControlError: a port with keys does not refuse strangers.
             KeysError: no key is authorised.
+            TimeoutError: the ports are not ready after 30 s.
         """
         self._network.start(endpoints)
         self._decoder.start()
 
     def close(self) -> None:
-        """Stop serving. The decoder ends first, because it calls into the network thread."""
-        self._decoder.close()
+        """Stop serving."""
+        self._decoder.close()  # first, because it calls into the network thread
         self._network.close()
 
     # Called by the trainer.
@@ -97,8 +107,8 @@ class Server:
 
     def settle(self, chunks: Sequence[DecodedChunk], verdict: Verdict) -> None:
         """Record the steps of `chunks` in the ledger as trained, or as dropped for a reason."""
-        names = [(chunk.sid, chunk.offset) for chunk in chunks]
-        self._network.call(lambda: self._registry.settle(names, verdict))
+        offsets = [(chunk.sid, chunk.offset) for chunk in chunks]
+        self._network.call(lambda: self._registry.settle(offsets, verdict))
 
     def publish(self, bundle: Bundle) -> None:
         """Serialise a bundle and make it the newest that actors can fetch."""
@@ -137,7 +147,7 @@ class Server:
         return {"network": self._network.last_loop_at, "decoder": self._decoder.last_loop_at}
 
     def _refuse(self, chunk: AdmittedChunk, text: str) -> None:
-        """Drop a chunk that the decoder could not read. Runs in the decode thread."""
+        """Drop a chunk that the decoder could not read. Runs in the decoder thread."""
         log.warning("chunk_invalid", text=text)
         sid, offset = chunk.message.sid, chunk.message.offset
         self._network.call(lambda: self._registry.reject_chunk(sid, offset, chunk.batch, time.monotonic()))

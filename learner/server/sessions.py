@@ -11,7 +11,7 @@ from typing import get_args
 from common.protocol.messages import Phase
 
 LEASE_SECONDS = 10.0
-SETUP_SECONDS = 120.0  # an actor cannot send messages while it builds environments or resets its lanes
+SETUP_SECONDS = 120.0  # an actor sends no messages while it builds environments or resets its lanes
 RESTORED_SECONDS = 30.0  # for a session of an earlier generation to return
 _STALL_SECONDS = 1.0  # a longer stall of the network thread extends every lease
 
@@ -25,10 +25,10 @@ class SessionRecord:
     slot: int
     incarnation: int
     expires: float
-    peer: bytes | None = None  # its connection; None: restored from a checkpoint, and not returned yet
+    peer: bytes | None = None  # its connection; None if it was restored and has not returned yet
     host: str = ""  # as the actor names it
     produced_at_join: int = 0  # steps that it had produced when it joined this generation
-    stats: dict[str, float] | None = None  # of its newest heartbeat
+    stats: dict[str, float] | None = None  # seconds by phase, of its newest heartbeat
 
 
 class SessionTable:
@@ -54,7 +54,7 @@ class SessionTable:
         """Return the record of a session, or None."""
         return self._sessions.get(sid)
 
-    def on_connection(self, peer: bytes) -> SessionRecord | None:
+    def by_peer(self, peer: bytes) -> SessionRecord | None:
         """Return the session that uses a connection, or None."""
         return self._by_peer.get(peer)
 
@@ -69,9 +69,10 @@ class SessionTable:
     def join(
         self, sid: bytes, key: str, peer: bytes, host: str, produced: int, now: float
     ) -> tuple[SessionRecord, bool]:
-        """Add a session, or its new connection; also return whether its lanes are reset.
+        """Add a session, or its new connection; its lease covers the setup of environments.
 
-        The lease covers the setup of environments.
+        Returns:
+            The session, and whether its lanes are reset.
         """
         session = self._sessions.get(sid)
         if session is None:
@@ -96,7 +97,7 @@ class SessionTable:
         heapq.heappush(self._free_slots, session.slot)
 
     def add_phase_times(self, session: SessionRecord, stats: dict[str, float]) -> None:
-        """Add the growth of an actor's phase times; the first ones are a baseline, from earlier sessions."""
+        """Add the growth of an actor's phase times; the first ones, of earlier sessions, are the baseline."""
         before = stats if session.stats is None else session.stats
         for phase in self.phase_seconds:
             grown = stats.get(f"phase_{phase}", 0.0) - before.get(f"phase_{phase}", 0.0)
@@ -112,9 +113,9 @@ class SessionTable:
 
     # Leases.
 
-    def renew(self, session: SessionRecord, now: float, plays: bool) -> None:
-        """Renew the lease of a session that sent a message; its setup ends when it plays, not before."""
-        session.expires = now + LEASE_SECONDS if plays else max(session.expires, now + LEASE_SECONDS)
+    def renew(self, session: SessionRecord, now: float, setup_ended: bool) -> None:
+        """Renew the lease of a session that sent a message; during its setup the lease never gets shorter."""
+        session.expires = now + LEASE_SECONDS if setup_ended else max(session.expires, now + LEASE_SECONDS)
 
     def allow_setup(self, now: float) -> None:
         """Give every connected session time to reset its lanes."""
@@ -122,7 +123,7 @@ class SessionTable:
             session.expires = max(session.expires, now + SETUP_SECONDS)
 
     def extend_by_stall(self, now: float) -> None:
-        """Extend every lease by any stall of this loop; call it once per loop."""
+        """Extend every lease by any stall of the network thread; call it once per loop."""
         stall = now - self._last_loop_at
         if self._last_loop_at and stall > _STALL_SECONDS:
             for session in self:
@@ -136,14 +137,14 @@ class SessionTable:
     # Checkpoints.
 
     def to_list(self, local: set[bytes]) -> list[object]:
-        """Return sessions, and how often each slot was taken, for a checkpoint."""
+        """Return the sessions and the newest incarnation of each slot, for a checkpoint."""
         sessions = [[session.sid.hex(), session.slot, session.sid in local] for session in self]
         return [sessions, sorted(self._incarnations.items())]
 
     def restore(
         self, saved: list[list[list[object]]], keys: Mapping[bytes, str], now: float
     ) -> list[SessionRecord]:
-        """Restore `to_list`; `keys` are the owners of the sessions.
+        """Restore `to_list`; `keys` are the public keys of the sessions.
 
         Returns:
             The local sessions, which ended with the earlier process.

@@ -12,16 +12,16 @@ class SessionStatus(NamedTuple):
     """One connected session."""
 
     slot: int
-    host: str  # as the actor reports it: not to be trusted
+    host: str  # as the actor reports it, so any text is possible
     incarnation: int  # number of earlier sessions in this slot
     steps: int  # received since the session took its slot
-    plays: bool  # whether it holds credit that it has not used
+    collecting: bool  # whether it holds credit that it has not used
     silent_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class ServerStatus:
-    """Sessions, ledger totals and counters. The network thread replaces it whole, in one assignment.
+    """Sessions, ledger totals and counters. The network thread replaces the whole value in one assignment.
 
     Counters start at 0 with the process; `totals` and `sessions_seen` are those of the run.
     """

@@ -1,7 +1,7 @@
 """Checks of what a session claims against what the learner knows. Pure functions of numbers.
 
-An honest actor never plays beyond its credit, or beyond one chunk more than it had produced when it
-returned. A claim beyond that would falsify the step accounting.
+An honest actor never collects more than one chunk beyond its credit, or beyond what it had produced when it
+connected. A greater claim would falsify the step accounting.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _PHASE_FIELDS = tuple(f"phase_{phase}" for phase in get_args(Phase))
 def session_steps_limit(config: Config) -> int:
     """Return the most steps that are counted for one session when it returns to another generation.
 
-    A session that plays alone makes every step of the run, and again those that a restart of the
-    learner rolls back. Twice the run allows for that. A session with more ends without a violation.
+    The only session of a run makes every step of it, and repeats the steps that a restart of the learner
+    rolls back. Twice the steps of the run allow for that. A session with more ends without a violation.
     """
-    batches = config.updates + config.max_lag + 3  # with open batches, and batches whose update failed
+    batches = config.updates + config.max_lag + 3  # includes open batches, and batches whose update failed
     return 2 * (config.warmup_chunks * config.rollout.chunk_steps + batches * config.rollout.batch_steps)
 
 
@@ -46,18 +46,18 @@ def history_violation(hello: Hello) -> str | None:
     if hello.sid in hello.former or len(hello.former) > FORMER_SESSIONS:
         return f"expected at most {FORMER_SESSIONS} former sessions without the present one, got others"
     if hello.base > hello.produced or hello.base < 0:
-        return f"expected steps held to begin in [0, {hello.produced}], got {hello.base}"
+        return f"expected base in [0, {hello.produced}], got {hello.base}"
     return None
 
 
 def session_ended(hello: Hello, generation: int, closed: bool | None, limit_steps: int) -> bool:
     """Return whether a Hello names a session that was closed, or one of another run.
 
-    A session that returns to another generation with more steps than the run has cannot continue.
+    A session that returns to another generation with more than `limit_steps` cannot continue either.
 
     Args:
         hello: the message.
-        generation: of the learner.
+        generation: the present generation of the learner.
         closed: whether the session's account is closed; None without an account.
         limit_steps: `session_steps_limit` of the run.
     """
@@ -78,7 +78,7 @@ def hello_violation(
 
     Args:
         hello: the message.
-        generation: of the learner.
+        generation: the present generation of the learner.
         settled: first offset of the session that is not settled; None without an account.
         other: the session that used this connection before, or None.
         limit_steps: `produced_limit` of the session; None if it has no connection.
@@ -86,27 +86,29 @@ def hello_violation(
     """
     if other is not None and other != hello.sid and other not in hello.former:
         return "expected one session on a connection, got a second"
-    if hello.generation < 0 and hello.produced > chunk_steps:  # played before it learned of its former end
+    if (
+        hello.generation < 0 and hello.produced > chunk_steps
+    ):  # collected before it learned that its former session ended
         return f"expected a new session with at most {chunk_steps} steps, got {hello.produced}"
     if hello.generation == generation and settled is not None and hello.base > settled:
-        return f"expected steps from {settled} on to be held, got {hello.base}"
+        return f"expected base of at most {settled}, got {hello.base}"
     return None if limit_steps is None else _beyond(hello.produced, limit_steps)
 
 
 def progress_violation(message: Message, limit_steps: int) -> str | None:
-    """Return why a message of a session, or the steps that it claims, cannot be true; or None."""
+    """Return why a message of a session cannot be true, by its kind or its step counts; or None."""
     if not isinstance(message, ChunkMessage | Skip | Heartbeat | Bye):
         return f"expected a message of an actor, got {type(message).__name__}"
     produced = message.produced
     if isinstance(message, ChunkMessage | Skip):
         if min(message.offset, message.steps - 1) < 0:
-            return f"expected steps from 0 on, got {message.steps} from {message.offset}"
+            return f"expected at least 1 step from offset 0 on, got {message.steps} from {message.offset}"
         produced = max(produced, message.offset + message.steps)
     return _beyond(produced, limit_steps)
 
 
-def plays(message: Message, generation: int) -> bool:
-    """Return whether a message shows that its actor plays, so that its setup has ended."""
+def ends_setup(message: Message, generation: int) -> bool:
+    """Return whether a message shows that its actor has set up its environments and follows the policy."""
     if not isinstance(message, ChunkMessage):
         return False
     return message.version > WARMUP_VERSION and message.generation == generation

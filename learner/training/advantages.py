@@ -53,8 +53,8 @@ def extrinsic_ends(
 ) -> tuple[Tensor, Tensor]:
     """Return discount and trace of the extrinsic stream, which ends with the episode, float32 [T, B] each."""
     done = terminated | truncated
-    cut = done if time_limit_is_end else terminated
-    return gamma * (~cut).float(), gamma * lam * (~done).float()
+    terminal = done if time_limit_is_end else terminated
+    return gamma * (~terminal).float(), gamma * lam * (~done).float()
 
 
 def importance(log_prob: Tensor, behaviour_log_prob: Tensor, lag: Tensor) -> Tensor:

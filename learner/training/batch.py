@@ -17,7 +17,7 @@ from common.spaces import Spaces
 
 
 def join(chunks: Sequence[Chunk]) -> Chunk:
-    """One chunk of E lanes from E / B chunks, in their order; final observations in row-major order."""
+    """Join E / B chunks, in their order, to one of E lanes; final observations are in row-major order."""
     arrays = {
         field.name: np.concatenate([getattr(chunk, field.name) for chunk in chunks], axis=1)
         for field in dataclasses.fields(Chunk)
@@ -25,9 +25,9 @@ def join(chunks: Sequence[Chunk]) -> Chunk:
     }
     # Final observations are listed by (t, lane) within each chunk; the joined list by (t, lane of E).
     lanes = np.cumsum([0, *(chunk.action.shape[1] for chunk in chunks)])
-    where = [np.argwhere(chunk.truncated) + np.array([0, lanes[i]]) for i, chunk in enumerate(chunks)]
-    places = np.concatenate(where)
-    order = np.lexsort((places[:, 1], places[:, 0]))
+    ends = [np.argwhere(chunk.truncated) + np.array([0, lanes[i]]) for i, chunk in enumerate(chunks)]
+    t, lane = np.concatenate(ends).T
+    order = np.lexsort((lane, t))
     final = np.concatenate([chunk.final_observation for chunk in chunks])[order]
     return Chunk(**arrays, final_observation=final)
 
@@ -36,8 +36,8 @@ def join(chunks: Sequence[Chunk]) -> Chunk:
 class Batch:
     """Tensors of one update, on the training device; time first.
 
-    Image stacks are stored with the stack axis last, as the convolutions want them in memory, and
-    handed out as [N, S, 84, 84] views.
+    The stack axis is last in memory, because channels-last convolutions read it fastest; `observations`
+    returns the stacks as [N, S, 84, 84] views.
     """
 
     stack: Tensor  # uint8 [T + 1, E, 84, 84, S] or float32 [T + 1, E, D, 1], whitened
@@ -53,12 +53,12 @@ class Batch:
 
     @property
     def done(self) -> Tensor:
-        """bool [T, E]."""
+        """Whether the step ended its episode, bool [T, E]."""
         return self.terminated | self.truncated
 
 
 def observations(stack: Tensor) -> Tensor:
-    """What a policy network takes, [N, S, ...], from stacks stored with S last, [N, ..., S]."""
+    """Return the input of a policy network, [N, S, ...], from stacks with S last, [N, ..., S]."""
     return stack.movedim(-1, 1)
 
 
@@ -89,12 +89,12 @@ def make_batch(
         mean, std = (x.to(device) for x in statistics)
         observation, final = (rnd.whiten(x, mean, std, rnd.POLICY_CLIP) for x in (observation, final))
     stack = restack(observation, joined.done, spaces.stack)
-    # Rows are found on the host: a mask on the device would make the host wait for their number.
-    cut = torch.from_numpy(np.flatnonzero(joined.truncated)).to(device)
+    # The rows are found on the host, because it would wait for the number of rows in a mask on the device.
+    ended = torch.from_numpy(np.flatnonzero(joined.truncated)).to(device)
     action = torch.from_numpy(joined.action).to(device)
     return Batch(
         stack=stack,
-        final_stack=torch.cat([stack[:-1].flatten(0, 1)[cut][..., 1:], final.unsqueeze(-1)], -1),
+        final_stack=torch.cat([stack[:-1].flatten(0, 1)[ended][..., 1:], final.unsqueeze(-1)], -1),
         next_observation=next_observation,
         action=action if spaces.is_continuous else action.to(torch.int64),
         log_prob=torch.from_numpy(joined.log_prob).to(device),
@@ -107,7 +107,7 @@ def make_batch(
 
 
 def restack(observation: Tensor, done: npt.NDArray[np.bool_], size: int) -> Tensor:
-    """Rebuild what the policy saw from observations that were sent once.
+    """Rebuild the stacks that the policy saw from observations that were sent once.
 
     Args:
         observation: [S - 1 + T + 1, E, ...]; see `Chunk`.
@@ -120,7 +120,7 @@ def restack(observation: Tensor, done: npt.NDArray[np.bool_], size: int) -> Tens
     steps = len(done)
     stack = torch.stack([observation[k : k + steps + 1] for k in range(size)], dim=-1)
     for t, lane in np.argwhere(done).tolist():
-        for since in range(size - 1):  # row t + 1 + since knows the newest 1 + since images
+        for since in range(size - 1):  # row t + 1 + since has 1 + since images of its episode
             if t + 1 + since <= steps:
                 stack[t + 1 + since, lane, ..., : size - 1 - since] = 0
     return stack

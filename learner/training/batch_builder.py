@@ -1,4 +1,4 @@
-"""From the decoded chunks of one update to the batch that the networks train on."""
+"""Builds the batch that the networks train on from the decoded chunks of one update."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class BatchBuilder:
         self._compute_bonus = compute_bonus
 
     def build(self, chunks: Sequence[DecodedChunk], version: int, normaliser: Normaliser) -> BuiltBatch:
-        """Build the batch of `version`; `normaliser` stays as it is.
+        """Build the batch of `version` without a change of `normaliser`.
 
         Args:
             chunks: in batch order.
@@ -89,7 +89,7 @@ class BatchBuilder:
             case "sign":
                 return np.sign(joined.reward)
             case "scaled":
-                lives = [(decoded.slot, decoded.incarnation, decoded.fresh) for decoded in chunks]
-                return normaliser.scale_reward(joined.reward, joined.done, lives)
+                incarnations = [(decoded.slot, decoded.incarnation, decoded.fresh) for decoded in chunks]
+                return normaliser.scale_reward(joined.reward, joined.done, incarnations)
             case _:
                 return joined.reward

@@ -1,8 +1,8 @@
 """Run directories and checkpoints: atomic, verified, without pickle.
 
 A checkpoint is one safetensors file: tensors, and JSON in its metadata beside a digest over both.
-It is written to a temporary name, synced, renamed, and the directory synced; the last three are
-kept, and a damaged one is skipped for the one before it.
+A write goes to a temporary name; then the file is synced and renamed, and its directory is synced. The
+last three checkpoints are kept. A damaged checkpoint is skipped, and the one before it is used.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ FORMAT = 2  # format 1, of the releases before protocol 4, can be read
 
 
 class CheckpointError(Exception):
-    """A run directory or checkpoint that cannot be used; one sentence for the user."""
+    """A run directory or checkpoint cannot be used; the message is one sentence for the user."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Everything a run needs to go on."""
+    """Everything that a run needs to continue."""
 
     tensors: dict[str, torch.Tensor]
     meta: dict[str, Any]
@@ -56,13 +56,13 @@ def _digest(tensors: Mapping[str, torch.Tensor], text: str) -> str:
 
 
 def save(directory: Path, version: int, checkpoint: Checkpoint) -> Path:
-    """Write a checkpoint and drop the oldest beyond three.
+    """Write a checkpoint, and delete all but the newest three.
 
     Raises:
         OSError: the disk is full or broken; earlier checkpoints are untouched.
     """
     text = json.dumps({"format": FORMAT, **checkpoint.meta}, sort_keys=True)
-    # A module with channels-last weights would be refused: its memory is not in the order of its shape.
+    # safetensors refuses tensors whose memory is not in the order of their shape, as channels-last weights.
     tensors = {name: value.detach().contiguous() for name, value in checkpoint.tensors.items()}
     data = safetensors.torch.save(tensors, {"json": text, "digest": _digest(tensors, text)})
     path = directory / f"{version:09d}.safetensors"
@@ -76,7 +76,7 @@ def load(path: Path) -> Checkpoint:
     """Read and verify one checkpoint.
 
     Raises:
-        CheckpointError: unreadable, damaged, or of another format.
+        CheckpointError: the file is unreadable, damaged or of another format.
     """
     try:
         with safetensors.safe_open(path, framework="pt") as file:
@@ -114,7 +114,7 @@ def _from_format_1(meta: dict[str, Any]) -> dict[str, Any]:
 
 
 def newest(directory: Path) -> Checkpoint | None:
-    """The newest intact checkpoint; None if there is none at all.
+    """Return the newest intact checkpoint; None if the directory has no checkpoint.
 
     Raises:
         CheckpointError: there are checkpoints, and every one is damaged.
@@ -140,7 +140,7 @@ class RunDirectory:
         """Open or make the directory.
 
         Raises:
-            CheckpointError: it cannot be written, is in use, or holds a run and `resume` is off.
+            CheckpointError: it cannot be written, is in use, or has files while `resume` is off.
         """
         self.path, self.checkpoints = path, path / "checkpoints"
         try:
@@ -160,14 +160,14 @@ class RunDirectory:
         except BlockingIOError:
             os.close(self._lock)
             raise CheckpointError(
-                f"expected a run directory of our own, got {path} in use by another learner: stop it first"
+                f"expected a free run directory, got {path} in use by another learner: stop it first"
             ) from None
 
     def begin(self, config: str | None) -> int:
-        """Count this process life, durably, before anyone hears of it; keep `config` if it is a new run's.
+        """Count this learner process on disk before an actor sees its generation; write a new run's config.
 
         Returns:
-            The generation: the number of earlier lives.
+            The generation: the number of earlier learner processes of the run.
 
         Raises:
             CheckpointError: the disk is full or broken, or the count so far cannot be read.
@@ -182,7 +182,8 @@ class RunDirectory:
             write_atomically(file, str(generation).encode())
         except ValueError:
             raise CheckpointError(
-                f"expected a whole number in {file}, got something else: write how often this run was started"
+                f"expected a whole number in {file}, got something else: "
+                "write the number of times that this run was started"
             ) from None
         except OSError as error:
             raise CheckpointError(

@@ -1,4 +1,4 @@
-"""Finished games, from raw rewards: returns, lengths, and the last hundred of them."""
+"""Finished episodes: their scores, which are sums of raw rewards, and their lengths."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from learner.interface import DecodedChunk
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """One finished game."""
+    """One finished episode."""
 
     slot: int
     lane: int
@@ -29,34 +29,34 @@ class _Lanes:
     next_offset: int
     score: npt.NDArray[np.float64]
     steps: npt.NDArray[np.int64]
-    whole: npt.NDArray[np.bool_]  # False until an end, where the beginning was missed
+    whole: npt.NDArray[np.bool_]  # False until the next end if the beginning was missed
 
 
 @dataclass(slots=True)
 class EpisodeTracker:
-    """Owned by the trainer. A game whose beginning or middle was not trained on is not reported."""
+    """Tracks the episodes of every lane. An episode is reported if all of its steps were trained on."""
 
     recent: deque[float] = field(default_factory=lambda: deque(maxlen=100))
-    lengths: deque[int] = field(default_factory=lambda: deque(maxlen=100))  # in steps, of this process
+    lengths: deque[int] = field(default_factory=lambda: deque(maxlen=100))  # in steps; not checkpointed
     count: int = 0
     best: float = float("-inf")
     _lanes: dict[int, _Lanes] = field(default_factory=dict)
 
-    def advance(self, delivered: DecodedChunk) -> list[Episode]:
-        """Take in one chunk; returns the games that ended in it."""
-        chunk = delivered.chunk
+    def advance(self, decoded: DecodedChunk) -> list[Episode]:
+        """Add one chunk; return the episodes that ended in it."""
+        chunk = decoded.chunk
         steps, lanes = chunk.reward.shape
-        state = self._lanes.get(delivered.slot)
+        state = self._lanes.get(decoded.slot)
         continues = (
             state is not None
-            and not delivered.fresh
-            and (state.incarnation, state.next_offset) == (delivered.incarnation, delivered.offset)
+            and not decoded.fresh
+            and (state.incarnation, state.next_offset) == (decoded.incarnation, decoded.offset)
         )
         if state is None or not continues:
-            whole = np.full(lanes, delivered.fresh)
+            whole = np.full(lanes, decoded.fresh)
             zeros = np.zeros(lanes), np.zeros(lanes, np.int64)
-            state = self._lanes[delivered.slot] = _Lanes(delivered.incarnation, 0, *zeros, whole)
-        state.next_offset = delivered.offset + steps * lanes
+            state = self._lanes[decoded.slot] = _Lanes(decoded.incarnation, 0, *zeros, whole)
+        state.next_offset = decoded.offset + steps * lanes
         ended = []
         for t in range(steps):
             state.score += chunk.reward[t]
@@ -64,7 +64,7 @@ class EpisodeTracker:
             for lane in np.flatnonzero(chunk.done[t]):
                 if state.whole[lane]:
                     ended.append(
-                        Episode(delivered.slot, int(lane), int(state.steps[lane]), float(state.score[lane]))
+                        Episode(decoded.slot, int(lane), int(state.steps[lane]), float(state.score[lane]))
                     )
                 state.score[lane], state.steps[lane], state.whole[lane] = 0.0, 0, True
         for episode in ended:
@@ -76,11 +76,11 @@ class EpisodeTracker:
 
     @property
     def mean(self) -> float | None:
-        """Mean score of the last hundred games; None before the first."""
+        """Mean score of the last hundred episodes; None before the first end."""
         return float(np.mean(self.recent)) if self.recent else None
 
     def state(self) -> dict[str, object]:
-        """For a checkpoint. Running games are not kept: a resumed run resets every lane."""
+        """Return the JSON of a checkpoint, without running episodes: a resumed run resets every lane."""
         return {"recent": list(self.recent), "count": self.count, "best": self.best if self.count else None}
 
     def load(self, state: dict[str, object]) -> None:

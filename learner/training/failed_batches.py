@@ -1,4 +1,4 @@
-"""Batches whose update had a figure that is not finite: kept on disk, and counted."""
+"""Keeps batches whose update had a figure that is not finite, and counts them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class FailedBatches:
         self.total = 0
 
     def clear(self) -> None:
-        """Start counting in a row from 0, after an update that succeeded."""
+        """Reset the number of failures in a row, after an update that succeeded."""
         self._in_a_row = 0
 
     def keep(self, joined: Chunk, version: int) -> None:
@@ -49,5 +49,5 @@ class FailedBatches:
             raise Fatal(
                 EXIT_INTERNAL,
                 f"expected finite losses, got NaN or infinity from {_MAX_IN_A_ROW} batches in a row: lower "
-                f"--ppo.learning-rate, or look into {self._directory}; the last checkpoint is from before",
+                f"--ppo.learning-rate, or inspect {self._directory}; the last checkpoint is older",
             )

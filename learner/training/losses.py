@@ -1,4 +1,4 @@
-"""The losses, one number per sample. The caller averages them."""
+"""The losses of single samples; the caller averages them."""
 
 from __future__ import annotations
 

@@ -1,11 +1,18 @@
-"""The rows of each minibatch of an update."""
+"""The rows of each minibatch of an update, and those that the predictor learns from."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from common.config import PPOConfig
+from common.config import Config, PPOConfig
+
+
+def draw_predictor_rows(rows: int, config: Config, generator: torch.Generator) -> Tensor:
+    """Draw the rows that the predictor learns from, bool [epochs, rows], on the host; none if RND is off."""
+    if not config.rnd.enabled:
+        return torch.zeros(config.ppo.epochs, rows, dtype=torch.bool)
+    return torch.rand(config.ppo.epochs, rows, generator=generator) < config.predictor_share
 
 
 def draw_minibatches(

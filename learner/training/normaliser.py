@@ -1,4 +1,4 @@
-"""All running statistics of a run: observations, discounted returns of both reward streams."""
+"""The running statistics of a run: observations, and discounted returns of both reward streams."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ class Normaliser:
         Source: Burda et al. 2018, section 2.4, and its code (ppo_agent.py).
         """
         filtered = np.empty(bonus.shape)
-        for place, slot in enumerate(slots):
-            columns = slice(place * self._lanes, (place + 1) * self._lanes)
+        for index, slot in enumerate(slots):
+            columns = slice(index * self._lanes, (index + 1) * self._lanes)
             carry = self._filters.get(slot, np.zeros(self._lanes))
             filtered[:, columns], self._filters[slot] = forward_filter(
                 carry, bonus[:, columns], self._gamma_intrinsic
@@ -81,15 +81,15 @@ class Normaliser:
         self,
         reward: npt.NDArray[np.float32],
         done: npt.NDArray[np.bool_],
-        lives: Sequence[tuple[int, int, bool]],
+        incarnations: Sequence[tuple[int, int, bool]],
     ) -> npt.NDArray[np.float32]:
         """Divide extrinsic rewards by the standard deviation of the discounted return; clip at 10.
 
         Args:
             reward: float32 [T, E], raw, in batch order.
             done: bool [T, E].
-            lives: slot and incarnation of each chunk of the batch, and whether its lanes were reset
-                before it; the return starts at 0 for a new incarnation and for reset lanes.
+            incarnations: slot and incarnation of each chunk of the batch, and whether its lanes were
+                reset before it; the return starts at 0 for a new incarnation and for reset lanes.
 
         Returns:
             float32 [T, E].
@@ -97,16 +97,16 @@ class Normaliser:
         Source: Engstrom et al. 2020, section 3 (reward scaling), arXiv:2005.12729.
         """
         filtered = np.empty(reward.shape)
-        for place, (slot, life, fresh) in enumerate(lives):
-            columns = slice(place * self._lanes, (place + 1) * self._lanes)
-            last, carry = self._returns.get(slot, (life, np.zeros(self._lanes)))
+        for index, (slot, incarnation, fresh) in enumerate(incarnations):
+            columns = slice(index * self._lanes, (index + 1) * self._lanes)
+            last, carry = self._returns.get(slot, (incarnation, np.zeros(self._lanes)))
             filtered[:, columns], carry = forward_filter(
-                carry if last == life and not fresh else np.zeros(self._lanes),
+                carry if last == incarnation and not fresh else np.zeros(self._lanes),
                 reward[:, columns],
                 self._gamma_extrinsic,
                 done[:, columns],
             )
-            self._returns[slot] = (life, carry)
+            self._returns[slot] = (incarnation, carry)
         self.extrinsic_return = self.extrinsic_return.merge(Moments.of(filtered.reshape(-1)))
         scaled = np.clip(reward / self.extrinsic_return.std, -_REWARD_CLIP, _REWARD_CLIP)
         return scaled.astype(np.float32)

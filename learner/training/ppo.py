@@ -7,7 +7,6 @@ the predictor learns from inputs whitened with statistics that already include t
 from __future__ import annotations
 
 import copy
-import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,11 +24,13 @@ from common.rng import network_seed
 from common.spaces import Spaces
 from learner.training.batch import Batch, observations
 from learner.training.losses import clipped_policy_loss, value_loss
-from learner.training.minibatches import draw_minibatches
-from learner.training.targets import Targets, Values, compute_targets, explained_variance, staleness
+from learner.training.minibatches import draw_minibatches, draw_predictor_rows
+from learner.training.optimiser_state import load_optimiser, optimiser_tensors
+from learner.training.samples import Samples, make_samples
+from learner.training.targets import Values, compute_targets, explained_variance, staleness
 
 _SLICE = 512  # rows per forward pass without gradients
-_POLICY, _TARGET, _PREDICTOR, _SAMPLING = range(4)  # what a seed is for
+_POLICY, _TARGET, _PREDICTOR, _SAMPLING = range(4)  # purposes of the seeds
 FIGURES = (
     "policy_loss",
     "value_loss_extrinsic",
@@ -51,19 +52,6 @@ class UpdateReport:
     learning_rate: float
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Samples:
-    """The batch flattened to N = T x E rows, with the constants of the losses."""
-
-    stack: Tensor  # [N, ..., S]
-    action: Tensor
-    old_log_prob: Tensor
-    targets: Targets
-    next_observation: Tensor  # [N, ...]
-    feature: Tensor  # of the target network, [N, F]; zero where no epoch needs it
-    kept: Tensor  # bool [epochs, N], on the host: rows that the predictor learns from
-
-
 class PPO:
     """Owns networks, optimiser and the random generator of an update. Only the trainer's thread uses it."""
 
@@ -83,7 +71,7 @@ class PPO:
             eps=config.ppo.adam_eps,
             fused=True,
         )
-        self._learning: list[nn.Module | torch.optim.Adam] = [self.policy, self.predictor, self.optimiser]
+        self._trained: list[nn.Module | torch.optim.Adam] = [self.policy, self.predictor, self.optimiser]
         self.generator = torch.Generator().manual_seed(network_seed(seed, _SAMPLING))
 
     def _policy_parameters(self) -> list[nn.Parameter]:
@@ -101,7 +89,7 @@ class PPO:
             progress: share of the run's updates that are done, in [0, 1).
 
         Returns:
-            The figures; None if one is not finite. Then networks and optimiser are as before.
+            The figures; None if one is not finite, and then networks and optimiser are as before.
         """
         ppo = self._config.ppo
         scale = 1.0 - progress if ppo.anneal else 1.0
@@ -109,44 +97,39 @@ class PPO:
         rates = (learning_rate, (self._config.rnd.learning_rate or ppo.learning_rate) * scale)
         for group, rate in zip(self.optimiser.param_groups, rates, strict=False):
             group["lr"] = rate
-        before = copy.deepcopy([x.state_dict() for x in self._learning])
-        samples, facts = self._prepare(batch, statistics)
+        before = copy.deepcopy([x.state_dict() for x in self._trained])
+        samples, batch_figures = self._prepare(batch, statistics)
         sums = torch.zeros(len(FIGURES), device=self._device)
         steps, lanes = batch.reward.shape
         minibatches = draw_minibatches(samples.kept, steps, lanes, ppo, self.generator, self._device)
         for rows, kept in minibatches:
             sums += self._step(samples, rows, kept, statistics, ppo.clip * scale)
         # One copy to the host for all figures, because each copy waits for the device.
-        values = torch.cat([sums / len(minibatches), torch.stack(list(facts.values()))]).tolist()
-        figures = dict(zip([*FIGURES, *facts], values, strict=True))
+        values = torch.cat([sums / len(minibatches), torch.stack(list(batch_figures.values()))]).tolist()
+        figures = dict(zip([*FIGURES, *batch_figures], values, strict=True))
         if not all(map(math.isfinite, figures.values())):
-            for module, state in zip(self._learning, before, strict=True):
+            for module, state in zip(self._trained, before, strict=True):
                 module.load_state_dict(state)
             return None
         return UpdateReport(figures, learning_rate)
 
     @torch.no_grad()
-    def _prepare(self, batch: Batch, statistics: tuple[Tensor, Tensor]) -> tuple[_Samples, dict[str, Tensor]]:
+    def _prepare(self, batch: Batch, statistics: tuple[Tensor, Tensor]) -> tuple[Samples, dict[str, Tensor]]:
         """Compute what stays constant during the epochs, and statistics of the batch."""
         values = self._values(batch)
         targets = compute_targets(batch, values, self._config)
-        kept, feature = self._features(batch, statistics)
-        samples = _Samples(
-            stack=batch.stack[:-1].flatten(0, 1),
-            action=batch.action.flatten(0, 1),
-            old_log_prob=values.log_prob.flatten(),
-            targets=Targets(*(getattr(targets, x.name).flatten() for x in dataclasses.fields(targets))),
-            next_observation=batch.next_observation.flatten(0, 1),
-            feature=feature,
-            kept=kept,
-        )
-        facts = {
+        kept = draw_predictor_rows(batch.reward.numel(), self._config, self.generator)
+        feature = self._target_features(batch, kept, statistics)
+        samples = make_samples(batch, values.log_prob, targets, kept, feature)
+        batch_figures = {
             "intrinsic_reward_mean": batch.intrinsic.mean(),
             "intrinsic_reward_std": batch.intrinsic.std(),
             "advantage_std": targets.advantage.std(),
             "lag_mean": batch.lag.float().mean(),
         }
-        return samples, facts | explained_variance(values, targets) | staleness(batch, values, targets)
+        return samples, batch_figures | explained_variance(values, targets) | staleness(
+            batch, values, targets
+        )
 
     def _values(self, batch: Batch) -> Values:
         steps, lanes = batch.reward.shape
@@ -167,18 +150,15 @@ class PPO:
 
     @torch.no_grad()
     def compute_bonus(self, observation: Tensor, statistics: tuple[Tensor, Tensor]) -> Tensor:
-        """The bonus by the present predictor, [T, B, ...] -> float32 [T, B]; see `bonus.compute_bonus`."""
+        """Compute the bonus with the present predictor, [T, B, ...] -> float32 [T, B]; see `bonus`."""
         return bonus.compute_bonus(
             self.predictor, self.target, observation, statistics, self._config.precision
         )
 
-    def _features(self, batch: Batch, statistics: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Draw the rows that the predictor learns from in each epoch, and compute their target features."""
-        rows = batch.reward.numel()
-        epochs, keep = self._config.ppo.epochs, self._config.predictor_share
+    def _target_features(self, batch: Batch, kept: Tensor, statistics: tuple[Tensor, Tensor]) -> Tensor:
+        """Compute the target network's features of the rows that any epoch keeps, float32 [N, F]."""
         if not self._config.rnd.enabled:
-            return torch.zeros(epochs, rows, dtype=torch.bool), torch.empty(0)
-        kept = torch.rand(epochs, rows, generator=self.generator) < keep
+            return torch.empty(0)
         needed = kept.any(0).nonzero().squeeze(1).to(self._device)
         flat = batch.next_observation.flatten(0, 1)
         with autocast(self._config.precision, self._device.type):
@@ -187,14 +167,14 @@ class PPO:
                 for some in torch.split(needed, _SLICE)
             ]
         computed = torch.cat(parts)
-        feature = torch.zeros(rows, computed.shape[1], device=self._device)
+        feature = torch.zeros(len(flat), computed.shape[1], device=self._device)
         feature[needed] = computed
-        return kept, feature
+        return feature
 
     def _step(
-        self, samples: _Samples, rows: Tensor, kept: Tensor, statistics: tuple[Tensor, Tensor], clip: float
+        self, samples: Samples, rows: Tensor, kept: Tensor, statistics: tuple[Tensor, Tensor], clip: float
     ) -> Tensor:
-        """Take one optimiser step; returns `FIGURES` as a tensor, because a copy to the host waits."""
+        """Take one optimiser step; return `FIGURES` on the device, because a copy makes the host wait."""
         ppo, config = self._config.ppo, self._config
         with autocast(config.precision, self._device.type):
             output = self.policy(observations(samples.stack[rows]))
@@ -228,7 +208,7 @@ class PPO:
             losses = (policy_loss, loss_e, loss_i, entropy, predictor_loss, clipped.float().mean(), kl)
             return torch.stack([x.detach().float() for x in (*losses, *norms)])
 
-    def _predictor_loss(self, samples: _Samples, kept: Tensor, statistics: tuple[Tensor, Tensor]) -> Tensor:
+    def _predictor_loss(self, samples: Samples, kept: Tensor, statistics: tuple[Tensor, Tensor]) -> Tensor:
         """Return the mean prediction error of the kept rows; 0 if none is kept."""
         if not self._config.rnd.enabled or not len(kept):
             return torch.zeros((), device=self._device)
@@ -245,8 +225,7 @@ class PPO:
     def state(self) -> dict[str, Tensor]:
         """Return everything that `load` restores, by checkpoint name, on the host."""
         state = _on_host("model", self.tensors()) | _on_host("target", self.target.state_dict())
-        for number, moments in self.optimiser.state_dict()["state"].items():
-            state |= _on_host(f"optimiser.{number}", moments)
+        state |= _on_host("optimiser", optimiser_tensors(self.optimiser))
         return state | {"generator": self.generator.get_state()}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
@@ -255,16 +234,7 @@ class PPO:
         if self._config.rnd.enabled:
             self.predictor.load_state_dict(under("model.predictor", state))
         self.target.load_state_dict(under("target", state))
-        parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, value in under("optimiser", state).items():
-            number, _, key = name.partition(".")
-            parameter = parameters[int(number)]
-            # The fused optimiser reads raw memory, so the moments need the memory layout of the parameter.
-            laid_out = torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
-            moments.setdefault(int(number), {})[key] = laid_out.detach()
-        groups = self.optimiser.state_dict()["param_groups"]
-        self.optimiser.load_state_dict({"state": moments, "param_groups": groups})
+        load_optimiser(self.optimiser, under("optimiser", state))
         self.generator.set_state(state["generator"])
 
 

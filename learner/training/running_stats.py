@@ -1,4 +1,4 @@
-"""Running mean and variance, and the discounted forward filter. Float64, pure functions."""
+"""Running mean and variance, and the discounted forward filter, as pure functions in float64."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class Moments:
 
     @staticmethod
     def prior(shape: tuple[int, ...]) -> Moments:
-        """Mean 0 and variance 1 with the weight of `PRIOR_COUNT` samples."""
+        """Return mean 0 and variance 1 with the weight of `PRIOR_COUNT` samples."""
         return Moments(PRIOR_COUNT, np.zeros(shape), np.ones(shape))
 
     @staticmethod
     def of(samples: npt.NDArray[np.generic]) -> Moments:
-        """Moments of `samples` [N, ...] over the first axis; exact sums for uint8.
+        """Compute the moments of `samples` [N, ...] over the first axis; sums of uint8 are exact.
 
         Raises:
-            ValueError: no sample.
+            ValueError: there is no sample.
         """
         if len(samples) == 0:
             raise ValueError("expected at least one sample, got none")
@@ -48,7 +48,7 @@ class Moments:
         return Moments(len(samples), mean, np.maximum(square / len(samples) - mean * mean, 0.0))
 
     def merge(self, other: Moments) -> Moments:
-        """Both sets as one.
+        """Return the moments of both sets together.
 
             d = m_b - m_a,  n = n_a + n_b
             m = m_a + d n_b / n
@@ -80,7 +80,7 @@ def forward_filter(
         carry: float64 [B], the filter after the lanes' previous chunk (0 at first).
         reward: [T, B], rows in time order.
         gamma: discount per step.
-        done: bool [T, B]; where given, the sum starts anew after each end.
+        done: bool [T, B]; if given, the sum restarts at 0 after each end.
 
     Returns:
         Filtered values, float64 [T, B], and the new carry, float64 [B].

@@ -51,7 +51,7 @@ class TrainerStatus:
     lags: Counter[int] = field(default_factory=Counter)  # chunks trained by this process, by lag
     failed_updates: int = 0
     checkpoint_failures: int = 0
-    checkpoint_at: float | None = None  # time.time() of the last one that was written
+    checkpoint_at: float | None = None  # time.time() of the last checkpoint
     last_update_at: float | None = None  # time.monotonic()
     trained_here: int = 0  # steps trained by this process
     phase_seconds: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))

@@ -58,7 +58,7 @@ class Trainer:
             ppo: networks and optimiser.
             server: delivers chunks, takes bundles.
             checkpoints: writes the checkpoints.
-            failed_batches: directory for batches whose update failed; made when needed.
+            failed_batches: directory for batches whose update failed; the first of them creates it.
             generation: number of earlier learner processes of the run.
             stop: ends `warm_up` and `update`.
             on_wait: called about twice a second while no chunk arrives.
@@ -111,7 +111,7 @@ class Trainer:
         return True
 
     def update(self) -> list[Episode] | None:
-        """Run one update: from the credit for this version to the credit for the next one.
+        """Run one update, and hand out credit for the next one.
 
         Returns:
             The episodes that ended in the batch; None if asked to stop.
@@ -158,7 +158,7 @@ class Trainer:
         return Checkpoint(self.ppo.state() | normaliser, meta)
 
     def _train(self, built: BuiltBatch) -> UpdateReport | None:
-        """Update the networks and commit the statistics; None if a figure is not finite: nothing changed."""
+        """Update networks and statistics; change neither and return None if a figure is not finite."""
         with self._timer.measure("train"):
             done = self._status.version / self._config.updates
             report = self.ppo.update(built.batch, built.statistics, done)

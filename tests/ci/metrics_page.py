@@ -44,7 +44,7 @@ def registries() -> tuple[CollectorRegistry, CollectorRegistry]:
     trainer = TrainerStatus(
         version=3, report=UpdateReport(defaultdict(float), 1e-4), lags=Counter({0: 3}), checkpoint_at=1.0
     )
-    session = SessionStatus(0, "host", 0, 128, plays=True, silent_seconds=0.1)
+    session = SessionStatus(0, "host", 0, 128, collecting=True, silent_seconds=0.1)
     server = ServerStatus(
         actors=1,
         fleet=(session,),

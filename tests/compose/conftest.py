@@ -13,8 +13,8 @@ from tests.support.processes import free_port
 
 @pytest.fixture(scope="session", autouse=True)
 def _engine() -> Iterator[None]:
-    with engines.engine() as there:
-        if not there:
+    with engines.engine() as available:
+        if not available:
             pytest.skip("no container engine answers here, and none can be started")
         yield
 

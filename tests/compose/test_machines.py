@@ -82,7 +82,7 @@ class Swarm:
 
 
 @pytest.mark.compose_short
-def test_a_swarm_trains_scales_and_outlives_a_machine(images: None) -> None:
+def test_a_swarm_trains_scales_and_survives_the_loss_of_a_machine(images: None) -> None:
     with machines(3) as several:
         several.load("machine-1", "outrider-learner", "outrider-actor", "prom/prometheus:v2.53.3")
         for name in ("machine-2", "machine-3"):
@@ -112,9 +112,9 @@ def test_actors_of_two_more_machines_join_and_one_is_cut_off_for_half_a_minute(
             several.load(name, "outrider-actor")
             home.compose("run", "--rm", "keys", "python", "-m", "common.keys", "add", name)
             key_file = tmp_path / f"{name}.json"
-            give = f"python -m common.keys bundle {name} -o /tmp/b.json >&2; cat /tmp/b.json"
+            give = f"python -m common.keys export {name} -o /tmp/b.json >&2; cat /tmp/b.json"
             key_file.write_text(home.compose("run", "--rm", "-T", "keys", "sh", "-c", give))
-            # The engine of that machine mounts the file, so it has to be there.
+            # The engine of that machine mounts the file from its own disk.
             shell(["docker", "cp", str(key_file), f"{name}:/root/bundle.json"])
             variables = {"LEARNER": here(), "KEYS": "/root/bundle.json", "ACTORS": "2"}
             far = Service(variables, ("deploy/actor-machine.yml",), several.host(name))
@@ -130,21 +130,21 @@ def test_actors_of_two_more_machines_join_and_one_is_cut_off_for_half_a_minute(
 
 
 @pytest.fixture
-def bundle() -> Iterator[Path]:
+def key_file() -> Iterator[Path]:
     """The key file that the runbook writes; removed after the test."""
     path = ROOT / "m1.json"
     yield path
     path.unlink(missing_ok=True)
 
 
-def test_a_machine_is_added_as_the_runbook_says(service: Make, bundle: Path, tmp_path: Path) -> None:
-    """A key file serves containers of a project of their own, and then 64 processes."""
+def test_a_machine_is_added_as_the_runbook_says(service: Make, key_file: Path, tmp_path: Path) -> None:
+    """One key file is used by containers of another project, and then by 64 processes."""
     home = service(2, TOTAL_STEPS="10000000", ARGS=f"{_LANES} 136")
     opened, contained, plain = blocks("Add a machine")
     address = here()
     home.compose("up", "--detach", "--no-build", seconds=300)
     script(opened, 300, home.environment)
-    known = {"LEARNER": address, "KEYS": str(bundle)}
+    known = {"LEARNER": address, "KEYS": str(key_file)}
     far = Service(known, ("deploy/actor-machine.yml",))
     try:
         script(contained.replace("10.0.0.5:5555", address).replace("actor=64", "actor=2"), 300, {})

@@ -16,7 +16,7 @@ Make = Callable[..., Service]
 # Sections whose commands another test runs.
 ELSEWHERE = {
     "Add a machine": "test_machines.test_a_machine_is_added_as_the_runbook_says",
-    "Many machines: Swarm": "test_machines.test_a_swarm_trains_scales_and_outlives_a_machine",
+    "Many machines: Swarm": "test_machines.test_a_swarm_trains_scales_and_survives_the_loss_of_a_machine",
     "Dashboards": "the tests of the dashboards",
     "Alerts": "the tests of the alerts",
 }

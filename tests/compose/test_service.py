@@ -1,4 +1,4 @@
-"""`docker compose up`, faults and the end: 4 actors in continuous integration, 32 in the long form."""
+"""`docker compose up`, faults and the end of a run: 4 actors in the short test, 32 in the long one."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def assert_undisturbed(service: Service) -> None:
         assert memory_bytes(container) < _ACTOR_BYTES, (container["Name"], memory_bytes(container) / _MIB)
 
 
-def ended_well(service: Service) -> int:
+def stop_cleanly(service: Service) -> int:
     """Stop the service: every container exits with 0 and there is a checkpoint; returns its updates."""
     service.compose("stop", seconds=200)
     exits = service.exits()
@@ -79,7 +79,7 @@ def test_four_actors_train_survive_a_kill_stop_cleanly_and_resume(service: Make)
     fleet.docker("kill", *fleet.names("actor")[:2])
     up(fleet, 4)
     all_back(fleet, 4, 6)
-    reached = ended_well(fleet)
+    reached = stop_cleanly(fleet)
     up(fleet, 4)
     fleet.wait(f"outrider_run_updates > {reached}", "progress after the resume")
     assert fleet.value("outrider_learner_accounting_imbalance_steps") == 0
@@ -138,7 +138,7 @@ def test_32_actors_from_up_to_the_first_update_through_faults_to_a_resume(servic
     all_back(fleet, 32, 56)
 
     began = time.monotonic()
-    reached = ended_well(fleet)
+    reached = stop_cleanly(fleet)
     figures["stop_seconds"] = round(time.monotonic() - began, 1)
     up(fleet, 32, 200)
     fleet.wait(f"outrider_run_updates > {reached}", "progress after the resume")

@@ -1,15 +1,20 @@
-"""One finished run of the command line, shared by all tests that read one."""
+"""Fixtures of several files: a finished run of the command line, and a server in this process."""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from common.keys.curve import ActorKeys
+from common.protocol.sockets import Context
 from tests.support.processes import Command, Run, forced_precision, free_port
+from tests.support.serving import MakePeer, Peer, Served
 
 FINISHED_STEPS = 1_000  # 4 batches of 256
 _ARGUMENTS = (
@@ -49,3 +54,21 @@ def copied_run(finished_run: Run, tmp_path: Path) -> Run:
     """A copy of the finished run that a test may change."""
     shutil.copytree(finished_run.path, tmp_path / "run")
     return Run(tmp_path, free_port(), finished_run.arguments)
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    """A server that is not started yet; its TCP ports need keys."""
+    with contextlib.closing(Served(tmp_path)) as served:
+        yield served
+
+
+@pytest.fixture
+def make_peer() -> Iterator[MakePeer]:
+    """A function that makes peers; they are closed with the test."""
+    with Context() as context, contextlib.ExitStack() as stack:
+
+        def make(endpoint: str, keys: ActorKeys | None = None) -> Peer:
+            return stack.enter_context(contextlib.closing(Peer(context, endpoint, keys)))
+
+        yield make

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -39,19 +40,19 @@ def check(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.fixture
-def served(tmp_path: Path) -> Iterator[Served]:
-    with contextlib.closing(Served(tmp_path)) as served:
-        served.keys_of("alice")
-        served.start()
-        yield served
+def served(served: Served) -> Served:
+    """A started server that authorises alice."""
+    served.keys_of("alice")
+    served.start()
+    return served
 
 
-def at(served: Served) -> str:
+def address_of(served: Served) -> str:
     return served.endpoint.removeprefix("tcp://")
 
 
 def test_a_working_connection_has_a_line_with_figures_for_each_step(served: Served, check: Check) -> None:
-    code, lines, error = check("--learner", at(served), "--keys", str(served.path / "bundle.json"))
+    code, lines, error = check("--learner", address_of(served), "--keys", str(served.path / "bundle.json"))
     assert (code, error) == (0, "")
     assert [line[:12].strip() for line in lines] == STEPS
     assert "127.0.0.1" in lines[0] and "as alice, encrypted" in lines[2] and "generation 3" in lines[3]
@@ -67,13 +68,38 @@ def failed(result: tuple[int, list[str], str], step: str) -> tuple[int, str]:
     return code, error
 
 
+@contextlib.contextmanager
+def answering(answer: bytes | None) -> Iterator[str]:
+    """Two ports that complete handshakes; the data port answers every message with `answer`, or never."""
+    endpoint, done = f"tcp://127.0.0.1:{free_port()}", threading.Event()
+    with Context() as context, contextlib.ExitStack() as stack:
+        data, weights = (
+            stack.enter_context(contextlib.closing(RouterSocket(context, 1 << 20))) for _ in range(2)
+        )
+        data.bind(endpoint)
+        weights.bind(weights_endpoint(endpoint))
+
+        def serve() -> None:
+            while not done.is_set():
+                data.raw.poll(50)
+                for peer, _, _ in data.receive():
+                    if answer is not None:
+                        data.send(peer, [answer])
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        stack.callback(thread.join)
+        stack.callback(done.set)
+        yield endpoint
+
+
 def test_a_missing_and_a_wrong_key_fail_at_the_key(served: Served, check: Check, tmp_path: Path) -> None:
-    code, error = failed(check("--learner", at(served)), "key")
+    code, error = failed(check("--learner", address_of(served)), "key")
     assert code == 78 and "expected --keys FILE" in error
     files.initialise(tmp_path / "other")
     files.add(tmp_path / "other", "eve")
     files.export(tmp_path / "other", "eve", tmp_path / "eve.json")
-    code, error = failed(check("--learner", at(served), "--keys", str(tmp_path / "eve.json")), "key")
+    code, error = failed(check("--learner", address_of(served), "--keys", str(tmp_path / "eve.json")), "key")
     assert code == 78 and "another learner" in error
 
 
@@ -88,7 +114,7 @@ def test_an_unknown_name_fails_at_the_name_and_a_closed_port_at_tcp(check: Check
     assert code == 75 and f"port {port + 1}" in error, "the weights port is checked, too"
 
 
-def test_a_port_of_something_else_fails_at_the_key(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_of_another_program_fails_at_the_key(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_STEP_SECONDS", 0.5)
     port = free_port()
     with socket.create_server(("127.0.0.1", port)), socket.create_server(("127.0.0.1", port + 1)):
@@ -108,39 +134,14 @@ def test_a_port_of_something_else_fails_at_the_key(check: Check, monkeypatch: py
 def test_a_learner_that_hangs_or_speaks_another_version_fails_at_the_protocol(
     check: Check, monkeypatch: pytest.MonkeyPatch, answer: bytes | None, code: int, words: str
 ) -> None:
-    if answer is None:  # the timeouts of TCP and of the handshake stay
-        receive = doctor._receive
-        monkeypatch.setattr(doctor, "_receive", lambda client, seconds: receive(client, 1.0))
-    endpoint = f"tcp://127.0.0.1:{free_port()}"
-    with Context() as context:
-        data, weights = RouterSocket(context, 1 << 20), RouterSocket(context, 1 << 20)
-        data.bind(endpoint)
-        weights.bind(weights_endpoint(endpoint))
-        beat = doctor.ConnectionCheck._heartbeat
-
-        def answered(self: doctor.ConnectionCheck, seconds: float) -> object:
-            assert self._client is not None
-            send = self._client.send
-
-            def send_and_answer(parts: list[bytes]) -> bool:
-                sent = send(parts)
-                if sent and answer is not None:
-                    data.raw.poll(60_000)
-                    for peer, _, _ in data.receive():
-                        data.send(peer, [answer])
-                return sent
-
-            monkeypatch.setattr(self._client, "send", send_and_answer)
-            return beat(self, seconds)
-
-        monkeypatch.setattr(doctor.ConnectionCheck, "_heartbeat", answered)
+    if answer is None:  # TCP and the handshakes keep their timeouts
+        monkeypatch.setattr(doctor, "_ANSWER_SECONDS", 1.0)
+    with answering(answer) as endpoint:
         got, error = failed(check("--learner", endpoint.removeprefix("tcp://")), "protocol")
-        data.close()
-        weights.close()
     assert got == code and words in error
 
 
-def test_bad_arguments_are_usage(check: Check) -> None:
+def test_bad_arguments_have_the_exit_code_of_usage(check: Check) -> None:
     for argv in ((), ("--learner", "nonsense"), ("--learner", "ipc:///tmp/x")):
         code, lines, error = check(*argv)
         assert (code, lines) == (2, []) and error.startswith("doctor: ")

@@ -1,8 +1,8 @@
 """N actors of k lanes compute what one process with N x k lanes computes, to the last bit.
 
-The service runs whole: the learner in this process, actors in theirs, sockets between them. What its updates
-learn from and what its last checkpoint holds is compared with `tests.support.reference`, which trains with
-the product's own PPO: this proves the path of the data, and `tests.support.plain_update` the algorithm.
+The service runs whole: the learner in this process, actors in theirs, sockets between them. The data of its
+updates and its last checkpoint are compared with those of `tests.support.reference`, which trains with the
+product's own PPO: this proves the path of the data, and `tests.support.plain_update` proves the algorithm.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -30,6 +31,7 @@ from common.model.bundle import Bundle
 from learner.commandline import Options
 from learner.training import checkpoint
 from learner.training.batch import Batch
+from learner.training.minibatches import draw_predictor_rows
 from learner.training.normaliser import Normaliser
 from learner.training.ppo import PPO
 from learner.training.running_stats import Moments
@@ -40,15 +42,15 @@ from tests.support.reference import Array, Facts, Play, Reference, differing
 pytestmark = pytest.mark.integration
 
 E, T, UPDATES = 8, 16, 3
-# A game cut after 25 steps: within the 48 of a run every lane sees a time limit, and some see a reward.
+# Episodes end after 25 steps: within the 48 of a run every lane has a time limit, and some have a reward.
 GAME = EnvConfig(id="asterix", max_frames=100)
 POLE = EnvConfig(id="CartPole-v1", reward="scaled")  # many ends
-# Each game takes half a second of a core to load, three times.
+# Each game takes half a second of a core to load, and is loaded three times.
 SPLITS = [pytest.param(n, E // n, marks=[] if n == 2 else pytest.mark.slow) for n in (1, 2, 4, 8)]
 
 
 def run_of(env: EnvConfig, lanes: int, updates: int = UPDATES) -> Config:
-    """E lanes; one chunk of random play from each actor, so that its share does not hang on its speed."""
+    """E lanes; one chunk of random play from each actor, so that its share does not depend on its speed."""
     return Config(
         seed=3,
         total_steps=updates * E * T,
@@ -62,7 +64,7 @@ def run_of(env: EnvConfig, lanes: int, updates: int = UPDATES) -> Config:
 
 @pytest.fixture(scope="module")
 def lanes_of() -> Iterable[Callable[[EnvConfig], Sequence[envs.VectorEnv]]]:
-    """E environments of one lane each, made once per task: a reset leaves nothing of what was before."""
+    """E environments of one lane each, made once per task, because a reset clears all of their state."""
     made: dict[str, list[envs.VectorEnv]] = {}
 
     def lanes(env: EnvConfig) -> Sequence[envs.VectorEnv]:
@@ -74,7 +76,7 @@ def lanes_of() -> Iterable[Callable[[EnvConfig], Sequence[envs.VectorEnv]]]:
 
 
 class Service:
-    """A service whose updates are written down; runs of one instance go on in one directory."""
+    """A service whose updates are recorded; later runs of one instance resume in its directory."""
 
     def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.directory = directory
@@ -85,7 +87,7 @@ class Service:
         monkeypatch.setenv("PYTHONPATH", str(ROOT))
         monkeypatch.setattr(learner.supervisor, "ForkServer", lambda module: local_actors)
         monkeypatch.setattr(local_actors, "close", lambda: None)  # its next learner needs it again
-        # However slow the machine is: every actor keeps its seat, and gets its place of each batch.
+        # Even on a slow machine every actor keeps its session and its share of each batch.
         monkeypatch.setattr(learner.service, "_GATHER_SECONDS", 300.0)
         monkeypatch.setattr(learner.server.sessions, "LEASE_SECONDS", 300.0)
         monkeypatch.setattr(learner.server.scheduler, "_OVERDUE_SECONDS", math.inf)
@@ -121,7 +123,7 @@ class Service:
         self.facts[f"update {len(self.schedule)}: {name}"] = value
 
     def run(self, config: Config) -> Facts:
-        """Run to the end, or on to it; returns what updates learned from and the last checkpoint holds."""
+        """Run to the end; return the data of the updates and the tensors of the last checkpoint."""
         actors, run = config.rollout.batch_chunks, self.directory / "run"
         options = Options(run, f"tcp://127.0.0.1:{free_port()}", actors, run.exists(), "cpu")
         summary = learner.service.run(config, options, threading.Event())
@@ -164,20 +166,20 @@ def test_actors_and_one_process_balance_the_same_pole_with_scaled_rewards(
 @pytest.mark.parametrize(
     "env", [POLE, pytest.param(GAME, marks=pytest.mark.slow)], ids=lambda env: str(env.id)
 )
-def test_a_resumed_run_is_the_run_whose_lanes_start_anew_and_whose_filters_go_on(
+def test_a_resumed_run_equals_one_whose_lanes_are_reset_and_whose_filters_continue(
     env: EnvConfig, service: Service, lanes_of: Lanes
 ) -> None:
-    """Two updates, the end of every process, one more update."""
+    """The run has two updates, then every process ends, then the resumed run has one update."""
     service.run(run_of(env, lanes=4, updates=2))
     config = run_of(env, lanes=4)
     served = service.run(config)
     assert differing(served, Reference(config, lanes_of(env), reset_after=2).run()) == []
 
 
-def test_an_overlapped_run_follows_from_who_played_what_under_which_version(
+def test_an_overlapped_run_is_determined_by_the_slots_and_versions_of_its_chunks(
     service: Service, lanes_of: Lanes
 ) -> None:
-    """Timing decides at most whose chunks fill a batch and how old each is; the rest is arithmetic."""
+    """Timing decides only which chunks fill a batch and their versions; the rest is arithmetic."""
     config = replace(run_of(POLE, lanes=4, updates=8), max_lag=1)
     served = service.run(config)
     assert service.schedule[0] == [(0, 0), (1, 0)]
@@ -187,7 +189,7 @@ def test_an_overlapped_run_follows_from_who_played_what_under_which_version(
     assert differing(served, Reference(config, lanes_of(POLE), service.schedule).run()) == []
 
 
-# Done wrong, on the reference alone: whatever the comparison passes must be able to fail it.
+# Bugs in the reference alone: the comparison must detect each of them.
 
 
 class SlotsReversed(Reference):
@@ -223,19 +225,20 @@ class FilterPerActor(Reference):
         return slot, 0
 
 
-class MaskFromElsewhere(Reference):
+class PredictorRowsOfAnotherGenerator(Reference):
     """The samples that the predictor learns from are drawn by another generator."""
 
-    class learner(PPO):  # noqa: N801  # it stands for an attribute
-        def _features(self, batch: Batch, statistics: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-            feature = super()._features(batch, statistics)[1]
-            shape = (self._config.ppo.epochs, batch.reward.numel())
-            other = torch.Generator().manual_seed(0)
-            return torch.rand(shape, generator=other) < self._config.predictor_share, feature
+    def update(self, version: int) -> None:
+        def draw(rows: int, config: Config, generator: torch.Generator) -> Tensor:
+            draw_predictor_rows(rows, config, generator)  # the order of the samples stays the same
+            return draw_predictor_rows(rows, config, torch.Generator().manual_seed(0))
+
+        with mock.patch.object(learner.training.ppo, "draw_predictor_rows", draw):
+            super().update(version)
 
 
 class BonusOneVersionAhead(Reference):
-    """The bonus is rated with statistics that include the batch."""
+    """The bonus is computed with statistics that include the batch."""
 
     def compute_bonus(self, chunks: list[tuple[int, int]], plays: list[Play]) -> np.ndarray:
         before, now = self.observation, max(self.bundles)
@@ -253,11 +256,11 @@ class BonusOneVersionAhead(Reference):
         (SlotsReversed, "update 0: action"),
         (StatisticsOfActors, "update 0: bonus"),
         (FilterPerActor, "update 0: intrinsic"),
-        (MaskFromElsewhere, "model.predictor.0.weight"),
+        (PredictorRowsOfAnotherGenerator, "model.predictor.0.weight"),
         (BonusOneVersionAhead, "update 0: bonus"),
     ],
 )
-def test_a_run_done_wrong_is_told_from_the_right_one(
+def test_a_run_with_a_bug_differs_from_the_right_one(
     wrong: type[Reference], touched: str, env: EnvConfig, lanes_of: Lanes
 ) -> None:
     config = run_of(env, lanes=4)

@@ -75,11 +75,12 @@ def main() -> None:
         scores = dict(zip(trials, pool.map(Trial.score, trials, chunksize=1), strict=True))
     print("| lag | corrected | mean | least | most | scores by seed |\n|---|---|---|---|---|---|")
     for lag, corrected in arms:
-        mine = [scores[Trial(lag, corrected, seed)] for seed in seeds]
-        row = " ".join(f"{score:.0f}" for score in mine)
+        values = [scores[Trial(lag, corrected, seed)] for seed in seeds]
+        row = " ".join(f"{score:.0f}" for score in values)
         name = "not needed" if not lag else "yes" if corrected else "no"
         print(
-            f"| {lag} | {name} | {statistics.fmean(mine):.0f} | {min(mine):.0f} | {max(mine):.0f} | {row} |"
+            f"| {lag} | {name} | {statistics.fmean(values):.0f} | {min(values):.0f} | {max(values):.0f} |"
+            f" {row} |"
         )
 
 

@@ -110,7 +110,7 @@ class AdmissionHarness:
         return {
             session.sid.decode().strip()
             for session in self.registry.sessions
-            if self.registry.scheduler.plays(session.sid)
+            if self.registry.scheduler.is_collecting(session.sid)
         }
 
     def admitted(self) -> list[tuple[str, int]]:

@@ -1,6 +1,6 @@
 """Updates of PPO and RND on vectors as the papers give them, in float64, without any code of the product.
 
-Names of weights and of settings are those of the product; they are all that both have in common. Chunks
+Names of weights and of settings are those of the product; the two have nothing else in common. Chunks
 are fresh, so nothing is corrected for lag.
 Sources: Schulman et al. 2016 (GAE), 2017 (PPO); Burda et al. 2018 (RND); Kingma and Ba 2015 (Adam);
 Engstrom et al. 2020 (reward scaling).
@@ -35,7 +35,7 @@ def part(state: State, prefix: str) -> State:
 def gae(
     reward: Tensor, value: Tensor, next_value: Tensor, cut: Tensor, end: Tensor, gamma: float, lam: float
 ) -> Tensor:
-    """The discounted sum of later errors: no value follows a `cut`, no error an `end`. [T, E]."""
+    """The discounted sum of later errors: no value follows a `cut`, and no error an `end`, [T, E]."""
     advantage, later = torch.zeros_like(reward), torch.zeros_like(reward[0])
     for t in reversed(range(len(reward))):
         error = reward[t] + gamma * next_value[t] * ~cut[t] - value[t]
@@ -114,9 +114,9 @@ class Plain:
 
         Args:
             chunk: observation [T + 1, E, D], final_observation [K, D]; the rest [T, E].
-            done: share of the run that lies behind.
-            kept: bool [passes, T x E], rows that the predictor learns from in each pass.
-            orders: of the rows, for each pass.
+            done: share of the run's updates that are done.
+            kept: bool [epochs, T x E], rows that the predictor learns from in each epoch.
+            orders: of the rows in each epoch.
         """
         ppo, scale = self.config.ppo, 1 - done if self.config.ppo.anneal else 1.0
         data = {name: torch.from_numpy(x) for name, x in chunk.items()}
@@ -158,7 +158,7 @@ class Plain:
                     self.adam[1].step(loss, self.config.rnd.learning_rate * scale)
 
     def rewards(self, bonus: Tensor, reward: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
-        """Both rewards in deviations of their discounted sums, this batch included."""
+        """Both rewards, divided by the standard deviation of their discounted sums, this batch included."""
         sums: list[list[Tensor]] = [[], []]
         for t in range(len(reward)):
             self.bonus_sum = self.config.ppo.gamma_intrinsic * self.bonus_sum + bonus[t]

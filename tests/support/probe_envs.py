@@ -1,4 +1,4 @@
-"""Tasks whose answers are known, and a run of learner and actor with nothing between them.
+"""Tasks with known values, and a run of learner and actor in one thread, without sockets.
 
 Source of the tasks: Jones 2021, "Debugging RL, without the agonizing pain" (probe environments).
 """
@@ -40,30 +40,30 @@ from learner.training.trainer import Trainer
 from tests.support.fake_server import NoCheckpoints
 
 Array = npt.NDArray[Any]
-Pays = Callable[[Array, Array], Array]  # state and action of each lane -> its reward
+RewardFunction = Callable[[Array, Array], Array]  # state and action of each lane -> its reward
 
 
 @dataclass
 class Probe:
-    """B lanes on a ring of states, each marked by an observation of its own; actions do not change the way.
+    """B lanes on a ring of states. Each state has its own observation; actions do not change the next state.
 
-    Lanes start one state apart, so that they do not end together.
+    Lanes start one state apart, so that their episodes end at different steps.
     """
 
     length: int
-    pays: Pays
-    cut: bool = False  # whether it is a time limit that ends an episode after the last state
+    reward_of: RewardFunction
+    time_limit: bool = False  # whether a time limit ends each episode, after the last state
     bounds: tuple[tuple[float, float], ...] = ()
     scale: float = 1.0  # of observations, and their distance from 0
 
     @property
     def spaces(self) -> Spaces:
-        """Two actions, or one number."""
+        """Two actions, or one continuous action."""
         return Spaces((self.length,), 1, len(self.bounds) or 2, self.bounds)
 
     @property
     def states(self) -> npt.NDArray[np.float32]:
-        """What each state looks like, float32 [length, length]."""
+        """The observation of each state, float32 [length, length]."""
         return self.scale * (1 + np.eye(self.length, dtype=np.float32))
 
     def reset(self, seeds: npt.NDArray[np.int64]) -> Array:
@@ -73,10 +73,10 @@ class Probe:
 
     def step(self, action: Array) -> Transition:
         """See `VectorEnv`."""
-        reward = self.pays(self._state, action).astype(np.float32)
+        reward = self.reward_of(self._state, action).astype(np.float32)
         self._state = (self._state + 1) % self.length
         ended = self._state == 0
-        truncated = ended & self.cut
+        truncated = ended & self.time_limit
         seen = self.states[self._state]
         return Transition(seen[:, None], reward, ended & ~truncated, truncated, seen[truncated])
 
@@ -86,15 +86,15 @@ class Probe:
 
 @dataclass
 class Loop:
-    """A whole run in one thread: this stands for everything that lies between a trainer and one actor.
+    """A whole run in one thread.
 
-    It plays the session and the weights of the actor, and the server of the trainer.
+    It stands in for the session and the weights of one actor, and for the server of the trainer.
     """
 
     probe: Probe
     config: Config
     lag: int = 0  # versions that the actor is behind
-    version: int = WARMUP_VERSION  # that the actor knows of
+    version: int = WARMUP_VERSION  # the newest that the actor can fetch
     batch: int = WARMUP_VERSION
     reports: list[UpdateReport] = field(default_factory=list)
 
@@ -105,7 +105,7 @@ class Loop:
     def __post_init__(self) -> None:
         spaces, config = self.probe.spaces, self.config
         phases, never = PhaseTimer(PHASES), threading.Event()
-        both: Any = self  # the other side, as far as each side needs it
+        both: Any = self  # server of the trainer, session and weights of the actor
         cpu = torch.device("cpu")
         ppo = PPO(config, spaces, cpu)
         nowhere = Path()  # no checkpoint is due, and no update fails
@@ -122,7 +122,7 @@ class Loop:
             lambda: None,
         )
         target = self.trainer.ppo.target.state_dict()
-        self.player = PlayingState(
+        self.playing = PlayingState(
             self.welcome,
             config,
             spaces,
@@ -131,8 +131,8 @@ class Loop:
             BonusModel(spaces, config, target) if config.rnd.enabled else None,
         )
         parent: Any = SimpleNamespace(gone=lambda: False)
-        self.actor = Actor(both, both, parent, never, phases, lambda stats: None, self.player)
-        self.offers: list[WeightsBlob] = []
+        self.actor = Actor(both, both, parent, never, phases, lambda stats: None, self.playing)
+        self.blobs: list[WeightsBlob] = []
         self._produced = self._sent = 0
         self.trainer.warm_up()
 
@@ -151,20 +151,20 @@ class Loop:
         return report
 
     def statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and deviation of all observations that were trained on."""
+        """Mean and standard deviation of all observations that were trained on."""
         return self.trainer.normaliser.observation_statistics()
 
     def outputs(self) -> PolicyOutput:
-        """What the policy says about each state."""
+        """The policy's outputs for each state."""
         states = rnd.whiten(torch.from_numpy(self.probe.states), *self.statistics(), rnd.POLICY_CLIP)
         with torch.no_grad():
             output: PolicyOutput = self.trainer.ppo.policy(states[:, None])
         return output
 
-    # What the trainer calls.
+    # Methods that the trainer calls.
 
     def publish(self, bundle: Bundle) -> None:
-        self.offers.append(WeightsBlob.of("bundle", bundle))
+        self.blobs.append(WeightsBlob.of("bundle", bundle))
 
     def open_batch(self, version: int) -> None:
         self.batch, self.version = version, max(min(version, 0), version - self.lag)
@@ -173,15 +173,15 @@ class Loop:
         pass
 
     def take(self, timeout_seconds: float) -> DecodedChunk:
-        assert self.actor._load(self.player)
-        self.actor._play(self.player)
+        assert self.actor._load(self.playing)
+        self.actor._play(self.playing)
         return self.delivered
 
-    # What the actor calls.
+    # Methods that the actor calls.
 
     def fetch(self, name: str, held: tuple[int, int], meanwhile: Callable[[], bool]) -> Blob:
-        offer = self.offers[self.version]
-        return Blob(offer.meta.generation, offer.meta.version, offer.data)
+        blob = self.blobs[self.version]
+        return Blob(blob.meta.generation, blob.meta.version, blob.data)
 
     def poll(self) -> None:
         pass

@@ -32,8 +32,8 @@ class ObservedSocket(DealerSocket):
         super().__init__(context, endpoint, MESSAGE_BYTES, keys, watched)
         self._observe = observe
 
-    def receive(self, timeout_seconds: float = 0.0, also: int | None = None) -> list[bytes] | None:
-        parts = super().receive(timeout_seconds, also)
+    def receive(self, timeout_seconds: float = 0.0, wake_descriptor: int | None = None) -> list[bytes] | None:
+        parts = super().receive(timeout_seconds, wake_descriptor)
         if parts is not None:
             self._observe(codec.decode(parts))
         return parts

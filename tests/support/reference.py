@@ -1,13 +1,13 @@
 """What the service must compute, as one short loop in one process, for comparison to the last bit.
 
-E = N x k lanes of N slots are stepped one after the other, each in an environment of its own. There is no
-wire, no credit and no joining of chunks: stacks are kept as the policy saw them, and every filter belongs
-to a lane. Only what rounds differently by shape keeps the shapes of the service: a slot's k lanes are one
-forward pass of the policy, and its T x k next observations are rated together.
+E = N x k lanes of N slots are stepped one after the other, each in an environment of its own. There are
+no messages, no credit and no joining of chunks: stacks are kept as the policy saw them, and every filter
+belongs to a lane. Rounding depends on shapes, so two shapes are those of the service: a slot's k lanes are
+one forward pass of the policy, and the bonuses of its T x k next observations are computed together.
 
 Networks, moments, targets, the update (`learner.training.ppo`) and `Policy` are the product's own. The
 comparison proves the path of the data: which sessions play, what is counted and in which order. It does not
-prove the algorithm; tests/support/plain_update.py does, whose updates use no code of the product.
+prove the algorithm; tests/support/plain_update.py does, because its updates use no code of the product.
 
 The statistics are filled by random play first, one chunk per slot: `rnd.warmup_steps` is E x T.
 """
@@ -61,22 +61,20 @@ class Play:
         return np.ascontiguousarray(self.stack[:, :, -1])
 
 
-def beside(plays: Sequence[Play]) -> Play:
-    """The plays of several slots, lane beside lane."""
+def join_lanes(plays: Sequence[Play]) -> Play:
+    """Join the plays of several slots on the lane axis."""
     return Play(*(np.concatenate([getattr(play, x.name) for play in plays], 1) for x in fields(Play)))
 
 
 class Reference:
-    """A run of `config` in one process. What a subclass overrides is done wrong on purpose.
+    """A run of `config` in one process. Subclasses override a method in order to add a bug.
 
     Args:
         config: float32, with a bonus.
         lanes: E environments of one lane each; slot i has the i-th k of them.
-        schedule: which chunks make up each batch; each slot's own with the newest version if None.
-        reset_after: so many updates, all lanes start anew with their next incarnation; None: never.
+        schedule: the chunks of each batch; None: one of each slot, with the newest version.
+        reset_after: updates after which all lanes are reset, in their next incarnation; None: never.
     """
-
-    learner: type[PPO] = PPO
 
     def __init__(
         self,
@@ -91,13 +89,15 @@ class Reference:
         self.reset_after = reset_after
         self.lanes = [lanes[slot * self.k : (slot + 1) * self.k] for slot in self.slots]
         self.spaces = envs.spaces(config.env)
-        self.ppo = self.learner(config, self.spaces, torch.device("cpu"))
+        self.ppo = PPO(config, self.spaces, torch.device("cpu"))
         self.policy = Policy(self.spaces, config)
         self.intrinsic = BonusModel(self.spaces, config, self.ppo.target.state_dict())
         self.observation = Moments.prior(self.spaces.observation)
         self.moments = {"intrinsic": Moments.prior(()), "extrinsic": Moments.prior(())}
         self.filters: defaultdict[tuple[int, int], float] = defaultdict(float)  # (slot, lane)
-        self.returns: defaultdict[tuple[int, int], float] = defaultdict(float)  # (slot, lane), of this life
+        self.returns: defaultdict[tuple[int, int], float] = defaultdict(
+            float
+        )  # (slot, lane), of this incarnation
         self.bundles: dict[int, dict[str, Tensor]] = {}  # by version
         self.facts: Facts = {}
 
@@ -116,9 +116,9 @@ class Reference:
         return self.facts | self.saved()
 
     def reset(self, incarnation: int, warmup: bool = False) -> None:
-        """Start every lane anew, with the streams of its place."""
-        places = [RngKey(self.config.seed, slot, incarnation, warmup) for slot in self.slots]
-        self.streams = [place.generators(self.k) for place in places]
+        """Reset every lane, with its random streams."""
+        keys = [RngKey(self.config.seed, slot, incarnation, warmup) for slot in self.slots]
+        self.streams = [key.generators(self.k) for key in keys]
         seeds = [environment_seeds(streams) for streams in self.streams]
         self.now = [
             np.concatenate([self.lanes[slot][i].reset(seeds[slot][i : i + 1]) for i in range(self.k)])
@@ -132,13 +132,13 @@ class Reference:
         return torch.from_numpy(mean.astype(np.float32)), torch.from_numpy(std.astype(np.float32))
 
     def publish(self, version: int) -> None:
-        """Keep what slots act with."""
+        """Keep the tensors that slots act with."""
         mean, std = self.statistics()
         weights = {name: value.clone() for name, value in self.ppo.tensors().items()}
         self.bundles[version] = weights | {"mean": mean, "std": std}
 
     def bundle(self, slot: int, version: int) -> Bundle:
-        """What `slot` acts with under `version`."""
+        """The bundle that `slot` acts with under `version`."""
         return Bundle(0, version, self.bundles[version])
 
     def play(self, slot: int, version: int | None) -> Play:
@@ -167,18 +167,18 @@ class Reference:
         return stack, final, action, log_prob, reward, terminated, truncated
 
     def update(self, version: int) -> None:
-        """Play one batch, rate it, count it, train on it."""
+        """Play one batch, compute its bonuses, update the statistics and train."""
         chunks, acted_under = list(self.schedule[version]), self.statistics()
         plays = [self.play(slot, played) for slot, played in chunks]
         chunks, plays = self.arrange(chunks, plays)
-        whole, slots = beside(plays), [slot for slot, _ in chunks]
+        whole, slots = join_lanes(plays), [slot for slot, _ in chunks]
         lag = np.repeat([version - played for _, played in chunks], self.k)
         bonus = self.compute_bonus(chunks, plays)
         if lag.any():
             stale = torch.from_numpy(whole.newest[1:, lag > 0])
             with torch.no_grad():
-                rated = rnd.bonus(self.ppo.predictor, self.ppo.target, stale.flatten(0, 1), *acted_under)
-            bonus[:, lag > 0] = rated.view(stale.shape[:2]).numpy()
+                errors = rnd.bonus(self.ppo.predictor, self.ppo.target, stale.flatten(0, 1), *acted_under)
+            bonus[:, lag > 0] = errors.view(stale.shape[:2]).numpy()
         intrinsic = self.scale("intrinsic", bonus, self.discounted_bonus(slots, bonus))
         reward = whole.reward if self.config.env.reward == "raw" else np.sign(whole.reward)
         if self.config.env.reward == "scaled":
@@ -196,7 +196,7 @@ class Reference:
         return chunks, plays
 
     def compute_bonus(self, chunks: list[tuple[int, int]], plays: list[Play]) -> npt.NDArray[np.float32]:
-        """The bonus of each step, float32 [T, E], each slot's by the bundle it played with."""
+        """The bonus of each step by the bundle that its slot acted with, float32 [T, E]."""
         parts = []
         for (slot, version), play in zip(chunks, plays, strict=True):
             self.intrinsic.load(self.bundle(slot, version))
@@ -204,16 +204,16 @@ class Reference:
         return np.concatenate(parts, 1)
 
     def observe(self, slots: list[int], play: Play) -> None:
-        """Count the current observations s_0 .. s_{T-1} of the slots' lanes."""
+        """Merge the current observations s_0 .. s_{T-1} of the slots' lanes."""
         current = play.newest[:-1]
         self.observation = self.observation.merge(Moments.of(current.reshape(-1, *current.shape[2:])))
 
     def key(self, slot: int, lane: int) -> tuple[int, int]:
-        """Whose filter the bonuses of a lane run through."""
+        """The key of the filter of a lane's bonuses."""
         return slot, lane
 
     def discounted_bonus(self, slots: list[int], bonus: Array) -> npt.NDArray[np.float64]:
-        """Each lane's bonuses with its past ones, discounted; no end interrupts them. [T, E]."""
+        """The discounted sums of each lane's bonuses, which no end resets, [T, E]."""
         filtered, gamma = np.empty(bonus.shape), self.config.ppo.gamma_intrinsic
         for column, key in enumerate(self.key(slot, lane) for slot in slots for lane in range(self.k)):
             for t in range(len(bonus)):
@@ -222,7 +222,7 @@ class Reference:
         return filtered
 
     def discounted_reward(self, slots: list[int], play: Play) -> npt.NDArray[np.float64]:
-        """Each lane's rewards with those before in the same game, discounted. [T, E]."""
+        """The discounted sums of each lane's rewards since its last end, [T, E]."""
         filtered, gamma = np.empty(play.reward.shape), self.config.ppo.gamma_extrinsic
         for column, key in enumerate((slot, lane) for slot in slots for lane in range(self.k)):
             for t in range(len(filtered)):
@@ -233,7 +233,7 @@ class Reference:
         return filtered
 
     def scale(self, stream: str, raw: Array, filtered: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
-        """Raw rewards in deviations of all that was filtered so far, this batch included."""
+        """Divide raw rewards by the standard deviation of all filtered values, this batch included."""
         self.moments[stream] = self.moments[stream].merge(Moments.of(filtered.reshape(-1)))
         return (raw.astype(np.float64) / self.moments[stream].std).astype(np.float32)
 
@@ -259,14 +259,14 @@ class Reference:
 
     @torch.no_grad()
     def record(self, version: int, batch: Batch, bonus: Array) -> None:
-        """Keep what the update is about to learn from."""
+        """Keep the data of the update."""
         targets = compute_targets(batch, self.ppo._values(batch), self.config)
         named = {x.name: getattr(batch, x.name) for x in fields(batch)} | {"bonus": torch.from_numpy(bonus)}
         named |= {f"target {x.name}": getattr(targets, x.name) for x in fields(targets)}
         self.facts |= {f"update {version}: {name}": value for name, value in named.items()}
 
     def saved(self) -> Facts:
-        """What a checkpoint of the run must hold."""
+        """The tensors that a checkpoint of the run must hold."""
         facts = {f"model.{name}": value for name, value in self.ppo.tensors().items()}
         facts |= {f"target.{name}": value for name, value in self.ppo.target.state_dict().items()}
         for number, state in self.ppo.optimiser.state_dict()["state"].items():
@@ -282,7 +282,7 @@ class Reference:
 
 
 def differing(ours: Facts, theirs: Facts) -> list[str]:
-    """Names of what is not the same in both: missing, of another type or shape, or one bit off."""
+    """Names of the facts that differ: missing, of another type or shape, or with another bit."""
 
     def bits(value: Tensor | None) -> object:
         if value is None:

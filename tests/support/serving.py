@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -74,3 +75,6 @@ class Peer(SessionPeer):
             return bool(sentences)
 
         return sentences[0] if holds_within(check, seconds, lambda: self.receive(0.05)) else None
+
+
+MakePeer = Callable[..., Peer]  # with an endpoint, and keys or none

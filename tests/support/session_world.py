@@ -26,22 +26,12 @@ from learner.server.rate_limit import Sender
 from learner.server.registry import Replies
 from learner.server.scheduler import AdmittedChunk
 from learner.verify_ledger import problems
+from tests.support.clock import Clock
 
 TICK_SECONDS = 0.25
 _POLL_STEPS = 64  # steps of an actor between two polls of its session
 _CHECKPOINTS = 3
 _EMPTY = codec.Packed(0, 0, 0, b"")
-
-
-@dataclass(slots=True)
-class Clock:
-    """Replaces the module `time` in the actor's session."""
-
-    now: float = 1_000.0
-
-    def monotonic(self) -> float:
-        """The present time."""
-        return self.now
 
 
 @dataclass(slots=True)
@@ -131,7 +121,7 @@ class Learner:
         self.admission = admission
         self.outbox: Replies = []
         self.batches: defaultdict[int, list[tuple[bytes, int]]] = defaultdict(list)
-        self.handler = MessageHandler(admission, self.outbox, self._submit)
+        self.handler = MessageHandler(admission, self.outbox.extend, self._submit)
 
     def _submit(self, chunk: AdmittedChunk) -> None:
         self.batches[chunk.batch].append((chunk.message.sid, chunk.message.offset))

@@ -1,8 +1,8 @@
-"""A stand-in for an accelerator: tensors that claim another device and compute on the processor.
+"""A stand-in for an accelerator: tensors that report another device and compute on the CPU.
 
 As on CUDA, an operation on tensors of two devices raises, and so does `numpy()` of a device tensor. Waits
 of the host for the device and copies from the host to the device are counted by source line. It shows
-nothing about kernels, autocast or speed. The claimed device is "meta", because every build of torch has
+nothing about kernels, autocast or speed. The reported device is "meta", because every build of torch has
 its device guard.
 """
 
@@ -138,9 +138,9 @@ def _at(name: str) -> str:
 
 @contextlib.contextmanager
 def stand_in_device() -> Iterator[StandInDevice]:
-    """Within the block `DEVICE` is an accelerator; torch is as before afterwards."""
+    """Make `DEVICE` an accelerator within the block, and restore torch after it."""
     with (
-        # They refuse the name of the device: Adam lists those with fused kernels, autocast those it knows.
+        # Adam refuses devices without fused kernels, and autocast refuses devices that it does not support.
         mock.patch(f"torch.optim.optimizer.{_FUSED}", lambda: ["cpu", DEVICE.type]),
         mock.patch("torch.is_autocast_enabled", lambda *_: False),
         StandInDevice() as device,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deploy.grafana.definitions.shared import TOP_ROW, single
+from deploy.grafana.definitions.shared import EXPLAINED_VARIANCE, RETURN, TOP_ROW, single
 from deploy.grafana.model import Dashboard, Panel, Query, Row
 
 DASHBOARD = Dashboard(
@@ -17,7 +17,8 @@ DASHBOARD = Dashboard(
                 Panel(
                     "Intrinsic reward",
                     "Normalised intrinsic reward per step: mean and standard deviation of a batch. It"
-                    " decreases as states become familiar and rises when the policy reaches new ones.",
+                    " decreases as the predictor learns the visited states, and rises when the policy"
+                    " reaches new ones.",
                     (
                         Query("outrider_rnd_intrinsic_reward_mean", "mean"),
                         Query("outrider_rnd_intrinsic_reward_std", "standard deviation"),
@@ -26,16 +27,7 @@ DASHBOARD = Dashboard(
                     width=12,
                     height=9,
                 ),
-                Panel(
-                    "Return",
-                    "Unclipped returns: the mean of the last 100 episodes and the maximum of the run.",
-                    (
-                        Query("outrider_episode_return_mean", "mean of 100 episodes"),
-                        Query("outrider_episode_return_max", "maximum"),
-                    ),
-                    width=12,
-                    height=9,
-                ),
+                RETURN,
             ),
         ),
         Row(
@@ -71,22 +63,15 @@ DASHBOARD = Dashboard(
                     single('outrider_train_loss{kind=~"value_.*"}', "{{kind}}"),
                     logarithmic=True,
                 ),
-                Panel(
-                    "Explained variance",
-                    "Share of the variance of the value targets that each value head explains: 1 is a"
-                    " perfect fit, 0 is no better than the mean of the targets.",
-                    single("outrider_train_explained_variance_ratio", "{{head}}"),
-                    unit="percentunit",
-                    maximum=1,
-                ),
+                EXPLAINED_VARIANCE,
                 Panel(
                     "Entropy",
-                    "Mean entropy of the policy in nats.",
+                    "Mean entropy of the policy, in nats.",
                     single("outrider_train_entropy_nats"),
                 ),
                 Panel(
                     "Episode length",
-                    "Mean number of steps of the last 100 episodes. Longer survival is often the first"
+                    "Mean number of steps of the last 100 episodes. Longer episodes are often the first"
                     " effect of exploration.",
                     single("outrider_episode_length_mean_steps"),
                     minimum=0,

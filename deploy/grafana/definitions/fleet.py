@@ -18,8 +18,8 @@ DASHBOARD = Dashboard(
             (
                 Panel(
                     "Bottleneck shares",
-                    "Share of the last minute that each cause took. The cause with the longest bar is the"
-                    " bottleneck.",
+                    "Share of the last minute that each cause accounts for. The cause with the longest bar"
+                    " is the bottleneck.",
                     single("sort_desc(outrider_bottleneck_share_ratio)", "{{cause}}"),
                     unit="percentunit",
                     kind="bars",
@@ -28,8 +28,8 @@ DASHBOARD = Dashboard(
                 ),
                 Panel(
                     "Actor time by phase",
-                    "Sum over all actors. A large share of credit_wait means that the learner is slower"
-                    " than the actors.",
+                    "Share of the time of all actors, by phase. A large share of credit_wait means that the"
+                    " learner is slower than the actors.",
                     single("job_phase:outrider_fleet_phase_seconds:share1m", "{{phase}}"),
                     unit="percentunit",
                     stacked=True,
@@ -38,7 +38,7 @@ DASHBOARD = Dashboard(
                 ),
                 Panel(
                     "Sessions",
-                    "Connected sessions, and those that hold credit and collect steps.",
+                    "Number of connected sessions, and of those that hold credit and collect steps.",
                     (
                         Query("outrider_fleet_actors", "connected"),
                         Query("outrider_fleet_collecting", "collecting"),
@@ -67,8 +67,8 @@ DASHBOARD = Dashboard(
                 ),
                 Panel(
                     "Session events",
-                    "Number of events since the learner started. A lost session ended without a leave"
-                    " message.",
+                    "Number of events of sessions since the learner started. A lost session ended without a"
+                    " leave message.",
                     single("outrider_fleet_sessions_total", "{{event}}"),
                     minimum=0,
                     decimals=0,
@@ -81,16 +81,17 @@ DASHBOARD = Dashboard(
                     minimum=0,
                 ),
                 Panel(
-                    "Longest silence",
-                    "Longest time since a message of any session. After 10 s a session is lost.",
+                    "Heartbeat age",
+                    "Longest time since the last message of a connected session. After 10 s without a"
+                    " message a session is lost.",
                     single("outrider_fleet_heartbeat_age_max_seconds"),
                     unit="s",
                     minimum=0,
                 ),
                 Panel(
                     "Reconnects",
-                    "Connections that actors opened again after 10 s without a message from the learner,"
-                    " in ten minutes.",
+                    "Number of connections that actors opened again after 10 s without a message from the"
+                    " learner, in ten minutes.",
                     single(
                         "sum by (instance) (increase(outrider_actor_reconnects_total[10m]))", "{{instance}}"
                     ),
@@ -105,13 +106,14 @@ DASHBOARD = Dashboard(
             (
                 Panel(
                     "Steps per second by exporter",
-                    "There is one exporter per container, or per host with --procs.",
+                    "Steps that actors collect, by exporter. There is one exporter per container, or per"
+                    " host with --procs.",
                     single(rate_of("outrider_actor_env_steps_total", "instance"), "{{instance}}"),
                     minimum=0,
                 ),
                 Panel(
                     "Memory",
-                    "Resident memory of the process that exports.",
+                    "Resident memory of the exporters: the maximum and the median.",
                     (
                         Query('max(process_resident_memory_bytes{job="actor"})', "maximum"),
                         Query('quantile(0.5, process_resident_memory_bytes{job="actor"})', "median"),
@@ -121,7 +123,7 @@ DASHBOARD = Dashboard(
                 ),
                 Panel(
                     "Busy share",
-                    "Share of its time in which an exporter's actors do not wait for credit.",
+                    "Share of the time in which the actors of an exporter do not wait for credit.",
                     single(
                         "1 - "
                         + rate_of('outrider_actor_phase_seconds_total{phase="credit_wait"}', "instance")
@@ -144,13 +146,14 @@ DASHBOARD = Dashboard(
                 ),
                 Panel(
                     "Unsettled steps",
-                    "Steps that actors keep until the learner reports that they are trained on or dropped.",
+                    "Number of steps that actors keep until the learner reports that they are trained on or"
+                    " dropped.",
                     single("sum(outrider_actor_unsettled_steps)"),
                     minimum=0,
                 ),
                 Panel(
                     "Exporters up",
-                    "Number of exporters that Prometheus scrapes, and of connected actors behind them.",
+                    "Number of exporters that Prometheus scrapes, and of their connected actors.",
                     (
                         Query('sum(up{job="actor"})', "exporters"),
                         Query("sum(outrider_actor_connected)", "actors"),

@@ -16,8 +16,8 @@ DASHBOARD = Dashboard(
             (
                 Panel(
                     "Learner time by phase",
-                    "A large share of wait means that more actors would help. A small one means that a"
-                    " faster device or max_lag 1 would.",
+                    "Share of the trainer's time, by phase. If the share of wait is large, more actors make"
+                    " the run faster; if it is small, a faster device or max_lag 1 does.",
                     single("job_phase:outrider_learner_phase_seconds:share1m", "{{phase}}"),
                     unit="percentunit",
                     stacked=True,
@@ -46,9 +46,9 @@ DASHBOARD = Dashboard(
             "Queues and threads",
             (
                 Panel(
-                    "Decoded chunks waiting",
-                    "Chunks that the learner has received and the trainer has not taken. Credit bounds"
-                    " their number.",
+                    "Chunks waiting",
+                    "Number of chunks that the learner has received and the trainer has not taken. Credit"
+                    " bounds it.",
                     single("outrider_decoder_chunks"),
                     minimum=0,
                     soft_maximum=1,
@@ -57,16 +57,16 @@ DASHBOARD = Dashboard(
                 ),
                 Panel(
                     "Decoding",
-                    "Share of one core that decompresses chunks. Near 1 it is the bottleneck.",
+                    "Share of one core that decoding chunks takes. Near 1 it is the bottleneck.",
                     single(rate_of("outrider_decoder_seconds_total")),
                     unit="percentunit",
                     minimum=0,
                     width=6,
                 ),
                 Panel(
-                    "Thread silence",
-                    "Time since each thread of the learner last completed a loop. The watchdog ends the"
-                    " process if a thread hangs.",
+                    "Time since last loop",
+                    "Time since the last loop of each thread of the learner. The watchdog ends the process"
+                    " if a thread hangs.",
                     single("outrider_learner_thread_silence_seconds", "{{thread}}"),
                     unit="s",
                     minimum=0,
@@ -100,23 +100,23 @@ DASHBOARD = Dashboard(
             (
                 Panel(
                     "Checkpoint age",
-                    "Training time that a crash would lose now. The learner writes at most one checkpoint"
-                    " per minute, between updates.",
+                    "Time since the newest checkpoint, which a crash would lose. The learner writes at most"
+                    " one checkpoint per minute, between updates.",
                     single("time() - outrider_checkpoint_last_success_timestamp_seconds"),
                     unit="s",
                     minimum=0,
                 ),
                 Panel(
                     "Checkpoint time",
-                    "Share of the trainer's time. The learner chooses the interval so that it stays below"
-                    " 5 %.",
+                    "Share of the trainer's time that checkpoints take. The learner chooses their interval"
+                    " so that it stays below 5 %.",
                     single('rate(outrider_learner_phase_seconds_total{phase="checkpoint"}[5m])'),
                     unit="percentunit",
                     minimum=0,
                 ),
                 Panel(
                     "Checkpoint failures",
-                    "Checkpoints that could not be written, in ten minutes. Training continues.",
+                    "Number of checkpoints that could not be written, in ten minutes. Training continues.",
                     single("increase(outrider_checkpoint_failures_total[10m])"),
                     minimum=0,
                     soft_maximum=1,
@@ -139,20 +139,20 @@ DASHBOARD = Dashboard(
                 ),
                 Panel(
                     "CPU",
-                    "Number of cores in use.",
+                    "Number of cores that the process uses.",
                     single('rate(process_cpu_seconds_total{job="learner"}[$__rate_interval])'),
                     minimum=0,
                 ),
                 Panel(
                     "Open files",
-                    "One per connection and a few more. The number follows the number of actors.",
+                    "Number of open file descriptors: one per connection and a few more.",
                     single('process_open_fds{job="learner"}'),
                     minimum=0,
                     decimals=0,
                 ),
                 Panel(
                     "Software",
-                    "Components and their versions.",
+                    "Components of Outrider and their versions.",
                     single("outrider_build_info", "{{component}} {{version}}"),
                     kind="label",
                     width=8,
@@ -160,7 +160,7 @@ DASHBOARD = Dashboard(
                 ),
                 Panel(
                     "Generation",
-                    "Number of earlier starts of the learner in this run.",
+                    "Number of earlier learner processes of the run.",
                     single("outrider_learner_generation"),
                     kind="value",
                     width=8,

@@ -1,28 +1,28 @@
-"""The queries and the first row that all dashboards share."""
+"""Queries, panels and the first row that several dashboards share."""
 
 from __future__ import annotations
 
 from deploy.grafana.model import Panel, Query, Row
 from learner.monitoring.bottleneck import CAUSES
 
-TRAINED_RATE = "sum(job:outrider_learner_steps_trained:rate1m)"
+TRAINED_RATE = "sum(job:outrider_learner_steps_trained:rate1m)"  # steps per second
 
 
 def rate_of(metric: str, by: str = "") -> str:
-    """Return the query of a counter's rate, summed over all series or by one label."""
+    """Return the expression of a counter's rate, summed over all series or by one label."""
     total = f"sum by ({by}) " if by else "sum"
     return f"{total}(rate({metric}[$__rate_interval]))"
 
 
 def single(expr: str, legend: str = "") -> tuple[Query, ...]:
-    """Return the queries of a panel that has only one."""
+    """Return the queries of a panel with only one."""
     return (Query(expr, legend),)
 
 
 _BOTTLENECK = Panel(
     "Bottleneck",
-    "What limited the speed of the run in the last minute. The panel Bottleneck shares of"
-    " the page Fleet shows the share of each cause.",
+    "The cause that limited the speed of the run in the last minute. The panel Bottleneck shares"
+    " of the page Fleet shows the share of each cause.",
     single("outrider_bottleneck == 1", "{{cause}}"),
     series_titles=CAUSES,
     kind="label",
@@ -31,7 +31,7 @@ _BOTTLENECK = Panel(
 )
 _IMBALANCE = Panel(
     "Steps unaccounted for",
-    "Steps produced - trained - dropped - in flight. Any value but 0 is a defect of Outrider.",
+    "Steps produced - trained - dropped - in flight. Any value other than 0 is a defect of Outrider.",
     single("outrider_learner_accounting_imbalance_steps"),
     kind="value",
     width=4,
@@ -60,3 +60,22 @@ _ACTORS = Panel(
 )
 
 TOP_ROW = Row("", (_BOTTLENECK, _SPEED, _ACTORS, _IMBALANCE))
+
+RETURN = Panel(
+    "Return",
+    "Unclipped returns: the mean of the last 100 episodes and the maximum of the run.",
+    (
+        Query("outrider_episode_return_mean", "mean of 100 episodes"),
+        Query("outrider_episode_return_max", "maximum"),
+    ),
+    width=12,
+    height=9,
+)
+EXPLAINED_VARIANCE = Panel(
+    "Explained variance",
+    "Share of the variance of the value targets that each value head explains: 1 is a perfect fit, 0 is no"
+    " better than the mean of the targets.",
+    single("outrider_train_explained_variance_ratio", "{{head}}"),
+    unit="percentunit",
+    maximum=1,
+)

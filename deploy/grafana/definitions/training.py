@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deploy.grafana.definitions.shared import TOP_ROW, TRAINED_RATE, single
+from deploy.grafana.definitions.shared import EXPLAINED_VARIANCE, RETURN, TOP_ROW, TRAINED_RATE, single
 from deploy.grafana.model import Dashboard, Panel, Query, Row
 
 _REMAINING_STEPS = "(outrider_run_target_steps - outrider_run_env_steps)"
@@ -26,7 +26,7 @@ DASHBOARD = Dashboard(
                 ),
                 Panel(
                     "Progress",
-                    "Share of the run's steps that are trained on.",
+                    "Share of the run's steps that have been trained on.",
                     single("outrider_run_env_steps / outrider_run_target_steps"),
                     unit="percentunit",
                     kind="value",
@@ -37,9 +37,7 @@ DASHBOARD = Dashboard(
                 Panel(
                     "Time left",
                     "Remaining time at the speed of the last minute.",
-                    single(
-                        f"sum({_REMAINING_STEPS}) / ({TRAINED_RATE} > 0)",
-                    ),
+                    single(f"sum({_REMAINING_STEPS}) / ({TRAINED_RATE} > 0)"),
                     unit="dtdurations",
                     kind="value",
                     width=3,
@@ -86,20 +84,11 @@ DASHBOARD = Dashboard(
         Row(
             "Returns and speed",
             (
-                Panel(
-                    "Return",
-                    "Unclipped returns: the mean of the last 100 episodes and the maximum of the run.",
-                    (
-                        Query("outrider_episode_return_mean", "mean of 100 episodes"),
-                        Query("outrider_episode_return_max", "maximum"),
-                    ),
-                    width=12,
-                    height=9,
-                ),
+                RETURN,
                 Panel(
                     "Episode length",
-                    "Mean number of steps of the last 100 episodes. In a game that ends with death,"
-                    " longer episodes are better.",
+                    "Mean number of steps of the last 100 episodes. In games that end when the player"
+                    " dies, longer episodes are better.",
                     single("outrider_episode_length_mean_steps"),
                     width=6,
                     height=9,
@@ -124,27 +113,21 @@ DASHBOARD = Dashboard(
             (
                 Panel(
                     "Losses",
-                    "Means over the minibatches of an update. The trend of a PPO loss does not measure"
-                    " progress, but a sudden jump indicates a problem.",
+                    "Mean losses over the minibatches of an update. The trend of a PPO loss does not"
+                    " measure progress, but a sudden jump indicates a problem.",
                     single('outrider_train_loss{kind!="predictor"}', "{{kind}}"),
                 ),
-                Panel(
-                    "Explained variance",
-                    "Share of the variance of the value targets that each value head explains: 1 is a"
-                    " perfect fit, 0 is no better than the mean of the targets.",
-                    single("outrider_train_explained_variance_ratio", "{{head}}"),
-                    unit="percentunit",
-                    maximum=1,
-                ),
+                EXPLAINED_VARIANCE,
                 Panel(
                     "Entropy",
-                    "Mean entropy of the policy in nats. Near 0 the policy no longer explores.",
+                    "Mean entropy of the policy, in nats. Near 0 the policy is deterministic and does not"
+                    " explore.",
                     single("outrider_train_entropy_nats"),
                 ),
                 Panel(
                     "Approx. KL",
-                    "Approximate KL divergence between the policy before and after an update, in nats."
-                    " Above 0.05 the updates are too large.",
+                    "Approximate KL divergence between the policies before and during an update, in nats."
+                    " Values above 0.05 mean that the updates are too large.",
                     single("outrider_train_approx_kl"),
                 ),
                 Panel(
@@ -179,8 +162,8 @@ DASHBOARD = Dashboard(
                 ),
                 Panel(
                     "Failed updates",
-                    "Updates that were discarded because of NaN or infinity, in ten minutes. They change"
-                    " no weights; three in a row end the run.",
+                    "Number of updates that were discarded because of NaN or infinity, in ten minutes. They"
+                    " change no weights; three in a row end the run.",
                     single("increase(outrider_learner_failed_updates_total[10m])"),
                     decimals=0,
                     minimum=0,
@@ -189,7 +172,7 @@ DASHBOARD = Dashboard(
             ),
         ),
         Row(
-            "Staleness (only with max_lag above 0)",
+            "Staleness (relevant only with max_lag above 0)",
             (
                 Panel(
                     "Behaviour KL",

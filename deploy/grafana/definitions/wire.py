@@ -1,4 +1,4 @@
-"""Dashboard: the accounting of every step and the traffic that carries it."""
+"""Dashboard: the accounting of every step, traffic and refused peers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ DASHBOARD = Dashboard(
             (
                 Panel(
                     "Steps per second",
-                    "Every produced step is later trained on or dropped; the next panel shows the reasons.",
+                    "Steps produced, trained on and dropped. Every produced step is later trained on or"
+                    " dropped; the next panel shows the reasons.",
                     (
                         Query(rate_of("outrider_learner_steps_produced_total"), "produced"),
                         Query(rate_of("outrider_learner_steps_trained_total"), "trained"),
@@ -26,8 +27,8 @@ DASHBOARD = Dashboard(
                 ),
                 Panel(
                     "Dropped steps by reason",
-                    "Steps dropped in ten minutes. Every run drops warmup steps; surplus steps indicate a"
-                    " slow actor.",
+                    "Number of steps dropped in ten minutes. Every run drops warmup steps; surplus steps"
+                    " indicate a slow actor.",
                     single(
                         "sum by (reason) (increase(outrider_learner_steps_dropped_total[10m])) > 0"
                         " or sum by (reason)"
@@ -40,14 +41,14 @@ DASHBOARD = Dashboard(
                 ),
                 Panel(
                     "Steps in flight",
-                    "Steps that are announced, received or in training. The number rises and falls with"
-                    " each batch.",
+                    "Number of steps that actors have produced and that are neither trained on nor dropped."
+                    " It rises and falls with each batch.",
                     single("outrider_learner_steps_in_flight"),
                     minimum=0,
                 ),
                 Panel(
                     "Wasted steps",
-                    "Share of the steps of ten minutes that were dropped, without those of the warm-up"
+                    "Share of the steps of ten minutes that were dropped, not counting those of the warm-up"
                     " and of the end of a run or process.",
                     single("job:outrider_learner_steps_wasted_per_produced:ratio_rate10m"),
                     unit="percentunit",
@@ -56,8 +57,8 @@ DASHBOARD = Dashboard(
                 ),
                 Panel(
                     "Duplicate chunks",
-                    "Chunks received more than once, after a reconnect, in ten minutes. Each one is"
-                    " counted once.",
+                    "Number of chunks that were received again after a reconnect, in ten minutes. Their"
+                    " steps count once.",
                     single("increase(outrider_wire_duplicate_chunks_total[10m])"),
                     minimum=0,
                     soft_maximum=1,
@@ -65,8 +66,8 @@ DASHBOARD = Dashboard(
                 ),
                 Panel(
                     "Chunks per second at the actors",
-                    "Of actors that Prometheus scrapes. The rates of sent and settled chunks are equal;"
-                    " retransmitted is 0 unless a connection failed.",
+                    "Chunks of the actors that Prometheus scrapes, by outcome. As many are settled as are"
+                    " sent; retransmitted is 0 unless a connection failed.",
                     single(rate_of("outrider_actor_chunks_total", "outcome"), "{{outcome}}"),
                     minimum=0,
                 ),
@@ -87,7 +88,7 @@ DASHBOARD = Dashboard(
                 ),
                 Panel(
                     "Bytes per step",
-                    "Size of chunk messages after compression.",
+                    "Size of the compressed chunk messages per environment step.",
                     single(
                         "sum(rate(outrider_wire_chunk_bytes_total[5m]))"
                         " / (sum(rate(outrider_learner_steps_produced_total[5m])) > 0)"
@@ -103,16 +104,16 @@ DASHBOARD = Dashboard(
                 ),
                 Panel(
                     "Weights downloads",
-                    "Downloads started per second: one per update and actor, or per update and host with"
-                    " --procs.",
+                    "Downloads of weights that actors start per second: one per update and actor, or per"
+                    " update and host with --procs.",
                     single(rate_of("outrider_weights_pulls_total")),
                     unit="ops",
                     minimum=0,
                 ),
                 Panel(
                     "Refused messages",
-                    "Messages refused in five minutes, by reason. A program that is no actor sends to the"
-                    " port, or the versions differ.",
+                    "Number of messages refused in five minutes, by reason. A program that is not an actor"
+                    " sends to the port, or the versions differ.",
                     single("sum by (reason) (increase(outrider_wire_errors_total[5m]))", "{{reason}}"),
                     minimum=0,
                     soft_maximum=1,
@@ -120,8 +121,8 @@ DASHBOARD = Dashboard(
                 ),
                 Panel(
                     "Send queue full",
-                    "Messages not sent in five minutes because the send queue of the peer was full. The"
-                    " peer is slow, stopped or gone.",
+                    "Number of messages not sent in five minutes because the send queue of the peer was"
+                    " full. The peer is slow, stopped or disconnected.",
                     single("increase(outrider_wire_send_queue_full_total[5m])"),
                     minimum=0,
                     soft_maximum=1,
@@ -134,8 +135,9 @@ DASHBOARD = Dashboard(
             (
                 Panel(
                     "Refused connections",
-                    "Handshakes and messages without an authorised key in five minutes, by reason. It is"
-                    " 0 if no keys are in use. The learner's own four attempts at its start count.",
+                    "Number of handshakes and messages without an authorised key in five minutes, by"
+                    " reason; 0 if no keys are in use. The learner itself causes four when it starts, to"
+                    " verify its access control.",
                     single(
                         "sum by (reason) (increase(outrider_auth_refused_total[5m])) or on () vector(0)",
                         "{{reason}}",
@@ -146,8 +148,8 @@ DASHBOARD = Dashboard(
                 ),
                 Panel(
                     "Bans and ignored messages",
-                    "Peers banned for a time after violations, and messages ignored because their peer"
-                    " was banned or over its quota, in five minutes.",
+                    "Number of temporary bans of peers after violations, and of messages ignored because"
+                    " their peer was banned or over its quota, in five minutes.",
                     (
                         Query("increase(outrider_wire_bans_total[5m])", "bans"),
                         Query("increase(outrider_wire_ignored_messages_total[5m])", "messages"),
@@ -158,7 +160,7 @@ DASHBOARD = Dashboard(
                 ),
                 Panel(
                     "Insecure plaintext",
-                    "1 if the learner accepts connections from other machines without keys.",
+                    "1 if the learner accepts connections from other machines without keys, else 0.",
                     single("outrider_insecure_plaintext"),
                     kind="value",
                     red_unless_zero=True,

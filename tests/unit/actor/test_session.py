@@ -1,4 +1,4 @@
-"""The actor's side of the protocol, against a learner that the test plays."""
+"""The actor's side of the protocol, against a simulated learner."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from common.process.parent_link import ParentLink
 from common.protocol import codec
 from common.protocol import messages as m
 from common.protocol.sockets import Context, DealerSocket
-from tests.support.session_world import Clock
+from tests.support.clock import Clock
 
 WELCOME = m.Welcome(
     sid=bytes(16),
@@ -104,7 +104,7 @@ def learner(monkeypatch: pytest.MonkeyPatch) -> Learner:
     return Learner(clock)
 
 
-def test_a_session_that_is_refused_for_lack_of_room_waits_as_long_as_it_is_told_to(learner: Learner) -> None:
+def test_a_session_that_a_full_learner_refuses_waits_for_the_time_in_the_message(learner: Learner) -> None:
     """It waits up to half as much more, so that a fleet does not return at once."""
     hello = learner.hello()
     learner.tell(FULL)
@@ -152,7 +152,7 @@ def test_a_session_leaves_a_learner_that_drains_without_joining_again(learner: L
     assert [type(message) for message in learner.received] == [m.Bye]
 
 
-def test_chunks_are_kept_until_they_are_settled_and_sent_again_from_the_offset_asked_for(
+def test_chunks_are_kept_until_they_are_settled_and_sent_again_from_the_requested_offset(
     learner: Learner,
 ) -> None:
     """An acknowledgement of a received chunk releases nothing: the learner may restart from a checkpoint."""
@@ -188,7 +188,7 @@ def test_a_session_that_reconnects_resends_what_a_restarted_learner_has_not_rece
     assert learner.chunks() == [(3, 5)]
 
 
-def test_a_silent_learner_is_given_up_after_its_lease(learner: Learner) -> None:
+def test_a_session_reconnects_after_a_lease_without_messages(learner: Learner) -> None:
     learner.welcome(lease_ms=20_000)
     learner.wait(20.0)
     assert learner.session.counters.reconnects == 0
@@ -204,7 +204,7 @@ def test_a_pause_of_the_actor_does_not_count_as_silence_of_the_learner(learner: 
     assert learner.session.counters.reconnects == 0
 
 
-def test_a_skip_covers_the_steps_since_the_last_chunk_and_no_steps_need_none(learner: Learner) -> None:
+def test_a_skip_covers_the_steps_since_the_last_chunk_and_is_not_sent_without_steps(learner: Learner) -> None:
     learner.welcome()
     learner.received.clear()
     learner.session.skip("old_generation")
@@ -217,7 +217,7 @@ def test_a_skip_covers_the_steps_since_the_last_chunk_and_no_steps_need_none(lea
 
 
 def test_a_configuration_of_another_release_is_refused_in_one_sentence() -> None:
-    """It names both releases; the exit code says that no restart helps."""
+    """The sentence names both releases; the exit code is one after which no restart helps."""
     words = f"release {common.__version__}, got one of 9.9 .* update the older"
     with pytest.raises(Fatal, match=words) as raised:
         actor.service.configuration(WELCOME)
@@ -231,7 +231,7 @@ def fail_on_wait(timeout_seconds: float = 0.0) -> None:
 def test_a_session_that_was_never_accepted_leaves_without_waiting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A user stops an actor whose --learner is wrong."""
+    """For example, a user stops an actor whose --learner is wrong."""
     with Context() as context:
         session = Session(lambda: DealerSocket(context, f"ipc://{tmp_path}/nobody", 1 << 16), ParentLink())
         assert not session.join(0.2)

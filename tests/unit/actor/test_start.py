@@ -55,7 +55,7 @@ print(*sys.modules)
 
 
 def test_playing_imports_no_compiler_and_nothing_of_the_learner() -> None:
-    """Each costs every actor of a fleet processor time and memory."""
+    """Such imports cost every actor of a fleet processor time and memory."""
     done = subprocess.run(
         [sys.executable, "-c", PLAY], capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=True
     )

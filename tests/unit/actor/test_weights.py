@@ -23,7 +23,7 @@ from common.process.parent_link import ParentLink
 from common.protocol import codec
 from common.protocol.messages import Message, WeightsMeta, WeightsPiece, WeightsRequest, WeightsUnchanged
 from common.protocol.sockets import DealerSocket
-from tests.support.session_world import Clock
+from tests.support.clock import Clock
 
 NONE = (-1, -1)
 PIECE_BYTES = 10
@@ -110,10 +110,10 @@ def test_a_blob_of_several_requests_arrives_whole(clock: Clock) -> None:
     start = clock.now
     assert client_of(learner).fetch("bundle", NONE, lambda: True) == Blob(2, 5, DATA)
     assert [request.piece for request in learner.requests] == [0, 8, 16]
-    assert clock.now == start  # nothing was waited for
+    assert clock.now == start  # the client did not wait
 
 
-def test_the_version_that_is_held_is_not_sent_again(clock: Clock) -> None:
+def test_a_version_that_the_client_holds_is_not_sent_again(clock: Clock) -> None:
     learner = Learner(clock)
     assert client_of(learner).fetch("bundle", (2, 5), lambda: True) is None
     assert len(learner.requests) == 1 and learner.closed == 0
@@ -121,7 +121,7 @@ def test_the_version_that_is_held_is_not_sent_again(clock: Clock) -> None:
 
 @pytest.mark.parametrize("number", [0, 3, 8, 18])
 def test_a_lost_piece_is_requested_again(number: int, clock: Clock) -> None:
-    """Also the first one, whose request may not name the version as one that is held."""
+    """A repeated request for the first piece must not name its version as held."""
     learner = Learner(clock, once(number, lambda piece: None))
     assert client_of(learner).fetch("bundle", NONE, lambda: True) == Blob(2, 5, DATA)
     assert number in [request.piece for request in learner.requests]
@@ -159,7 +159,7 @@ class Store:
 
 @pytest.fixture
 def shared(tmp_path: Path) -> Iterator[tuple[Store, list[SharedWeights]]]:
-    """What a parent fetches from, and the weights of its two actors."""
+    """The source of a parent's weights, and the weights of its two actors."""
     pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(2)]
     links = [ParentLink(theirs.detach()) for _, theirs in pairs]
     children = [Child(number, [], socket=ours) for number, (ours, _) in enumerate(pairs)]

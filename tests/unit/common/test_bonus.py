@@ -1,8 +1,9 @@
-"""Novelty: the bonus falls on observations that were seen, and on no others.
+"""The bonus falls on observations like those that the predictor has learned, and on no others.
 
-Two clusters of vectors, each near a plane of its own. The predictor learns from samples of one
-cluster with a few of the other among them; the bonus of both is computed on samples it never saw. A
-ranking alone shows nothing: whitened with the statistics of one cluster, the other is large to any network.
+There are two clusters of vectors, each near a plane of its own. The predictor learns from samples of one
+cluster and a few of the other. The bonus of both is computed on other samples. A correct ranking alone proves
+nothing: after whitening with the statistics of one cluster, the inputs of the other are large, and an
+untrained network has a larger error on them as well.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ SIZE, PLANE = 64, 8
 SAMPLES, HELD_OUT = 1000, 500
 STEPS, MINIBATCH, LEARNING_RATE = 600, 64, 1e-3
 SPACES = Spaces((SIZE,), 1, 2)
-SMALL = 1e-3  # a scale at which nothing is novel to a network
+SMALL = 1e-3  # a scale at which the outputs of a network without whitening hardly differ
 
 
 def cluster(rng: np.random.Generator) -> Callable[[int], np.ndarray]:
@@ -41,13 +42,13 @@ def cluster(rng: np.random.Generator) -> Callable[[int], np.ndarray]:
 
 @cache
 def bonuses(foreign: int, steps: int, scale: float, whitened: bool = True) -> tuple[Tensor, Tensor]:
-    """The bonuses of unseen samples of the familiar and of the novel cluster, [HELD_OUT] each.
+    """The bonuses of held-out samples of the familiar and of the novel cluster, [HELD_OUT] each.
 
     Args:
         foreign: how many of the training samples come from the novel cluster.
-        steps: of the optimiser; 0 leaves the predictor untrained.
-        scale: of every observation.
-        whitened: with the statistics of the training samples, or left as they are.
+        steps: optimiser steps; 0 leaves the predictor untrained.
+        scale: the factor of every observation.
+        whitened: whether observations are whitened with the statistics of the training samples.
     """
     rng = np.random.default_rng(0)
     familiar, novel = cluster(rng), cluster(rng)
@@ -92,19 +93,19 @@ def ranking(steps: int) -> float:
     return float((novel[:, None] > familiar).float().mean())
 
 
-def test_the_bonus_falls_on_what_was_seen_and_stays_on_what_was_not() -> None:
+def test_the_bonus_falls_on_the_familiar_cluster_and_not_on_the_novel_one() -> None:
     assert fall(STEPS) >= 20
     assert contrast(STEPS) >= 50
 
 
-def test_an_untrained_predictor_ranks_almost_as_well_and_fails_otherwise() -> None:
+def test_an_untrained_predictor_has_a_good_ranking_and_fails_the_other_bounds() -> None:
     assert ranking(0) > 0.95
     assert ranking(STEPS) > 0.98
     assert fall(0) < 20
     assert contrast(0) < 50
 
 
-def test_the_bonus_fades_with_every_sample_seen() -> None:
+def test_the_bonus_falls_with_the_number_of_learned_samples() -> None:
     novelty = [float(bonuses(foreign, STEPS, 1.0)[1].mean()) for foreign in (0, 5, 20, 80, 320)]
     assert all(more > less for more, less in pairwise(novelty)), novelty
 
@@ -114,6 +115,6 @@ def test_whitening_makes_novelty_independent_of_scale() -> None:
     assert contrast(STEPS, SMALL) >= 50
 
 
-def test_without_whitening_small_observations_look_alike() -> None:
+def test_without_whitening_small_observations_have_almost_equal_bonuses() -> None:
     bare, white = (torch.cat(bonuses(0, 0, SMALL, whitened)) for whitened in (False, True))
     assert bare.std() < 1e-3 * white.std()

@@ -1,4 +1,4 @@
-"""Child processes: starts, restarts, exits and stops, with processes that the test plays."""
+"""Child processes: starts, restarts, exits and stops, with simulated processes."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from common.process.children import ChildProcesses, Exit
 from common.process.fork_server import ForkServer
 from common.process.lifecycle import Backoff
 from common.process.parent_link import ParentLink
+from tests.support.clock import Clock
 
 SID = bytes(range(16))
 
@@ -27,7 +28,7 @@ class Process:
     """Stands for a forked process; it holds its own copies of the descriptors."""
 
     parent: ParentLink
-    obeys: bool = True  # ends on SIGTERM
+    ends_on_sigterm: bool = True
     forked: bool = True
     code: int | None = None
 
@@ -46,7 +47,7 @@ class Process:
         return self.code
 
     def terminate(self) -> None:
-        if self.obeys:
+        if self.ends_on_sigterm:
             self.end(0)
 
     def kill(self) -> None:
@@ -58,7 +59,7 @@ class Server:
     """Stands for a fork server; its first starts may fail for lack of processes."""
 
     failures: int = 0
-    obeys: bool = True
+    ends_on_sigterm: bool = True
     processes: list[Process] = field(default_factory=list)
     closed: bool = False
 
@@ -67,21 +68,11 @@ class Server:
             self.failures -= 1
             raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
         parent = ParentLink(os.dup(descriptors["--parent-fd"]), descriptors["--step-count-fd"])
-        self.processes.append(Process(parent, self.obeys))
+        self.processes.append(Process(parent, self.ends_on_sigterm))
         return self.processes[-1]
 
     def close(self) -> None:
         self.closed = True
-
-
-@dataclass
-class Clock:
-    """Stands for the module `time`."""
-
-    now: float = 100.0
-
-    def monotonic(self) -> float:
-        return self.now
 
 
 @pytest.fixture
@@ -163,7 +154,7 @@ def test_a_child_that_ignores_the_stop_is_killed_and_none_starts_again(
 ) -> None:
     monkeypatch.setattr(children, "_MAX_STOP_SECONDS", 0.0)
     monkeypatch.setattr(Backoff, "next_seconds", lambda self: 0.0)
-    server = Server(obeys=False)
+    server = Server(ends_on_sigterm=False)
     owner = owner_of(server, 2)
     owner.tick()
     assert [(end.number, end.code) for end in owner.stop()] == [(0, -9), (1, -9)]

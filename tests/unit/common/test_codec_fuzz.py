@@ -14,9 +14,9 @@ from common.protocol import codec
 from common.protocol import messages as m
 from common.protocol.chunk import Chunk
 from common.spaces import Spaces
+from tests.support.chunk_messages import IMAGES, TORQUES, VECTORS, chunk_message
 from tests.support.result_files import keep
 from tests.support.wire_fuzz import CORPUS, mutant, mutant_chunk
-from tests.unit.common.test_codec import IMAGES, TORQUES, VECTORS, chunk_message
 
 ROLLOUT = RolloutConfig(steps=8, lanes=2, batch_lanes=2)
 SEEDS, CASES = 16, 12_500
@@ -31,7 +31,7 @@ def sources(make_chunk: Callable[..., Chunk]) -> list[Source]:
     for spaces in (IMAGES, VECTORS, TORQUES):
         for truncated in ([], [(2, 1)]):
             chunk = make_chunk(8, 2, spaces, 5, truncated=truncated)
-            if spaces.is_image:  # a still picture, with some noise: a game compresses
+            if spaces.is_image:  # like those of a game, these images compress
                 chunk.observation[1:, :, 8:] = chunk.observation[:1, :, 8:]
             chunks.append((chunk_message(chunk), spaces))
     whole = [(message, IMAGES) for message in CORPUS] + chunks

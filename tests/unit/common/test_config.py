@@ -84,7 +84,7 @@ def test_other_text_is_refused(text: str | bytes) -> None:
         Config.from_json(text)
 
 
-def test_an_integer_stands_for_a_float() -> None:
+def test_an_integer_is_read_as_a_float_where_a_float_is_expected() -> None:
     """JSON of other programs may have 1 for 1.0."""
     config = Config.from_json(edited("ppo.value_coef", 1))
     assert config == Config()
@@ -128,7 +128,7 @@ def test_the_message_about_a_bad_value_names_the_flag(kind: Any, options: dict[s
 
 
 def test_derived_numbers_follow_from_the_options() -> None:
-    """Sizes of chunk and batch; updates and warm-up round up."""
+    """The numbers of updates and of warm-up chunks are rounded up."""
     config = Config(
         total_steps=211,
         rollout=RolloutConfig(steps=5, lanes=3, batch_lanes=21),
@@ -158,7 +158,7 @@ def test_without_a_bonus_there_is_no_warm_up() -> None:
 
 
 def test_runs_that_differ_in_length_alone_play_alike() -> None:
-    """Another length does not matter; another seed does."""
+    """Runs that differ in the seed or the environment do not."""
     config = Config()
     assert config.plays_like(replace(config, total_steps=7))
     assert not config.plays_like(replace(config, seed=2))

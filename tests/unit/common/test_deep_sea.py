@@ -1,4 +1,4 @@
-"""DeepSea is as hard as it says, and the project can play it."""
+"""DeepSea rewards one of all plans, and `common.envs` runs it."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ from tests.support.deep_sea import MOVE_COST, OPTIMUM, TREASURE, DeepSea
 LANES = 3
 
 
-def dive(env: DeepSea, actions: Sequence[int]) -> tuple[list[np.ndarray], float]:
-    """The observations of one whole episode, and what it paid."""
-    seen, paid = [env.reset()[0]], 0.0
+def play(env: DeepSea, actions: Sequence[int]) -> tuple[list[np.ndarray], float]:
+    """The observations of one episode, and its return."""
+    observations, total = [env.reset()[0]], 0.0
     for step, action in enumerate(actions, 1):
         observation, reward, terminated, truncated, _ = env.step(action)
-        seen.append(observation)
-        paid += reward
+        observations.append(observation)
+        total += reward
         assert (terminated, truncated) == (step == env.size, False)
-    return seen, paid
+    return observations, total
 
 
 @pytest.mark.parametrize("size", [2, 5, 8])
-def test_one_of_all_plans_is_paid_and_all_pay_for_their_moves_to_the_right(size: int) -> None:
-    paid = []
+def test_one_plan_has_a_positive_return_and_each_move_to_the_right_has_a_cost(size: int) -> None:
+    returns = []
     for plan in product((0, 1), repeat=size):
         env = DeepSea(size, map_seed=7)
-        cells, value = dive(env, plan)
+        cells, value = play(env, plan)
         places = [divmod(int(cell.argmax()), size) for cell in cells[:-1]]
         rights = sum(action == env.right[place] for action, place in zip(plan, places, strict=True))
         assert value == pytest.approx(TREASURE * (rights == size) - MOVE_COST * rights / size)
-        paid.append(value)
-    assert sum(value > 0 for value in paid) == 1  # of 2^N: how often uniform play succeeds
-    assert max(paid) == pytest.approx(OPTIMUM)
+        returns.append(value)
+    assert sum(value > 0 for value in returns) == 1  # a uniform policy succeeds once in 2^size episodes
+    assert max(returns) == pytest.approx(OPTIMUM)
 
 
-def test_every_step_shows_one_cell_of_the_next_row_beside_the_last_one() -> None:
+def test_each_observation_is_a_cell_of_the_next_row_in_an_adjacent_column() -> None:
     size, rng = 9, np.random.default_rng(0)
     for _ in range(20):
-        cells, _ = dive(DeepSea(size), rng.integers(2, size=size).tolist())
+        cells, _ = play(DeepSea(size), rng.integers(2, size=size).tolist())
         grids = np.stack(cells).reshape(-1, size, size)
         assert grids.dtype == np.float32
         np.testing.assert_array_equal(grids.sum((1, 2)), [1.0] * size + [0.0])
@@ -61,19 +61,19 @@ def test_the_map_follows_from_its_seed_alone() -> None:
     one.reset(seed=3)
     np.testing.assert_array_equal(one.right, same.right)
     share = (one.right != other.right).mean()
-    assert abs(share - 0.5) < 3 * 0.5 / 20  # 400 fair coins
+    assert abs(share - 0.5) < 3 * 0.5 / 20  # 3 standard deviations of the share of 400 fair coin flips
 
 
 @pytest.mark.parametrize("size", [10, 20])
-def test_a_constant_action_is_no_plan(size: int) -> None:
+def test_a_constant_action_has_no_positive_return(size: int) -> None:
     env = gymnasium.make(f"tests.support.deep_sea:DeepSea-{size}-v0").unwrapped
     assert isinstance(env, DeepSea)
     for action in (0, 1):
-        assert dive(env, [action] * size)[1] <= 0.0
+        assert play(env, [action] * size)[1] <= 0.0
 
 
 @pytest.mark.parametrize("size", [10, 20])
-def test_the_project_plays_it_on_the_same_map_in_every_lane(size: int) -> None:
+def test_every_lane_has_the_same_map(size: int) -> None:
     config = EnvConfig(id=f"tests.support.deep_sea:DeepSea-{size}-v0")
     assert envs.spaces(config) == Spaces((size * size,), 1, 2)
     right, total = DeepSea(size).right, np.zeros(LANES)
@@ -86,4 +86,4 @@ def test_the_project_plays_it_on_the_same_map_in_every_lane(size: int) -> None:
         assert not moved.truncated.any()
     env.close()
     np.testing.assert_allclose(total, OPTIMUM, rtol=1e-6)
-    np.testing.assert_array_equal(moved.stack, start)  # the next dive has begun
+    np.testing.assert_array_equal(moved.stack, start)  # the next episode has begun

@@ -89,15 +89,15 @@ class Emulator:
 
 
 def test_a_lane_equals_the_bare_emulator() -> None:
-    """Raw rewards of four frames, max-pooled grey images; no no-ops, no fire, no end at a lost life."""
-    emulator, lost_lives, most = Emulator("space_invaders"), 0, 0.0
+    """Rewards are sums of four frames and not clipped; no-ops, fire and an end at a lost life are absent."""
+    emulator, lost_lives, largest_reward = Emulator("space_invaders"), 0, 0.0
     with lanes_of("space_invaders", sticky=0.0) as env:
         env.reset(SEEDS)
         lives = emulator.ale.lives()
         for step, action in enumerate(actions(600, 6)):
             result = env.step(action[[0, 0]])
             assert result.reward[0] == emulator.step(int(action[0]))
-            most = max(most, float(result.reward[0]))
+            largest_reward = max(largest_reward, float(result.reward[0]))
             assert result.terminated[0] == emulator.ale.game_over()
             if result.terminated[0]:
                 break
@@ -108,7 +108,7 @@ def test_a_lane_equals_the_bare_emulator() -> None:
                 np.testing.assert_array_equal(result.stack[0], result.stack[1])
                 np.testing.assert_allclose(result.stack[0, -1], emulator.image(), atol=1.01)
     assert lost_lives >= 2
-    assert most > 1.0  # not clipped
+    assert largest_reward > 1.0  # not clipped
     assert emulator.ale.game_over()
     # Same-step reset: the newest image is the new episode's, without history; nothing was truncated.
     assert not result.stack[0, :-1].any()
@@ -117,8 +117,8 @@ def test_a_lane_equals_the_bare_emulator() -> None:
     assert result.final.shape == (0, 84, 84)
 
 
-def test_seeds_reproduce_games_whose_stacks_slide(pong: envs.VectorEnv) -> None:
-    """Equal seeds and actions give equal lanes, in any lane; a stack begins with zeros and moves by one."""
+def test_equal_seeds_and_actions_give_equal_lanes(pong: envs.VectorEnv) -> None:
+    """The index of the lane does not matter; a stack begins with zeros and moves by one image."""
 
     def play(seeds: np.ndarray) -> np.ndarray:
         before = pong.reset(seeds)
@@ -140,7 +140,7 @@ def test_seeds_reproduce_games_whose_stacks_slide(pong: envs.VectorEnv) -> None:
 
 
 def test_a_time_limit_truncates_and_returns_the_last_image(pong: envs.VectorEnv) -> None:
-    """At max_frames: truncated, a new stack, and as `final` the image of a lane without the limit."""
+    """At max_frames a lane is truncated and has a new stack; `final` is its last image."""
     pong.reset(SEEDS)
     with lanes_of("pong", max_frames=44) as cut:
         cut.reset(SEEDS)
@@ -190,7 +190,7 @@ def test_an_illegal_action_never_reaches_the_emulator(bad: int, pong: envs.Vecto
     ],
 )
 def test_atari_games_have_many_names(env_id: str, rom: str | None) -> None:
-    """Our names, those of Gymnasium, and older ones; Blackjack-v1 is not an Atari game."""
+    """Names of this project, of Gymnasium and of older releases; Blackjack-v1 is not an Atari game."""
     assert envs.atari_rom(env_id) == rom
     assert envs.frames_per_step(env_id) == (4 if rom else 1)
 

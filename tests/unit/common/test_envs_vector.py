@@ -11,7 +11,7 @@ from tests.unit.common.test_envs import LANES, SEEDS, actions, lanes_of
 
 
 def test_vector_lanes_equal_single_environments() -> None:
-    """CartPole: each lane equals a separate environment that is reset at each end."""
+    """Each lane of CartPole equals a separate environment that is reset at each end."""
     single = [gymnasium.make("CartPole-v1") for _ in SEEDS]
     now = [env.reset(seed=int(seed))[0] for env, seed in zip(single, SEEDS, strict=True)]
     ends = 0
@@ -59,7 +59,7 @@ def test_a_bounded_vector_makes_actions_continuous() -> None:
 
 
 def test_actions_beyond_their_bounds_are_clipped() -> None:
-    """So does the torque in the rewards. Actions within the bounds are unchanged."""
+    """The reward is computed from the clipped torque. Actions within the bounds are unchanged."""
 
     def play(action: np.ndarray) -> list[np.ndarray]:
         with lanes_of("Pendulum-v1") as env:

@@ -135,7 +135,7 @@ def test_the_greeting_names_the_mechanism_of_a_port(plain: Port, guarded: Port) 
 
 
 def test_a_port_that_does_not_speak_zmtp_has_no_greeting(one_time_server: Callable[[bytes], str]) -> None:
-    """Nothing listens; the server closes; it sends other bytes, too few or enough; it is not TCP."""
+    """Nothing listens, the server closes, it sends too few or other bytes, or the endpoint is not TCP."""
     assert read_zmtp_greeting(f"tcp://127.0.0.1:{free_port()}") is None
     for answer in (b"", b"\xff" + bytes(8) + b"\x7f\x03", b"SSH-2.0-server\r\n" * 4):
         assert read_zmtp_greeting(one_time_server(answer)) is None

@@ -46,13 +46,13 @@ def opened(port: int) -> socket.socket:
     return socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_SECONDS)
 
 
-def closes(connection: socket.socket, drip: bytes) -> bool:
-    """Whether the server closes the connection while the client sends a byte every 50 ms."""
+def closes(connection: socket.socket, data: bytes) -> bool:
+    """Whether the server closes the connection while the client sends `data` every 50 ms."""
     end = time.monotonic() + PATIENCE_SECONDS
     connection.settimeout(0.05)
     while time.monotonic() < end:
         try:
-            connection.send(drip)
+            connection.send(data)
             if not connection.recv(1):
                 return True
         except TimeoutError:
@@ -62,7 +62,7 @@ def closes(connection: socket.socket, drip: bytes) -> bool:
     return False
 
 
-def test_paths_are_read_and_nothing_else_is_done(server: WebServer) -> None:
+def test_known_paths_are_served_and_other_requests_are_refused(server: WebServer) -> None:
     """GET and HEAD of a known path, with or without a query; everything else is refused."""
     status, body, headers = request(server.port, "GET", "/?anything=1")
     assert (status, body, headers["Further"]) == (200, b"here", "header")
@@ -75,7 +75,7 @@ def test_paths_are_read_and_nothing_else_is_done(server: WebServer) -> None:
         assert request(server.port, method, "/")[0] == 501
 
 
-def test_a_client_that_holds_every_connection_keeps_no_other_out(
+def test_a_client_that_holds_every_connection_blocks_no_other(
     server: WebServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A new connection closes the oldest one, and only that one."""
@@ -96,7 +96,7 @@ def test_a_client_that_holds_every_connection_keeps_no_other_out(
 def test_a_client_that_sends_its_request_slowly_is_closed_at_the_deadline(
     server: WebServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However often it sends a byte."""
+    """The deadline does not move with the bytes that it sends."""
     monkeypatch.setattr(http_server, "DEADLINE_SECONDS", 0.5)
     with opened(server.port) as connection:
         assert closes(connection, b"x")

@@ -1,3 +1,5 @@
+"""Key directories and key files: permissions, damage and revocations; and the command that writes them."""
+
 from __future__ import annotations
 
 import json
@@ -39,14 +41,14 @@ def names(directory: Path) -> set[str]:
 
 
 def rewrite(path: Path, **changes: str) -> None:
-    """Change fields and keep the checksum right."""
+    """Change fields and write the checksum that fits."""
     values = json.loads(path.read_text())
     del values["checksum"]
     path.unlink()
     files._write(path, values | changes)
 
 
-def test_nobody_else_can_read_or_enter_what_is_written(tmp_path: Path) -> None:
+def test_other_users_can_read_no_file_and_enter_no_directory(tmp_path: Path) -> None:
     earlier = os.umask(0)
     try:
         path = tmp_path / "keys"
@@ -77,7 +79,7 @@ def test_making_and_adding_again_change_nothing(directory: Path) -> None:
     assert before == {path: path.read_bytes() for path in directory.rglob("*.json")}
 
 
-def test_a_revoked_actor_is_forgotten_and_the_others_are_not(directory: Path) -> None:
+def test_a_revoked_actor_is_removed_and_the_others_stay(directory: Path) -> None:
     files.revoke(directory, "bob")
     assert names(directory) == {"alice"}
     assert "(alice), got 'bob'" in sentence(lambda: files.revoke(directory, "bob"))
@@ -92,7 +94,7 @@ def test_an_actor_whose_file_is_damaged_can_be_revoked_and_added_again(directory
     assert files.add(directory, "bob") and names(directory) == {"alice", "bob"}
 
 
-def test_a_name_that_was_revoked_comes_back_with_another_key(directory: Path) -> None:
+def test_a_name_that_is_added_after_its_revocation_has_another_key(directory: Path) -> None:
     before = KeyDirectory.open(directory).authorised()[0]
     files.revoke(directory, "bob")
     files.add(directory, "bob")
@@ -101,7 +103,7 @@ def test_a_name_that_was_revoked_comes_back_with_another_key(directory: Path) ->
 
 
 @pytest.mark.parametrize("name", ["", "Alice", "../alice", "a" * 33, "-a", "a b", "a/b", "a\n"])
-def test_a_name_that_is_no_file_name_is_refused(directory: Path, name: str) -> None:
+def test_a_name_with_other_characters_or_too_many_is_refused(directory: Path, name: str) -> None:
     assert "a-z" in sentence(lambda: files.add(directory, name))
 
 
@@ -136,7 +138,7 @@ def test_absent_files_and_directories_are_named(directory: Path, tmp_path: Path)
 def test_a_damaged_key_file_is_refused_in_a_sentence_that_shows_nothing_of_it(
     directory: Path, tmp_path: Path
 ) -> None:
-    """Every bit flipped that a reader would notice, and every cut at 1/64 of the length."""
+    """One bit is flipped, for every byte, or the file is cut at a multiple of 1/64 of its length."""
     path = tmp_path / "a.json"
     files.export(directory, "alice", path)
     whole, read = path.read_bytes(), read_key_file(path)
@@ -151,7 +153,7 @@ def test_a_damaged_key_file_is_refused_in_a_sentence_that_shows_nothing_of_it(
             refused += 1
             assert len(str(error).splitlines()) == 1
             assert read.pair.secret not in str(error) and read.pair.secret[5:15] not in str(error)
-    assert refused >= len(flips) + len(cuts) - 8  # a space may turn into other white space
+    assert refused >= len(flips) + len(cuts) - 8  # a space may become other white space
 
 
 def test_halves_of_different_pairs_are_refused(directory: Path, tmp_path: Path) -> None:
@@ -162,7 +164,7 @@ def test_halves_of_different_pairs_are_refused(directory: Path, tmp_path: Path) 
         assert "halves" in sentence(lambda: read_key_file(path))
 
 
-def test_one_damaged_file_keeps_out_its_own_actor_alone(directory: Path) -> None:
+def test_a_damaged_file_excludes_its_own_actor_alone(directory: Path) -> None:
     (directory / "authorised" / "bob.json").write_text("{}")
     found, errors = KeyDirectory.open(directory).authorised()
     assert set(found.values()) == {"alice"}
@@ -170,7 +172,7 @@ def test_one_damaged_file_keeps_out_its_own_actor_alone(directory: Path) -> None
 
 
 @pytest.mark.parametrize("shown_bytes", [0, 1, 40, -2])
-def test_a_key_file_that_is_being_copied_keeps_the_key_that_its_name_had(
+def test_a_name_whose_key_file_is_being_copied_keeps_its_former_key(
     directory: Path, shown_bytes: int
 ) -> None:
     opened, file = KeyDirectory.open(directory), directory / "authorised" / "bob.json"
@@ -183,7 +185,7 @@ def test_a_key_file_that_is_being_copied_keeps_the_key_that_its_name_had(
     assert opened.authorised(during) == ({key: name for key, name in before.items() if name == "alice"}, [])
 
 
-def test_a_key_file_that_was_replaced_gives_its_name_the_new_key_alone(directory: Path) -> None:
+def test_a_name_whose_key_file_was_replaced_has_the_new_key_alone(directory: Path) -> None:
     opened, file = KeyDirectory.open(directory), directory / "authorised" / "bob.json"
     before, _ = opened.authorised()
     files.revoke(directory, "bob")
@@ -197,12 +199,12 @@ def test_a_key_file_that_was_replaced_gives_its_name_the_new_key_alone(directory
     assert sorted(after.values()) == ["alice", "bob"] and after.keys() != before.keys() and errors == []
 
 
-def test_half_a_file_under_way_is_not_read(directory: Path) -> None:
+def test_a_file_that_is_being_written_is_not_read(directory: Path) -> None:
     (directory / "authorised" / "carol.json.123.part").write_text("{")
     assert KeyDirectory.open(directory).authorised()[1] == []
 
 
-def test_secrets_do_not_show_when_printed(directory: Path, tmp_path: Path) -> None:
+def test_printed_keys_show_no_secret(directory: Path, tmp_path: Path) -> None:
     files.export(directory, "alice", tmp_path / "a.json")
     keys, opened = read_key_file(tmp_path / "a.json"), KeyDirectory.open(directory)
     shown = f"{keys!r} {keys} {opened!r} {opened}"
@@ -210,7 +212,7 @@ def test_secrets_do_not_show_when_printed(directory: Path, tmp_path: Path) -> No
     assert keys.pair.public in shown
 
 
-def test_the_command_does_all_of_it_and_reports_each_error_in_one_sentence(
+def test_the_command_manages_keys_and_reports_each_error_in_one_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

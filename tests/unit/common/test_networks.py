@@ -24,7 +24,7 @@ def images(*shape: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("spaces", [IMAGES, VECTORS], ids=["images", "vectors"])
 def test_outputs_have_one_row_per_observation(spaces: Spaces) -> None:
-    """Parameters [N, actions], both values [N], all float32; features alike for target and predictor."""
+    """Parameters are [N, actions] and both values [N], in float32; target and predictor have equal sizes."""
     config = NetworkConfig()
     stack = images(N, spaces.stack, *spaces.observation)
     output = make_policy(spaces, config, 1)(stack if spaces.is_image else stack.float())
@@ -51,7 +51,7 @@ def test_the_third_kernel_sets_the_flat_size(kernel: Literal[3, 4], flat: int) -
 
 @pytest.mark.parametrize("spaces", [IMAGES, VECTORS], ids=["images", "vectors"])
 def test_the_same_seed_gives_the_same_weights(spaces: Spaces) -> None:
-    """Weights depend on the seed they are given, and on no global state."""
+    """Weights depend on the given seed and on no global state."""
     for make in MAKERS:
         torch.manual_seed(0)
         one = make(spaces, NetworkConfig(), 11).state_dict()
@@ -62,7 +62,7 @@ def test_the_same_seed_gives_the_same_weights(spaces: Spaces) -> None:
 
 
 def test_only_the_target_is_frozen() -> None:
-    """It has no gradient anywhere; the others have one everywhere."""
+    """None of its parameters has a gradient; every parameter of the others has one."""
     frozen, *trained = (
         make(IMAGES, NetworkConfig(), 1) for make in (make_target, make_policy, make_predictor)
     )
@@ -71,13 +71,13 @@ def test_only_the_target_is_frozen() -> None:
 
 
 def test_the_predictor_is_two_dense_layers_deeper() -> None:
-    """So that it can express the target, and more (Burda et al. 2018, code)."""
+    """It can express the function of the target, and others (Burda et al. 2018, published code)."""
     target, predictor = make_target(IMAGES, NetworkConfig(), 1), make_predictor(IMAGES, NetworkConfig(), 1)
     assert [len(list(network.dense)) for network in (target, predictor)] == [1, 3]  # type: ignore[arg-type]
 
 
 def test_layers_are_orthogonal_without_biases() -> None:
-    """Rows of a layer are perpendicular and of the gain's length; both head's rows are small."""
+    """The rows of a layer are orthogonal and their length is the gain, which is small for both heads."""
     policy = make_policy(IMAGES, NetworkConfig(), 1)
     assert isinstance(policy, ImagePolicy)
     gains = {
@@ -96,7 +96,7 @@ def test_layers_are_orthogonal_without_biases() -> None:
 
 
 def test_memory_layout_does_not_change_the_output() -> None:
-    """Stacks stored with the stack axis last give what contiguous ones give."""
+    """Stacks that are stored with the stack axis last give the output of contiguous ones."""
     policy = make_policy(IMAGES, NetworkConfig(), 1)
     stack = images(N, 84, 84, 4).movedim(-1, 1)
     assert not stack.is_contiguous()
@@ -104,7 +104,7 @@ def test_memory_layout_does_not_change_the_output() -> None:
         torch.testing.assert_close(strided, plain, atol=1e-5, rtol=0)
 
 
-def test_the_policy_sees_intensities_between_0_and_1() -> None:
+def test_the_policy_scales_intensities_to_between_0_and_1() -> None:
     """The first layer equals a plain convolution over image / 255."""
     policy = make_policy(IMAGES, NetworkConfig(), 1)
     assert isinstance(policy, ImagePolicy)
@@ -114,7 +114,7 @@ def test_the_policy_sees_intensities_between_0_and_1() -> None:
     torch.testing.assert_close(seen[0], policy.conv1(stack.float() / 255).relu(), atol=1e-4, rtol=1e-4)
 
 
-def test_the_policy_sees_all_four_images_and_rnd_one() -> None:
+def test_the_policy_depends_on_the_oldest_image_of_a_stack() -> None:
     """Changing the oldest image of a stack changes the logits."""
     policy = make_policy(IMAGES, NetworkConfig(), 1)
     stack = images(1, 4, 84, 84)
@@ -124,7 +124,7 @@ def test_the_policy_sees_all_four_images_and_rnd_one() -> None:
 
 
 def test_batching_does_not_change_the_output() -> None:
-    """A row is scored as it would be alone."""
+    """A row of a batch has the output that it has alone."""
     for network, rows in (
         (make_policy(IMAGES, NetworkConfig(), 1), images(N, 4, 84, 84)),
         (make_predictor(IMAGES, NetworkConfig(), 1), images(N, 84, 84).float() / 50),
@@ -137,7 +137,7 @@ def test_batching_does_not_change_the_output() -> None:
 
 
 def test_continuous_actions_have_means_of_the_state_and_one_deviation_for_all() -> None:
-    """Parameters [N, 2 A]: A small means that differ by row, then A log deviations that begin at 0."""
+    """Parameters are [N, 2 A]: A small means that differ by row, then A log deviations that begin at 0."""
     policy = make_policy(TORQUES, NetworkConfig(), 1)
     output = policy(torch.randn(N, 1, 5, generator=torch.Generator().manual_seed(0)))
     mean, log_std = output.parameters.chunk(2, 1)
@@ -153,7 +153,7 @@ def test_continuous_actions_have_means_of_the_state_and_one_deviation_for_all() 
 
 
 def heads(policy: torch.nn.Module) -> tuple[torch.nn.Linear, torch.nn.Linear]:
-    """The last layers: of the actions, of the values."""
+    """The last layer of the actions and the last layer of the values."""
     names = ("logits", "values") if isinstance(policy, ImagePolicy) else ("actor.4", "critic.4")
     first, second = (policy.get_submodule(name) for name in names)
     assert isinstance(first, torch.nn.Linear)
@@ -166,7 +166,7 @@ def heads(policy: torch.nn.Module) -> tuple[torch.nn.Linear, torch.nn.Linear]:
 def test_values_and_logits_have_float32_accuracy_at_large_values(
     spaces: Spaces, precision: torch.dtype
 ) -> None:
-    """Near 60, bfloat16 is a multiple of 0.25; the last layers keep to the rounding bound of float32."""
+    """Near 60, bfloat16 numbers are multiples of 0.25; these layers stay within the bound of float32."""
     policy = make_policy(spaces, NetworkConfig(), 1)
     last = heads(policy)
     features: dict[torch.nn.Module, torch.Tensor] = {}

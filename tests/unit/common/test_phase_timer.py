@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pytest
 
 from common import phase_timer
 from common.phase_timer import PhaseTimer
-
-
-@dataclass
-class Clock:
-    """Stands for the module `time`."""
-
-    now: float = 0.0
-
-    def perf_counter(self) -> float:
-        return self.now
+from tests.support.clock import Clock
 
 
 @pytest.fixture

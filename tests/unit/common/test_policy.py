@@ -58,7 +58,7 @@ def test_log_probs_are_a_distribution() -> None:
 
 
 def test_actions_are_drawn_as_often_as_they_are_likely() -> None:
-    """Over an even grid of draws each action's share is its probability."""
+    """In an even grid of draws the share of each action is its probability."""
     acting, draws = policy(), 20_011
     uniform = ((np.arange(draws) + 0.5) / draws).astype(np.float32)
     action, _ = acting.act(np.repeat(stacks(1), draws, axis=0), uniform)
@@ -66,8 +66,8 @@ def test_actions_are_drawn_as_often_as_they_are_likely() -> None:
     np.testing.assert_allclose(share, np.exp(log_probs(acting, stacks(1))[0]), atol=3 / draws)
 
 
-def test_the_shipped_log_prob_is_that_of_the_taken_action() -> None:
-    """Not of another action, nor of another lane."""
+def test_the_returned_log_prob_is_that_of_the_taken_action() -> None:
+    """It is not that of another action or of another lane."""
     acting, stack = policy(), stacks(11)
     action, log_prob = acting.act(stack, np.random.default_rng(1).random(11, np.float32))
     assert len(set(action)) > 2
@@ -83,7 +83,7 @@ def test_extreme_draws_give_legal_actions(uniform: float) -> None:
 
 
 def test_an_impossible_action_is_never_taken() -> None:
-    """Not even by a draw of exactly 0 when the first action has no probability."""
+    """A draw of exactly 0 does not select a first action without probability."""
     acting = Policy(SPACES, CONFIG)
     acting.load(bundle(SPACES, torch.tensor([-300.0, 0, 0, -300.0, 0, 0, -300.0])))
     uniform = np.linspace(0, 1, 101, endpoint=False, dtype=np.float32)
@@ -92,7 +92,7 @@ def test_an_impossible_action_is_never_taken() -> None:
 
 
 def test_batching_does_not_change_actions() -> None:
-    """A lane acts as it would alone: its action depends on its stack and its own draw."""
+    """The action of a lane depends on its own stack and its own draw alone."""
     acting, stack, uniform = policy(), stacks(11), np.random.default_rng(2).random(11, np.float32)
     together, log_prob = acting.act(stack, uniform)
     alone = [acting.act(stack[i : i + 1], uniform[i : i + 1]) for i in range(11)]
@@ -101,13 +101,13 @@ def test_batching_does_not_change_actions() -> None:
 
 
 def test_vectors_are_whitened_with_the_bundle() -> None:
-    """Statistics that undo a shift and a scale undo it for the policy too."""
+    """Shifted and scaled observations with fitting statistics give the same log-probabilities."""
     plain, shifted = policy(), policy(mean=10.0, std=4.0)
     np.testing.assert_allclose(log_probs(shifted, stacks(3) * 4 + 10), log_probs(plain, stacks(3)), atol=1e-5)
 
 
 def test_images_are_not_whitened() -> None:
-    """Statistics are for the bonus; the policy sees raw images."""
+    """The input of the policy is raw images; only the bonus uses the statistics."""
     spaces = Spaces((84, 84), 4, 7)
     stack = np.random.default_rng(0).integers(0, 256, (2, 4, 84, 84), np.uint8)
     one, other = policy(spaces), policy(spaces, mean=10.0, std=4.0)
@@ -115,7 +115,7 @@ def test_images_are_not_whitened() -> None:
 
 
 def test_continuous_actions_have_the_mean_and_deviation_of_the_policy() -> None:
-    """Over many independent draws; the numbers of one action do not correlate."""
+    """The moments of 20,011 independent draws fit; the components of an action do not correlate."""
     acting, count = gaussian(), 20_011
     uniform = np.random.default_rng(3).random((count, 3), np.float32)
     action, _ = acting.act(np.repeat(stacks(1), count, axis=0), uniform)
@@ -145,7 +145,7 @@ def test_continuous_actions_are_the_normal_quantiles_of_their_draws() -> None:
 
 @pytest.mark.parametrize("uniform", [0.0, LARGEST])
 def test_extreme_draws_give_finite_continuous_actions(uniform: float) -> None:
-    """Between five and six deviations from the mean, with a finite log-probability."""
+    """They are between five and six deviations from the mean and have finite log-probabilities."""
     acting = gaussian()
     action, log_prob = acting.act(stacks(2), np.full((2, 3), uniform, np.float32))
     mean, log_std = (x.numpy() for x in acting.parameters(stacks(2)).chunk(2, 1))
@@ -154,7 +154,7 @@ def test_extreme_draws_give_finite_continuous_actions(uniform: float) -> None:
     assert np.isfinite(log_prob).all()
 
 
-def test_the_shipped_density_is_that_of_the_action_as_drawn() -> None:
+def test_the_returned_density_is_that_of_the_action_before_any_clipping() -> None:
     """The policy does not clip the action, although the task may, so that the density is normal."""
     acting, stack = gaussian(), stacks(11)
     action, log_prob = acting.act(stack, np.random.default_rng(5).random((11, 3), np.float32))
@@ -174,7 +174,7 @@ def test_batching_does_not_change_continuous_actions() -> None:
 
 
 def test_the_best_action_is_the_most_probable_one() -> None:
-    """The mean of a normal distribution; the choice with the largest logit of a discrete one."""
+    """It is the mean of a normal distribution, or the action with the largest logit."""
     continuous, discrete, stack = gaussian(), policy(), stacks(11)
     np.testing.assert_array_equal(continuous.mode(stack), continuous.parameters(stack)[:, :3])
     np.testing.assert_array_equal(discrete.mode(stack), discrete.parameters(stack).argmax(1))

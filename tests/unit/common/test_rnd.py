@@ -10,7 +10,7 @@ from common.model.rnd import bonus, prediction_error, whiten
 
 
 def test_whitening_is_affine_up_to_the_clip() -> None:
-    """(x - mean) / std between -5 and 5, per element, for bytes and for floats."""
+    """Each element is (x - mean) / std, clipped to between -5 and 5, for bytes and for floats."""
     generator = torch.Generator().manual_seed(0)
     image = torch.randint(0, 256, (7, 3, 2), generator=generator, dtype=torch.uint8)
     mean = 100 * torch.rand(3, 2, generator=generator)
@@ -21,14 +21,14 @@ def test_whitening_is_affine_up_to_the_clip() -> None:
     assert expected.max() == 5.0
 
 
-def test_the_first_change_of_a_dead_pixel_saturates() -> None:
-    """A tiny std is divided by as it is: no epsilon softens it."""
+def test_the_first_change_of_a_constant_pixel_saturates() -> None:
+    """A small standard deviation is the divisor itself, without an epsilon."""
     image = torch.tensor([[100], [101]], dtype=torch.uint8)
     white = whiten(image, torch.tensor([100.0]), torch.tensor([1e-4]))
     assert white.tolist() == [[0.0], [5.0]]
 
 
-def test_whitening_leaves_its_input_alone() -> None:
+def test_whitening_does_not_change_its_input() -> None:
     """Float observations are not clipped in place."""
     observation = torch.tensor([[9.0]])
     whiten(observation, torch.zeros(1), torch.ones(1))
@@ -36,7 +36,7 @@ def test_whitening_leaves_its_input_alone() -> None:
 
 
 def test_the_error_is_a_mean_over_features() -> None:
-    """Per sample; half-precision inputs are compared in float32."""
+    """There is one mean for each sample; half-precision inputs are compared in float32."""
     generator = torch.Generator().manual_seed(1)
     a, b = torch.randn(2, 5, 3, generator=generator)
     slow = torch.tensor(

@@ -27,12 +27,11 @@ def test_different_keys_share_no_stream() -> None:
 
 
 def test_the_stream_of_a_lane_does_not_depend_on_the_number_of_lanes() -> None:
-    """The stream of a lane is the same for any number of lanes."""
     assert first_draws(RngKey(1, 2, 3, False), 7)[:3] == first_draws(RngKey(1, 2, 3, False), 3)
 
 
 def test_environment_seeds_fit_the_emulator() -> None:
-    """Distinct, and in [0, 2^31)."""
+    """The seeds are distinct and in [0, 2^31)."""
     seeds = environment_seeds(RngKey(1, 0, 0, False).generators(101))
     assert seeds.dtype == np.int64
     assert len(set(seeds.tolist())) == 101
@@ -41,14 +40,14 @@ def test_environment_seeds_fit_the_emulator() -> None:
 
 
 def test_network_seeds_differ_by_role_and_fit_torch() -> None:
-    """Non-negative 63-bit numbers."""
+    """The seeds are non-negative 63-bit numbers."""
     seeds = [network_seed(seed, role) for seed in (0, 1, 2**63 - 1) for role in range(4)]
     assert len(set(seeds)) == 12
     assert all(0 <= seed < 2**63 for seed in seeds)
 
 
 def test_networks_share_no_stream_with_any_lane() -> None:
-    """Their keys are above every slot."""
+    """The keys of networks are above every slot."""
     lanes = [
         np.random.SeedSequence([1, slot, 0, 0]).generate_state(1, np.uint64)[0] >> np.uint64(1)
         for slot in range(7)

@@ -183,7 +183,7 @@ def test_a_wake_up_of_another_thread_ends_a_wait(server: RouterSocket, waker: Wa
 
 
 def test_any_number_of_wake_ups_is_cleared_at_once(waker: Waker) -> None:
-    """`wake` does not block, either, when the socket pair is full."""
+    """`wake` does not block when the socket pair is full."""
     for _ in range(10_000):
         waker.wake()
     assert select.select([waker], [], [], 0)[0] == [waker]

@@ -58,7 +58,7 @@ def interpolate(text: str, **variables: str) -> str:
 
 
 def command(service: Tree, **variables: str) -> list[str]:
-    """Return the command of a service, word by word."""
+    """Return the command of a service as a list of words."""
     words = service["command"]
     if isinstance(words, str):
         return shlex.split(interpolate(words, **variables))
@@ -132,7 +132,7 @@ def test_actors_accept_their_options(words: list[str]) -> None:
     assert (done.returncode, "/nonexistent/key" in done.stderr) == (78, True), done.stderr
 
 
-def test_health_checks_look_for_the_port_that_the_learner_binds() -> None:
+def test_health_checks_test_the_port_that_the_learner_binds() -> None:
     hexadecimal = f":{5555:04X} "
     for service in (
         COMPOSE["services"]["learner"],
@@ -142,7 +142,7 @@ def test_health_checks_look_for_the_port_that_the_learner_binds() -> None:
         assert hexadecimal in service["healthcheck"]["test"][3]
 
 
-def test_ports_of_metrics_are_the_exporters() -> None:
+def test_metrics_ports_are_those_of_the_exporters() -> None:
     assert COMPOSE["services"]["actor"]["expose"] == [str(ACTOR_PORT)]
     assert MACHINE["services"]["actor"]["expose"] == [str(ACTOR_PORT)]
     dockerfile = (DEPLOY / "Dockerfile").read_text()
@@ -255,7 +255,7 @@ def test_the_files_fit_their_schema(words: tuple[str, ...]) -> None:
     _client("docker", *words)
 
 
-def test_the_actor_machine_asks_for_address_and_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_actor_machine_needs_an_address_and_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LEARNER", "10.0.0.5:5555")
     monkeypatch.setenv("KEYS", "/m1.json")
     _client("docker", "compose", "-f", "deploy/actor-machine.yml", "config", "--quiet")

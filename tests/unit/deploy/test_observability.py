@@ -76,7 +76,7 @@ def test_no_two_panels_of_a_dashboard_have_one_title() -> None:
 
 
 def test_every_expression_uses_only_what_is_exported() -> None:
-    """Panels, recording rules and alerts alike; `up` is Prometheus's own."""
+    """This holds for panels, recording rules and alerts; `up` is a metric of Prometheus itself."""
     known = exported() | set(RECORDED) | {"up"}
     for expr in [*EXPRESSIONS, RULES_TEXT]:
         names = {name for name, _ in selectors(expr)}
@@ -93,7 +93,7 @@ def test_every_exported_metric_is_read() -> None:
 
 
 def test_every_recorded_rule_is_read() -> None:
-    """A panel or an alert reads it."""
+    """Each is read by a panel or an alert."""
     read = {name for expr in [*EXPRESSIONS, ALERTS] for name, _ in selectors(expr)}
     assert set(RECORDED) <= read
 

@@ -1,4 +1,4 @@
-"""Credit goes back in time, within the right boundaries."""
+"""An advantage depends on later rewards up to the end of its stream."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ GAMMA, LAMBDA = 0.99, 0.95
 
 
 def noise(seed: int, *shape: int) -> Tensor:
-    """Normal float32."""
+    """Normal noise, float32."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def gae(reward: Tensor, value: Tensor, next_value: Tensor, discount: Tensor, trace: Tensor) -> Tensor:
-    """Advantages of actions that the present policy took."""
+    """The advantages of actions of the present policy."""
     return vtrace(reward, value, next_value, discount, trace, torch.ones(reward.shape))[0]
 
 
 def flags(*places: tuple[int, int]) -> Tensor:
-    """bool [T, B], set at these places."""
+    """bool [T, B], True at these places."""
     out = torch.zeros(T, B, dtype=torch.bool)
     for place in places:
         out[place] = True
@@ -45,7 +45,7 @@ def test_gae_is_the_sum_over_all_later_steps() -> None:
 
 
 def test_with_lambda_1_it_is_the_return_minus_the_value() -> None:
-    """Every advantage is the discounted reward to come, with the bootstrap, minus V."""
+    """Every advantage is the discounted sum of later rewards and the bootstrap, minus V."""
     reward, values = noise(0, T, B), noise(1, T + 1, B)
     full = torch.full((T, B), GAMMA)
     returns, expected = values[T], list[Tensor]()
@@ -55,8 +55,8 @@ def test_with_lambda_1_it_is_the_return_minus_the_value() -> None:
     torch.testing.assert_close(gae(reward, values[:-1], values[1:], full, full), torch.stack(expected))
 
 
-def test_credit_never_crosses_an_end_of_the_extrinsic_stream() -> None:
-    """A death and a time limit both separate what is before from what comes after."""
+def test_rewards_after_an_end_change_no_extrinsic_advantage_before_it() -> None:
+    """Terminations and time limits both separate episodes."""
     reward, value, next_value = noise(0, 3, T, B)
     discount, trace = extrinsic_ends(flags((2, 0)), flags((2, 1)), GAMMA, LAMBDA, False)
     before = gae(reward, value, next_value, discount, trace)
@@ -76,8 +76,8 @@ def test_the_intrinsic_stream_crosses_every_end() -> None:
     assert (gae(reward, value, next_value, full, full * LAMBDA) > before + 5).all()
 
 
-def test_a_death_is_worth_nothing_and_a_time_limit_the_next_value() -> None:
-    """At a death the next value does not matter; at a time limit it does, unless that counts as an end."""
+def test_a_termination_has_no_next_value_and_a_time_limit_has_one() -> None:
+    """The value after a time limit is part of the advantage, unless a time limit counts as an end."""
     reward, value, next_value = noise(0, 3, T, B)
     for is_end in (False, True):
         ends = extrinsic_ends(flags((1, 0)), flags((1, 1)), GAMMA, LAMBDA, is_end)
@@ -89,7 +89,7 @@ def test_a_death_is_worth_nothing_and_a_time_limit_the_next_value() -> None:
 
 
 def test_ends_change_only_their_own_step() -> None:
-    """Discount gamma and trace gamma lambda everywhere else."""
+    """Every other step has discount gamma and trace gamma lambda."""
     discount, trace = extrinsic_ends(flags((0, 1)), flags((4, 2)), GAMMA, LAMBDA, False)
     assert (discount == GAMMA).sum() == T * B - 1
     assert torch.isclose(trace, torch.tensor(GAMMA * LAMBDA)).sum() == T * B - 2
@@ -104,7 +104,7 @@ def test_lanes_do_not_mix() -> None:
 
 
 def test_arrays_of_different_shapes_are_refused() -> None:
-    """A transposed or a bootstrap-long array raises instead of broadcasting."""
+    """A transposed array or one with T + 1 rows raises instead of broadcasting."""
     good = torch.zeros(T, B)
     for bad in (torch.zeros(B, T), torch.zeros(T + 1, B), torch.zeros(B)):
         for place in range(6):
@@ -114,7 +114,7 @@ def test_arrays_of_different_shapes_are_refused() -> None:
                 vtrace(*arrays)
 
 
-def test_inputs_are_left_alone() -> None:
+def test_inputs_are_not_changed() -> None:
     """The recursion runs in a tensor of its own."""
     arrays = noise(0, 6, T, B) * 3
     copies = arrays.clone()
@@ -123,14 +123,14 @@ def test_inputs_are_left_alone() -> None:
 
 
 def test_an_action_of_lag_0_has_importance_exactly_1() -> None:
-    """However the two processors differ about its log-probability."""
+    """It is 1 for any log-probabilities of actor and learner."""
     log_prob, behaviour = noise(0, 2, T, B)
     rho = importance(log_prob, behaviour, torch.tensor([0, 1, 3]))
     assert torch.equal(rho[:, 0], torch.ones(T))
     torch.testing.assert_close(rho[:, 1:], (log_prob.exp() / behaviour.exp())[:, 1:])
 
 
-def test_importance_stays_finite_however_unlikely_an_action_has_become() -> None:
+def test_importance_is_finite_for_extreme_log_probabilities() -> None:
     log_prob = torch.tensor([[-1e30, 1e30, -float("inf")]])
     rho = importance(log_prob, torch.zeros(1, 3), torch.ones(3, dtype=torch.int64))
     assert torch.isfinite(rho).all()
@@ -138,7 +138,7 @@ def test_importance_stays_finite_however_unlikely_an_action_has_become() -> None
     assert 0.0 < rho[0, 0] < 1e-8 < 1e8 < rho[0, 1]
 
 
-def test_an_action_no_longer_taken_moves_no_target_and_stops_the_trace() -> None:
+def test_an_action_of_importance_0_changes_no_target_and_stops_the_trace() -> None:
     """With rho near 0 the target is the value itself, and nothing later reaches an earlier step."""
     reward, value, next_value = noise(0, 3, T, B)
     full, rho = torch.full((T, B), GAMMA), torch.ones(T, B)
@@ -149,4 +149,6 @@ def test_an_action_no_longer_taken_moves_no_target_and_stops_the_trace() -> None
     later[3:] += 10.0
     moved, _ = vtrace(later, value, next_value, full, full, rho)
     assert torch.equal(moved[:2], advantage[:2])
-    assert not torch.isclose(moved[2:], advantage[2:]).any()  # what it would have been worth is still known
+    assert not torch.isclose(
+        moved[2:], advantage[2:]
+    ).any()  # an advantage does not include the rho of its own step

@@ -31,7 +31,7 @@ ENDS = {
 
 
 def frame_stacks(observation: np.ndarray, done: np.ndarray) -> np.ndarray:
-    """[T + 1, S, B, ...], the slow way: one lane at a time, a deque of images emptied at each end."""
+    """Stacks [T + 1, S, B, ...], one lane at a time, from a deque that is emptied at each end."""
     stacks = np.zeros((len(done) + 1, S, *observation.shape[1:]), observation.dtype)
     for lane in range(done.shape[1]):
         deque = list(observation[:S, lane])
@@ -44,14 +44,14 @@ def frame_stacks(observation: np.ndarray, done: np.ndarray) -> np.ndarray:
 
 
 def batch_of(chunk: Chunk, spaces: Spaces) -> Batch:
-    """A batch with plain statistics."""
+    """A batch whose observations have mean 1 and standard deviation 2."""
     statistics = torch.full(spaces.observation, 1.0), torch.full(spaces.observation, 2.0)
     return make_batch(chunk, LAG, chunk.reward * 2, chunk.bonus, spaces, statistics, CPU)
 
 
 @pytest.mark.parametrize("ends", ENDS.values(), ids=ENDS)
 def test_stacks_are_those_the_policy_saw(ends: list[tuple[int, int]]) -> None:
-    """Images from before an end are black; the chunk's history completes the first stacks."""
+    """Images from before an end are zero; the chunk's history completes the first stacks."""
     rng = np.random.default_rng(0)
     observation = rng.integers(1, 256, (S + T, B, 2, 3), np.uint8)
     done = np.zeros((T, B), np.bool_)
@@ -62,7 +62,7 @@ def test_stacks_are_those_the_policy_saw(ends: list[tuple[int, int]]) -> None:
 
 
 def test_a_history_with_black_images_stays_black(make_chunk: Callable[..., Chunk]) -> None:
-    """A game that began just before the chunk has zeros in its history rows, and they are kept."""
+    """An episode that began just before the chunk has zeros in its history rows, which stay."""
     chunk = make_chunk(T, B, IMAGES, 1)
     chunk.observation[:2, 1] = 0
     stack = batch_of(chunk, IMAGES).stack
@@ -71,7 +71,7 @@ def test_a_history_with_black_images_stays_black(make_chunk: Callable[..., Chunk
 
 
 def test_joining_equals_one_big_chunk(make_chunk: Callable[..., Chunk]) -> None:
-    """Lanes side by side; final observations by time, then lane, whichever chunk they came in."""
+    """Lanes are side by side; final observations are ordered by time, then lane."""
     whole = make_chunk(T, 2 * B, IMAGES, 1, [(2, 0)], [(0, 5), (1, 0), (1, 4), (4, 3), (6, 0), (6, 5)])
     finals = np.argwhere(whole.truncated)
     parts = []
@@ -91,8 +91,8 @@ def test_joining_equals_one_big_chunk(make_chunk: Callable[..., Chunk]) -> None:
         )
 
 
-def test_the_stack_of_a_cut_game_ends_with_its_final_image(make_chunk: Callable[..., Chunk]) -> None:
-    """Three newest images of s_t, then the final one; in the order in which `truncated` reads."""
+def test_the_stack_of_a_truncated_episode_ends_with_its_final_image(make_chunk: Callable[..., Chunk]) -> None:
+    """It has the three newest images of s_t, then the final one; stacks are in the order of `truncated`."""
     places = [(0, 2), (3, 0), (3, 1)]
     chunk = make_chunk(T, B, IMAGES, 2, truncated=places)
     batch = batch_of(chunk, IMAGES)
@@ -104,7 +104,7 @@ def test_the_stack_of_a_cut_game_ends_with_its_final_image(make_chunk: Callable[
 
 
 def test_the_next_observation_is_the_newest_row_after_the_step(make_chunk: Callable[..., Chunk]) -> None:
-    """At an end it is the reset one, as the bonus wants it; raw for images and for vectors."""
+    """At an end it is the first of the next episode, as for the bonus; it is raw for images and vectors."""
     for spaces in (IMAGES, VECTORS):
         chunk = make_chunk(T, B, spaces, 3, [(1, 1)], [(2, 0)])
         np.testing.assert_array_equal(
@@ -113,7 +113,7 @@ def test_the_next_observation_is_the_newest_row_after_the_step(make_chunk: Calla
 
 
 def test_vectors_are_whitened_for_the_policy(make_chunk: Callable[..., Chunk]) -> None:
-    """(x - mean) / std, clipped at 10, for current and final observations alike."""
+    """Current and final observations are (x - mean) / std, clipped at 10."""
     chunk = make_chunk(T, B, VECTORS, 4, truncated=[(2, 0)])
     chunk.observation[1, 1] = 1_000.0
     batch = batch_of(chunk, VECTORS)

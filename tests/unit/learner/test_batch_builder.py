@@ -1,4 +1,4 @@
-"""What the chunks of an update become before they are trained on."""
+"""The batch that is built from the chunks of an update."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Maker = Callable[..., Chunk]
 
 
 def chunks_of(make_chunk: Maker, lags: tuple[int, ...] = (0, 0, 0)) -> list[DecodedChunk]:
-    """One chunk of noise from each of three slots, so many versions behind version 5."""
+    """One chunk of noise from each of three slots, at the given lags behind version 5."""
     return [
         DecodedChunk(bytes([slot]) * 16, 5, slot, 0, 0, 5 - lag, True, make_chunk(T, B, SPACES, slot))
         for slot, lag in enumerate(lags)
@@ -45,8 +45,8 @@ def builder_of(config: Config) -> tuple[BatchBuilder, PPO]:
     return BatchBuilder(config, SPACES, CPU, ppo.compute_bonus), ppo
 
 
-def test_rewards_are_signs_or_raw_or_scaled_as_asked(make_chunk: Maker) -> None:
-    """-1, 0 and 1; the reward of the task; or one multiple of it for all."""
+def test_rewards_are_signs_or_raw_or_scaled_as_configured(make_chunk: Maker) -> None:
+    """Rewards are -1, 0 and 1; or those of the task; or these divided by one number."""
     chunks = chunks_of(make_chunk)
     chunks[1].chunk.reward[2, 1] = 0.0
     raw = join([decoded.chunk for decoded in chunks]).reward
@@ -66,7 +66,7 @@ def test_rewards_are_signs_or_raw_or_scaled_as_asked(make_chunk: Maker) -> None:
 def test_a_stale_chunk_gets_the_bonus_of_the_present_predictor_and_a_fresh_one_keeps_its_own(
     make_chunk: Maker,
 ) -> None:
-    """The bonus of the observations after its steps, whitened with the statistics of the acting version."""
+    """It is the bonus of the next observations, whitened with the statistics of the acting version."""
     builder, ppo = builder_of(CONFIG)
     normaliser, chunks = Normaliser(SPACES, CONFIG), chunks_of(make_chunk, (0, 2, 1))
     normaliser.observe(make_chunk(50, E, SPACES, 9).observation)

@@ -38,7 +38,7 @@ part = st.floats(0.01, 100.0)
 
 
 @given(st.lists(part, min_size=5, max_size=5), st.integers(1, 64))
-def test_in_the_strict_mode_the_longest_part_of_a_turn_is_the_bottleneck(
+def test_in_the_strict_mode_the_longest_part_of_an_update_is_the_bottleneck(
     parts: list[float], actors: int
 ) -> None:
     """The shares are those of the parts and add up to 1."""
@@ -55,7 +55,7 @@ def test_in_the_strict_mode_the_longest_part_of_a_turn_is_the_bottleneck(
 
 @given(st.floats(0.02, 0.98), st.integers(1, 64))
 def test_in_the_overlapped_mode_the_side_that_never_waits_is_the_bottleneck(rest: float, actors: int) -> None:
-    """If actors always collect steps and the learner sometimes waits, it is the actors; and the reverse."""
+    """Actors that always collect steps are the bottleneck of a learner that waits, and vice versa."""
     learner = seconds(PHASES, wait=rest, train=1 - rest)
     fleet = seconds(ACTOR_PHASES, env=float(actors))
     assert bottleneck(3, actors, time_shares(learner, fleet)) == "actors"
@@ -72,7 +72,6 @@ def test_one_slow_actor_among_many_shows_as_mutual_waiting() -> None:
 
 
 def test_states_without_a_measurement_have_causes_of_their_own() -> None:
-    """Each state before the first measurement has a cause of its own."""
     nothing = time_shares(seconds(PHASES), seconds(ACTOR_PHASES))
     assert bottleneck(5, 0, strict_shares(1, 0, 0, 2, 0, actors=1)) == "no_actors"
     assert bottleneck(-1, 4, strict_shares(1, 0, 0, 2, 0, actors=4)) == "warmup"
@@ -98,7 +97,7 @@ def test_a_window_forgets_times_older_than_about_a_minute() -> None:
 
 
 def test_a_window_covers_an_update_that_is_longer_than_a_minute() -> None:
-    """A phase is counted at its end. During a long phase, the bottleneck stays the one of the last update."""
+    """A phase is counted at its end. During a long phase the bottleneck is that of the previous update."""
     window = TimeWindow()
     learner, actors = seconds(PHASES), seconds(ACTOR_PHASES)
     for _ in range(3):

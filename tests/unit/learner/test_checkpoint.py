@@ -1,4 +1,4 @@
-"""What is written can be trusted, or is refused."""
+"""Checkpoints are intact or refused, writes are atomic, and a run directory has one learner."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 from common import files
 from learner.training import checkpoint
 from learner.training.checkpoint import Checkpoint, CheckpointError, RunDirectory
+from learner.training.optimiser_state import optimiser_tensors
 
 
 def sample(version: int = 0) -> Checkpoint:
@@ -34,7 +35,7 @@ def sample(version: int = 0) -> Checkpoint:
 
 
 def same(one: Checkpoint, other: Checkpoint) -> bool:
-    """Equal names, types, values and JSON."""
+    """Whether names, types, values and JSON are equal."""
     return (
         one.meta == other.meta
         and one.tensors.keys() == other.tensors.keys()
@@ -45,29 +46,26 @@ def same(one: Checkpoint, other: Checkpoint) -> bool:
     )
 
 
-def test_a_checkpoint_comes_back_equal(tmp_path: Path) -> None:
-    """Whatever the memory layout; nothing temporary stays behind."""
+def test_a_loaded_checkpoint_equals_the_saved_one(tmp_path: Path) -> None:
+    """The memory layout does not matter, and no temporary file remains."""
     path = checkpoint.save(tmp_path, 7, sample())
     assert same(checkpoint.load(path), sample())
     assert list(tmp_path.iterdir()) == [path]
     assert checkpoint.load(path).part("model.policy").keys() == {"conv", "transposed"}
 
 
-def test_an_optimiser_comes_back_equal(tmp_path: Path) -> None:
-    """Moments of channels-last weights, and the step count."""
+def test_a_loaded_optimiser_state_equals_the_saved_one(tmp_path: Path) -> None:
+    """It has moments of channels-last weights, and the step count."""
     layer = torch.nn.Conv2d(3, 5, 2).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.Adam(layer.parameters(), fused=True)
     layer(torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))).sum().backward()
     optimiser.step()
-    state = optimiser.state_dict()["state"]
-    tensors = {f"{i}.{name}": value for i, values in state.items() for name, value in values.items()}
-    assert same(
-        checkpoint.load(checkpoint.save(tmp_path, 1, Checkpoint(tensors, {}))), Checkpoint(tensors, {})
-    )
+    saved = Checkpoint(optimiser_tensors(optimiser), {})
+    assert same(checkpoint.load(checkpoint.save(tmp_path, 1, saved)), saved)
 
 
-def test_no_damage_goes_unnoticed(tmp_path: Path) -> None:
-    """A flipped byte anywhere, every sixteenth as a cut, or an addition: CheckpointError."""
+def test_any_damage_is_detected(tmp_path: Path) -> None:
+    """A flipped bit, a cut at any sixteenth or an added byte raises CheckpointError."""
     path = checkpoint.save(tmp_path, 1, sample())
     intact = path.read_bytes()
     rng = np.random.default_rng(0)
@@ -91,7 +89,7 @@ def test_no_damage_goes_unnoticed(tmp_path: Path) -> None:
 
 
 def test_the_newest_intact_one_is_found(tmp_path: Path) -> None:
-    """Damaged ones are skipped; if all are, that is said; none at all is no error."""
+    """Damaged checkpoints are skipped. It is an error if all are damaged, but not if there is none."""
     assert checkpoint.newest(tmp_path) is None
     paths = [checkpoint.save(tmp_path, version, sample(version)) for version in (9, 10, 101)]
     for damaged, expected in ((None, 101), (paths[2], 10), (paths[1], 9)):
@@ -106,7 +104,7 @@ def test_the_newest_intact_one_is_found(tmp_path: Path) -> None:
 
 
 def test_the_last_three_are_kept(tmp_path: Path) -> None:
-    """In the order of versions, not of text; a leftover of a crash does not count."""
+    """The order is that of versions, not of text; a temporary file of a crash does not count."""
     (tmp_path / "000000001.safetensors.tmp").write_bytes(b"half")
     for version in (8, 9, 10, 11, 100):
         checkpoint.save(tmp_path, version, sample(version))
@@ -115,15 +113,13 @@ def test_the_last_three_are_kept(tmp_path: Path) -> None:
 
 
 def test_a_part_has_no_tensors_of_a_longer_name(tmp_path: Path) -> None:
-    """`model.policy` is no part of `model.policy_old`."""
+    """`policy_old` is no part of `policy`."""
     tensors = {"policy.weight": torch.ones(1), "policy_old.weight": torch.zeros(1)}
     assert Checkpoint(tensors, {}).part("policy") == {"weight": torch.ones(1)}
 
 
-def test_a_file_is_on_the_disk_before_it_takes_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A crash of the machine leaves the old file or the whole new one, under one name."""
+def test_a_file_is_synced_before_it_is_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crash of the machine leaves the old file or the whole new one."""
     path, calls = tmp_path / "file", list[str]()
     rename = Path.rename
 
@@ -144,7 +140,7 @@ def test_a_file_is_on_the_disk_before_it_takes_its_name(
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A disk that is full after half of the data."""
+    """The disk is full after half of the data."""
     path = tmp_path / "file"
     path.write_bytes(b"old")
     write = Path.write_bytes
@@ -160,8 +156,9 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_another_format_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A checkpoint of a later release is refused with a remedy."""
+def test_a_checkpoint_of_another_format_is_refused_with_a_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(checkpoint, "FORMAT", checkpoint.FORMAT + 1)
     path = checkpoint.save(tmp_path, 1, sample())
     monkeypatch.undo()
@@ -170,7 +167,7 @@ def test_another_format_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_run_directory_has_one_learner(tmp_path: Path) -> None:
-    """A second one is refused while the first lives, and taken in after it."""
+    """A second learner is refused while the first one runs, and accepted after it."""
     with RunDirectory(tmp_path / "deep" / "run", resume=False) as run:
         assert run.checkpoints.is_dir()
         with pytest.raises(CheckpointError, match="another learner"):
@@ -180,7 +177,7 @@ def test_a_run_directory_has_one_learner(tmp_path: Path) -> None:
 
 
 def test_a_used_directory_needs_resume(tmp_path: Path) -> None:
-    """Nothing is overwritten by accident."""
+    """A directory with files is not used by accident."""
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(CheckpointError, match="--resume"):
         RunDirectory(tmp_path, resume=False)
@@ -195,11 +192,11 @@ def test_a_file_is_no_run_directory(tmp_path: Path) -> None:
         RunDirectory(tmp_path / "file", resume=True)
 
 
-def test_every_life_has_a_higher_epoch(tmp_path: Path) -> None:
-    """Counted on disk before anyone hears of it."""
-    epochs = []
+def test_every_learner_process_has_a_higher_generation(tmp_path: Path) -> None:
+    """The number is on the disk before `begin` returns."""
+    generations = []
     for _ in range(3):
         with RunDirectory(tmp_path, resume=True) as run:
-            epochs.append(run.begin(None))
-    assert epochs == [0, 1, 2]
+            generations.append(run.begin(None))
+    assert generations == [0, 1, 2]
     assert (tmp_path / "generation").read_text() == "2"

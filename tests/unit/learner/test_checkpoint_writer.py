@@ -1,4 +1,4 @@
-"""When checkpoints are written, and what a failed write leaves."""
+"""When checkpoints are due, and what follows from a failed write."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SAVED = Checkpoint({"x": torch.ones(3)}, {"version": 4})
 
 
 class Clock:
-    """Stands still unless it is moved."""
+    """A clock that moves only if a test changes `now`."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0

@@ -1,3 +1,5 @@
+"""The learner's command line: runs, seeds, resumed directories and keys."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -30,7 +32,7 @@ def write_config(path: Path, preset: str, seed: int) -> Config:
     return config
 
 
-def test_without_seeds_there_is_one_run_in_the_directory_that_was_named(tmp_path: Path) -> None:
+def test_without_seeds_there_is_one_run_in_the_given_directory(tmp_path: Path) -> None:
     [(config, options)] = parse(["cartpole", "--seed", "7", "--run-dir", str(tmp_path)])
     assert config == dataclasses.replace(PRESETS["cartpole"], seed=7)
     assert options.run_dir == tmp_path
@@ -45,14 +47,14 @@ def test_each_seed_is_a_run_that_differs_in_nothing_else(tmp_path: Path) -> None
     assert len({dataclasses.replace(config, seed=0) for config, _ in runs}) == 1
 
 
-def test_seeds_without_a_directory_get_one_each_named_by_preset_and_seed() -> None:
+def test_seeds_without_a_directory_have_one_each_named_by_preset_and_seed() -> None:
     paths = [options.run_dir for _, options in parse(["pong", "--seeds=1,2"])]
     assert [path.parent for path in paths] == [Path("runs")] * 2
     assert [path.name.rsplit("-", 2)[0] for path in paths] == ["pong-1", "pong-2"]
 
 
 @pytest.mark.parametrize("text", ["1,,2", "a", "", "1,2,", "1,2,1", "1,01", "-1,2", "1 2", "1.5", str(2**63)])
-def test_seeds_that_are_no_list_of_different_whole_numbers_are_refused(text: str) -> None:
+def test_seeds_that_are_not_a_list_of_different_integers_are_refused(text: str) -> None:
     fatal = refusal("pong", f"--seeds={text}")
     assert (fatal.code, "seed" in str(fatal)) == (EXIT_USAGE, True)
 
@@ -69,7 +71,7 @@ def test_each_seed_is_resumed_with_the_settings_of_its_own_directory(tmp_path: P
     assert [config for config, _ in runs] == [dataclasses.replace(one, total_steps=64) for one in earlier]
 
 
-def test_a_seed_that_never_ran_starts_beside_resumed_ones(tmp_path: Path) -> None:
+def test_a_seed_that_never_ran_starts_next_to_resumed_ones(tmp_path: Path) -> None:
     write_config(tmp_path / "seed-1", "cartpole", 1)
     runs = parse(["cartpole", "--resume", "--run-dir", str(tmp_path), "--seeds", "1,2"])
     assert [(config.preset, config.seed) for config, _ in runs] == [("cartpole", 1), ("cartpole", 2)]
@@ -95,7 +97,7 @@ def test_a_resumed_run_keeps_its_settings(tmp_path: Path, flags: list[str], diff
 
 
 class Learners:
-    """Stands in for `service.run`; at one seed something happens."""
+    """Stands for `service.run`; it receives a signal or fails at one seed."""
 
     def __init__(self, at: int = 0, signal: bool = False, fatal: Fatal | None = None) -> None:
         self.seeds: list[int] = []
@@ -118,14 +120,14 @@ def exit_code(monkeypatch: pytest.MonkeyPatch, directory: Path, learners: Learne
     return program.main()
 
 
-def test_seeds_run_in_turn_and_each_summary_is_printed(
+def test_seeds_run_one_after_another_and_each_summary_is_printed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     learners = Learners()
     assert exit_code(monkeypatch, tmp_path, learners) == 0
     assert learners.seeds == [1, 2, 3]
-    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("run ")]
-    assert said == [f"run finished: {tmp_path}/seed-{seed}" for seed in (1, 2, 3)]
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("run ")]
+    assert lines == [f"run finished: {tmp_path}/seed-{seed}" for seed in (1, 2, 3)]
 
 
 def test_a_signal_ends_the_sequence_with_the_summary_of_the_run_it_stopped(
@@ -137,16 +139,16 @@ def test_a_signal_ends_the_sequence_with_the_summary_of_the_run_it_stopped(
     assert f"run stopped: {tmp_path}/seed-2" in capsys.readouterr().out
 
 
-def test_what_the_user_has_to_mend_ends_the_sequence(
+def test_an_error_that_the_user_has_to_correct_ends_the_sequence(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    learners = Learners(at=2, fatal=Fatal(EXIT_CONFIGURATION, "expected a disk, got none: buy one"))
+    learners = Learners(at=2, fatal=Fatal(EXIT_CONFIGURATION, "expected a disk, got none: attach one"))
     assert exit_code(monkeypatch, tmp_path, learners) == EXIT_CONFIGURATION
     assert learners.seeds == [1, 2]
-    assert capsys.readouterr().err == "learner: expected a disk, got none: buy one\n"
+    assert capsys.readouterr().err == "learner: expected a disk, got none: attach one\n"
 
 
-def test_a_port_that_other_machines_reach_asks_for_keys_or_for_the_word_insecure(tmp_path: Path) -> None:
+def test_a_port_that_other_machines_reach_requires_keys_or_insecure_plaintext(tmp_path: Path) -> None:
     bind = ("--bind", "tcp://0.0.0.0:5555")
     fatal = refusal("pong", *bind)
     assert (fatal.code, "python -m common.keys init" in str(fatal)) == (EXIT_CONFIGURATION, True)
@@ -157,12 +159,12 @@ def test_a_port_that_other_machines_reach_asks_for_keys_or_for_the_word_insecure
     [(_, options)] = parse(["pong", *bind, "--insecure-plaintext"])
     assert options.keys is None and options.insecure_plaintext
     [(_, options)] = parse(["pong", "--insecure-plaintext"])
-    assert not options.insecure_plaintext, "nobody else reaches the loopback address"
+    assert not options.insecure_plaintext, "other machines do not reach the loopback address"
     assert refusal("pong", *bind, *with_keys, "--insecure-plaintext").code == EXIT_USAGE
     assert refusal("pong", "--keys", str(tmp_path)).code == EXIT_CONFIGURATION
 
 
-def test_a_seed_that_never_ran_may_have_auto_beside_the_resolved_precision_of_another(tmp_path: Path) -> None:
+def test_a_seed_that_never_ran_may_have_auto_and_another_the_resolved_precision(tmp_path: Path) -> None:
     earlier = write_config(tmp_path / "seed-1", "smoke", 1)
     (tmp_path / "seed-1" / "config.json").write_text(
         dataclasses.replace(earlier, precision="bfloat16").to_json()

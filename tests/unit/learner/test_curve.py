@@ -1,4 +1,4 @@
-"""A long curve in few points."""
+"""A curve of any length is thinned to few points."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from learner.training.episodes import Episode
 
 
 @given(st.integers(1, 5_000), st.integers(1, 100_000))
-def test_a_curve_of_any_length_is_few_points_from_its_start_to_its_end(updates: int, batch: int) -> None:
-    """At most 400, evenly apart once there are too many; the end is at most one gap away."""
+def test_a_curve_of_any_length_has_few_points_from_its_start_to_its_end(updates: int, batch: int) -> None:
+    """There are at most 400 points at equal gaps; the last point is less than a gap before the end."""
     curve = ThinnedCurve()
     for update in range(1, updates + 1):
         curve.add(Point(update * batch, float(update), None))
@@ -29,18 +29,18 @@ def test_a_curve_of_any_length_is_few_points_from_its_start_to_its_end(updates: 
     assert all(point.return_mean == point.env_steps / batch for point in curve.points)
 
 
-def test_games_of_an_earlier_process_give_the_mean_of_the_last_hundred() -> None:
+def test_episodes_of_an_earlier_process_give_the_mean_of_the_last_hundred() -> None:
     curve = ThinnedCurve()
     curve.replay((step, float(step)) for step in range(1, 301))
     early, last = curve.points[9], curve.points[-1]
     assert (early.env_steps, early.return_mean, early.bonus) == (10, pytest.approx(5.5), None)
     assert (last.env_steps, last.return_mean, last.bonus) == (300, pytest.approx(250.5), None)
-    curve.add(Point(290, 0.0, 0.1))  # nothing goes back
+    curve.add(Point(290, 0.0, 0.1))  # ignored: it is before the last point
     assert curve.points[-1].env_steps == 300
 
 
-def test_a_resumed_run_begins_with_the_curve_of_its_recorded_games(tmp_path: Path) -> None:
-    """Up to its checkpoint: what a crash took from the run is taken from the curve."""
+def test_a_resumed_run_begins_with_the_curve_of_its_recorded_episodes(tmp_path: Path) -> None:
+    """Episodes after its checkpoint are in neither the resumed run nor the curve."""
     before = RunLogger(tmp_path, 0)
     for env_steps, score in ((100, 2.0), (200, 4.0), (300, 9.0)):
         before.episodes([Episode(0, 0, 10, score)], env_steps, 4 * env_steps, 1.0)

@@ -1,4 +1,4 @@
-"""Games as their scores, whatever chunks they are cut into."""
+"""Episodes and their scores, in any split into chunks."""
 
 from __future__ import annotations
 
@@ -17,119 +17,121 @@ T, B = 7, 3
 SPACES = Spaces((2,), 1, 5)
 
 
-def delivered(
+def decoded(
     chunk: Chunk, offset: int, slot: int = 4, incarnation: int = 0, fresh: bool | None = None
 ) -> DecodedChunk:
-    """The chunk, from that place; lanes are reset before the first step of a session unless told."""
+    """The chunk at an offset of its session; by default lanes are reset before offset 0."""
     reset = offset == 0 if fresh is None else fresh
     return DecodedChunk(b"s" * 16, 0, slot, incarnation, offset, 0, reset, chunk)
 
 
 def rows(chunk: Chunk, start: int, stop: int) -> Chunk:
-    """Steps [start, stop) of a chunk, as far as scores are concerned."""
+    """Steps [start, stop) of the fields of a chunk that scores need."""
     names = ("reward", "terminated", "truncated")
     return dataclasses.replace(chunk, **{name: getattr(chunk, name)[start:stop] for name in names})
 
 
 @pytest.fixture
 def chunk(make_chunk: Callable[..., Chunk]) -> Chunk:
-    """Two games end in lane 0, one by a time limit in lane 1, none in lane 2."""
+    """Two episodes end in lane 0, one by a time limit in lane 1, none in lane 2."""
     return make_chunk(T, B, SPACES, 0, terminated=[(2, 0), (6, 0)], truncated=[(4, 1)])
 
 
 def test_scores_are_sums_of_raw_rewards(chunk: Chunk) -> None:
-    """From the step after one end to the next; a time limit ends a game too."""
+    """Each score sums the steps from one end to the next; a time limit is an end."""
     tracker, reward = EpisodeTracker(), chunk.reward.astype(float)
-    games = tracker.advance(delivered(chunk, 0))
+    episodes = tracker.advance(decoded(chunk, 0))
     expected = [(0, 3, reward[:3, 0].sum()), (1, 5, reward[:5, 1].sum()), (0, 4, reward[3:, 0].sum())]
-    assert [(game.lane, game.steps) for game in games] == [(lane, steps) for lane, steps, _ in expected]
-    np.testing.assert_allclose([game.score for game in games], [score for *_, score in expected])
-    assert {game.slot for game in games} == {4}
-    assert (tracker.count, tracker.best) == (3, max(game.score for game in games))
-    assert tracker.mean == pytest.approx(np.mean([game.score for game in games]))
+    assert [(episode.lane, episode.steps) for episode in episodes] == [
+        (lane, steps) for lane, steps, _ in expected
+    ]
+    np.testing.assert_allclose([episode.score for episode in episodes], [score for *_, score in expected])
+    assert {episode.slot for episode in episodes} == {4}
+    assert (tracker.count, tracker.best) == (3, max(episode.score for episode in episodes))
+    assert tracker.mean == pytest.approx(np.mean([episode.score for episode in episodes]))
 
 
 @pytest.mark.parametrize("cut", range(1, T))
-def test_games_run_on_over_chunks(chunk: Chunk, cut: int) -> None:
-    """Two chunks tell the games that one tells."""
-    whole = EpisodeTracker().advance(delivered(chunk, 0))
+def test_episodes_continue_over_chunks(chunk: Chunk, cut: int) -> None:
+    """Two chunks report the same episodes as one."""
+    whole = EpisodeTracker().advance(decoded(chunk, 0))
     tracker = EpisodeTracker()
-    games = tracker.advance(delivered(rows(chunk, 0, cut), 0))
-    games += tracker.advance(delivered(rows(chunk, cut, T), cut * B))
-    assert games == whole
+    episodes = tracker.advance(decoded(rows(chunk, 0, cut), 0))
+    episodes += tracker.advance(decoded(rows(chunk, cut, T), cut * B))
+    assert episodes == whole
 
 
-def test_a_game_with_a_hole_is_not_reported(chunk: Chunk) -> None:
-    """After a chunk that was not trained on, each lane counts again from its next end."""
+def test_an_episode_with_a_missing_chunk_is_not_reported(chunk: Chunk) -> None:
+    """After a missing chunk each lane counts from its next end."""
     tracker = EpisodeTracker()
-    tracker.advance(delivered(chunk, 0))
-    games = tracker.advance(delivered(chunk, 2 * T * B))
-    assert [(game.lane, game.steps) for game in games] == [(0, 4)]
+    tracker.advance(decoded(chunk, 0))
+    episodes = tracker.advance(decoded(chunk, 2 * T * B))
+    assert [(episode.lane, episode.steps) for episode in episodes] == [(0, 4)]
 
 
-def test_reset_lanes_begin_new_games(chunk: Chunk) -> None:
-    """In another incarnation or in the same one, at any offset."""
-    tracker, alone = EpisodeTracker(), EpisodeTracker().advance(delivered(chunk, 0))
-    tracker.advance(delivered(rows(chunk, 0, 2), 0))
-    assert tracker.advance(delivered(chunk, 990, incarnation=1, fresh=True)) == alone
-    tracker.advance(delivered(rows(chunk, 0, 2), 0))
-    assert tracker.advance(delivered(chunk, 0, incarnation=1, fresh=True)) == alone
+def test_reset_lanes_begin_new_episodes(chunk: Chunk) -> None:
+    """This is so in another incarnation and in the same one, at any offset."""
+    tracker, alone = EpisodeTracker(), EpisodeTracker().advance(decoded(chunk, 0))
+    tracker.advance(decoded(rows(chunk, 0, 2), 0))
+    assert tracker.advance(decoded(chunk, 990, incarnation=1, fresh=True)) == alone
+    tracker.advance(decoded(rows(chunk, 0, 2), 0))
+    assert tracker.advance(decoded(chunk, 0, incarnation=1, fresh=True)) == alone
 
 
-def test_an_incarnation_whose_first_chunk_was_dropped_is_in_the_middle_of_its_games(chunk: Chunk) -> None:
-    """Each of its lanes counts from the next end on."""
+def test_an_incarnation_whose_first_chunk_was_dropped_is_in_the_middle_of_its_episodes(chunk: Chunk) -> None:
+    """Each of its lanes counts from its next end."""
     for tracker in (EpisodeTracker(), EpisodeTracker()):
-        games = tracker.advance(delivered(chunk, T * B, incarnation=1, fresh=False))
-        assert [(game.lane, game.steps) for game in games] == [(0, 4)]
-        tracker.advance(delivered(rows(chunk, 0, 2), 0))
+        episodes = tracker.advance(decoded(chunk, T * B, incarnation=1, fresh=False))
+        assert [(episode.lane, episode.steps) for episode in episodes] == [(0, 4)]
+        tracker.advance(decoded(rows(chunk, 0, 2), 0))
 
 
-def test_a_slot_that_changes_hands_within_a_batch_reports_true_games(
+def test_two_incarnations_of_a_slot_in_one_batch_report_their_own_episodes(
     make_chunk: Callable[..., Chunk],
 ) -> None:
-    """The earlier incarnation is ahead in the batch, though its offset is larger."""
-    earlier = delivered(make_chunk(4, 1, SPACES, 0, terminated=[(1, 0)]), 8, incarnation=0)
-    before = delivered(make_chunk(8, 1, SPACES, 1), 0, incarnation=0)
-    later = delivered(make_chunk(6, 1, SPACES, 2, terminated=[(5, 0)]), 0, incarnation=1)
+    """The earlier incarnation is first in the batch, although its offset is larger."""
+    earlier = decoded(make_chunk(4, 1, SPACES, 0, terminated=[(1, 0)]), 8, incarnation=0)
+    before = decoded(make_chunk(8, 1, SPACES, 1), 0, incarnation=0)
+    later = decoded(make_chunk(6, 1, SPACES, 2, terminated=[(5, 0)]), 0, incarnation=1)
     tracker = EpisodeTracker()
     tracker.advance(before)
-    games = [
-        game
+    episodes = [
+        episode
         for chunk in sorted([later, earlier], key=lambda one: one.order)
-        for game in tracker.advance(chunk)
+        for episode in tracker.advance(chunk)
     ]
-    assert [game.steps for game in games] == [10, 6]
+    assert [episode.steps for episode in episodes] == [10, 6]
 
 
 def test_slots_do_not_mix(chunk: Chunk) -> None:
-    """Each slot's lanes are its own."""
+    """Each slot has its own lanes."""
     tracker = EpisodeTracker()
-    tracker.advance(delivered(rows(chunk, 0, 2), 0, slot=0))
-    games = tracker.advance(delivered(chunk, 0, slot=1))
-    alone = EpisodeTracker().advance(delivered(chunk, 0, slot=1))
-    assert games == alone
-    assert all(isinstance(game, Episode) and game.slot == 1 for game in games)
+    tracker.advance(decoded(rows(chunk, 0, 2), 0, slot=0))
+    episodes = tracker.advance(decoded(chunk, 0, slot=1))
+    alone = EpisodeTracker().advance(decoded(chunk, 0, slot=1))
+    assert episodes == alone
+    assert all(isinstance(episode, Episode) and episode.slot == 1 for episode in episodes)
 
 
 def test_only_the_last_hundred_count_for_the_mean(chunk: Chunk) -> None:
-    """Older games leave it; the best score stays."""
+    """Older episodes do not count; the best score stays."""
     tracker = EpisodeTracker()
-    first = tracker.advance(delivered(dataclasses.replace(chunk, reward=chunk.reward + 100), 0))
+    first = tracker.advance(decoded(dataclasses.replace(chunk, reward=chunk.reward + 100), 0))
     for number in range(1, 41):
-        tracker.advance(delivered(chunk, number * T * B))
+        tracker.advance(decoded(chunk, number * T * B))
     assert tracker.count == 123
     assert len(tracker.recent) == 100
     assert tracker.mean is not None
-    assert tracker.mean < 50 < tracker.best == max(game.score for game in first)
+    assert tracker.mean < 50 < tracker.best == max(episode.score for episode in first)
 
 
 def test_state_survives_a_restart(chunk: Chunk) -> None:
-    """Figures come back, also those of a run without a finished game."""
+    """A restored tracker has the same figures, also before the first end."""
     for tracker in (EpisodeTracker(), EpisodeTracker()):
         other = EpisodeTracker()
         other.load(tracker.state())
         assert (other.count, other.best, other.mean) == (tracker.count, tracker.best, tracker.mean)
-    tracker.advance(delivered(chunk, 0))
+    tracker.advance(decoded(chunk, 0))
     other.load(tracker.state())
     assert other.state() == tracker.state()
     assert other.count == 3

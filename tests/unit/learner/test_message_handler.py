@@ -25,7 +25,7 @@ class Handler(MessageHandler):
         self.outbox: Replies = []
         self.chunks: list[AdmittedChunk] = []
         self.admission = Admission(Config(), 0, bytes(32))
-        super().__init__(self.admission, self.outbox, self.chunks.append)
+        super().__init__(self.admission, self.outbox.extend, self.chunks.append)
 
     def send(self, *sent: messages.Message, sender: Sender = SENDER) -> None:
         for message in sent:

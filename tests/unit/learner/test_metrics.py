@@ -22,7 +22,7 @@ QUIET = ServerStatus(actor_phases=dict.fromkeys(get_args(Phase), 0.0))
 
 
 def session(slot: int, steps: int) -> SessionStatus:
-    return SessionStatus(slot, "host", 0, steps, plays=True, silent_seconds=0.1)
+    return SessionStatus(slot, "host", 0, steps, collecting=True, silent_seconds=0.1)
 
 
 class Scraped:

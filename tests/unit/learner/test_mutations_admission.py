@@ -8,6 +8,7 @@ import pytest
 
 from learner.server import registry
 from learner.server.admission import Admission
+from learner.server.flow import FlowState
 from learner.server.registry import SessionRegistry
 from learner.server.sessions import SessionTable
 from tests.support.mutation import Mutant, check_noticed
@@ -22,14 +23,14 @@ MUTANTS = [
     Mutant(
         "a heartbeat ends the time to build environments",
         SessionTable.renew,
-        "now + LEASE_SECONDS if plays else max(session.expires, now + LEASE_SECONDS)",
+        "now + LEASE_SECONDS if setup_ended else max(session.expires, now + LEASE_SECONDS)",
         "now + LEASE_SECONDS",
         test_admission_leases.test_a_new_session_has_two_minutes_to_build_its_environments,
     ),
     Mutant(
         "a session that plays keeps the time to build environments",
         SessionTable.renew,
-        "now + LEASE_SECONDS if plays else max(session.expires, now + LEASE_SECONDS)",
+        "now + LEASE_SECONDS if setup_ended else max(session.expires, now + LEASE_SECONDS)",
         "max(session.expires, now + LEASE_SECONDS)",
         test_admission_leases.test_silence_ends_a_session_and_drops_the_steps_that_it_announced,
     ),
@@ -49,15 +50,15 @@ MUTANTS = [
     ),
     Mutant(
         "a damaged chunk is requested four times",
-        Admission._on_chunk,
-        "flow.crc_failures < _CRC_TRIES",
-        "flow.crc_failures <= _CRC_TRIES",
+        FlowState.retry_damaged,
+        "self._crc_failures < _CRC_TRIES",
+        "self._crc_failures <= _CRC_TRIES",
         test_admission_chunks.test_a_damaged_body_is_requested_three_times_and_then_dropped,
     ),
     Mutant(
         "the tries of a damaged chunk count for the next one",
         Admission._on_chunk,
-        "flow.crc_failures = 0",
+        "flow.clear_damaged()",
         "pass",
         test_admission_chunks.test_a_damaged_body_is_requested_three_times_and_then_dropped,
     ),
@@ -85,7 +86,7 @@ MUTANTS = [
     Mutant(
         "a skip uses up credit",
         Admission._on_progress,
-        "flow.credit += message.steps",
+        "flow.raise_credit(flow.credit + message.steps)",
         "pass",
         test_admission_chunks.test_a_skip_is_recorded_and_its_credit_returned,
     ),
@@ -106,8 +107,8 @@ MUTANTS = [
     Mutant(
         "a repeated chunk counts for its slot",
         Admission._receive,
-        "message.steps if receipt is Receipt.NEW else 0",
-        "message.steps",
+        "if receipt is Receipt.NEW:",
+        "if True:",
         test_admission_chunks.test_the_steps_of_a_slot_are_counted_once_and_from_0_for_its_next_session,
     ),
     Mutant(

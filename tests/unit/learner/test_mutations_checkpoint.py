@@ -17,28 +17,28 @@ MUTANTS = [
         checkpoint._digest,
         "hashlib.sha256(text.encode())",
         "hashlib.sha256()",
-        test_checkpoint.test_no_damage_goes_unnoticed,
+        test_checkpoint.test_any_damage_is_detected,
     ),
     Mutant(
         "the digest leaves out the names of tensors",
         checkpoint._digest,
         "{name}{value.dtype}",
         "{value.dtype}",
-        test_checkpoint.test_no_damage_goes_unnoticed,
+        test_checkpoint.test_any_damage_is_detected,
     ),
     Mutant(
         "a file takes its name before it is on the disk",
         files.write_atomically,
         "_sync(temporary)",
         "pass",
-        test_checkpoint.test_a_file_is_on_the_disk_before_it_takes_its_name,
+        test_checkpoint.test_a_file_is_synced_before_it_is_renamed,
     ),
     Mutant(
         "the name of a file is not on the disk",
         files.write_atomically,
         "_sync(path.parent)",
         "pass",
-        test_checkpoint.test_a_file_is_on_the_disk_before_it_takes_its_name,
+        test_checkpoint.test_a_file_is_synced_before_it_is_renamed,
     ),
     Mutant(
         "a file is written in place",
@@ -72,9 +72,9 @@ MUTANTS = [
     Mutant(
         "a format of a later release is read",
         checkpoint.load,
-        'values.pop("format", None) != FORMAT',
-        'values.pop("format", 0) < FORMAT',
-        test_checkpoint.test_another_format_is_named,
+        "case other if other != FORMAT:",
+        "case other if other is None or other < FORMAT:",
+        test_checkpoint.test_a_checkpoint_of_another_format_is_refused_with_a_remedy,
     ),
     Mutant(
         "the oldest checkpoint is resumed",
@@ -102,7 +102,7 @@ MUTANTS = [
         RunDirectory.begin,
         "int(file.read_text()) + 1",
         "int(file.read_text())",
-        test_checkpoint.test_every_life_has_a_higher_epoch,
+        test_checkpoint.test_every_learner_process_has_a_higher_generation,
     ),
 ]
 

@@ -7,8 +7,9 @@ from functools import partial
 import pytest
 
 from common.protocol import codec
+from tests.support.chunk_messages import IMAGES, VECTORS
 from tests.support.mutation import Fact, Mutant, check_noticed
-from tests.unit.common import test_codec
+from tests.unit.common import test_codec, test_codec_chunks
 
 
 def refused_message(case: str) -> Fact:
@@ -19,14 +20,14 @@ def refused_message(case: str) -> Fact:
 
 def false_value(case: str) -> Fact:
     """The test of a value that `unpack` must refuse."""
-    array, value = next(entry[1:] for entry in test_codec.VALUES if entry[0] == case)
-    return partial(test_codec.test_values_that_lie_are_refused, array, value)
+    array, value = next(entry[1:] for entry in test_codec_chunks.VALUES if entry[0] == case)
+    return partial(test_codec_chunks.test_values_out_of_range_are_refused, array, value)
 
 
 def damaged_stream(case: str) -> Fact:
     """The test of a compressed stream that `unpack` must refuse."""
-    seen, others = next(entry[1:] for entry in test_codec.STREAMS if entry[0] == case)
-    return partial(test_codec.test_streams_that_lie_are_refused, seen, others)
+    seen, others = next(entry[1:] for entry in test_codec_chunks.STREAMS if entry[0] == case)
+    return partial(test_codec_chunks.test_damaged_streams_are_refused, seen, others)
 
 
 MUTANTS = [
@@ -35,7 +36,7 @@ MUTANTS = [
         codec.decode,
         'length != len(body or b"")',
         'length > len(body or b"")',
-        refused_message("a body longer than told"),
+        refused_message("a body longer than announced"),
     ),
     Mutant(
         "a header may have any size",
@@ -56,7 +57,7 @@ MUTANTS = [
         codec.decode,
         "elif body is not None",
         "elif body",
-        refused_message("an empty body where none belongs"),
+        refused_message("an empty body of a kind without one"),
     ),
     Mutant(
         "fields of a later version are refused",
@@ -85,21 +86,21 @@ MUTANTS = [
         codec.pack,
         "zlib.crc32(body)",
         "zlib.crc32(seen)",
-        partial(test_codec.test_the_checksum_covers_the_whole_body, test_codec.VECTORS),
+        partial(test_codec_chunks.test_the_checksum_covers_the_whole_body, VECTORS),
     ),
     Mutant(
         "images are changed by packing",
         codec._changes,
         "words.copy()",
         "words",
-        partial(test_codec.test_chunks_survive_the_wire_bit_for_bit, test_codec.IMAGES),
+        partial(test_codec_chunks.test_chunks_survive_the_wire_bit_for_bit, IMAGES),
     ),
     Mutant(
         "the bits of the last words are missing",
         codec._video,
         "-(-words // 8)",
         "words // 8",
-        test_codec.test_images_survive_where_their_words_do_not_fill_the_last_byte_of_bits,
+        test_codec_chunks.test_images_survive_where_their_words_do_not_fill_the_last_byte_of_bits,
         codec.WireError,
     ),
     Mutant(
@@ -121,7 +122,7 @@ MUTANTS = [
         codec._check_values,
         "int(chunk.truncated.sum()) != truncations",
         "int(chunk.truncated.sum()) > truncations",
-        false_value("a final observation without its end"),
+        false_value("a final observation without a truncation"),
     ),
     Mutant(
         "a compressed stream may be cut",
@@ -142,7 +143,7 @@ MUTANTS = [
         codec._inflate_most,
         "stream.decompress(block, most_bytes + 1)",
         "stream.decompress(block)",
-        partial(test_codec.test_a_zip_bomb_does_not_go_off, "others"),
+        partial(test_codec_chunks.test_a_zip_bomb_is_not_decompressed_whole, "others"),
     ),
 ]
 

@@ -98,13 +98,13 @@ MUTANTS = [
     Mutant(
         "a grant of slow actors is overdue after two seconds",
         GrantScheduler._release_overdue,
-        "max(_OVERDUE_SECONDS, _OVERDUE_MEDIANS * usual)",
+        "max(_OVERDUE_SECONDS, _OVERDUE_MEDIANS * median)",
         "_OVERDUE_SECONDS",
         test_admission_credit.test_a_grant_is_overdue_after_three_medians_of_the_chunk_time,
     ),
     Mutant(
         "one slow chunk delays every overdue grant",
-        GrantScheduler.usual_seconds.fget,  # type: ignore[attr-defined]  # mypy sees the property's value
+        GrantScheduler.median_chunk_seconds.fget,  # type: ignore[attr-defined]  # mypy sees the property's value
         "statistics.median(",
         "statistics.mean(",
         test_scheduler.test_one_slow_chunk_does_not_delay_the_next_overdue_grant,

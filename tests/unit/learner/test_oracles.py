@@ -1,4 +1,4 @@
-"""Numbers that are known in closed form, and slow ways to the same result."""
+"""Results that are known in closed form, or by a slow computation."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from common.protocol.chunk import Chunk
 from common.spaces import Spaces
 from learner.training.advantages import vtrace
 from learner.training.batch import Batch, make_batch
+from learner.training.minibatches import draw_predictor_rows
 from learner.training.normaliser import Normaliser
 from learner.training.ppo import PPO
 from learner.training.running_stats import PRIOR_COUNT, Moments, forward_filter
@@ -40,7 +41,7 @@ Maker = Callable[..., Chunk]
 
 
 def small(keep: float) -> Config:
-    """An update of two short steps whose predictor sees this share."""
+    """A small update of two minibatches; the predictor learns from this share of the rows."""
     return replace(
         CONFIG,
         rollout=RolloutConfig(steps=5, lanes=4, batch_lanes=4),
@@ -50,7 +51,7 @@ def small(keep: float) -> Config:
 
 
 def batch_of(config: Config, make_chunk: Maker, seed: int = 0) -> Batch:
-    """Noise in the shape of a batch, all of it fresh."""
+    """A batch of noise at lag 0."""
     steps, lanes = config.rollout.steps, config.rollout.batch_lanes
     chunk = make_chunk(steps, lanes, SPACES, seed)
     lag = np.zeros(lanes, np.int64)
@@ -106,19 +107,21 @@ def test_vtrace_is_the_sum_over_all_later_errors(fresh: bool) -> None:
     rho = torch.ones_like(value) if fresh else torch.randn(steps, lanes, generator=rng).exp().double()
     discount = torch.full_like(value, GAMMA)
     trace = lam * discount
-    discount[2, 0] = trace[2, 0] = trace[4, 1] = 0.0  # a death, and a time limit
+    discount[2, 0] = trace[2, 0] = trace[4, 1] = 0.0  # a termination, and a time limit
     # v_s = V_s + sum over t of (product of the traces c_s .. c_t-1) rho_t delta_t, both caps at 1.
     capped, error = rho.clamp(max=1.0), reward + discount * next_value - value
     target = value.clone()
     for s in range(steps):
         for t in range(s, steps):
             target[s] += (trace[s:t] * capped[s:t]).prod(0) * capped[t] * error[t]
-    advantage = (target - value) / capped  # its own step's weight is the loss's; with rho = 1 this is GAE
+    advantage = (
+        target - value
+    ) / capped  # the loss applies the weight of its own step; with rho = 1 this is GAE
     found = vtrace(reward, value, next_value, discount, trace, rho)
     torch.testing.assert_close(found, (advantage, target), rtol=0, atol=1e-12)
 
 
-def test_both_distributions_say_what_torch_says() -> None:
+def test_both_distributions_equal_those_of_torch() -> None:
     parameters = torch.randn(11, 6, generator=torch.Generator().manual_seed(0))
     mean, log_std = parameters.chunk(2, 1)
     number, vector = torch.arange(11) % 6, torch.linspace(-3.0, 3.0, 33).view(11, 3)
@@ -131,34 +134,35 @@ def test_both_distributions_say_what_torch_says() -> None:
 
 
 @pytest.mark.parametrize("keep", [1 / 32, 0.25, 1.0])
-def test_the_predictor_keeps_its_share_of_every_pass(keep: float, make_chunk: Maker) -> None:
+def test_the_predictor_keeps_its_share_of_every_epoch(keep: float) -> None:
     config = replace(CONFIG, rnd=RNDConfig(predictor_keep=keep))
-    kept, _ = PPO(config, SPACES, CPU)._features(batch_of(config, make_chunk), STATISTICS)
+    kept = draw_predictor_rows(T * 2 * B, config, torch.Generator().manual_seed(0))
     assert kept.shape == (config.ppo.epochs, T * 2 * B)
     for share, draws in ((kept.float().mean(), kept.numel()), (kept[0].float().mean(), kept.shape[1])):
         assert abs(float(share) - keep) <= 3 * (keep * (1 - keep) / draws) ** 0.5
-    assert torch.equal(kept[0], kept[1]) == (keep == 1.0)  # drawn anew in each
+    assert torch.equal(kept[0], kept[1]) == (keep == 1.0)  # each epoch draws its own rows
 
 
-def test_a_minibatch_that_keeps_nothing_counts_as_no_loss(
-    make_chunk: Maker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = small(keep=1.0)
+def test_a_minibatch_without_kept_rows_has_loss_0(make_chunk: Maker) -> None:
+    config = small(keep=0.05)
     ppo, batch = PPO(config, SPACES, CPU), batch_of(config, make_chunk)
-    everything, feature = ppo._features(batch, STATISTICS)
-    one = torch.zeros_like(everything)
-    one[0, 7] = True
-    seen = batch.next_observation.flatten(0, 1)[one[0]]
+    seen = batch.next_observation.flatten(0, 1)
+
+    def drawn(seed: int) -> Tensor:
+        return draw_predictor_rows(len(seen), config, torch.Generator().manual_seed(seed))[0]
+
+    seed = next(seed for seed in range(1000) if drawn(seed).sum() == 1)
+    ppo.generator.manual_seed(seed)
+    row = rnd.whiten(seen[drawn(seed)], *STATISTICS)
     with torch.no_grad():
-        error = float(rnd.prediction_error(ppo.predictor(rnd.whiten(seen, *STATISTICS)), feature[one[0]]))
-    monkeypatch.setattr(ppo, "_features", lambda *_: (one, feature))
+        error = float(rnd.prediction_error(ppo.predictor(row), ppo.target(row)))
     report = ppo.update(batch, STATISTICS, 0.0)
     assert report is not None  # every figure is finite
     # A mean over two minibatches, of which one has this step and the other none.
     assert report.figures["predictor_loss"] == pytest.approx(error / 2, rel=1e-5)
 
 
-def test_a_hundred_updates_leave_the_target_as_it_was(make_chunk: Maker) -> None:
+def test_a_hundred_updates_do_not_change_the_target(make_chunk: Maker) -> None:
     config = small(keep=1.0)
     ppo = PPO(config, SPACES, CPU)
 

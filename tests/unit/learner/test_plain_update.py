@@ -70,7 +70,7 @@ def plain_of(trainer: Trainer, config: Config) -> Plain:
 
 
 def draws_of(trainer: Trainer, config: Config) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """What the learner will draw next: the kept rows of all passes, then their orders."""
+    """The next draws of the learner: the kept rows of all epochs, then their orders."""
     generator = torch.Generator()
     generator.set_state(trainer.ppo.generator.get_state())
     kept = torch.rand(config.ppo.epochs, T * E, generator=generator) < config.predictor_share
@@ -142,8 +142,10 @@ def with_ppo(**options: float) -> Config:
         name for name, x in dataclasses.asdict(config.ppo).items() if x != getattr(CONFIG.ppo, name)
     ),
 )
-def test_another_setting_is_seen_in_the_changes(other: Config, make_chunk: Maker, tmp_path: Path) -> None:
-    """The bound is narrow enough to notice a number that is off by a little."""
+def test_another_setting_changes_the_weights_by_more_than_the_bound(
+    other: Config, make_chunk: Maker, tmp_path: Path
+) -> None:
+    """The bound is narrow enough to detect a small difference of one setting."""
     server = FakeServer()
     trainer = make_trainer(CONFIG, SPACES, server, tmp_path, version=0)
     plain, before = plain_of(trainer, other), {k: x.clone() for k, x in trainer.ppo.tensors().items()}

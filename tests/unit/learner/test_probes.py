@@ -1,4 +1,4 @@
-"""Whole runs on tasks so small that what must be learned, or computed on the way, is known exactly."""
+"""Whole runs on tasks so small that the values to learn and to compute are known exactly."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from learner.training.normaliser import Normaliser
 from learner.training.ppo import PPO
 from tests.support.probe_envs import Array, Loop, Probe
 
-Statistics = tuple[Tensor, Tensor]  # mean and deviation of observations
+Statistics = tuple[Tensor, Tensor]  # mean and standard deviation of observations
 
 T, B = 6, 7
 GAMMA = 0.9
@@ -54,7 +54,7 @@ def one(state: Array, action: Array) -> Array:
 
 
 def errors(network: nn.Module, target: nn.Module, statistics: Statistics, observation: Array) -> Tensor:
-    """How badly it knows each observation by the definition, [T, B, D] -> [T, B]."""
+    """Compute the prediction error of each observation by its definition, [T, B, D] -> [T, B]."""
     mean, std = statistics
     white = torch.clip((torch.tensor(observation) - mean) / std, -5, 5)
     with torch.no_grad():
@@ -62,22 +62,22 @@ def errors(network: nn.Module, target: nn.Module, statistics: Statistics, observ
 
 
 def ring() -> Probe:
-    """Longer than a short run: each batch brings states that no statistic knew before."""
+    """A ring that is longer than a short run, so that each batch has new states."""
     return Probe(50, one, scale=FAR)
 
 
 def bonuses(loop: Loop) -> list[Array]:
-    """Those of each update from now on, [T, B] as they reach the normaliser."""
+    """The bonuses of each later update, [T, B], as they reach the normaliser."""
     seen: list[Array] = []
 
-    class Listening(Normaliser):
+    class Recording(Normaliser):
         def scale(self, bonus: Array, slots: Sequence[int]) -> Array:
             seen.append(bonus.copy())
             return super().scale(bonus, slots)
 
-    listening = Listening(loop.probe.spaces, loop.config)
-    listening.load(loop.trainer.normaliser.state())
-    loop.trainer.normaliser = listening
+    recording = Recording(loop.probe.spaces, loop.config)
+    recording.load(loop.trainer.normaliser.state())
+    loop.trainer.normaliser = recording
     return seen
 
 
@@ -93,25 +93,25 @@ def test_a_reward_at_the_end_is_discounted_once_a_step_before() -> None:
     assert loop.outputs().value_extrinsic.tolist() == pytest.approx([gamma, 1.0], abs=0.02)
 
 
-def test_the_action_that_pays_in_a_state_is_taken_there() -> None:
+def test_the_rewarded_action_of_each_state_is_taken() -> None:
     loop = Loop(Probe(2, lambda state, action: action == state), config()).run()
     assert (loop.outputs().parameters.softmax(1).diag() > 0.95).all()
 
 
-def test_a_task_without_end_is_worth_its_horizon_however_often_it_is_cut() -> None:
-    loop = Loop(Probe(5, one, cut=True), config()).run()
+def test_values_bootstrap_at_time_limits() -> None:
+    loop = Loop(Probe(5, one, time_limit=True), config()).run()
     assert loop.outputs().value_extrinsic.tolist() == pytest.approx([1 / (1 - GAMMA)] * 5, abs=0.2)
 
 
-def test_a_time_limit_that_counts_as_an_end_is_worth_the_steps_before_it() -> None:
+def test_values_stop_at_time_limits_that_count_as_ends() -> None:
     task = EnvConfig(reward="raw", time_limit_is_end=True)
-    loop = Loop(Probe(5, one, cut=True), replace(config(), env=task)).run()
+    loop = Loop(Probe(5, one, time_limit=True), replace(config(), env=task)).run()
     left = [(1 - GAMMA**steps) / (1 - GAMMA) for steps in (5, 4, 3, 2, 1)]
     assert left[0] == pytest.approx(4.1, abs=0.01)
     assert loop.outputs().value_extrinsic.tolist() == pytest.approx(left, abs=0.05)
 
 
-def test_novelty_has_a_horizon_where_every_step_ends_an_episode() -> None:
+def test_intrinsic_values_continue_where_every_step_ends_an_episode() -> None:
     loop = Loop(Probe(1, one), config(bonus=BONUS))
     loop.trainer.normaliser.scale = lambda bonus, slots: np.ones_like(bonus)  # type: ignore[method-assign]
     output = loop.run().outputs()
@@ -119,7 +119,7 @@ def test_novelty_has_a_horizon_where_every_step_ends_an_episode() -> None:
     assert output.value_extrinsic.tolist() == pytest.approx([1.0], abs=0.02)
 
 
-def test_a_continuous_action_moves_to_where_it_pays_most() -> None:
+def test_a_continuous_action_moves_to_the_highest_reward() -> None:
     best = 0.5
     probe = Probe(1, lambda state, action: -np.square(action[:, 0] - best), bounds=((-2.0, 2.0),))
     mean, log_std = Loop(probe, config()).run().outputs().parameters[0].tolist()
@@ -128,28 +128,30 @@ def test_a_continuous_action_moves_to_where_it_pays_most() -> None:
 
 
 @pytest.mark.parametrize("lag", [0, 1])
-def test_a_step_is_paid_what_the_newest_predictor_says_of_where_it_led(lag: int) -> None:
+def test_the_bonus_of_a_step_is_the_error_of_the_newest_predictor_on_the_next_observation(lag: int) -> None:
     loop = Loop(ring(), config(4, BONUS), lag)
-    paid, ppo = bonuses(loop), loop.trainer.ppo
+    recorded, ppo = bonuses(loop), loop.trainer.ppo
     for _ in range(4):
         predictor, acted_under = copy.deepcopy(ppo.predictor), loop.statistics()
         loop.update()
-        led_to = loop.delivered.chunk.observation[1:]
-        np.testing.assert_allclose(paid[-1], errors(predictor, ppo.target, acted_under, led_to), rtol=1e-3)
+        next_observation = loop.delivered.chunk.observation[1:]
+        np.testing.assert_allclose(
+            recorded[-1], errors(predictor, ppo.target, acted_under, next_observation), rtol=1e-3
+        )
 
 
-def test_the_predictor_learns_where_each_step_led_whitened_with_all_that_is_known() -> None:
+def test_the_predictor_learns_next_observations_whitened_with_statistics_that_include_the_batch() -> None:
     loop = Loop(ring(), config(4, BONUS, epochs=1))
     ppo = loop.trainer.ppo
     for _ in range(4):
         predictor = copy.deepcopy(ppo.predictor)
         report = loop.update()
-        led_to = loop.delivered.chunk.observation[1:]
-        known = errors(predictor, ppo.target, loop.statistics(), led_to)
-        assert report.figures["predictor_loss"] == pytest.approx(float(known.mean()), rel=1e-4)
+        next_observation = loop.delivered.chunk.observation[1:]
+        error = errors(predictor, ppo.target, loop.statistics(), next_observation)
+        assert report.figures["predictor_loss"] == pytest.approx(float(error.mean()), rel=1e-4)
 
 
-def test_learner_and_actor_agree_on_every_fresh_action() -> None:
+def test_learner_and_actor_compute_the_same_log_probs_of_fresh_actions() -> None:
     loop = Loop(ring(), config(4, BONUS, epochs=1)).run()
     for report in loop.reports:
         assert report.figures["actor_learner_log_prob_diff_max"] < 1e-5
@@ -157,7 +159,7 @@ def test_learner_and_actor_agree_on_every_fresh_action() -> None:
         assert abs(report.figures["approx_kl"]) < 1e-6
 
 
-def test_the_bonus_fades_where_the_run_has_been() -> None:
+def test_the_bonus_falls_on_visited_states() -> None:
     loop = Loop(Probe(3, one, scale=FAR), config(bonus=BONUS)).run()
     ppo, fresh = loop.trainer.ppo, PPO(loop.config, loop.probe.spaces, CPU)
     before, after = (
@@ -178,7 +180,7 @@ def test_no_end_interrupts_the_discounted_bonuses_of_a_lane() -> None:
     assert float(returns.std) == pytest.approx(np.std(filtered), rel=1e-5)
 
 
-def test_annealing_begins_at_the_whole_rate_and_ends_above_zero() -> None:
+def test_annealing_begins_at_the_full_rate_and_ends_above_zero() -> None:
     updates = 7
     loop = Loop(Probe(1, one), config(updates, anneal=True)).run()
     rates = [report.learning_rate / loop.config.ppo.learning_rate for report in loop.reports]
@@ -187,6 +189,6 @@ def test_annealing_begins_at_the_whole_rate_and_ends_above_zero() -> None:
 
 
 @pytest.mark.parametrize("reward", [math.nan, math.inf])
-def test_an_environment_that_gives_no_number_ends_its_actor_with_a_sentence(reward: float) -> None:
+def test_a_reward_that_is_not_finite_ends_the_actor_with_one_sentence(reward: float) -> None:
     with pytest.raises(Fatal, match="expected finite rewards from the environment"):
         Loop(Probe(3, lambda state, action: np.full(len(state), reward)), config()).update()

@@ -1,4 +1,4 @@
-"""The speed on the progress line: that of the last minute, whatever came before."""
+"""The speed on the progress line is that of the last minute."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ BATCH_STEPS = 480
 
 
 def rate_after(times: list[float], window_seconds: float = 60.0) -> RecentRate:
-    """One batch is trained at each of these times; nothing at the first."""
+    """Train one batch at each of these times but the first."""
     rate = RecentRate(window_seconds)
     for number, now in enumerate(times):
         rate.add(now, number * BATCH_STEPS)
@@ -23,8 +23,8 @@ def test_a_pause_is_forgotten_after_a_window_and_the_mean_since_the_start_is_not
     mean = 130 * BATCH_STEPS / 1_120
     assert rate.per_second(1_120.0) == pytest.approx(BATCH_STEPS)
     assert mean < 0.2 * BATCH_STEPS
-    left = ProgressFacts(0, 100 * BATCH_STEPS, 0, rate.per_second(1_120.0), None, None, 1, 0)
-    assert "480 steps/s | ETA 0:01:40" in left.text()
+    facts = ProgressFacts(0, 100 * BATCH_STEPS, 0, rate.per_second(1_120.0), None, None, 1, 0)
+    assert "480 steps/s | ETA 0:01:40" in facts.text()
 
 
 def test_a_steady_speed_is_shown_from_the_first_batch_on() -> None:

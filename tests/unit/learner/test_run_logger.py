@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from learner.monitoring import run_logger
+from learner.monitoring import episode_file, run_logger
 from learner.monitoring.run_logger import RunLogger
 from learner.training.episodes import Episode
+from tests.support.clock import Clock
 
 BATCH_STEPS = 640
 UPDATES = 200
@@ -32,20 +33,28 @@ def file_size_limit(size_bytes: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def record_updates(recorder: RunLogger, first: int, last: int) -> None:
-    """Three finished episodes in each of these updates."""
+def record_updates(logger: RunLogger, first: int, last: int) -> None:
+    """Record three finished episodes in each of these updates."""
     for update in range(first, last + 1):
         steps = update * BATCH_STEPS
         ended = [Episode(0, lane, 50 + lane, float(update)) for lane in range(LANES)]
-        recorder.episodes(ended, steps, 4 * steps, 1.5 * update)
+        logger.episodes(ended, steps, 4 * steps, 1.5 * update)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock of `RunLogger`."""
+    clock = Clock()
+    monkeypatch.setattr(run_logger, "time", clock)
+    return clock
 
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     """episodes.csv as a learner leaves it after 200 updates."""
-    recorder = RunLogger(tmp_path, 0)
-    record_updates(recorder, 1, UPDATES)
-    recorder.close()
+    logger = RunLogger(tmp_path, 0)
+    record_updates(logger, 1, UPDATES)
+    logger.close()
     return tmp_path / "episodes.csv"
 
 
@@ -60,42 +69,41 @@ def expected(last: int) -> list[int]:
 
 def test_a_resume_drops_the_rows_that_a_crash_lost_and_appends(file: Path) -> None:
     whole = file.read_bytes()
-    recorder = RunLogger(file.parent, 150 * BATCH_STEPS)
+    logger = RunLogger(file.parent, 150 * BATCH_STEPS)
     assert updates(file) == expected(150)
-    record_updates(recorder, 151, UPDATES)
-    recorder.close()
+    record_updates(logger, 151, UPDATES)
+    logger.close()
     assert file.read_bytes() == whole
 
 
 def test_a_resume_on_a_full_disk_keeps_every_row_and_does_not_end_the_run(file: Path) -> None:
     before = file.read_bytes()
     with file_size_limit(len(before) // 4), capture_logs() as logged:
-        recorder = RunLogger(file.parent, 150 * BATCH_STEPS)
-        record_updates(recorder, 151, 152)
-    recorder.close()
+        logger = RunLogger(file.parent, 150 * BATCH_STEPS)
+        record_updates(logger, 151, 152)
+    logger.close()
     assert file.read_bytes() == before
     assert [entry["event"] for entry in logged] == ["record_not_written"]
 
 
-def test_rows_are_appended_when_the_disk_has_room_again(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_logger, "_RETRY_SECONDS", 0.0)
+def test_rows_are_appended_when_the_disk_has_room_again(file: Path, clock: Clock) -> None:
     with file_size_limit(1000):
-        recorder = RunLogger(file.parent, 150 * BATCH_STEPS)
-        record_updates(recorder, 151, 152)
-    record_updates(recorder, 153, 154)
-    recorder.close()
+        logger = RunLogger(file.parent, 150 * BATCH_STEPS)
+        clock.now += 60.0
+        record_updates(logger, 151, 152)
+    clock.now += 60.0
+    record_updates(logger, 153, 154)
+    logger.close()
     assert updates(file) == expected(150) + [153] * LANES + [154] * LANES
 
 
-def test_a_row_that_was_written_in_part_is_not_joined_with_the_next(
-    file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(run_logger, "_RETRY_SECONDS", 0.0)
-    recorder = RunLogger(file.parent, UPDATES * BATCH_STEPS)
+def test_a_row_that_was_written_in_part_is_not_joined_with_the_next(file: Path, clock: Clock) -> None:
+    logger = RunLogger(file.parent, UPDATES * BATCH_STEPS)
     with file_size_limit(file.stat().st_size + 9):
-        record_updates(recorder, UPDATES + 1, UPDATES + 1)
-    record_updates(recorder, UPDATES + 2, UPDATES + 2)
-    recorder.close()
+        record_updates(logger, UPDATES + 1, UPDATES + 1)
+    clock.now += 60.0
+    record_updates(logger, UPDATES + 2, UPDATES + 2)
+    logger.close()
     assert updates(file) == expected(UPDATES) + [UPDATES + 2] * LANES
 
 
@@ -115,34 +123,33 @@ class FailsAtWriteAndClose(FailsAtClose):
         raise OSError(errno.EDQUOT, "Disk quota exceeded")
 
 
-def test_a_close_that_fails_does_not_end_a_finished_run(file: Path) -> None:
-    recorder = RunLogger(file.parent, UPDATES * BATCH_STEPS)
-    assert recorder._file is not None
-    recorder._file.close()
-    recorder._file = FailsAtClose(file, "ab")
+def test_a_close_that_fails_does_not_end_a_finished_run(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(episode_file, "open_to_append", lambda file: FailsAtClose(file, "ab"))
+    logger = RunLogger(file.parent, UPDATES * BATCH_STEPS)
     with capture_logs() as logged:
-        recorder.close()
+        logger.close()
     assert [entry["event"] for entry in logged] == ["record_not_written"]
 
 
 def test_rows_are_appended_after_a_write_and_a_close_that_fail(
-    file: Path, monkeypatch: pytest.MonkeyPatch
+    file: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:
-    recorder = RunLogger(file.parent, UPDATES * BATCH_STEPS)
-    assert recorder._file is not None
-    recorder._file.close()
-    recorder._file = FailsAtWriteAndClose(file, "ab")
-    record_updates(recorder, UPDATES + 1, UPDATES + 2)
-    monkeypatch.setattr(recorder, "_file_retry_at", 0.0)
-    record_updates(recorder, UPDATES + 3, UPDATES + 3)
-    recorder.close()
+    with monkeypatch.context() as patch:
+        patch.setattr(episode_file, "open_to_append", lambda file: FailsAtWriteAndClose(file, "ab"))
+        logger = RunLogger(file.parent, UPDATES * BATCH_STEPS)
+    record_updates(logger, UPDATES + 1, UPDATES + 1)
+    clock.now += 59.0
+    record_updates(logger, UPDATES + 2, UPDATES + 2)
+    clock.now += 1.0
+    record_updates(logger, UPDATES + 3, UPDATES + 3)
+    logger.close()
     assert updates(file) == expected(UPDATES) + [UPDATES + 3] * LANES
 
 
 @pytest.mark.parametrize(
     ("damage", "count"),
     [
-        (b"128640,514560,301.5,0,1,5", 1),  # torn by a crash; it reads as a number all the same
+        (b"128640,514560,301.5,0,1,5", 1),  # cut off by a crash; its last cell is a number
         (b"128640,514", 1),
         (b"\0\0\0\0\0\0\0\0", 1),
         (b"\xff\xfe,1\r\n", 1),
@@ -156,8 +163,8 @@ def test_unreadable_rows_are_skipped_with_one_warning_that_counts_them(
     whole = file.read_bytes()
     file.write_bytes(whole + damage)
     with capture_logs() as logged:
-        recorder = RunLogger(file.parent, (UPDATES + 1) * BATCH_STEPS)
-    recorder.close()
+        logger = RunLogger(file.parent, (UPDATES + 1) * BATCH_STEPS)
+    logger.close()
     assert file.read_bytes() == whole
     assert [(entry["event"], entry["rows"]) for entry in logged] == [("episode_rows_skipped", count)]
 
@@ -169,7 +176,7 @@ def test_an_intact_file_gives_no_warning(file: Path) -> None:
 
 
 def test_the_curve_of_a_resumed_run_begins_with_its_earlier_episodes(file: Path) -> None:
-    recorder = RunLogger(file.parent, 2 * BATCH_STEPS)
-    recorder.close()
-    assert recorder.curve.points[0].return_mean == 1.0
-    assert {point.env_steps for point in recorder.curve.points} == {BATCH_STEPS, 2 * BATCH_STEPS}
+    logger = RunLogger(file.parent, 2 * BATCH_STEPS)
+    logger.close()
+    assert logger.curve.points[0].return_mean == 1.0
+    assert {point.env_steps for point in logger.curve.points} == {BATCH_STEPS, 2 * BATCH_STEPS}

@@ -49,7 +49,7 @@ def updated(version: int, trained_here: int = 0) -> TrainerStatus:
 
 def test_the_warm_up_is_shown_until_the_first_version(monitored: Monitored) -> None:
     monitored.trainer = TrainerStatus(warmup_chunks=3)
-    assert monitored.monitor.facts().warmup == f"3/{CONFIG.warmup_chunks} chunks of random play"
+    assert monitored.monitor.facts().warmup == f"3/{CONFIG.warmup_chunks} chunks of random actions"
     monitored.trainer = TrainerStatus(version=0)
     assert monitored.monitor.facts().warmup is None
 

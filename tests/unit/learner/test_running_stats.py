@@ -1,4 +1,4 @@
-"""Running statistics against the statistics of everything at once."""
+"""Running statistics, compared with the statistics of all samples at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T, B = 5, 3
 
 
 def test_merging_parts_equals_taking_all_at_once() -> None:
-    """However the samples are cut, mean and variance are those of all of them."""
+    """Mean and variance do not depend on the split of the samples."""
     samples = np.random.default_rng(0).normal(7.0, 3.0, (31, B))
     merged = Moments.of(samples[:2])
     for start, stop in ((2, 3), (3, 17), (17, 31)):
@@ -22,7 +22,7 @@ def test_merging_parts_equals_taking_all_at_once() -> None:
 
 
 def test_byte_sums_are_exact_and_independent_of_order() -> None:
-    """Images give the same moments bit for bit in any order, equal to those of integers."""
+    """The moments of images are equal bit for bit in any order, and equal to those of integers."""
     rng = np.random.default_rng(1)
     samples = rng.integers(0, 256, (601, 7, 2), np.uint8)
     samples[:, 0, 0] = 255  # the largest sum of squares
@@ -34,16 +34,15 @@ def test_byte_sums_are_exact_and_independent_of_order() -> None:
     assert forward.var[0, 0] == 0.0
 
 
-def test_the_prior_leaves_a_constant_pixel_a_tiny_spread() -> None:
-    """No epsilon is needed for a division, and the first change of a dead pixel stands out."""
+def test_the_prior_gives_a_constant_pixel_a_tiny_deviation() -> None:
+    """A division needs no epsilon, and the first change of a constant pixel is many deviations."""
     pixel = Moments.prior((1,)).merge(Moments.of(np.full((10_007, 1), 100, np.uint8)))
     expected = np.sqrt(PRIOR_COUNT * (1 + 100.0**2) / 10_007)
     np.testing.assert_allclose(pixel.std, expected, rtol=1e-3)
     assert pixel.std > 0
 
 
-def test_no_samples_have_no_moments() -> None:
-    """An empty array is refused."""
+def test_an_empty_array_has_no_moments() -> None:
     with pytest.raises(ValueError, match="at least one sample"):
         Moments.of(np.zeros((0, B)))
 
@@ -65,7 +64,7 @@ def test_the_filter_is_the_discounted_sum_of_the_past() -> None:
     np.testing.assert_array_equal(last, filtered[-1])
 
 
-def test_a_filter_cut_in_two_continues() -> None:
+def test_a_filter_continues_over_chunks() -> None:
     """The carry of one chunk is all that the next one needs."""
     reward = np.random.default_rng(3).random((T, B))
     whole, end = forward_filter(np.zeros(B), reward, 0.99)
@@ -81,7 +80,7 @@ def test_a_transposed_reward_is_refused() -> None:
         forward_filter(np.zeros(B), np.zeros((B, T)), 0.9)
 
 
-def test_a_filter_that_is_told_of_ends_starts_anew_after_each() -> None:
+def test_a_filter_with_ends_restarts_after_each() -> None:
     rng = np.random.default_rng(4)
     reward, carry, gamma = rng.random((T, B)), np.array([1.0, 2.0, 3.0]), 0.9
     done = np.zeros((T, B), np.bool_)

@@ -194,7 +194,7 @@ def test_with_as_many_sessions_as_chunks_of_a_batch_each_plays_one_chunk_of_ever
         while scheduler.batches[version].admitted < BATCH_CHUNKS:
             now = float(next(rounds))
             for sid in next(orders):
-                if scheduler.plays(sid):
+                if scheduler.is_collecting(sid):
                     played[sid[0], scheduler.batch_of(sid)] += 1
                     assert scheduler.admit(scheduler.batch_of(sid), version) is None
                     scheduler.chunk_received(sid, now)

@@ -96,7 +96,7 @@ def test_a_call_after_close_raises_at_once(tmp_path: Path) -> None:
     endpoint = f"ipc://{tmp_path}/data"
     server.start([(endpoint, weights_endpoint(endpoint))])
     server.close()
-    with pytest.raises(RuntimeError, match="after it"):
+    with pytest.raises(RuntimeError, match="the server is closed"):
         server.settle([], "trained")
     assert server.loop_times().keys() == {"network", "decoder"}
 

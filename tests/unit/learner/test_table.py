@@ -1,3 +1,5 @@
+"""The table of results: rows of runs, and the page that it is written into."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -53,21 +55,21 @@ def write_run(
 
 
 def rows(capsys: pytest.CaptureFixture[str], *paths: Path) -> list[dict[str, str]]:
-    """What the command prints, each line by the names of its columns."""
+    """The rows that the command prints, each by the names of the columns."""
     assert table.main([str(path) for path in paths]) == 0
     lines = [line.strip("| \n").split(" | ") for line in capsys.readouterr().out.splitlines()]
     assert set(lines[1]) == {"---"}
     return [dict(zip(lines[0], line, strict=True)) for line in lines[2:]]
 
 
-def complaint(capsys: pytest.CaptureFixture[str], argv: list[str], code: int) -> str:
+def error_line(capsys: pytest.CaptureFixture[str], argv: list[str], code: int) -> str:
     assert table.main(argv) == code
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     return lines[0]
 
 
-def test_a_finished_and_evaluated_run_is_told_in_full(
+def test_the_row_of_a_finished_and_evaluated_run_is_complete(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     [row] = rows(capsys, write_run(tmp_path / "run", seed=3, evaluation={}))
@@ -104,11 +106,11 @@ def test_settings_that_are_not_the_presets_have_a_row_of_their_own_that_names_th
 ) -> None:
     other = dataclasses.replace(PRESETS["pong"].ppo, epochs=2, clip=0.2)
     paths = [write_run(tmp_path / "usual"), write_run(tmp_path / "other", ppo=other)]
-    told = [row["preset"] for row in rows(capsys, *paths)]
-    assert told == ["pong", "pong, ppo.epochs = 2, ppo.clip = 0.2"]
+    presets = [row["preset"] for row in rows(capsys, *paths)]
+    assert presets == ["pong", "pong, ppo.epochs = 2, ppo.clip = 0.2"]
 
 
-def test_a_resolved_precision_has_a_row_of_its_own_and_is_no_setting_that_differs(
+def test_a_resolved_precision_has_a_row_of_its_own_and_is_not_listed_as_a_difference(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The directory does not tell whether a user asked for it; a preset that names one is different."""
@@ -118,8 +120,8 @@ def test_a_resolved_precision_has_a_row_of_its_own_and_is_no_setting_that_differ
         paths.append(write_run(tmp_path / str(seed), seed=seed))
         config = dataclasses.replace(PRESETS["pong"], seed=seed, precision=precision)
         (paths[-1] / "config.json").write_text(config.to_json())
-    told = rows(capsys, *paths)
-    assert [(row["preset"], row["seeds"]) for row in told] == [("pong", "0, 1"), ("pong", "2")]
+    found = rows(capsys, *paths)
+    assert [(row["preset"], row["seeds"]) for row in found] == [("pong", "0, 1"), ("pong", "2")]
     fixed = write_run(tmp_path / "fixed", preset="cartpole")
     config = dataclasses.replace(PRESETS["cartpole"], precision="bfloat16")
     (fixed / "config.json").write_text(config.to_json())
@@ -141,7 +143,7 @@ def test_an_unfinished_run_has_a_dash_for_its_score_and_keeps_its_steps(
     assert row["env steps"] == "512 to 1,500,160"
 
 
-def test_a_seed_without_an_evaluation_has_a_dash_and_takes_the_mean_with_it(
+def test_a_seed_without_an_evaluation_has_a_dash_and_so_has_the_mean(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     played, not_played = write_run(tmp_path / "a", 1, evaluation={}), write_run(tmp_path / "b", 2)
@@ -150,7 +152,7 @@ def test_a_seed_without_an_evaluation_has_a_dash_and_takes_the_mean_with_it(
     assert (row["evaluation, mean (each seed)"], row["evaluation episodes"]) == ("—", "—")
 
 
-def test_greedy_evaluations_are_told_as_such(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_greedy_evaluations_are_marked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     greedy, drawn = ({"greedy": kind} for kind in (True, False))
     one, other = (write_run(tmp_path / name, seed, evaluation=greedy) for seed, name in ((1, "a"), (2, "b")))
     assert rows(capsys, one, other)[0]["evaluation episodes"] == "100, greedy"
@@ -159,14 +161,14 @@ def test_greedy_evaluations_are_told_as_such(tmp_path: Path, capsys: pytest.Capt
     assert rows(capsys, third)[0]["evaluation episodes"] == "100"
 
 
-def test_an_evaluation_from_before_the_end_of_the_run_does_not_count(
+def test_an_evaluation_before_the_end_of_the_run_does_not_count(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     [row] = rows(capsys, write_run(tmp_path / "run", evaluation={"env_steps": 1_024}))
     assert row["evaluation, mean (each seed)"] == "—"
 
 
-def test_a_resumed_run_has_no_wall_time_and_no_speed_where_its_last_process_trained_nothing(
+def test_a_resumed_run_has_no_wall_time_and_no_speed_if_its_last_process_trained_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     [row] = rows(capsys, write_run(tmp_path / "run", epoch=1, steps_per_second=0.0))
@@ -180,20 +182,20 @@ def test_a_run_in_which_no_episode_ended_has_a_dash(
     assert row["last 100 training episodes, each seed"] == "—"
 
 
-def test_the_table_replaces_what_lies_between_its_markers_and_nothing_else(
+def test_the_table_replaces_the_text_between_its_markers_and_nothing_else(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, page = write_run(tmp_path / "run"), tmp_path / "page.md"
     page.write_text(PAGE)
     assert table.main([str(run)]) == 0
     printed = capsys.readouterr().out
-    for _ in range(2):  # again changes nothing
+    for _ in range(2):  # the second time changes nothing
         assert table.main([str(run), "--into", str(page), "--name", "pong"]) == 0
         assert page.read_text() == PAGE.replace("old\n| lines |\n", printed)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["page.md", "run"]
 
 
-def test_an_empty_place_is_filled() -> None:
+def test_a_table_is_inserted_between_markers_without_text() -> None:
     assert table.insert(PAGE, "other", r"| \1 |") == PAGE.replace("other -->\n<", "other -->\n| \\1 |\n<")
 
 
@@ -209,20 +211,20 @@ def test_an_empty_place_is_filled() -> None:
         "<!-- table: pong -->\n<!-- end -->\n" * 2,
     ],
 )
-def test_a_page_without_one_pair_of_markers_is_left_alone(
+def test_a_page_without_exactly_one_pair_of_markers_is_not_changed(
     page: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, file = write_run(tmp_path / "run"), tmp_path / "page.md"
     file.write_text(page)
-    said = complaint(capsys, [str(run), "--into", str(file), "--name", "pong"], 78)
-    assert "<!-- table: pong -->" in said
+    error = error_line(capsys, [str(run), "--into", str(file), "--name", "pong"], 78)
+    assert "<!-- table: pong -->" in error
     assert file.read_text() == page
 
 
 def test_a_page_that_cannot_be_read_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = write_run(tmp_path / "run")
     for file in (tmp_path / "none.md", tmp_path):
-        assert str(file) in complaint(capsys, [str(run), "--into", str(file), "--name", "pong"], 78)
+        assert str(file) in error_line(capsys, [str(run), "--into", str(file), "--name", "pong"], 78)
 
 
 @pytest.mark.parametrize("name", ["config.json", "summary.json", "evaluation.json"])
@@ -232,18 +234,18 @@ def test_a_damaged_file_of_a_run_is_named(
 ) -> None:
     run = write_run(tmp_path / "run")
     (run / name).write_text(text)
-    assert str(run / name) in complaint(capsys, [str(run)], 78)
+    assert str(run / name) in error_line(capsys, [str(run)], 78)
 
 
 @pytest.mark.parametrize("name", ["config.json", "summary.json"])
-def test_a_directory_without_the_files_of_a_run_is_refused_not_skipped(
+def test_a_directory_without_the_files_of_a_run_is_refused_and_not_skipped(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole, other = write_run(tmp_path / "a"), write_run(tmp_path / "b")
     (other / name).unlink()
-    assert str(other / name) in complaint(capsys, [str(whole), str(other)], 78)
+    assert str(other / name) in error_line(capsys, [str(whole), str(other)], 78)
 
 
 @pytest.mark.parametrize("argv", [[], ["run", "--into", "a.md"], ["run", "--name", "a"], ["run", "--to"]])
 def test_bad_usage_is_answered_with_one_sentence(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert complaint(capsys, argv, 2).startswith("table: ")
+    assert error_line(capsys, argv, 2).startswith("table: ")

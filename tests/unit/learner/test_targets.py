@@ -1,4 +1,4 @@
-"""What an update aims at, fresh and stale, against loops and sums that take their time."""
+"""The targets of fresh and stale data, compared with slow loops and sums."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from learner.training.targets import (
 
 T, E = 7, 5
 SPACES = Spaces((2,), 1, 3)
-DEATHS, CUTS = [(2, 0), (6, 3)], [(4, 1), (6, 2)]
+TERMINATIONS, TIME_LIMITS = [(2, 0), (6, 3)], [(4, 1), (6, 2)]
 FRESH, STALE, MIXED = [0] * E, [1, 2, 1, 3, 1], [0, 2, 1, 0, 1]
 PPO = PPOConfig(
     gamma_extrinsic=0.97,
@@ -44,8 +44,8 @@ Maker = Callable[..., Chunk]
 
 
 def batch_of(make_chunk: Maker, lag: list[int]) -> Batch:
-    """Noise with two deaths and two time limits, one of each in the last row."""
-    chunk = make_chunk(T, E, SPACES, 0, terminated=DEATHS, truncated=CUTS)
+    """Noise with two terminations and two time limits, one of each in the last row."""
+    chunk = make_chunk(T, E, SPACES, 0, terminated=TERMINATIONS, truncated=TIME_LIMITS)
     statistics = torch.zeros(2), torch.ones(2)
     return make_batch(
         chunk, np.array(lag), chunk.reward, chunk.bonus, SPACES, statistics, torch.device("cpu")
@@ -53,26 +53,26 @@ def batch_of(make_chunk: Maker, lag: list[int]) -> Batch:
 
 
 def values_of(batch: Batch, spread: float) -> Values:
-    """Noise, with log-probabilities that are about `spread` from the shipped ones."""
+    """Noise, with log-probabilities that are about `spread` from those of the batch."""
     generator = torch.Generator().manual_seed(1)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator)
 
     return Values(
-        batch.log_prob + spread * normal(T, E), normal(T + 1, E), normal(T + 1, E), normal(len(CUTS))
+        batch.log_prob + spread * normal(T, E), normal(T + 1, E), normal(T + 1, E), normal(len(TIME_LIMITS))
     )
 
 
 def same(one: Targets, other: Targets) -> bool:
-    """Equal bit for bit."""
+    """Whether two targets are equal bit for bit."""
     return all(torch.equal(getattr(one, name), getattr(other, name)) for name in Targets.__slots__)
 
 
 def next_values(values: Values) -> np.ndarray:
-    """Of the state each action led to, for the extrinsic stream; at a death it does not matter."""
+    """Extrinsic values of the states after each action; at a termination they have no effect."""
     after = values.extrinsic[1:].numpy().copy()
-    for k, place in enumerate(CUTS):
+    for k, place in enumerate(TIME_LIMITS):
         after[place] = values.final_extrinsic[k]
     return after
 
@@ -80,15 +80,17 @@ def next_values(values: Values) -> np.ndarray:
 def plain_gae(
     reward: np.ndarray, value: np.ndarray, after: np.ndarray, gamma: float, trace: float, ends: bool
 ) -> np.ndarray:
-    """One lane and one step at a time, in float32."""
+    """GAE of one lane and one step at a time, in float32."""
     one = np.float32
     out = np.zeros((T, E), np.float32)
     for lane in range(E):
         later = one(0)
         for t in reversed(range(T)):
-            dead, cut = ends and (t, lane) in DEATHS, ends and (t, lane) in CUTS
-            error = one(reward[t, lane] + one(one(0 if dead else gamma) * after[t, lane])) - value[t, lane]
-            later = one(error + one(one(0 if dead or cut else trace) * later))
+            terminal, truncated = ends and (t, lane) in TERMINATIONS, ends and (t, lane) in TIME_LIMITS
+            error = (
+                one(reward[t, lane] + one(one(0 if terminal else gamma) * after[t, lane])) - value[t, lane]
+            )
+            later = one(error + one(one(0 if terminal or truncated else trace) * later))
             out[t, lane] = later
     return out
 
@@ -97,7 +99,7 @@ def plain_gae(
 def test_at_lag_0_the_targets_are_those_of_plain_gae_to_the_last_bit(
     spread: float, make_chunk: Maker
 ) -> None:
-    """Whatever log-probabilities were shipped: the weight is exactly 1."""
+    """The weight is exactly 1 for any log-probabilities of the batch."""
     batch = batch_of(make_chunk, FRESH)
     values = values_of(batch, spread)
     reward, bonus = batch.reward.numpy(), batch.intrinsic.numpy()
@@ -115,7 +117,7 @@ def test_at_lag_0_the_targets_are_those_of_plain_gae_to_the_last_bit(
 def eq_1(
     reward: Tensor, value: Tensor, after: Tensor, discount: Tensor, trace: Tensor, rho: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """V-trace as it is printed: for every step the sum over all later errors; then the advantages of it."""
+    """V-trace as in the paper: each target is a sum over all later errors; the advantages follow from it."""
     capped, error = rho.clamp(max=1.0), reward + discount * after - value
     target = value.clone()
     for s in range(T):
@@ -137,9 +139,9 @@ def test_above_lag_0_both_streams_have_the_targets_of_vtrace(lag: list[int], mak
     assert (rho > WEIGHT_CAP).any()
     discount, trace = torch.full((2, T, E), 0.97, dtype=torch.float64)
     trace = trace * 0.8
-    for place in DEATHS:
+    for place in TERMINATIONS:
         discount[place] = trace[place] = 0.0
-    for place in CUTS:
+    for place in TIME_LIMITS:
         trace[place] = 0.0
     after = torch.from_numpy(next_values(values)).double()
     value_e, value_i = values.extrinsic.double(), values.intrinsic.double()
@@ -160,7 +162,7 @@ def test_stale_intrinsic_traces_run_through_ends_and_extrinsic_ones_do_not(make_
     batch = batch_of(make_chunk, STALE)
     values = values_of(batch, 0.3)
     late = torch.zeros(T, E)
-    late[5] = 100.0  # after the death in lane 0 and the time limit in lane 1
+    late[5] = 100.0  # after the termination in lane 0 and the time limit in lane 1
     later = replace(batch, reward=batch.reward + late, intrinsic=batch.intrinsic + late)
     before, after = compute_targets(batch, values, CONFIG), compute_targets(later, values, CONFIG)
     reached = {
@@ -168,12 +170,12 @@ def test_stale_intrinsic_traces_run_through_ends_and_extrinsic_ones_do_not(make_
         "intrinsic": after.intrinsic != before.intrinsic,
     }
     assert reached["intrinsic"][:6].all()
-    first = [3, 5, 0, 0, 0]  # the earliest step that hears of it
+    first = [3, 5, 0, 0, 0]  # by lane, the first step that changes
     for lane, start in enumerate(first):
         assert reached["extrinsic"][:, lane].tolist() == [start <= t <= 5 for t in range(T)]
 
 
-def test_the_weight_of_a_stale_action_ends_at_2(make_chunk: Maker) -> None:
+def test_the_weight_of_a_stale_action_is_capped_at_2(make_chunk: Maker) -> None:
     batch = batch_of(make_chunk, MIXED)
     values = replace(values_of(batch, 0.0), log_prob=batch.log_prob + math.log(7.0))
     weight = compute_targets(batch, values, CONFIG).weight
@@ -193,18 +195,18 @@ def test_without_correction_stale_data_counts_as_fresh(make_chunk: Maker) -> Non
     assert not same(found, compute_targets(stale, values, CONFIG))
 
 
-def test_without_a_bonus_the_intrinsic_stream_has_no_say(make_chunk: Maker) -> None:
+def test_without_a_bonus_the_intrinsic_stream_has_no_effect(make_chunk: Maker) -> None:
     batch = batch_of(make_chunk, MIXED)
     values = values_of(batch, 1.0)
     alone = compute_targets(batch, values, replace(CONFIG, rnd=RNDConfig(enabled=False)))
     both = compute_targets(batch, values, CONFIG)
     assert not alone.intrinsic.any()
     assert torch.equal(alone.extrinsic, both.extrinsic)
-    unmoved = replace(CONFIG, ppo=replace(PPO, coef_intrinsic=0.0))
-    assert torch.equal(alone.advantage, compute_targets(batch, values, unmoved).advantage)
+    weightless = replace(CONFIG, ppo=replace(PPO, coef_intrinsic=0.0))
+    assert torch.equal(alone.advantage, compute_targets(batch, values, weightless).advantage)
 
 
-def test_targets_leave_their_inputs_alone(make_chunk: Maker) -> None:
+def test_targets_do_not_change_their_inputs(make_chunk: Maker) -> None:
     batch = batch_of(make_chunk, MIXED)
     values = values_of(batch, 1.0)
     inputs = [getattr(batch, name) for name in ("reward", "intrinsic", "log_prob", "lag")]
@@ -214,8 +216,8 @@ def test_targets_leave_their_inputs_alone(make_chunk: Maker) -> None:
     assert all(torch.equal(x, copy) for x, copy in zip(inputs, copies, strict=True))
 
 
-def test_staleness_on_numbers_made_by_hand(make_chunk: Maker) -> None:
-    """Two fresh lanes that disagree a little, one action 4 times likelier and one half as likely."""
+def test_staleness_of_a_batch_with_known_ratios(make_chunk: Maker) -> None:
+    """Two fresh lanes with small differences, one action 4 times likelier and one half as likely."""
     chunk = make_chunk(1, 4, SPACES, 0)
     lag, statistics = np.array([0, 0, 1, 2]), (torch.zeros(2), torch.ones(2))
     batch = make_batch(chunk, lag, chunk.reward, chunk.bonus, SPACES, statistics, torch.device("cpu"))
@@ -225,7 +227,7 @@ def test_staleness_on_numbers_made_by_hand(make_chunk: Maker) -> None:
     found = staleness(batch, values, compute_targets(batch, values, CONFIG))
     assert {name: float(value) for name, value in found.items()} == pytest.approx(
         {
-            "actor_learner_log_prob_diff_max": 0.02,  # of the fresh ones alone
+            "actor_learner_log_prob_diff_max": 0.02,  # of fresh lanes only
             "kl_behaviour": sum(r - 1 - math.log(r) for r in ratio.tolist()) / 4,
             "weight_capped": 1 / 4,
             "effective_samples": (1 + 1 + 2 + 0.5) ** 2 / (4 * (1 + 1 + 4 + 0.25)),
@@ -247,12 +249,12 @@ def test_fresh_data_is_all_effective_and_nothing_is_capped(make_chunk: Maker) ->
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.5, 1.0, 30.0])
-def test_explained_variance_is_what_the_value_heads_foretell(noise: float) -> None:
-    """1 for a perfect head, 0 for one that says nothing, at least -1 for one that misleads."""
+def test_explained_variance_is_the_share_that_the_value_heads_predict(noise: float) -> None:
+    """It is 1 for a perfect head, 0 for a constant head, and at least -1 for any other."""
     generator = torch.Generator().manual_seed(1)
     target = torch.randn(400, 50, generator=generator)
     value = torch.cat([(1 - noise) * target + 3.0, torch.zeros(1, 50)])  # an offset is no error
     values = Values(torch.zeros(400, 50), value, torch.zeros(401, 50), torch.zeros(0))
     found = explained_variance(values, Targets(target, target, torch.full((400, 50), 7.0), target))
     assert float(found["explained_variance_extrinsic"]) == pytest.approx(max(-1.0, 1 - noise**2), abs=1e-5)
-    assert float(found["explained_variance_intrinsic"]) == 0.0  # nothing varies: nothing to foretell
+    assert float(found["explained_variance_intrinsic"]) == 0.0  # its targets are constant

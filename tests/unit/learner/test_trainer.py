@@ -51,8 +51,8 @@ def chunks_of(make_chunk: Maker, batch: int = 5, version: int | None = None) -> 
     ]
 
 
-def spoilt(chunks: list[DecodedChunk]) -> list[DecodedChunk]:
-    """The same chunks with one bonus that is not a number."""
+def with_nan(chunks: list[DecodedChunk]) -> list[DecodedChunk]:
+    """The same chunks with one NaN bonus."""
     chunks[0].chunk.bonus[3, 1] = np.nan
     return chunks
 
@@ -63,7 +63,7 @@ ORDER = [(slot, 0, 0) for slot in range(3)]
 def test_an_update_settles_takes_the_accounting_publishes_and_hands_out_credit(
     make_chunk: Maker, tmp_path: Path
 ) -> None:
-    """In this order, because the checkpoint must hold the accounts before actors act on the next version."""
+    """The checkpoint must have the accounting from before the actors get the next version."""
     server, writer = FakeServer(chunks_of(make_chunk)[::-1]), CheckpointWriter(tmp_path)
     trainer = make_trainer(CONFIG, SPACES, server, tmp_path, version=5, checkpoints=writer)
     assert trainer.update() is not None
@@ -73,7 +73,7 @@ def test_an_update_settles_takes_the_accounting_publishes_and_hands_out_credit(
     assert trainer.status.checkpoint_at is not None
     assert trainer.snapshot("text").meta["accounting"] == "text"
     server.chunks.extend(chunks_of(make_chunk, 6))
-    trainer.update()  # the next checkpoint is not due yet
+    trainer.update()  # the next checkpoint is not due
     assert server.calls.count(("accounting",)) == 1
 
 
@@ -136,13 +136,13 @@ def test_episodes_of_a_failed_update_are_not_reported(make_chunk: Maker, tmp_pat
         decoded.chunk.terminated[T - 1] = True
     good = make_trainer(CONFIG, SPACES, FakeServer(chunks), tmp_path, version=5)
     assert good.update()
-    trainer = make_trainer(CONFIG, SPACES, FakeServer(spoilt(chunks)), tmp_path, version=5)
+    trainer = make_trainer(CONFIG, SPACES, FakeServer(with_nan(chunks)), tmp_path, version=5)
     assert trainer.update() == []
     assert trainer.episodes.count == 0
 
 
 def test_a_failed_update_leaves_every_statistic_as_it_was(make_chunk: Maker, tmp_path: Path) -> None:
-    """Running returns as well: the next update is that of a run without the failed one."""
+    """The next update, with its running returns, is that of a run without the failed one."""
     states = []
     for batches in ((0, 1), (0, None, 1)):
         server = FakeServer()
@@ -150,7 +150,7 @@ def test_a_failed_update_leaves_every_statistic_as_it_was(make_chunk: Maker, tmp
         for batch in batches:
             before = trainer.normaliser.state()
             chunks = chunks_of(make_chunk, trainer.status.version)
-            server.chunks.extend(chunks if batch is not None else spoilt(chunks))
+            server.chunks.extend(chunks if batch is not None else with_nan(chunks))
             trainer.update()
             after = trainer.normaliser.state()
             kept = {name for name, x in after.items() if name in before and torch.equal(x, before[name])}
@@ -163,7 +163,7 @@ def test_a_failed_update_leaves_every_statistic_as_it_was(make_chunk: Maker, tmp
 def test_a_failed_batch_is_kept_settled_as_dropped_and_asked_for_again(
     make_chunk: Maker, tmp_path: Path
 ) -> None:
-    chunks = spoilt(chunks_of(make_chunk))
+    chunks = with_nan(chunks_of(make_chunk))
     server = FakeServer(chunks)
     trainer = make_trainer(CONFIG, SPACES, server, tmp_path, version=5)
     weights = {name: value.clone() for name, value in trainer.ppo.tensors().items()}
@@ -176,14 +176,14 @@ def test_a_failed_batch_is_kept_settled_as_dropped_and_asked_for_again(
 
 
 def test_three_failed_batches_in_a_row_end_the_run(make_chunk: Maker, tmp_path: Path) -> None:
-    """An update in between starts the count from the beginning."""
+    """A successful update in between resets the count."""
     server = FakeServer()
     trainer = make_trainer(CONFIG, SPACES, server, tmp_path, version=5)
     for good in (False, False, True, False, False):
         chunks = chunks_of(make_chunk, trainer.status.version)
-        server.chunks.extend(chunks if good else spoilt(chunks))
+        server.chunks.extend(chunks if good else with_nan(chunks))
         trainer.update()
-    server.chunks.extend(spoilt(chunks_of(make_chunk, 6)))
+    server.chunks.extend(with_nan(chunks_of(make_chunk, 6)))
     with pytest.raises(Fatal, match="from 3 batches in a row") as ended:
         trainer.update()
     assert ended.value.code == EXIT_INTERNAL
@@ -191,11 +191,9 @@ def test_three_failed_batches_in_a_row_end_the_run(make_chunk: Maker, tmp_path: 
     assert trainer.status.failed_updates == 5
 
 
-def test_a_full_disk_does_not_keep_a_failed_batch_from_being_settled(
-    make_chunk: Maker, tmp_path: Path
-) -> None:
+def test_a_failed_batch_that_cannot_be_written_is_settled(make_chunk: Maker, tmp_path: Path) -> None:
     (tmp_path / "failed").write_text("a file where the directory should be")
-    server = FakeServer(spoilt(chunks_of(make_chunk)))
+    server = FakeServer(with_nan(chunks_of(make_chunk)))
     trainer = make_trainer(replace(CONFIG, max_lag=0), SPACES, server, tmp_path, version=5)
     assert trainer.update() == []
     assert server.calls[-1] == ("retry_batch",)

@@ -47,7 +47,7 @@ def test_a_sound_ledger_has_no_problem() -> None:
 
 
 def test_sessions_without_ranges_count_and_are_no_problem() -> None:
-    """Of sessions that were closed long ago only the sums are kept."""
+    """Only the sums of sessions that were closed long ago are kept."""
     ledger = sound_ledger()
     del ledger["accounts"][B.hex()]
     assert verify_ledger.verify(saved(ledger)) == []
@@ -61,8 +61,12 @@ DAMAGES: list[tuple[str, Damage, str]] = [
     ("a step too many", lambda x: x.update(produced=x["produced"] + 1), "sums"),
     ("a verdict too many", lambda x: x["verdicts"].update(stale=3), "sums"),
     ("trained twice", lambda x: x["accounts"][A.hex()][2].append([5, 20, "trained"]), "twice"),
-    ("beyond what was made", lambda x: x["accounts"][C.hex()][2].append([3, 9, "stale"]), "within [0, 5)"),
-    ("an unknown verdict", lambda x: x["accounts"][C.hex()][2].append([0, 5, "eaten"]), "'eaten'"),
+    (
+        "beyond the produced steps",
+        lambda x: x["accounts"][C.hex()][2].append([3, 9, "stale"]),
+        "within [0, 5)",
+    ),
+    ("an unknown verdict", lambda x: x["accounts"][C.hex()][2].append([0, 5, "unknown"]), "'unknown'"),
     (
         "a gap in a closed session",
         lambda x: x["accounts"][B.hex()].__setitem__(2, [[2, 7, "actor_lost"]]),
@@ -88,8 +92,10 @@ def test_trained_steps_are_those_of_the_updates() -> None:
     )
 
 
-def test_the_command_answers_with_its_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """0 for a sound ledger, 70 and a sentence per problem, 78 without a checkpoint, 2 for a wrong call."""
+def test_the_exit_code_of_the_command_tells_the_result(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is 0 for a sound ledger, 70 for problems, 78 without a checkpoint and 2 for bad arguments."""
     assert verify_ledger.main([]) == 2
     assert verify_ledger.main([str(tmp_path)]) == 78
     (tmp_path / "checkpoints").mkdir()
