@@ -3,10 +3,11 @@
     python -m tests.learning.campaign list
     python -m tests.learning.campaign run --work DIR [NAME...]
 
-`run` starts the rows that have no finished record, in their order or as named, one after the other with two
-local actors at the lowest priority. An interrupted row continues with --resume. Ctrl-C ends the row's learner,
-writes its record, and ends the command. Start it in a clone of a tagged commit, so that the code of a run does
-not change while it waits, and stop it with SIGSTOP to its process group while something else is measured.
+`run` starts the rows that have no finished record, in their order or as named, one after the other with
+two local actors at the lowest priority. An interrupted row continues with --resume. Ctrl-C ends the row's
+learner, writes its record, and ends the command. Start it in a clone of a tagged commit, so that the code of
+a run does not change while it waits, and stop it with SIGSTOP to its process group while something else is
+measured.
 """
 
 from __future__ import annotations
