@@ -1,4 +1,4 @@
-"""`python -m actor --learner HOST:PORT [--procs N] [--keys FILE]`: runs actors for a learner."""
+"""`python -m actor --learner HOST:PORT [--procs N] [--keys FILE]`: runs one or more actors for a learner."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from common.process.fork_server import ForkServer
 from common.process.lifecycle import (
     EXIT_CONFIGURATION,
     Fatal,
-    leave,
-    leave_on_signals,
+    exit_on_signals,
+    exit_process,
     stop_on_signals,
 )
 from common.process.parent_link import ParentLink
@@ -26,7 +26,7 @@ from common.protocol.sockets import parse_address
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = arguments.Parser(
-        prog="python -m actor", description="Step environments for an Outrider learner."
+        prog="python -m actor", description="Step environments with the policy of an Outrider learner."
     )
     parser.add_argument(
         "--learner", required=True, metavar="HOST:PORT", help="address of the learner's data port"
@@ -65,18 +65,18 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 
 
 def main() -> NoReturn:
-    """Run actors until the run is finished or a signal comes, then end the process."""
+    """Run actors until the run is finished or a signal arrives, then end the process."""
     log.configure("actor")
-    leave(arguments.exit_code(_run, "actor"))
+    exit_process(arguments.exit_code(_run, "actor"))
 
 
 def _run() -> int:
     options = _parse(sys.argv[1:])
-    leave_on_signals()
-    os.environ["OMP_NUM_THREADS"] = "1"  # before the import of torch: one process, one core
+    exit_on_signals()
+    os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported: an actor uses one core
     server = ForkServer(ACTOR_SERVER) if options.procs > 1 else None
     if server is not None:
-        server.launch()  # it loads torch while this process does
+        server.launch()  # the server loads torch while this process loads it
     from actor import build
 
     stop = stop_on_signals()

@@ -1,4 +1,4 @@
-"""Builds and runs an actor process or the parent of `--procs`, and closes what it built in reverse order."""
+"""Builds an actor or the parent of `--procs`, runs it, and closes its parts in reverse order."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from common.process.fork_server import ForkServer
 from common.process.parent_link import ParentLink
 from common.protocol.sockets import Context, DealerSocket, weights_endpoint
 
-_DATA_MESSAGE_BYTES = 1 << 20  # the learner sends small messages on this port
+_DATA_MESSAGE_BYTES = 1 << 20  # the learner sends only small messages on this port
 
 
 def run_one(
@@ -36,7 +36,7 @@ def run_one(
     metrics_host: str,
     stop: threading.Event,
 ) -> int:
-    """Run one actor in this process; without a parent it serves its own metrics. Returns the exit code."""
+    """Run one actor; without a parent this process serves its metrics. Return the exit code."""
     configure_torch(threads=1)
     with contextlib.ExitStack() as stack:
         stack.callback(parent.close)
@@ -65,7 +65,7 @@ def run_many(
     metrics_host: str,
     stop: threading.Event,
 ) -> int:
-    """Run the parent of `--procs`; its actors read the key file themselves. Returns the exit code."""
+    """Run the parent of `--procs`, whose actors read the key file themselves. Return the exit code."""
     with contextlib.ExitStack() as stack:
         collector = FleetCollector()
         _serve_metrics(stack, collector, metrics_host)

@@ -1,4 +1,4 @@
-"""An actor's connection to the learner's data port: its socket, the learner's silence, the next message."""
+"""An actor's connection to the learner's data port: its socket, its timeout, and when it sends next."""
 
 from __future__ import annotations
 
@@ -11,37 +11,39 @@ from common.protocol.messages import Message
 from common.protocol.sockets import DealerSocket
 
 HELLO_SECONDS = 1.0  # how long a Hello waits for its answer before the next one
-_PAUSE_SECONDS = 1.0  # a longer pause of this process extends the time that the learner may be silent
-_FIRST_LEASE_SECONDS = 10.0  # how long the learner may be silent before a Welcome sets the time
+_PAUSE_SECONDS = 1.0  # a longer pause of this process extends the learner's timeout by the pause
+_FIRST_LEASE_SECONDS = 10.0  # the learner's timeout before a Welcome sets it
 
 
 class Connection:
-    """Owned by the actor's only thread. `connect` makes a new socket to the learner's data port."""
+    """A connection that can be replaced. Owned by the actor's only thread.
+
+    `connect` makes a new socket to the learner's data port.
+    """
 
     def __init__(self, connect: Callable[[], DealerSocket]) -> None:
         self._connect = connect
         self._socket = connect()
         self._backoff = Backoff()
-        self._heard_at = self._polled_at = time.monotonic()
+        self._silent_since = self._polled_at = time.monotonic()
         self._next_message_at = 0.0
         self._heartbeat_seconds, self._lease_seconds = HELLO_SECONDS, _FIRST_LEASE_SECONDS
 
     def receive(self, timeout_seconds: float, wake_descriptor: int | None) -> Iterator[list[bytes]]:
         """Yield the messages that have arrived; wait for the first one.
 
-        A pause since the last call extends the time that the learner may be silent, because nothing was read
-        in it.
+        A pause since the last call extends the learner's timeout, because this process read nothing then.
 
         Args:
             timeout_seconds: the longest wait.
-            wake_descriptor: ends the wait when it becomes readable; None for none.
+            wake_descriptor: a file descriptor that ends the wait when it becomes readable, or None.
         """
         pause_seconds = time.monotonic() - self._polled_at
         if pause_seconds > _PAUSE_SECONDS:
-            self._heard_at += pause_seconds
+            self._silent_since += pause_seconds
         parts = self._socket.receive(max(0.0, timeout_seconds), wake_descriptor)
         while parts is not None:
-            self._heard_at = time.monotonic()
+            self._silent_since = time.monotonic()
             yield parts
             parts = self._socket.receive()
         self._polled_at = time.monotonic()
@@ -55,12 +57,12 @@ class Connection:
         self._socket.send(parts)
 
     def refusal(self) -> str | None:
-        """Why the learner will never accept this connection, in one sentence; None while it may."""
+        """Why the learner will never accept this actor, in one sentence; None if that is not certain."""
         return self._socket.refusal()
 
     def silence(self) -> str | None:
-        """One sentence if the learner has been silent for longer than it may be; None otherwise."""
-        silent_seconds = self._polled_at - self._heard_at
+        """One sentence if the learner has been silent for longer than its timeout; None otherwise."""
+        silent_seconds = self._polled_at - self._silent_since
         if silent_seconds <= self._lease_seconds:
             return None
         return (
@@ -86,20 +88,20 @@ class Connection:
         self._next_message_at = self._polled_at + HELLO_SECONDS + self._backoff.next_seconds()
 
     def schedule_after(self, seconds: float) -> None:
-        """Make the next message due after `seconds`; the learner may be silent until then."""
-        self._heard_at = self._next_message_at = time.monotonic() + seconds
+        """Make the next message due after `seconds`; the learner's timeout starts then."""
+        self._silent_since = self._next_message_at = time.monotonic() + seconds
 
     def accepted(self, heartbeat_seconds: float, lease_seconds: float) -> None:
-        """Take over the times of a Welcome."""
+        """Use the heartbeat interval and the timeout that a Welcome contains."""
         self._heartbeat_seconds, self._lease_seconds = heartbeat_seconds, lease_seconds
         self._backoff.reset()
 
     def reconnect(self) -> None:
-        """Replace the socket by a new one."""
+        """Replace the socket with a new one."""
         self._socket.close()
         self._socket = self._connect()
-        self._heard_at = time.monotonic()
+        self._silent_since = time.monotonic()
 
     def close(self) -> None:
-        """End the connection; queued messages get one second to leave."""
+        """Close the connection; queued messages have one second to be sent."""
         self._socket.close(linger_seconds=1.0)

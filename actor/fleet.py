@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import select
-import socket
 import threading
 from pathlib import Path
 from typing import Any
@@ -12,29 +10,30 @@ from typing import Any
 import structlog
 
 from actor.metrics import FleetCollector
-from actor.weights import Blob, Name, Weights
+from actor.weights import Blob, WeightsSource
 from common.process.children import ChildProcesses, Exit
 from common.process.lifecycle import EXIT_CONFIGURATION, EXIT_DONE, EXIT_TEMPORARY
+from common.process.parent_link import receive_note, send_note
+from common.protocol.messages import BlobName
 
 log = structlog.get_logger()
 
 _TICK_SECONDS = 0.5
-_NOTE_BYTES = 16_384
-_KEPT_FILES = 2  # an actor may still read the previous one
+_KEPT_FILES = 2  # an actor may still read the previous file
 
 
 class Fleet:
-    """Starts and restarts the actors, and answers their requests for weights. Single-threaded."""
+    """Starts and restarts the actors, and answers their requests for weights. Owned by one thread."""
 
     def __init__(
-        self, children: ChildProcesses, weights: Weights, directory: Path, collector: FleetCollector
+        self, children: ChildProcesses, weights: WeightsSource, directory: Path, collector: FleetCollector
     ) -> None:
         self._children = children
         self._weights, self._directory, self._collector = weights, directory, collector
         self._files: dict[str, list[tuple[Blob, Path]]] = {"bundle": [], "target": []}
 
     def run(self, stop: threading.Event) -> int:
-        """Run until every actor has ended for good or a signal comes; returns the worst exit code."""
+        """Run until no actor will be restarted or a signal arrives; return the worst exit code."""
         codes: dict[int, int] = {}
         try:
             while not stop.is_set():
@@ -52,7 +51,7 @@ class Fleet:
         return EXIT_DONE if not bad else EXIT_CONFIGURATION if EXIT_CONFIGURATION in bad else EXIT_TEMPORARY
 
     def _record(self, ends: list[Exit]) -> dict[int, int]:
-        """Log the exits; returns the exit code of each actor by its number."""
+        """Log the exits; return the exit code of each actor by its number."""
         for end in ends:
             self._collector.end(end.number)
             log.info("actor_ended", actor=end.number, code=end.code, steps=end.produced)
@@ -70,19 +69,20 @@ class Fleet:
             poller.register(descriptor, select.POLLIN)
         for descriptor, _ in poller.poll(_TICK_SECONDS * 1000):
             number, ready = sockets[descriptor]
-            note = _read(ready)
+            note = receive_note(ready)
             if note is None:
                 continue
             if "stats" in note:
                 self._collector.update(number, note["stats"])
             elif "want" in note:
                 answer = self._answer(note["want"], (note["held"][0], note["held"][1]), stop)
-                _write(ready, {"have": note["want"], **answer})
+                if not send_note(ready, {"have": note["want"], **answer}):
+                    log.warning("note_dropped", next="the actor requests the weights again")
 
-    def _answer(self, name: Name, held: tuple[int, int], stop: threading.Event) -> dict[str, Any]:
-        """Name the file of the newest weights; fetch newer ones first if the actor already has those.
+    def _answer(self, name: BlobName, held: tuple[int, int], stop: threading.Event) -> dict[str, Any]:
+        """The answer to a request: the file with the newest weights, or None without newer ones.
 
-        The file is None if there are no newer weights.
+        It first fetches from the learner if there is no file, or the actor holds the newest weights.
         """
         files = self._files[name]
         newest = (files[-1][0].generation, files[-1][0].version) if files else (-1, -1)
@@ -99,19 +99,3 @@ class Fleet:
         if newest == held or not files:
             return {"path": None}
         return {"path": str(files[-1][1]), "generation": newest[0], "version": newest[1]}
-
-
-def _read(ready: socket.socket) -> dict[str, Any] | None:
-    try:
-        data = ready.recv(_NOTE_BYTES, socket.MSG_DONTWAIT)
-    except (BlockingIOError, ConnectionError):
-        return None
-    note = json.loads(data) if data else None
-    return note if isinstance(note, dict) else None
-
-
-def _write(ready: socket.socket, note: dict[str, Any]) -> None:
-    try:
-        ready.send(json.dumps(note).encode(), socket.MSG_DONTWAIT)
-    except (BlockingIOError, ConnectionError):
-        log.warning("note_dropped", next="the actor requests the weights again")

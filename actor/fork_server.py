@@ -11,9 +11,9 @@ from common.process.fork_server import serve
 
 
 def main() -> NoReturn:
-    """Serve requests in this process; run an actor in each child."""
+    """Serve fork requests in this process; run an actor in each child."""
     log.configure("fork_server")
-    os.environ["OMP_NUM_THREADS"] = "1"  # before the import of torch: one core, and one thread to fork from
+    os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported: a process must have one thread to fork
     from actor import __main__ as actor
     from actor import build  # noqa: F401  # loads the modules that every actor needs
 

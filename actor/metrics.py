@@ -15,9 +15,9 @@ PHASES = get_args(Phase)
 
 
 class FleetCollector:
-    """Collects sums over the actors of one host, from the newest statistics of each.
+    """Sums the newest statistics of the actors that one process has started.
 
-    The sums keep the counts of actors that have ended, so no counter decreases.
+    The sums include the counts of actors that have ended, so no counter decreases.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class FleetCollector:
                 self._ended[name] += value
 
     def collect(self) -> Iterator[Metric]:
-        """Return every family."""
+        """Yield every metric family."""
         total = self._ended.copy()
         live = list(self._live.values())
         for stats in live:

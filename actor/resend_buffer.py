@@ -1,4 +1,4 @@
-"""The sealed chunks and skips of one session that the learner has not settled."""
+"""The encoded chunks and skips of one session that the learner has not settled."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from common.protocol.messages import ChunkMessage, Skip
 
 
 @dataclass(frozen=True, slots=True)
-class _Sealed:
+class _KeptMessage:
     """An encoded chunk or skip: the steps [offset, offset + steps) of its session."""
 
     offset: int
@@ -23,24 +23,24 @@ class ResendBuffer:
     """Keeps each encoded message until its steps are settled, so that it can be sent again."""
 
     def __init__(self) -> None:
-        self._messages: deque[_Sealed] = deque()
-        self.sealed_steps = 0  # of the session: the offset of its next message
+        self._messages: deque[_KeptMessage] = deque()
+        self.encoded_steps = 0  # of the session: the offset of its next message
 
     @property
     def base(self) -> int:
-        """The first offset that is kept or will be sealed."""
-        return self._messages[0].offset if self._messages else self.sealed_steps
+        """The first offset that is kept or will be encoded next."""
+        return self._messages[0].offset if self._messages else self.encoded_steps
 
     @property
     def unsettled_steps(self) -> int:
         """Steps of the messages that are kept."""
-        return self.sealed_steps - self.base
+        return self.encoded_steps - self.base
 
-    def seal(self, message: ChunkMessage | Skip) -> list[bytes]:
+    def encode(self, message: ChunkMessage | Skip) -> list[bytes]:
         """Encode and keep the next message; returns it encoded."""
         parts = codec.encode(message)
-        self._messages.append(_Sealed(message.offset, message.steps, parts))
-        self.sealed_steps += message.steps
+        self._messages.append(_KeptMessage(message.offset, message.steps, parts))
+        self.encoded_steps += message.steps
         return parts
 
     def settle(self, offset: int) -> int:

@@ -1,4 +1,4 @@
-"""The only stepping loop: plays B lanes for T steps and records them as a chunk."""
+"""The loop that steps the environment: T steps of B lanes, recorded as a chunk."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from common.protocol.chunk import Chunk
 from common.rng import RngKey, environment_seeds
 from common.spaces import Spaces
 
-_STUCK_SECONDS = 120  # a single step that takes longer ends the process with a traceback
+_STEP_LIMIT_SECONDS = 120  # a step that takes longer ends the process with a traceback
 
 
 class Rollout:
@@ -35,7 +35,7 @@ class Rollout:
         self._reward = np.zeros((steps, lanes), np.float32)
         self._terminated = np.zeros((steps, lanes), np.bool_)
         self._truncated = np.zeros((steps, lanes), np.bool_)
-        self.key: RngKey | None = None  # of the random streams; None before the first reset
+        self.key: RngKey | None = None  # of the random streams; None if the lanes must be reset
         self.fresh = False  # whether the next chunk begins with the reset observations
         self._generators: list[np.random.Generator] = []
         self._stack: npt.NDArray[np.generic] = np.zeros(0)
@@ -46,15 +46,15 @@ class Rollout:
         self._generators = key.generators(self._config.lanes)
         self._stack = self._env.reset(environment_seeds(self._generators))
 
-    def collect(self, policy: Policy | None, between_steps: Callable[[], bool]) -> Chunk | None:
-        """Play T steps.
+    def collect(self, policy: Policy | None, after_step: Callable[[], bool]) -> Chunk | None:
+        """Collect T steps of every lane.
 
         Args:
-            policy: acts; None draws actions uniformly (warm-up).
-            between_steps: called after every step of the lanes; False abandons the chunk.
+            policy: chooses the actions; None draws them uniformly (warm-up).
+            after_step: called after every step of the lanes; False abandons the chunk.
 
         Returns:
-            The chunk, its bonus still zero; None if it was abandoned.
+            The chunk, with a bonus of zero; None if it was abandoned, and then the lanes must be reset.
 
         Raises:
             Fatal: the environment returned a number that is not finite.
@@ -65,7 +65,7 @@ class Rollout:
         uniform = np.stack([g.random(shape, np.float32) for g in self._generators], axis=1)
         final_observations = []
         for t in range(steps):
-            faulthandler.dump_traceback_later(_STUCK_SECONDS, exit=True)
+            faulthandler.dump_traceback_later(_STEP_LIMIT_SECONDS, exit=True)
             with self._phases.measure("policy"):
                 self._act(policy, t, uniform[t])
             with self._phases.measure("env"):
@@ -79,9 +79,10 @@ class Rollout:
             )
             final_observations.append(transition.final)
             with self._phases.measure("messages"):
-                proceed = between_steps()
+                proceed = after_step()
             if not proceed:
                 faulthandler.cancel_dump_traceback_later()
+                self.key = None
                 return None
         faulthandler.cancel_dump_traceback_later()
         self.fresh = False
@@ -100,7 +101,7 @@ class Rollout:
 
     @staticmethod
     def _require_finite(name: str, array: npt.NDArray[np.generic]) -> None:
-        """Refuse a chunk that the learner would refuse, with the reason; the next ones would fail as well."""
+        """Raise `Fatal` if a float array is not finite: the learner would refuse this and later chunks."""
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise Fatal(
                 EXIT_CONFIGURATION,
@@ -108,6 +109,7 @@ class Rollout:
             )
 
     def _act(self, policy: Policy | None, t: int, uniform: npt.NDArray[np.float32]) -> None:
+        """Write the actions of step t and their log-probabilities; `uniform`: float32 [B, *action]."""
         if policy is not None:
             self._action[t], self._log_prob[t] = policy.act(self._stack, uniform)
         elif self._spaces.is_continuous:

@@ -1,4 +1,4 @@
-"""The loop of one actor: join, wait for credit, load a bundle, collect a chunk, compute the bonus, send."""
+"""The loop of one actor: join, wait for credit, load a bundle, collect a chunk, compute its bonus, send."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import structlog
 import common
 from actor.rollout import Rollout
 from actor.session import Session
-from actor.weights import Blob, Name, Weights
+from actor.weights import Blob, WeightsSource
 from common import envs
 from common.config import Config
 from common.model.bonus import BonusModel
@@ -24,7 +24,7 @@ from common.process.lifecycle import EXIT_CONFIGURATION, EXIT_DONE, EXIT_TEMPORA
 from common.process.parent_link import ParentLink
 from common.protocol import codec
 from common.protocol.chunk import WARMUP_VERSION, Chunk
-from common.protocol.messages import SkipReason, Welcome
+from common.protocol.messages import BlobName, SkipReason, Welcome
 from common.rng import RngKey
 from common.spaces import Spaces
 
@@ -35,9 +35,9 @@ _POLL_SECONDS = 0.5
 
 @dataclass(slots=True)
 class PlayingState:
-    """What collects chunks; built from the first Welcome, which carries the configuration."""
+    """Environments, policy and bonus model of a run, built from the first Welcome with its configuration."""
 
-    welcome: Welcome  # the latest whose run is known to be the same
+    welcome: Welcome  # the latest that was checked to be of the same run
     config: Config
     spaces: Spaces
     rollout: Rollout
@@ -48,19 +48,19 @@ class PlayingState:
 
 @dataclass(slots=True)
 class Actor:
-    """Everything that one actor owns. `run` is its only loop."""
+    """One actor: joins a run, waits for credit, collects chunks and sends them. `run` is its only loop."""
 
     session: Session
-    weights: Weights
+    weights: WeightsSource
     parent: ParentLink
     stop: threading.Event
     phases: PhaseTimer
     export: Callable[[dict[str, float]], None]  # receives the statistics that heartbeats carry
     state: PlayingState | None = None
-    reconnects: int = 0  # of the session, when the connection for weights was made
+    reconnects: int = 0  # the session's count when the connection to the weights port was made
 
     def run(self) -> int:
-        """Play until the run is finished, the parent has ended, or a signal came; returns the exit code."""
+        """Collect chunks until the run or the parent ends, or a signal arrives; return the exit code."""
         while not self._must_stop():
             if not self.session.joined and not self.session.join(_POLL_SECONDS):
                 continue
@@ -89,7 +89,7 @@ class Actor:
         if state is None:
             self.state = self._build(welcome)
         elif state.welcome is not welcome:
-            same = state.config.plays_like(configuration(welcome))
+            same = state.config.equal_except_length(configuration(welcome))
             if not same or state.welcome.target != welcome.target:
                 raise Fatal(
                     EXIT_TEMPORARY, "expected the run that this actor joined, got another: restart the actor"
@@ -98,7 +98,7 @@ class Actor:
         return self.state
 
     def _build(self, welcome: Welcome) -> PlayingState | None:
-        """Build what the run needs; None if its target network cannot be fetched now."""
+        """Build the playing state; None if the target network cannot be fetched now."""
         config = configuration(welcome)
         target: Blob | None = None
         if config.rnd.enabled:
@@ -115,7 +115,7 @@ class Actor:
         return PlayingState(welcome, config, spaces, rollout, Policy(spaces, config), bonus_model)
 
     def _load(self, state: PlayingState) -> bool:
-        """Load the bundle and reset the lanes that the next chunk needs; False to try again."""
+        """Load the bundle and reset the lanes, as the next chunk requires; False if the caller must retry."""
         welcome, version = self.session.welcome, self.session.version
         assert welcome is not None
         if version > WARMUP_VERSION and state.loaded != (welcome.generation, version):
@@ -132,13 +132,13 @@ class Actor:
                     return False  # the parent fetched it for another actor, before this version: fetch again
         key = RngKey(state.config.seed, welcome.slot, welcome.incarnation, version == WARMUP_VERSION)
         if state.rollout.key != key:
-            if self._must_stop():  # fetching may have taken seconds, and a reset takes as many
+            if self._must_stop():  # the fetch may have taken seconds, and a reset takes seconds as well
                 return False
             state.rollout.reset(key)
         return self.session.joined
 
-    def _fetch(self, name: Name, held: tuple[int, int]) -> Blob | None:
-        """See `Weights.fetch`; gives up when the session reconnects because the learner is silent."""
+    def _fetch(self, name: BlobName, held: tuple[int, int]) -> Blob | None:
+        """Fetch a blob; give up if the session reconnects, because the learner is then silent."""
         if self.reconnects != self.session.counters.reconnects:
             self.reconnects = self.session.counters.reconnects
             self.weights.reconnect()
@@ -157,7 +157,6 @@ class Actor:
         if chunk is None:
             if self.session.sid == sid:
                 self.session.skip(self._skip_reason())
-            state.rollout.key = None
             return
         if not warmup and state.bonus_model is not None:
             with self.phases.measure("bonus"):
@@ -189,6 +188,7 @@ class Actor:
         return not self._must_stop()
 
     def _report(self) -> None:
+        """Export the actor's statistics, and set those of the next heartbeats."""
         self.session.stats = {
             "steps": self.session.produced,
             "connected": float(self.session.joined),

@@ -1,7 +1,7 @@
 """The actor's side of the protocol: joining, credit, acknowledgements, resending, leaving.
 
-A session is one entry of the learner's ledger. It keeps every encoded chunk until the learner has settled
-it, and sends it again after a reconnect. The learner recognises a repeated chunk by its offset.
+A session is one entry of the learner's ledger. The actor keeps every encoded chunk until the learner has
+settled it, and sends it again after a reconnect. The learner recognises a repeated chunk by its offset.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ log = structlog.get_logger()
 
 _BYE_SECONDS = 8.0
 _BYE_REPEAT_SECONDS = 0.5
-_FORMER_SECONDS = 3_600.0  # a learner that restarts needs the sessions that ended since its checkpoint
+_FORMER_SECONDS = 3_600.0  # a restarted learner needs the sessions that ended after its checkpoint
 
 
 @dataclass(slots=True)
 class SessionCounters:
-    """Events of an actor's sessions since the actor started."""
+    """The number of events of each kind in all sessions of an actor."""
 
     chunks_sent: int = 0
     chunks_retransmitted: int = 0
@@ -58,21 +58,21 @@ class SessionCounters:
 
 
 class Session:
-    """An actor's session. Owned by its only thread; `connect` makes a socket to the learner's data port."""
+    """An actor's current session. Owned by one thread; `connect` makes a socket to the data port."""
 
     def __init__(self, connect: Callable[[], DealerSocket], parent: ParentLink) -> None:
         self._connection, self._parent = Connection(connect), parent
         self.counters = SessionCounters()
-        self.stats: dict[str, float] = {}  # sent with every heartbeat
-        # Sessions that the learner gave up: time of the end, sid, steps that it counted.
+        self.stats: dict[str, float] = {}  # sent with every heartbeat; `Actor` replaces it
+        # Sessions that the learner closed as lost: time of the end, sid, steps that the learner counted.
         self._former: deque[tuple[float, bytes, int]] = deque(maxlen=messages.FORMER_SESSIONS)
         self.welcome: Welcome | None = None  # the latest
-        self.finished = False  # whether the run is
+        self.finished = False  # whether the run is complete
         self._begin()
 
     def _begin(self) -> None:
         self.sid = secrets.token_bytes(16)
-        self.produced = 0  # steps made
+        self.produced = 0  # steps of this session
         self._parent.write_step_count(self.sid, 0)
         self.buffer = ResendBuffer()
         self.credit, self.version = 0, -1
@@ -85,7 +85,7 @@ class Session:
         self._connection.schedule_now()
 
     def count_steps(self, steps: int) -> None:
-        """Count steps when they are made, and write the count where the parent can read it after a kill."""
+        """Count new steps, and write the count where the parent can read it after a kill."""
         self.produced += steps
         self._parent.write_step_count(self.sid, self.produced)
 
@@ -184,14 +184,14 @@ class Session:
 
     def _on_full(self, full: Reject) -> None:
         """Send the next Hello after the time that the refusal asks for."""
-        if self.joined:  # the answer to a repeated Hello
+        if self.joined:  # this refuses a repeated Hello, after an earlier one was accepted
             return
         log.warning("learner_full", text=full.text, next="sending Hello again later")
         spread = random.uniform(1.0, 1.5)  # noqa: S311  # spreads load
         self._connection.schedule_after(full.retry_after_ms / 1000 * spread)
 
     def _on_lost(self, lost: Reject) -> None:
-        """Begin a new session; it accounts for the steps that the learner does not count in the old one."""
+        """Begin a new session, which reports the uncounted steps of the lost session as skipped."""
         if lost.sid != self.sid:
             return
         uncounted = self.produced - lost.produced
@@ -202,18 +202,19 @@ class Session:
         self.skip("actor_lost")
 
     def _resend(self, offset: int) -> None:
+        """Send every unsettled chunk and skip from `offset` on again."""
         for parts in self.buffer.since(offset):
             self._connection.send_encoded(parts)
             self.counters.chunks_retransmitted += 1
 
     def send_chunk(self, generation: int, version: int, fresh: bool, packed: codec.Packed) -> None:
-        """Send the steps made since the last sealed chunk, as one chunk; see `ChunkMessage`."""
+        """Send the steps made since the last encoded chunk, as one chunk; see `ChunkMessage`."""
         message = packed.message(
             sid=self.sid,
             generation=generation,
             version=version,
-            offset=self.buffer.sealed_steps,
-            steps=self.produced - self.buffer.sealed_steps,
+            offset=self.buffer.encoded_steps,
+            steps=self.produced - self.buffer.encoded_steps,
             produced=self.produced,
             fresh=fresh,
         )
@@ -221,14 +222,14 @@ class Session:
         self.counters.chunks_sent += 1
 
     def skip(self, reason: messages.SkipReason) -> None:
-        """Report that the steps made since the last sealed chunk have no data."""
-        steps = self.produced - self.buffer.sealed_steps
+        """Report that the steps made since the last encoded chunk have no data."""
+        steps = self.produced - self.buffer.encoded_steps
         if steps:
             self._seal(
                 Skip(
                     sid=self.sid,
                     generation=self.generation,
-                    offset=self.buffer.sealed_steps,
+                    offset=self.buffer.encoded_steps,
                     steps=steps,
                     produced=self.produced,
                     reason=reason,
@@ -236,10 +237,10 @@ class Session:
             )
 
     def _seal(self, message: ChunkMessage | Skip) -> None:
-        self._connection.send_encoded(self.buffer.seal(message))
+        self._connection.send_encoded(self.buffer.encode(message))
 
     def leave(self) -> bool:
-        """Send Bye until the learner acknowledges it, for a bounded time; returns whether it did.
+        """Send Bye until the learner acknowledges it, for a bounded time; return whether it did.
 
         A session that was never accepted has no steps to submit; if its Welcome was lost, its lease ends it.
         """

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import safetensors.torch
 import structlog
@@ -15,7 +15,14 @@ import torch
 
 from common.process.parent_link import ParentLink
 from common.protocol import codec
-from common.protocol.messages import Message, WeightsMeta, WeightsPiece, WeightsRequest, WeightsUnchanged
+from common.protocol.messages import (
+    BlobName,
+    Message,
+    WeightsMeta,
+    WeightsPiece,
+    WeightsRequest,
+    WeightsUnchanged,
+)
 from common.protocol.sockets import DealerSocket
 
 log = structlog.get_logger()
@@ -23,10 +30,8 @@ log = structlog.get_logger()
 PIECE_MESSAGE_BYTES = 1 << 20
 _BLOB_BYTES = 1 << 30
 _WINDOW_PIECES = 8
-_REPEAT_SECONDS = 2.0  # without a piece, the request is repeated
+_REPEAT_SECONDS = 2.0  # after this time without a piece, the request is repeated
 _FETCH_SECONDS = 30.0
-
-Name = Literal["bundle", "target"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +47,10 @@ class Blob:
         return safetensors.torch.load(self.data)
 
 
-class Weights(Protocol):
-    """Where an actor fetches weights."""
+class WeightsSource(Protocol):
+    """Fetches the newest weights for an actor."""
 
-    def fetch(self, name: Name, held: tuple[int, int], keep_waiting: Callable[[], bool]) -> Blob | None:
+    def fetch(self, name: BlobName, held: tuple[int, int], keep_waiting: Callable[[], bool]) -> Blob | None:
         """Fetch the newest blob.
 
         Args:
@@ -54,25 +59,25 @@ class Weights(Protocol):
             keep_waiting: called at least twice a second; False ends the wait.
 
         Returns:
-            None if there is no newer one, or the wait ended.
+            None if there is no newer blob, or the wait ended.
         """
 
     def reconnect(self) -> None:
-        """Replace the connection. A silent learner may have gone without closing it."""
+        """Replace the connection: a silent learner may have ended without closing it."""
 
     def close(self) -> None:
         """Close the connection."""
 
 
 class WeightsClient:
-    """Pulls from a learner, eight pieces per request; a request without an answer is repeated."""
+    """Fetches from a learner's weights port, eight pieces per request; repeats an unanswered request."""
 
     def __init__(self, connect: Callable[[], DealerSocket]) -> None:
         self._connect = connect
         self._client = connect()
 
-    def fetch(self, name: Name, held: tuple[int, int], keep_waiting: Callable[[], bool]) -> Blob | None:
-        """See `Weights.fetch`."""
+    def fetch(self, name: BlobName, held: tuple[int, int], keep_waiting: Callable[[], bool]) -> Blob | None:
+        """See `WeightsSource.fetch`."""
         meta: WeightsMeta | None = None
         pieces: list[bytes] = []
         deadline = time.monotonic() + _FETCH_SECONDS
@@ -101,12 +106,12 @@ class WeightsClient:
         return None
 
     def reconnect(self) -> None:
-        """See `Weights.reconnect`."""
+        """See `WeightsSource.reconnect`."""
         self._client.close()
         self._client = self._connect()
 
     def _receive(self) -> Message | None:
-        """The next message; a damaged one is treated as lost."""
+        """The next message; None if none arrives, or if it is damaged."""
         parts = self._client.receive(0.25)
         try:
             return codec.decode(parts) if parts is not None else None
@@ -114,7 +119,7 @@ class WeightsClient:
             log.warning("message_refused", reason=error.reason, text=str(error))
             return None
 
-    def _request(self, name: Name, held: tuple[int, int], meta: WeightsMeta | None, piece: int) -> None:
+    def _request(self, name: BlobName, held: tuple[int, int], meta: WeightsMeta | None, piece: int) -> None:
         # A request for piece 0 names what the caller has: a learner does not send the version that it names.
         generation, version = held if meta is None or piece == 0 else (meta.generation, meta.version)
         request = WeightsRequest(
@@ -127,7 +132,7 @@ class WeightsClient:
         self._client.send(codec.encode(request))
 
     def close(self) -> None:
-        """See `Weights.close`."""
+        """See `WeightsSource.close`."""
         self._client.close()
 
 
@@ -146,8 +151,8 @@ class SharedWeights:
     def __init__(self, parent: ParentLink) -> None:
         self._parent = parent
 
-    def fetch(self, name: Name, held: tuple[int, int], keep_waiting: Callable[[], bool]) -> Blob | None:
-        """See `Weights.fetch`."""
+    def fetch(self, name: BlobName, held: tuple[int, int], keep_waiting: Callable[[], bool]) -> Blob | None:
+        """See `WeightsSource.fetch`."""
         self._parent.send({"want": name, "held": held})
         deadline = time.monotonic() + _FETCH_SECONDS
         while keep_waiting() and time.monotonic() < deadline and not self._parent.gone():
@@ -159,7 +164,7 @@ class SharedWeights:
         return None
 
     def reconnect(self) -> None:
-        """See `Weights.reconnect`; the parent replaces a silent connection by itself."""
+        """Do nothing: the parent replaces a silent connection."""
 
     def close(self) -> None:
-        """See `Weights.close`."""
+        """See `WeightsSource.close`."""

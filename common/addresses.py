@@ -1,4 +1,4 @@
-"""The address of a learner's host that a connection uses.
+"""Resolves the host name of a learner to the address that a connection uses.
 
 libzmq resolves a name in one address family per socket, and tries one address. IPv4 is preferred: a name with
 addresses of both families (localhost on many machines) may belong to a learner that binds to IPv4 alone.
@@ -13,14 +13,14 @@ import socket
 
 
 def host_and_port(endpoint: str) -> tuple[str, int]:
-    """Host and port of a TCP endpoint; an IPv6 address has no brackets."""
+    """The host and the port of a TCP endpoint; an IPv6 address is returned without brackets."""
     host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
     return host.strip("[]"), int(port)
 
 
 @functools.cache  # caches successes only; a lookup during a DNS outage blocks for 10 s and more
 def family(host: str) -> socket.AddressFamily:
-    """IPv4 if the host has an IPv4 address, else IPv6. A process resolves each host once.
+    """The address family to use: IPv4 if the host has an IPv4 address, else IPv6. The result is cached.
 
     Raises:
         OSError: the name has no address.

@@ -1,4 +1,4 @@
-"""What every command line shares: error messages of one sentence, and exit codes."""
+"""The parts that all command lines share: error messages of one sentence, and exit codes."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class Parser(argparse.ArgumentParser):
         raise Fatal(EXIT_USAGE, f"{message}; see {self.prog} --help")
 
 
-def at_least(least: int) -> Callable[[str], int]:
-    """An argument type: integers of at least `least`."""
+def at_least(minimum: int) -> Callable[[str], int]:
+    """An argument type: integers of at least `minimum`."""
 
     def integer(text: str) -> int:
-        if not (text.isdecimal() and int(text) >= least):
-            raise argparse.ArgumentTypeError(f"expected an integer of at least {least}, got {text!r}")
+        if not (text.isdecimal() and int(text) >= minimum):
+            raise argparse.ArgumentTypeError(f"expected an integer of at least {minimum}, got {text!r}")
         return int(text)
 
     return integer
@@ -61,7 +61,7 @@ def exit_code(command: Callable[[], int | None], name: str) -> int:
     except KeyboardInterrupt:
         sys.stderr.write(f"{name}: stopped before the end\n")
         return EXIT_TEMPORARY
-    except Exception as error:  # noqa: BLE001  # the top of the main thread: logs the traceback of a defect
+    except Exception as error:  # noqa: BLE001  # any other exception is a defect: log its traceback
         if isinstance(error, BrokenPipeError) and discard_if_closed(sys.stdout):
             return EXIT_CLOSED_PIPE
         log.configure(name)

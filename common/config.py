@@ -36,7 +36,8 @@ class EnvConfig:
     max_frames: int = 18_000
     """Emulator frames after which an Atari episode is truncated (RND, appendix A.3)."""
     reward: Literal["sign", "raw", "scaled"] = "sign"
-    """Extrinsic reward: its sign, its raw value, or its value divided by the deviation of the return."""
+    """Extrinsic reward: its sign, its raw value, or its value over the standard deviation of the
+    discounted return, clipped to [-10, 10]."""
     time_limit_is_end: bool = False
     """Treat a time limit as a terminal state, as the RND code does; otherwise bootstrap from it."""
 
@@ -118,7 +119,7 @@ class PPOConfig:
     correct_lag: bool = True
     """Correct for chunks of older versions (decoupled PPO, V-trace); off: treat them as on-policy."""
     shuffle: bool = True
-    """Draw minibatches from steps in random order; off: from whole lanes, in order."""
+    """Draw minibatches from all steps in random order; off: use consecutive groups of lanes."""
 
     def __post_init__(self) -> None:
         _require(1 <= self.epochs <= 100, "ppo.epochs in [1, 100]", self.epochs)
@@ -185,7 +186,7 @@ class Config:
     precision: Precision = "auto"
     """Precision of the networks; auto: bfloat16 if the learner's device supports it when the run begins."""
     max_lag: int = 0
-    """Most versions between a chunk and its update: 0 is synchronous, 1 overlapped, more asynchronous."""
+    """Maximum lag of a chunk in versions: 0 is synchronous, 1 overlapped, 2 or more asynchronous."""
     env: EnvConfig = field(default_factory=EnvConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     ppo: PPOConfig = field(default_factory=PPOConfig)
@@ -209,14 +210,14 @@ class Config:
 
     @property
     def updates(self) -> int:
-        """Updates in the run: the first number of batches that reaches `total_steps`."""
+        """Updates in the run: the least number of batches with at least `total_steps` steps."""
         return -(-self.total_steps // self.rollout.batch_steps)
 
     @property
     def warmup_chunks(self) -> int:
         """Chunks with random actions before version 0; none without a bonus.
 
-        Without a bonus, images need no statistics, and a policy on vectors begins with their prior.
+        Without a bonus, images need no statistics, and the statistics of vectors begin with their prior.
         """
         if not self.rnd.enabled:
             return 0
@@ -224,12 +225,12 @@ class Config:
 
     @property
     def predictor_share(self) -> float:
-        """The share of the samples that train the predictor."""
+        """The fraction of the samples that train the predictor, in (0, 1]."""
         keep = self.rnd.predictor_keep
         return min(1.0, _PREDICTOR_LANES / self.rollout.batch_lanes) if keep is None else keep
 
-    def plays_like(self, other: Config) -> bool:
-        """Whether all settings agree but those of the run's length: the runs then produce the same chunks."""
+    def equal_except_length(self, other: Config) -> bool:
+        """Whether all settings but those of the run's length are equal: both runs produce the same chunks."""
         mine, theirs = (dataclasses.replace(c, total_steps=1, stop_return=None) for c in (self, other))
         return mine == theirs
 
@@ -254,7 +255,7 @@ class Config:
 
 
 def _build(kind: type, data: object, where: str) -> object:
-    """Build the dataclass `kind` from JSON values; a field that an older version lacks has its default."""
+    """Build the dataclass `kind` from JSON values; a field that is absent has its default."""
     if not isinstance(data, dict):
         raise ValueError(f"expected an object at {where}, got {type(data).__name__}")
     hints = typing.get_type_hints(kind)
@@ -265,6 +266,7 @@ def _build(kind: type, data: object, where: str) -> object:
 
 
 def _value(hint: Any, value: Any, where: str) -> object:
+    """Check a JSON value against the type `hint` of its field and convert it."""
     if dataclasses.is_dataclass(hint):
         return _build(typing.cast(type, hint), value, where)
     if typing.get_origin(hint) is Literal:

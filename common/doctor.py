@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 from common import addresses, arguments
 from common.keys.curve import ActorKeys
@@ -22,6 +21,7 @@ from common.keys.handshake import read_zmtp_greeting
 from common.process.lifecycle import EXIT_CONFIGURATION, EXIT_TEMPORARY, EXIT_USAGE, Fatal
 from common.protocol import codec
 from common.protocol.messages import (
+    BlobName,
     Heartbeat,
     HelloRequired,
     Message,
@@ -39,18 +39,18 @@ _MESSAGE_BYTES = 1 << 20
 _ROUND_TRIPS = 20
 _PULL_SECONDS = 3.0
 _WINDOW_PIECES = 8
-_BLOBS: tuple[Literal["target", "bundle"], ...] = ("target", "bundle")  # in the order of an actor's requests
+_BLOBS: tuple[BlobName, ...] = ("target", "bundle")  # in the order of an actor's requests
 
 
 class ConnectionCheck:
-    """The check of a connection. Each step returns its result, or raises `Fatal` with a remedy."""
+    """Checks a connection in steps. Each step returns its result, or raises `Fatal` with a remedy."""
 
     def __init__(self, endpoint: str, keys: ActorKeys | None, context: Context) -> None:
         self._endpoints = (endpoint, weights_endpoint(endpoint))
         self._keys, self._context = keys, context
         self._host, port = addresses.host_and_port(endpoint)
         self._ports = (port, port + 1)
-        self._client: DealerSocket | None = None  # to the data port, after a handshake succeeded
+        self._client: DealerSocket | None = None  # connected to the data port by the step `key`
 
     def steps(self) -> list[tuple[str, Callable[[], str]]]:
         """The steps by name, in order."""
@@ -79,7 +79,7 @@ class ConnectionCheck:
 
     def tcp(self) -> str:
         """Check that both ports accept connections."""
-        figures = []
+        results = []
         for port in self._ports:
             began = time.monotonic()
             try:
@@ -87,11 +87,12 @@ class ConnectionCheck:
             except OSError as error:
                 raise Fatal(
                     EXIT_TEMPORARY,
-                    f"expected port {port} of {self._host} to accept, got {error.strerror or error}: check "
-                    "that the learner runs and binds to this address, and that firewalls open both ports",
+                    f"expected port {port} of {self._host} to accept a connection, got "
+                    f"{error.strerror or error}: check that the learner runs and binds to this address, and "
+                    "that firewalls open both ports",
                 ) from None
-            figures.append(f"port {port} in {_milliseconds(began)}")
-        return ", ".join(figures)
+            results.append(f"port {port} in {_milliseconds(began)}")
+        return ", ".join(results)
 
     def key(self) -> str:
         """Check that the handshakes with both ports succeed."""
@@ -113,13 +114,13 @@ class ConnectionCheck:
             if refusal is not None:
                 raise Fatal(EXIT_CONFIGURATION, refusal)
             if time.monotonic() > deadline:
-                speaks = read_zmtp_greeting(endpoint) is not None
+                zmtp = read_zmtp_greeting(endpoint) is not None
                 raise Fatal(
-                    EXIT_TEMPORARY if speaks else EXIT_CONFIGURATION,
+                    EXIT_TEMPORARY if zmtp else EXIT_CONFIGURATION,
                     f"expected a learner at {endpoint}, got "
                     + (
                         f"no complete handshake within {_STEP_SECONDS:.0f} s: try again"
-                        if speaks
+                        if zmtp
                         else "something that does not speak ZeroMQ: check the port"
                     ),
                 )
@@ -141,6 +142,7 @@ class ConnectionCheck:
         raise Fatal(EXIT_CONFIGURATION, f"expected a learner's answer, got {answer!r}: check the port")
 
     def _heartbeat(self, seconds: float) -> Message | None:
+        """Send a heartbeat of an unknown session; return the answer, or None after `seconds`."""
         assert self._client is not None
         deadline = time.monotonic() + seconds
         beat = codec.encode(Heartbeat(sid=secrets.token_bytes(16), generation=0, produced=0, stats={}))
@@ -167,18 +169,17 @@ class ConnectionCheck:
         client = DealerSocket(self._context, self._endpoints[1], _MESSAGE_BYTES, self._keys)
         try:
             for name in _BLOBS:
-                figure = _pull(
-                    client,
-                    WeightsRequest(name=name, generation=-1, version=-1, piece=0, count=_WINDOW_PIECES),
-                )
-                if figure is not None:
-                    return figure
+                request = WeightsRequest(name=name, generation=-1, version=-1, piece=0, count=_WINDOW_PIECES)
+                result = _pull(client, request)
+                if result is not None:
+                    return result
         finally:
             client.close()
         return "the learner has no weights to send yet: not measured"
 
 
 def _receive(client: DealerSocket, seconds: float) -> Message | None:
+    """The next message; None after `seconds`. A message that cannot be decoded raises `Fatal`."""
     parts = client.receive(seconds)
     try:
         return None if parts is None else codec.decode(parts)

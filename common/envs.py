@@ -51,7 +51,7 @@ class VectorEnv(Protocol):
         """Reset every lane, with one seed each; returns the stacks [B, S, ...]."""
 
     def step(self, action: npt.NDArray[Any]) -> Transition:
-        """Step every lane; action: [B, *action], clipped to its bounds if it is continuous."""
+        """Step every lane with its action, [B, *action]; continuous actions are clipped to their bounds."""
 
     def close(self) -> None:
         """Close every lane."""
@@ -71,10 +71,10 @@ def frames_per_step(env_id: str) -> int:
 
 
 def spaces(config: EnvConfig) -> Spaces:
-    """The spaces of an environment; takes as long as making one lane.
+    """The spaces of an environment; the call makes one lane to read them.
 
     Raises:
-        EnvUnavailable: see there.
+        EnvUnavailable: the environment cannot be made, or its spaces are not supported.
     """
     rom = atari_rom(config.id)
     if rom is None:
@@ -105,7 +105,7 @@ def _gymnasium_spaces(env_id: str, **options: str) -> Spaces:
 
 
 def _bounds(action: Space[Any]) -> tuple[tuple[float, float], ...]:
-    """The least and the greatest value of each component; empty if actions are not bounded vectors."""
+    """The minimum and the maximum of each component; empty if actions are not bounded vectors."""
     if not (isinstance(action, Box) and len(action.shape) == 1 and action.is_bounded()):
         return ()
     return tuple((float(low), float(high)) for low, high in zip(action.low, action.high, strict=True))
@@ -115,17 +115,17 @@ def make(config: EnvConfig, lanes: int) -> VectorEnv:
     """Make an environment with B lanes.
 
     Raises:
-        EnvUnavailable: see there.
+        EnvUnavailable: the environment cannot be made, or its spaces are not supported.
     """
     rom = atari_rom(config.id)
     return _Atari(rom, config, lanes) if rom else _Gymnasium(config.id, lanes)
 
 
 def make_rendered(config: EnvConfig) -> tuple[VectorEnv, Callable[[], Array]]:
-    """One lane of a vector environment, and a function that renders it: uint8 [H, W, 3].
+    """Make one lane with vector observations, and a function that renders it: uint8 [H, W, 3].
 
     Raises:
-        EnvUnavailable: see there; also if the environment cannot be rendered.
+        EnvUnavailable: the environment cannot be made or rendered, or its spaces are not supported.
     """
     env = _Gymnasium(config.id, 1, render_mode="rgb_array")
     try:
@@ -171,7 +171,7 @@ def _gymnasium(env_id: str, **options: str) -> gymnasium.Env[Any, Any]:
 
 
 class _Atari:
-    """The vector environment of ALE. Every option is set, because its defaults differ from those of RND."""
+    """An Atari game in ALE's vector environment. Every option is set, as ALE's defaults are not RND's."""
 
     def __init__(self, rom: str, config: EnvConfig, lanes: int) -> None:
         self._env = ale_py.AtariVectorEnv(
@@ -203,7 +203,7 @@ class _Atari:
         return np.asarray(stack)
 
     def step(self, action: npt.NDArray[Any]) -> Transition:
-        if action.min() < 0 or action.max() >= self.spaces.actions:  # ALE would block for ever
+        if action.min() < 0 or action.max() >= self.spaces.actions:  # ALE would never return
             raise ValueError(f"expected actions in [0, {self.spaces.actions}), got {action.tolist()}")
         stack, reward, terminated, truncated, info = self._env.step(action)
         truncated = truncated & ~terminated

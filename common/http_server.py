@@ -1,7 +1,7 @@
 """A small read-only HTTP server: fixed paths, GET and HEAD, and a bounded number of connections.
 
-It serves at most `CONNECTIONS` connections at a time, each for at most `DEADLINE_SECONDS` in total. A new
-connection closes the oldest one if the limit is reached: a normal request takes milliseconds.
+It serves at most `CONNECTIONS` connections at a time, each for at most `DEADLINE_SECONDS` in total. At the
+limit, a new connection closes the oldest one: a normal request takes only milliseconds.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ log = structlog.get_logger()
 
 CONNECTIONS = 16
 DEADLINE_SECONDS = 10.0
-_YIELD_SECONDS = 1.0  # for the thread of a closed connection to end
+_PERMIT_SECONDS = 1.0  # the longest wait for the thread of a closed connection to end
 _POLL_SECONDS = 0.5
 
 
@@ -38,11 +38,11 @@ class Response:
 
 
 Routes = Mapping[str, Callable[[], Response]]
-"""The function that makes the response, by path; it runs in the threads of several connections at once."""
+"""Maps each path to the function that makes its response; the threads of connections call it concurrently."""
 
 
 class WebServer:
-    """Serves `routes` until closed."""
+    """A running HTTP server of `routes`, with its threads; `close` stops it."""
 
     def __init__(self, address: str, port: int, routes: Routes) -> None:
         """Raises OSError if the address cannot be bound."""
@@ -62,16 +62,18 @@ class WebServer:
 
 
 class _Server(ThreadingMixIn, HTTPServer):
+    """An HTTP server with one thread per connection, and limits on connections and on their duration."""
+
     daemon_threads = True
 
     def __init__(self, address: str, port: int, routes: Routes) -> None:
         self.routes = routes
         self._permits = threading.BoundedSemaphore(CONNECTIONS)
-        self._open: dict[socket.socket, float] = {}  # accepted at, the oldest first
+        self._open: dict[socket.socket, float] = {}  # time of acceptance of each connection, oldest first
         self._lock = threading.Lock()
-        family, *_, where = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
+        family, *_, resolved = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
         self.address_family = family
-        super().__init__((str(where[0]), port), _Handler)
+        super().__init__((str(resolved[0]), port), _Handler)
 
     def server_bind(self) -> None:
         """Bind without the reverse DNS lookup of HTTPServer."""
@@ -81,7 +83,7 @@ class _Server(ThreadingMixIn, HTTPServer):
         """Serve a connection in its own thread; at the limit, close the oldest connection first."""
         if not self._permits.acquire(blocking=False):
             self._close_oldest()
-            if not self._permits.acquire(timeout=_YIELD_SECONDS):
+            if not self._permits.acquire(timeout=_PERMIT_SECONDS):
                 self.shutdown_request(request)
                 return
         try:
@@ -155,4 +157,4 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET  # noqa: N815
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-        """Log no request."""
+        """Do nothing: requests are not logged."""

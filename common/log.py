@@ -12,7 +12,7 @@ from common.process.output import discard_if_closed
 
 
 class _Output:
-    """Writes to the current `sys.stderr`; a closed pipe does not end the process."""
+    """A log file that writes to the current `sys.stderr`; a closed pipe does not end the process."""
 
     def write(self, text: str) -> None:
         """Write a line in one call, or discard it if the pipe is closed.

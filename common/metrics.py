@@ -1,4 +1,4 @@
-"""The Prometheus exporter: one per process tree, on a fixed port, or on a free one if it is taken."""
+"""The Prometheus exporter of a process and its children, on a fixed port, or on a free one if it is taken."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from common.http_server import Response, Routes, WebServer
 
 LEARNER_PORT = 9101
 ACTOR_PORT = 9100
-DEFAULT_HOST = "127.0.0.1"  # --metrics-host opens the port to scrapers on other machines
+DEFAULT_HOST = "127.0.0.1"  # with --metrics-host, other machines can scrape the port
 
 
 class Exporter:

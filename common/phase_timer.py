@@ -1,4 +1,4 @@
-"""Measures how long a loop spends in each of its phases."""
+"""Measures the time that a loop spends in each of its phases."""
 
 from __future__ import annotations
 

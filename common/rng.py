@@ -1,4 +1,4 @@
-"""Random number streams: each is a function of its purpose alone."""
+"""Random number streams: the run's seed and the purpose of a stream determine its numbers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NETWORKS = 1 << 32  # above every slot, so that no lane shares a stream with a 
 
 @dataclass(frozen=True, slots=True)
 class RngKey:
-    """The key of the streams of an actor's lanes; every lane is reset when a part of it changes."""
+    """The key of the random streams of an actor's lanes; when a field changes, every lane is reset."""
 
     seed: int
     slot: int
@@ -34,7 +34,7 @@ def environment_seeds(generators: list[np.random.Generator]) -> npt.NDArray[np.i
 
 
 def network_seed(seed: int, role: int) -> int:
-    """The seed of a network's initial weights, or of the learner's sampling; `role` tells which."""
+    """The seed of a network's initial weights, or of the learner's sampling; each has its own `role`."""
     return int(
         np.random.SeedSequence([seed, _NETWORKS + role]).generate_state(1, np.uint64)[0] >> np.uint64(1)
     )

@@ -16,7 +16,7 @@ class Spaces:
     `observation` is the shape of one observation: (84, 84) for images, (D,) for vectors. The policy's input
     is the `stack` newest observations of the episode, with zeros before its first one. Without `bounds`,
     `actions` is the number of discrete actions. With `bounds`, an action is a vector of that length, and
-    `bounds` holds the least and the greatest value of each component.
+    `bounds` holds the minimum and the maximum of each component.
     """
 
     observation: tuple[int, ...]

@@ -211,7 +211,7 @@ def _bind(process: _Process) -> str:
 def _require_same(earlier: Config, now: Config, path: Path) -> None:
     """Raise Fatal if a resumed run changes more than its length; "auto" equals its resolved value."""
     now = match_precision(now, earlier)
-    if not earlier.plays_like(now):
+    if not earlier.equal_except_length(now):
         given = settings(now)
         changed = [
             f"{name} was {value}, now {given[name]}"

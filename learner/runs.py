@@ -79,7 +79,7 @@ def group_by_settings(runs: Sequence[R]) -> list[list[R]]:
     for run in runs:
         for group in groups:
             config = group[0].config
-            same = dataclasses.replace(run.config, seed=config.seed).plays_like(config)
+            same = dataclasses.replace(run.config, seed=config.seed).equal_except_length(config)
             if same and run.config.seed not in {other.config.seed for other in group}:
                 group.append(run)
                 break

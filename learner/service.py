@@ -65,16 +65,16 @@ class Learner:
         blob = target_blob(ppo) if config.rnd.enabled else None
         self.server = Server(config, spaces, generation, blob, options.keys, options.sessions_per_key)
         self.trainer = Trainer(
-            config,
-            spaces,
-            device,
-            ppo,
-            self.server,
-            CheckpointWriter(run.checkpoints),
-            run.path / "failed",
-            generation,
-            stop,
-            self._watch,
+            config=config,
+            spaces=spaces,
+            device=device,
+            ppo=ppo,
+            server=self.server,
+            checkpoints=CheckpointWriter(run.checkpoints),
+            failed_batches=run.path / "failed",
+            generation=generation,
+            stop=stop,
+            on_wait=self._watch,
         )
         if saved is not None:
             self.server.restore(saved.meta["accounting"])
@@ -169,7 +169,7 @@ class Learner:
         """Show progress; called while the trainer waits and between updates.
 
         Raises:
-            Fatal: every local actor refused its configuration.
+            Fatal: every local actor exited because of its configuration.
         """
         if self._supervisor is not None and self._supervisor.misconfigured == self._options.local_actors:
             raise Fatal(

@@ -44,13 +44,14 @@ class Supervisor:
             for end in self._children.tick():
                 if end.code == EXIT_DONE:
                     continue
-                self.misconfigured += end.code == EXIT_CONFIGURATION
+                misconfigured = end.code == EXIT_CONFIGURATION
+                self.misconfigured += misconfigured
                 log.warning(
                     "local_actor_exited",
                     actor=end.number,
                     code=end.code,
                     steps=end.produced,
-                    next="restarting it",
+                    next="not restarting it: correct its configuration" if misconfigured else "restarting it",
                 )
                 self._server.local_actor_exited(end.sid, end.produced)
             self._server.local_sessions = frozenset(self._children.sids())

@@ -49,7 +49,7 @@ def problems(ledger: dict[str, Any], trained_steps: int) -> Iterator[str]:
             end = max(end, stop)
         if closed and end < produced:
             yield f"session {sid}: expected every step of a closed session, got none of [{end}, {produced})"
-    # Of closed sessions whose ranges are no longer stored: their steps, and those of each verdict.
+    # Steps of closed sessions whose ranges are no longer stored, in total and by verdict.
     rest_steps = ledger["produced"] - produced_steps
     rest = {verdict: ledger["verdicts"].get(verdict, 0) - sums[verdict] for verdict in _VERDICTS}
     if ledger["seen"] == len(ledger["accounts"]) and (rest_steps or any(rest.values())):

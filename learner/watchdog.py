@@ -48,7 +48,7 @@ class Stall:
 
 
 class StallDetector:
-    """Decides which threads hang. Pure: time comes in as `now`."""
+    """Decides which threads hang. It performs no I/O; the caller passes the present time as `now`."""
 
     def __init__(self, limits: Mapping[str, StallLimits], tick_seconds: float, now: float) -> None:
         self._limits, self._tick_seconds = limits, tick_seconds
@@ -67,10 +67,10 @@ class StallDetector:
             self._resumed_at = now
         self._checked_at = now
         self.silence_seconds = {name: now - max(at, self._resumed_at) for name, at in loop_times.items()}
-        stalls = (self._judge(name, seconds) for name, seconds in self.silence_seconds.items())
+        stalls = (self._stall_of(name, seconds) for name, seconds in self.silence_seconds.items())
         return [stall for stall in stalls if stall is not None]
 
-    def _judge(self, name: str, seconds: float) -> Stall | None:
+    def _stall_of(self, name: str, seconds: float) -> Stall | None:
         limits = self._limits[name]
         if seconds < limits.log_seconds:
             self._reported.discard(name)

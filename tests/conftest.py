@@ -1,4 +1,4 @@
-"""Fixtures for all tests; every test has to end its threads, sockets and child processes."""
+"""Fixtures for all tests; every test must end its threads, sockets and child processes."""
 
 from __future__ import annotations
 

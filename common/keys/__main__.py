@@ -1,4 +1,4 @@
-"""`python -m common.keys init|add|revoke|list|export`: the commands that change or show a key directory."""
+"""`python -m common.keys init|add|revoke|list|export`: changes or shows a key directory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from common.process.lifecycle import EXIT_CONFIGURATION, Fatal
 
 def _parser() -> arguments.Parser:
     parser = arguments.Parser(
-        prog="python -m common.keys", description="Decide which actors may join a learner."
+        prog="python -m common.keys", description="Manage the keys of the actors that may join a learner."
     )
     shared = arguments.Parser(add_help=False)
     shared.add_argument(
@@ -61,7 +61,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def main() -> int:
-    """Change or show a key directory; returns the exit code."""
+    """Change or show a key directory; return the exit code."""
 
     def command() -> None:
         options = _parser().parse_args()

@@ -1,9 +1,9 @@
 """Access control of the learner's sockets: CURVE keys, the ZAP handler, and a test of its refusals.
 
 At each handshake libzmq asks a handler inside the process whether the client's key is authorised (ZAP,
-RFC 27). Without a handler libzmq accepts every client. Therefore the handler runs in the thread of the
-sockets that it guards and closes after them, the learner tests before it serves that unauthorised clients
-are refused, and each message is checked against the keys that are authorised at that time.
+RFC 27). Without a handler libzmq accepts every client. Therefore the handler runs in the thread of its
+sockets and closes after them. Before the learner serves, it tests that unauthorised clients are refused. Each
+message is checked against the keys that are authorised at that time.
 """
 
 from __future__ import annotations
@@ -68,16 +68,16 @@ class ActorKeys:
 
 
 class ZapHandler:
-    """Answers the access requests of libzmq; `admitted` maps the authorised public keys to names."""
+    """Answers the access requests of libzmq. `authorised` maps public keys to names."""
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], pair: KeyPair) -> None:
         self._context, self._pair = context, pair
-        self.admitted: dict[str, str] = {}
+        self.authorised: dict[str, str] = {}
         self.raw = context.socket(zmq.REP)
         self.raw.bind("inproc://zeromq.zap.01")
 
-    def guard(self, socket: zmq.Socket[bytes], endpoint: str) -> None:
-        """Set up a socket before it binds to `endpoint`: CURVE for TCP, no keys for an ipc socket."""
+    def configure(self, socket: zmq.Socket[bytes], endpoint: str) -> None:
+        """Set the options of a socket before it binds to `endpoint`: CURVE for TCP, no keys for ipc."""
         local = endpoint.startswith("ipc://")
         socket.setsockopt(zmq.ZAP_DOMAIN, _LOCAL if local else _KEYED)
         socket.setsockopt(zmq.CURVE_SERVER, int(not local))
@@ -104,16 +104,16 @@ class ZapHandler:
             return _LOCAL
         if domain == _KEYED and mechanism == b"CURVE" and len(credentials) == 1:
             key: bytes = z85.encode(credentials[0])
-            return key if key.decode() in self.admitted else None
+            return key if key.decode() in self.authorised else None
         return None
 
     def owner(self, frame: zmq.Frame) -> str | None:
-        """The public key of a message's connection, "" for a local one; None if it is not authorised now."""
+        """The public key of a message's connection, "" for an ipc one; None if it is not authorised now."""
         try:
             user = str(frame.get("User-Id"))
         except zmq.ZMQError:  # libzmq accepted the connection without a request to the handler
             return None
-        return "" if user == _LOCAL.decode() else user if user in self.admitted else None
+        return "" if user == _LOCAL.decode() else user if user in self.authorised else None
 
     def verify_access_control(self, endpoints: Sequence[str]) -> None:
         """Check that each TCP endpoint refuses a client with an unknown key and one without a key.
@@ -135,6 +135,7 @@ class ZapHandler:
                     )
 
     def _attempt(self, endpoint: str, keys: ActorKeys | None) -> Outcome | None:
+        """The outcome of a client's handshake with `endpoint`; None if there is none in time."""
         host, _, port = endpoint.rpartition(":")
         target = {"tcp://0.0.0.0": "tcp://127.0.0.1", "tcp://[::]": "tcp://[::1]"}.get(host, host)
         with self._context.socket(zmq.DEALER) as client:
@@ -153,15 +154,15 @@ class ZapHandler:
         return None
 
     def close(self) -> None:
-        """Close the handler; the guarded sockets must be closed before it."""
+        """Close the handler; its sockets must be closed before it."""
         self.raw.close(linger=0)
 
 
 def drop_connections(endpoints: Sequence[str]) -> int:
-    """Shut down each TCP connection that this process accepted at `endpoints`; returns their number.
+    """Shut down each TCP connection that this process accepted at `endpoints`; return their number.
 
-    libzmq has no call for this, and does not tell which connection belongs to which key before a
-    message arrives. Authorised peers reconnect by themselves, within a second.
+    libzmq has no function for this, and does not tell which connection belongs to which key before a
+    message arrives. Authorised peers reconnect within a second.
     """
     ports = {int(endpoint.rpartition(":")[2]) for endpoint in endpoints if endpoint.startswith("tcp://")}
     count = 0

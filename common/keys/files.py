@@ -1,4 +1,4 @@
-"""The key files: how they are written, and how the learner and the actors read them.
+"""Writes and reads the key files of the learner and of its actors.
 
 A key directory holds the learner's key pair (`learner.json`), the key pairs of its actors (`secrets/`) and
 the public keys of the authorised actors (`authorised/`), one file per actor. A running learner reads
@@ -101,7 +101,9 @@ def initialise(path: Path) -> bool:
             folder.mkdir(_DIRECTORY_MODE, parents=True, exist_ok=True)
             folder.chmod(_DIRECTORY_MODE)
     except OSError as error:
-        raise KeysError(f"expected to make {path}, got {error.strerror}: choose another directory") from None
+        raise KeysError(
+            f"expected to create {path}, got {error.strerror}: choose another directory"
+        ) from None
     _write(path / "learner.json", dataclasses.asdict(KeyPair.new()))
     return True
 
@@ -119,7 +121,7 @@ def add(path: Path, name: str) -> bool:
 
 
 def revoke(path: Path, name: str) -> None:
-    """Revoke the key of an actor and delete its key pair; works on damaged files, too."""
+    """Revoke the key of an actor and delete its key pair, even if the files are damaged."""
     folder = path / "authorised"
     _require_one_of([file.stem for file in folder.glob("*.json")], name)
     (folder / f"{name}.json").unlink()
@@ -140,7 +142,7 @@ def _require_one_of(authorised: Iterable[str], name: str) -> None:
     if name not in names:
         raise KeysError(
             f"expected an authorised actor ({', '.join(names) or 'there is none'}), got {name!r}: "
-            "name one of the list"
+            "choose one of these names"
         )
 
 
@@ -188,7 +190,7 @@ def _pair(values: dict[str, str], path: Path) -> KeyPair:
 
 
 def _checksum(values: dict[str, str]) -> str:
-    """Detects damage, not forgery."""
+    """A checksum of a file's fields; it detects damage, not forgery."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -1,7 +1,7 @@
-"""The outcome of handshakes, and the reason why a learner refuses a client.
+"""Reads the outcome of handshakes, and finds the reason why a learner refuses a client.
 
-libzmq raises no error in a refused client. It reports handshakes through a monitor socket. Where that does
-not give the reason, the greeting of the port tells which security mechanism it requires.
+libzmq raises no error in a refused client. It reports handshakes through a monitor socket. If that report
+lacks the reason, the greeting of the port names the security mechanism that the port requires.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from zmq.utils.monitor import parse_monitor_message
 from common import addresses
 
 _GREETING_SECONDS = 2.0
-_HANGUPS = 3  # in a row, before they count as a refusal: a single one may be a broken connection
+_HANGUPS = 3  # closed connections in a row that count as a refusal; a single one may be a broken connection
 
 Refusal = Literal["unknown_key", "mechanism", "garbled", "hangup", "silence"]
 Outcome = Literal["done"] | Refusal
 
 
 class HandshakeMonitor:
-    """The outcomes of the handshakes of one socket; read it often: its queue has no bound."""
+    """Monitors the handshakes of one socket; its queue has no bound, so the owner must read it often."""
 
     def __init__(self, socket: zmq.Socket[bytes]) -> None:
         self._socket = socket
@@ -61,7 +61,7 @@ def _outcome(event: int, value: int) -> Outcome:
 
 
 class ClientHandshake:
-    """The handshakes of a client with its learner: whether one succeeded, or why the learner refuses it."""
+    """Monitors the handshakes of a client: whether one succeeded, or why the learner refuses the client."""
 
     def __init__(self, socket: zmq.Socket[bytes], endpoint: str, keyed: bool) -> None:
         self._monitor = HandshakeMonitor(socket)
@@ -73,8 +73,8 @@ class ClientHandshake:
         """Why the learner will never accept this client, in one sentence; None if that is not certain.
 
         A learner with another key than the client expects cannot decrypt its message, and closes the
-        connection. So does a learner that exits, or a proxy without a learner: the greeting of the port
-        tells the difference.
+        connection. So does a learner that exits, or a proxy without a learner. The greeting of the port
+        distinguishes them.
         """
         for outcome in self._monitor.read():
             self.done = self.done or outcome == "done"
@@ -101,7 +101,7 @@ class ClientHandshake:
         if mechanism == "NULL" and self._keyed:
             return (
                 f"expected a learner with keys at {self._endpoint}, got one without keys: "
-                "start it with --keys DIR, or drop --keys here"
+                "start it with --keys DIR, or omit --keys here"
             )
         if mechanism == "CURVE" and self._keyed:
             return (

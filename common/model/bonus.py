@@ -1,4 +1,4 @@
-"""The exploration bonus of whole chunks: the one evaluation that actors, learner and videos share."""
+"""Computes the exploration bonus of whole chunks, for actors, the learner and videos alike."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The weights bundle: everything an actor needs to produce a chunk."""
+"""The weights bundle: the tensors that an actor needs to produce a chunk."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Bundle:
     tensors: dict[str, torch.Tensor]
 
     def part(self, prefix: str) -> dict[str, torch.Tensor]:
-        """Return the tensors under `prefix.`, without it: the state of a module."""
+        """The state of a module: the tensors under `prefix.`, named without it."""
         return under(prefix, self.tensors)
 
 
 def under(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the tensors whose names begin with `prefix.`, by the rest of their names."""
+    """The tensors whose names begin with `prefix.`, by the rest of their names."""
     start = prefix + "."
     return {name[len(start) :]: value for name, value in tensors.items() if name.startswith(start)}

@@ -1,6 +1,7 @@
 """The action distributions: log-probability, entropy and sampling. Pure functions.
 
-Both distributions sample by inversion from uniform draws, so a lane consumes its random stream in one way.
+Both distributions sample by inversion, from one uniform draw per component of an action, so the number of
+draws does not depend on the policy.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from common.spaces import Spaces
 
-_LEAST = 2.0**-25  # half the spacing of float32 draws; keeps the normal quantile finite
+_MINIMUM_DRAW = 2.0**-25  # half the spacing of float32 draws; keeps the normal quantile finite
 
 
 class Distribution(Protocol):
@@ -26,10 +27,10 @@ class Distribution(Protocol):
         """The entropy in nats, float32 [N]."""
 
     def sample(self, parameters: Tensor, uniform: Tensor) -> Tensor:
-        """One action per row, from uniform draws in [0, 1): float32, in the shape of the actions."""
+        """One action per row; `uniform`: draws in [0, 1), float32, in the shape of the actions."""
 
     def mode(self, parameters: Tensor) -> Tensor:
-        """The most probable action of each row, in the form of `sample`."""
+        """The most probable action of each row, with the shape and dtype of `sample`."""
 
 
 class Categorical:
@@ -47,7 +48,7 @@ class Categorical:
     def sample(self, parameters: Tensor, uniform: Tensor) -> Tensor:
         """The inverse of the cumulative distribution; int64 [N]."""
         cumulative = torch.softmax(parameters, 1).cumsum(1)
-        # Scaled by the total: it may be rounded below 1, and a draw must not exceed it.
+        # The draw is scaled by the total, which rounding may leave below 1: no draw may exceed it.
         above = (uniform.unsqueeze(1) * cumulative[:, -1:] >= cumulative).sum(1)
         return above.clamp_(max=parameters.shape[1] - 1)
 
@@ -72,7 +73,7 @@ class Gaussian:
     def sample(self, parameters: Tensor, uniform: Tensor) -> Tensor:
         """The normal quantiles of the draws, scaled and shifted; float32 [N, A]."""
         mean, log_std = parameters.chunk(2, 1)
-        normal: Tensor = torch.special.ndtri(uniform.clamp(_LEAST, 1 - _LEAST))
+        normal: Tensor = torch.special.ndtri(uniform.clamp(_MINIMUM_DRAW, 1 - _MINIMUM_DRAW))
         return mean + log_std.exp() * normal
 
     def mode(self, parameters: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ _KINK_RANGE = 3.0  # standard deviations of whitened inputs
 class PolicyOutput(NamedTuple):
     """The outputs of a policy for N observations, float32."""
 
-    parameters: Tensor  # [N, P] of the action distribution: logits, or means and log standard deviations
+    distribution_parameters: Tensor  # [N, P]: logits, or means and log standard deviations
     value_extrinsic: Tensor  # [N]
     value_intrinsic: Tensor  # [N]
 
@@ -62,7 +62,7 @@ def _head(layer: nn.Module, features: Tensor) -> Tensor:
     bfloat16 has 8 significant bits: values near 60 would be multiples of 0.25.
     """
     kind = features.device.type
-    # Entered only inside an autocast: it takes as long as a layer of a small network.
+    # The context is entered only inside an autocast: it takes as long as a layer of a small network.
     cast = torch.is_autocast_enabled(kind)
     with torch.autocast(kind, enabled=False) if cast else contextlib.nullcontext():
         output = layer(features.float())
@@ -79,7 +79,7 @@ def _tanh_output(net: nn.Sequential, x: Tensor) -> Tensor:
 
 
 class ImagePolicy(nn.Module):
-    """The policy on images: convolutions, two dense layers, a residual branch for values and one for actions.
+    """The policy for images: convolutions, two dense layers, a residual branch each for values and actions.
 
     Source: Burda et al. 2018, code; a third kernel of 3 gives the trunk of Mnih et al. 2015.
     """
@@ -114,7 +114,7 @@ class ImagePolicy(nn.Module):
 
 
 class VectorPolicy(nn.Module):
-    """The policy on whitened vectors: one tanh network for actions and one for both values.
+    """The policy for whitened vectors: one tanh network for actions and one for both values.
 
     The mean of continuous actions depends on the state; their standard deviation does not.
     """
@@ -149,7 +149,7 @@ def _tanh_net(
 
 
 class ImageEmbedding(nn.Module):
-    """The RND network on whitened images: convolutions, then `dense` layers; no output activation.
+    """The RND network for whitened images: convolutions, then `dense` dense layers; no output activation.
 
     Source: Burda et al. 2018, code: the target has one dense layer, the predictor three.
     """
@@ -181,7 +181,8 @@ def _vector_embedding(inputs: int, dense: int, generator: torch.Generator | None
     first = _linear(inputs, width, _GAIN, generator)
     if generator is not None:
         # The kink of each unit lies at a random point of the whitened range. Without biases the network would
-        # be linear along every ray from the origin: right near it would mean right far away.
+        # be linear along every ray from the origin, and a predictor that is exact near the origin would be
+        # exact far from it as well.
         points = (2 * torch.rand(width, inputs, generator=generator) - 1) * _KINK_RANGE
         first.bias = nn.Parameter(-(first.weight.detach() * points).sum(1))
     layers: list[nn.Module] = [first]
@@ -192,20 +193,20 @@ def _vector_embedding(inputs: int, dense: int, generator: torch.Generator | None
 
 
 def make_policy(spaces: Spaces, config: NetworkConfig, seed: int | None = None) -> ImagePolicy | VectorPolicy:
-    """A policy network; `seed` determines the weights; without it they must be loaded."""
+    """Make a policy network; `seed` determines its weights; without a seed they must be loaded."""
     generator = None if seed is None else torch.Generator().manual_seed(seed)
     kind = ImagePolicy if spaces.is_image else VectorPolicy
     return kind(spaces, config, generator)
 
 
 def make_target(spaces: Spaces, config: NetworkConfig, seed: int | None = None) -> nn.Module:
-    """The fixed random network of RND; it is never trained."""
+    """Make the target: the fixed random network of RND, which is never trained."""
     network = _embedding(spaces, config, 1, seed)
     return network.requires_grad_(False)
 
 
 def make_predictor(spaces: Spaces, config: NetworkConfig, seed: int | None = None) -> nn.Module:
-    """The network that learns to predict the target; it has two more dense layers."""
+    """Make the predictor: the network that learns to predict the target; it has two more dense layers."""
     return _embedding(spaces, config, 3, seed)
 
 

@@ -1,4 +1,4 @@
-"""The acting policy: a network with the weights of one bundle, and its sampling of actions."""
+"""The acting policy: a network with the weights of one bundle, from which actions are sampled."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ F32 = npt.NDArray[np.float32]
 
 
 class Policy:
-    """Acts with the bundle that was loaded last. Owned by one thread.
+    """Chooses actions with the weights of the bundle that was loaded last. Owned by one thread.
 
     The network scales images itself; vectors are whitened with the bundle's statistics.
     """
@@ -36,14 +36,14 @@ class Policy:
         self._network.load_state_dict(bundle.part("policy"))
         self._mean, self._std = bundle.tensors["mean"], bundle.tensors["std"]
 
-    def parameters(self, stack: npt.NDArray[np.generic]) -> torch.Tensor:
+    def distribution_parameters(self, stack: npt.NDArray[np.generic]) -> torch.Tensor:
         """Parameters of the action distribution of each lane, [B, S, ...] -> float32 [B, P]."""
         observation = torch.from_numpy(stack)
         if not self._spaces.is_image:
             observation = rnd.whiten(observation, self._mean, self._std, rnd.POLICY_CLIP)
         with torch.inference_mode(), autocast(self._precision):
             output: PolicyOutput = self._network(observation)
-        return output.parameters
+        return output.distribution_parameters
 
     def act(self, stack: npt.NDArray[np.generic], uniform: F32) -> tuple[npt.NDArray[np.generic], F32]:
         """Sample one action per lane.
@@ -55,7 +55,7 @@ class Policy:
         Returns:
             Actions, [B, *action] in the type of a chunk, and their log-probabilities, float32 [B].
         """
-        parameters = self.parameters(stack)
+        parameters = self.distribution_parameters(stack)
         with torch.inference_mode():
             action = self._distribution.sample(parameters, torch.from_numpy(uniform))
             log_prob = self._distribution.log_prob(parameters, action)
@@ -63,5 +63,5 @@ class Policy:
 
     def mode(self, stack: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
         """The most probable action of each lane, [B, *action]; see `act`."""
-        action = self._distribution.mode(self.parameters(stack))
+        action = self._distribution.mode(self.distribution_parameters(stack))
         return action.numpy().astype(self._spaces.action_dtype)

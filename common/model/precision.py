@@ -1,4 +1,4 @@
-"""The numeric precision of networks, and the settings of torch for this processor."""
+"""The numeric precision of networks, and the process-wide settings of torch."""
 
 from __future__ import annotations
 
@@ -77,10 +77,10 @@ def configure_torch(threads: int | None = None) -> None:
 
     Without `threads`, torch decides: OMP_NUM_THREADS, else one thread per core.
 
-    Activations of tens of MiB are allocated thousands of times; to map them each time costs a page fault per
-    4 KiB (measured: 35 % of the training speed). All threads share one arena, because the arenas of other
-    threads return their blocks whatever is set (measured: 21 % of the decoding time). Call this before other
-    threads start. Without glibc it sets the number of threads alone.
+    Activations of tens of MiB are allocated thousands of times. To map them each time costs a page fault per
+    4 KiB (measured: 35 % of the training speed). All threads share one arena, because other arenas return
+    their blocks in spite of these settings (measured: 21 % of the decoding time). Call this before other
+    threads start. Without glibc it only sets the number of threads.
     """
     if threads is not None:
         torch.set_num_threads(threads)

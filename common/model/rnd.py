@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-_ROWS = 128  # per forward pass of the bonus, so that activations stay in the core's cache
-_CLIP = 5.0  # of whitened observations (Burda et al. 2018, section 2.4)
-POLICY_CLIP = 10.0  # of vectors that a policy acts on: values that are rare at first stay distinguishable
+_ROWS = 128  # per forward pass of the bonus, so that the activations fit in the core's cache
+_CLIP = 5.0  # for RND: the bound of whitened observations (Burda et al. 2018, section 2.4)
+POLICY_CLIP = 10.0  # for policies on vectors: larger, so that values that are rare at first stay distinct
 
 
 def whiten(
@@ -17,8 +17,8 @@ def whiten(
 
     Args:
         observation: uint8 or float32 [N, ...].
-        mean, std: float32, shape of one observation. No epsilon: a pixel that never changed
-            has a tiny std, and its first change saturates. This is intended.
+        mean, std: float32, shape of one observation. No epsilon is added: a pixel that never changed
+            has a tiny std, so its first change reaches the clip. This is intended.
 
     Returns:
         float32 [N, ...].

@@ -1,1 +1,1 @@
-"""Processes: their start, the link to their parent, their stop and their exit codes."""
+"""Starts and stops processes, links them to their parent, and defines their exit codes."""

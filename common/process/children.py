@@ -1,8 +1,8 @@
 """Starts, restarts and stops the actor processes of one parent.
 
-Each child has one end of a socket, whose end-of-file tells it that its parent has ended, and keeps its step
-count in shared memory, where the parent can read it after a kill; see `parent_link`. The learner runs
-`--local-actors` this way, and the parent of `--procs` its actors. One fork server forks all of them.
+A child reads an end-of-file from its socket when its parent ends. It keeps its step count in shared memory,
+where the parent can read it after a kill; see `parent_link`. The learner starts `--local-actors` this way,
+and the parent of `--procs` starts its actors. One fork server forks all of them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ log = structlog.get_logger()
 
 ACTOR_SERVER = "actor.fork_server"  # the module of the server that forks actors
 
-_STOP_SECONDS = 12.0  # longer than an actor sends Bye; multiplied by the children per core
+_STOP_SECONDS = 12.0  # longer than an actor repeats Bye; multiplied by the children per core
 _MAX_STOP_SECONDS = 60.0
 _STABLE_SECONDS = 30.0  # a child that ran this long restarts with the shortest delay
 
@@ -43,14 +43,14 @@ class Exit:
 
 @dataclass(slots=True)
 class Child:
-    """One of the N actors, and the process that runs it, if any."""
+    """One of the N actors, its process if it has one, and the time of its next start."""
 
     number: int
     argv: list[str]
-    backoff: Backoff = field(default_factory=Backoff)
     process: ForkedProcess | None = None
     socket: socket.socket | None = None
-    start_at: float = 0.0  # of the next process, or of the one that runs
+    start_at: float = 0.0  # start time of the running process, or else of the next one
+    _backoff: Backoff = field(default_factory=Backoff)
     _step_count: mmap.mmap | None = None
 
     def start(self, now: float, server: ForkServer) -> None:
@@ -80,8 +80,11 @@ class Child:
         sid, produced = STEP_COUNT.unpack_from(self._step_count)
         return sid, produced
 
-    def reap(self) -> Exit | None:
-        """The exit of the process if it has ended since the last call, else None."""
+    def reap(self, now: float) -> Exit | None:
+        """The exit of the process if it has ended since the last call, else None; schedules the next start.
+
+        A child that ended with success or with a wrong configuration is not restarted.
+        """
         if self.process is None or self.process.poll() is None:
             return None
         assert self._step_count is not None and self.socket is not None
@@ -89,7 +92,17 @@ class Child:
         self._step_count.close()
         self.socket.close()
         self.process = self.socket = None
+        if now - self.start_at > _STABLE_SECONDS:
+            self._backoff.reset()
+        if end.code in (EXIT_DONE, EXIT_CONFIGURATION):
+            self.start_at = float("inf")
+        else:
+            self.postpone(now)
         return end
+
+    def postpone(self, now: float) -> None:
+        """Set the next start after a back-off."""
+        self.start_at = now + self._backoff.next_seconds()
 
 
 class ChildProcesses:
@@ -101,20 +114,13 @@ class ChildProcesses:
         self._restart = True
 
     def tick(self) -> list[Exit]:
-        """Start the children that are due; returns the exits since the last call.
-
-        A child that ended with success or with a wrong configuration is not restarted.
-        """
+        """Start the children that are due; return the exits since the last call."""
         now = time.monotonic()
         ends = []
         for child in self.children:
-            end = child.reap()
+            end = child.reap(now)
             if end is not None:
                 ends.append(end)
-                if now - child.start_at > _STABLE_SECONDS:
-                    child.backoff.reset()
-                final = end.code in (EXIT_DONE, EXIT_CONFIGURATION)
-                child.start_at = float("inf") if final else now + child.backoff.next_seconds()
             if child.process is None and self._restart and now >= child.start_at:
                 self._start(child, now)
         return ends
@@ -124,7 +130,7 @@ class ChildProcesses:
             child.start(now, self._server)
         except OSError as error:
             log.warning("actor_not_started", actor=child.number, reason=str(error), next="trying again")
-            child.start_at = now + child.backoff.next_seconds()
+            child.postpone(now)
 
     @property
     def alive(self) -> int:
@@ -136,11 +142,11 @@ class ChildProcesses:
         return {child.sid for child in self.children if child.process is not None}
 
     def stop(self) -> list[Exit]:
-        """Terminate every child, wait, then kill; returns the exits of those that were forked."""
+        """Terminate every child, wait, then kill the rest; return the exits of those that were forked."""
         self._restart = False
         running = {child.number: child.process for child in self.children if child.process is not None}
         if not any(process.forked for process in running.values()):
-            self._server.close()  # it may still load its modules, which takes seconds
+            self._server.close()  # the server may still be loading its modules, which takes seconds
         for process in running.values():
             process.terminate()
         children_per_core = max(1.0, len(running) / (os.cpu_count() or 1))

@@ -1,8 +1,8 @@
 """A fork server: it loads the modules once, and forks a child for each request within milliseconds.
 
-A new Python that imports torch costs 1.5 s of a core and 160 MB; a fork of a process that has imported it
-costs milliseconds and shares that memory. The server has one thread, so a fork copies no held lock. It runs
-in a process group of its own and ends when its owner ends.
+A new Python process that imports torch takes 1.5 s of a core and 160 MB. A fork of a process that has
+imported it takes milliseconds and shares that memory. The server has one thread, so a fork copies no held
+lock. It runs in a process group of its own and ends when its owner ends.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ log = structlog.get_logger()
 _REQUEST_BYTES = 65_536
 _MAX_DESCRIPTORS = 16  # in one request
 _STATUS = struct.Struct("=i")  # first the process id; later the exit code, or minus the signal that killed it
-_FORK_SECONDS = 60.0  # for the server to load its modules and to fork; seconds on an idle machine
+_FORK_SECONDS = 60.0  # the longest wait for the server to load its modules and fork
 
 
 class ForkedProcess:
-    """A child of the server. Owned by one thread; the interface is that of `subprocess.Popen`."""
+    """A child of the server, with the interface of `subprocess.Popen`. Owned by one thread."""
 
     def __init__(self, status: int) -> None:
         self._status = status  # descriptor of a pipe
@@ -42,14 +42,14 @@ class ForkedProcess:
 
     @property
     def pid(self) -> int | None:
-        """The process id, after a bounded wait for the fork; None if there is no process by then."""
+        """The process id, after a bounded wait for the fork; None without a fork in that time."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._read_pid(_FORK_SECONDS)
         return self._pid
 
     @property
     def forked(self) -> bool:
-        """Whether the server has forked the process; it loads its modules first."""
+        """Whether the server has forked the process."""
         self.poll()
         return self._pid is not None
 
@@ -60,7 +60,7 @@ class ForkedProcess:
         return None
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for the end; returns the exit code.
+        """Wait for the end; return the exit code.
 
         Raises:
             subprocess.TimeoutExpired: the process still runs.
@@ -73,7 +73,7 @@ class ForkedProcess:
         return self.returncode
 
     def send_signal(self, number: int) -> None:
-        """Send a signal; nothing happens if the process has ended."""
+        """Send a signal, unless the process has ended."""
         if self.pid is not None and self.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
@@ -87,7 +87,7 @@ class ForkedProcess:
         self.send_signal(signal.SIGKILL)
 
     def _read_pid(self, timeout: float | None) -> None:
-        """Read the process id if it is not known; the exit code is internal if the server ended first."""
+        """Read the process id if it is not known; the exit code is `EXIT_INTERNAL` if there is no process."""
         if self._pid is None and self.returncode is None:
             self._pid = self._read(timeout)
             if self._pid is None:
@@ -104,7 +104,7 @@ class ForkedProcess:
 
     def _record_exit(self, code: int | None) -> None:
         """Store the exit code; without one, kill the process first."""
-        if code is None:  # the server has ended, so nobody can read the exit code of its child
+        if code is None:  # the server has ended, so no process can read the exit code of its child
             assert self._pid is not None
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._pid, signal.SIGKILL)
@@ -114,7 +114,7 @@ class ForkedProcess:
 
 
 class ForkServer:
-    """The owner's end of a fork server, which starts with the first request, and again if it ended."""
+    """The owner's end of a fork server, which starts with the first request, and again if it has ended."""
 
     def __init__(self, module: str) -> None:
         self._module = module
@@ -126,7 +126,7 @@ class ForkServer:
 
         Args:
             argv: its arguments.
-            descriptors: by option; the child has each option with its own number of the descriptor.
+            descriptors: file descriptors by option; the child receives each option with its own descriptor.
 
         Raises:
             OSError: this process cannot start a server or make a pipe.
@@ -135,7 +135,7 @@ class ForkServer:
         assert self._control is not None
         ours, theirs = os.pipe()
         request = json.dumps({"argv": argv, "options": list(descriptors)}).encode()
-        with contextlib.suppress(OSError):  # then the pipe ends without a process id
+        with contextlib.suppress(OSError):  # the pipe then ends without a process id
             socket.send_fds(self._control, [request], [theirs, *descriptors.values()])
         os.close(theirs)
         return ForkedProcess(ours)
@@ -157,15 +157,15 @@ class ForkServer:
         if self._control is not None:
             self._control.close()
         if self.process is not None:
-            self.process.terminate()  # while it loads; later it blocks SIGTERM and ends with the connection
+            self.process.terminate()  # works while it loads; later it blocks SIGTERM and ends with the socket
             self.process.wait()
         self._control = self.process = None
 
 
 def serve(control_fd: int) -> list[str]:
-    """Fork a child for each request; returns in the children only, with the arguments of each.
+    """Fork a child for each request; the function returns only in a child, with that child's arguments.
 
-    The server ends with the connection. Every module that the children share is loaded before this call.
+    The server ends when its owner closes the socket. The caller loads the modules that the children share.
     """
     control = socket.socket(fileno=control_fd)
     # systemd sends SIGTERM to every process of a service. The server blocks it, so that it outlives its
@@ -176,7 +176,7 @@ def serve(control_fd: int) -> list[str]:
     signal.set_wakeup_fd(wake_writer)
     signal.signal(signal.SIGCHLD, lambda number, frame: None)
     gc.collect()
-    gc.freeze()  # without it a collection in a child writes to, and so copies, every shared page
+    gc.freeze()  # otherwise a garbage collection in a child would write to every shared page, and copy it
     statuses: dict[int, int] = {}  # process id -> pipe
     poller = select.poll()
     poller.register(control, select.POLLIN)
@@ -208,13 +208,13 @@ def serve(control_fd: int) -> list[str]:
 
 
 def _fork(expected_descriptors: int, descriptors: int) -> int | None:
-    """Fork if all descriptors of the request arrived; returns None if there is no child."""
+    """Fork if all descriptors of the request arrived; return None if there is no child."""
     try:
         if descriptors != expected_descriptors:
             raise OSError(errno.EMFILE, f"expected {expected_descriptors} descriptors, got {descriptors}")
         return os.fork()
     except OSError as error:
-        log.error("fork_failed", reason=str(error), next="the exit code of this child is internal")
+        log.error("fork_failed", reason=str(error), next=f"the child gets exit code {EXIT_INTERNAL}")
         return None
 
 
@@ -233,7 +233,7 @@ def _send_status(status: int, number: int) -> None:
 
 
 def _become_child() -> None:
-    """Give the process the signals and the process group of a new one."""
+    """Give the forked process its own process group, and restore the default signal handling."""
     os.setpgid(0, 0)  # Ctrl-C reaches only the parent, which then stops its children
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)

@@ -27,7 +27,7 @@ class Fatal(Exception):
 
 
 def stop_on_signals() -> threading.Event:
-    """An event that SIGTERM or SIGINT sets; a second signal ends the process at once."""
+    """Return an event that SIGTERM or SIGINT sets; a second signal ends the process at once."""
     stop = threading.Event()
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -41,16 +41,17 @@ def stop_on_signals() -> threading.Event:
     return stop
 
 
-def leave_on_signals() -> None:
-    """Let SIGTERM or SIGINT end this process at once with 0; a process that starts has nothing to save."""
+def exit_on_signals() -> None:
+    """Let SIGTERM or SIGINT end this process at once with 0: while it starts, it has nothing to save."""
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, frame: leave(EXIT_DONE))
+        signal.signal(number, lambda number, frame: exit_process(EXIT_DONE))
 
 
-def leave(code: int) -> NoReturn:
+def exit_process(code: int) -> NoReturn:
     """Flush the output and end this process with `os._exit`, which skips PyTorch's teardown.
 
-    The teardown costs 0.6 s of a core: 64 actors on two cores take 20 s, and the parent kills the late ones.
+    The teardown takes 0.6 s of a core. With it, 64 actors on two cores would need 20 s to end, and their
+    parent would kill the last ones.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -58,7 +59,7 @@ def leave(code: int) -> NoReturn:
 
 
 class Backoff:
-    """Waits that double from 0.25 to 4 seconds, with jitter that spreads the attempts of a fleet."""
+    """Waits between attempts: doubled from 0.25 to 4 s, with jitter that spreads the attempts of a fleet."""
 
     def __init__(self) -> None:
         self._seconds = 0.25

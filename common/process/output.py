@@ -9,7 +9,7 @@ from typing import TextIO
 
 
 def discard_if_closed(stream: TextIO) -> bool:
-    """Discard the buffer and all later output of a pipe without a reader; returns whether it is one."""
+    """Discard the buffer and all later output if the pipe has no reader; return whether it has none."""
     try:
         descriptor = stream.fileno()
     except OSError:  # a stream without a file, as in a test

@@ -1,8 +1,8 @@
 """An actor's link to the process that started it: a socket and a step count in shared memory.
 
-The learner starts a local actor with both, and so does the parent of `--procs`. The end-of-file of the socket
-tells the actor that its parent has ended. The parent can read the step count after the actor was killed.
-Actors and the parent of `--procs` also exchange notes, which are JSON objects, over the socket.
+The learner starts a local actor with both, and so does the parent of `--procs`. When the parent ends, the
+actor reads an end-of-file from the socket. After the actor is killed, the parent can still read its step
+count. Actors and the parent of `--procs` also exchange notes, which are JSON objects, over the socket.
 """
 
 from __future__ import annotations
@@ -18,15 +18,34 @@ STEP_COUNT = struct.Struct("=16sQ")  # session, steps produced
 _NOTE_BYTES = 16_384
 
 
+def send_note(link: socket.socket, note: dict[str, Any]) -> bool:
+    """Send a note without waiting; False if the other end is closed or its queue is full."""
+    try:
+        link.send(json.dumps(note).encode(), socket.MSG_DONTWAIT)
+    except (BlockingIOError, ConnectionError):
+        return False
+    return True
+
+
+def receive_note(link: socket.socket) -> dict[str, Any] | None:
+    """The next note, without waiting; None if there is none or the other end is closed."""
+    try:
+        data = link.recv(_NOTE_BYTES, socket.MSG_DONTWAIT)
+    except (BlockingIOError, ConnectionError):
+        return None
+    note = json.loads(data) if data else None
+    return note if isinstance(note, dict) else None
+
+
 class ParentLink:
-    """The actor's end. An actor that a user starts has neither socket nor step count."""
+    """The actor's end of the link. An actor that a user starts has neither socket nor step count."""
 
     def __init__(self, socket_fd: int | None = None, step_count_fd: int | None = None) -> None:
         self._socket = None if socket_fd is None else socket.socket(fileno=socket_fd)
         self._step_count = None if step_count_fd is None else mmap.mmap(step_count_fd, STEP_COUNT.size)
 
     def fileno(self) -> int | None:
-        """A descriptor that is readable when the parent sent a note or ended; None without a parent."""
+        """A file descriptor that is readable after a note or the parent's end; None without a parent."""
         return None if self._socket is None else self._socket.fileno()
 
     def gone(self) -> bool:
@@ -48,10 +67,7 @@ class ParentLink:
     def send(self, note: dict[str, Any]) -> None:
         """Send a note to the parent; drop it if the parent has ended or its queue is full."""
         if self._socket is not None:
-            try:
-                self._socket.send(json.dumps(note).encode(), socket.MSG_DONTWAIT)
-            except (BlockingIOError, ConnectionError):
-                return
+            send_note(self._socket, note)
 
     def receive(self, timeout_seconds: float) -> dict[str, Any] | None:
         """The next note; None after the timeout or if the parent has ended."""
@@ -59,11 +75,7 @@ class ParentLink:
         poller = select.poll()
         poller.register(self._socket, select.POLLIN)
         poller.poll(timeout_seconds * 1000)
-        try:
-            note = self._socket.recv(_NOTE_BYTES, socket.MSG_DONTWAIT)
-        except (BlockingIOError, ConnectionError):
-            return None
-        return json.loads(note) if note else None
+        return receive_note(self._socket)
 
     def close(self) -> None:
         """Close the socket and unmap the step count."""

@@ -1,4 +1,4 @@
-"""The codec: messages to bytes and back, with every size limit. No I/O.
+"""Encodes and decodes messages and checks every size limit. No I/O.
 
 A message has one or two parts. The first is an 8-byte preamble (magic, protocol major, kind, length of the
 second part) and a small msgpack map, the header. The second part, the body, holds the large data. `decode`
@@ -41,7 +41,7 @@ _Check = Callable[[Any], bool]
 
 
 def _check(hint: Any) -> _Check:
-    """A function that checks that a decoded value has the annotated type, one of those that fields use."""
+    """Make the function that checks whether a decoded value has the annotated type of its field."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is int:
         return lambda value: type(value) is int and -1 <= value < _INTEGER_LIMIT
@@ -88,7 +88,7 @@ def message_limit_bytes(rollout: RolloutConfig, spaces: Spaces) -> int:
 
 
 def encode(message: Message) -> list[bytes]:
-    """Encode a message as its parts."""
+    """Encode a message as its one or two parts."""
     fields = {name: getattr(message, name) for name in _SCHEMAS[message.KIND]}
     body = fields.pop("body", None)
     header = msgpack.packb(fields)
@@ -267,13 +267,13 @@ def _inflate_most(block: bytes, most_bytes: int) -> npt.NDArray[np.uint8]:
     return np.frombuffer(data, np.uint8)
 
 
-# Most of an image equals the image one step before. Therefore the images are sent as 8-byte words: the XOR of
-# each word that changed with the same word one step before, then one bit per word that tells whether it
-# changed. This leaves a tenth of the bytes to compress and decompress.
+# Most of an image equals the image one step before. Therefore images are compared in words of 8 bytes: a
+# message holds, for each word that changed, its XOR with the same word one step before, then one bit per word
+# that tells whether it changed. A tenth of the bytes remain to be compressed and decompressed.
 
 
 def _changes(video: npt.NDArray[Any]) -> bytes:
-    """The words that changed, then a bit for each word; the image before row 0 counts as zeros."""
+    """The changed words, then a bit for each word; the image before row 0 is all zeros."""
     words = video.reshape(len(video), -1).view(np.uint64)
     delta = words.copy()
     delta[1:] ^= words[:-1]
@@ -282,7 +282,7 @@ def _changes(video: npt.NDArray[Any]) -> bytes:
 
 
 def _video(block: bytes, rows: int, size: int) -> npt.NDArray[np.uint8]:
-    """The images of a compressed result of `_changes`, as bytes."""
+    """The inverse of `_changes`, from its compressed result: the images as bytes."""
     words = size // _WORD_BYTES
     bits = -(-words // 8)
     data = _inflate_most(block, size + bits)

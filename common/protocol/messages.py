@@ -1,8 +1,8 @@
-"""Every message of the protocol, as a frozen value; `codec` turns them into bytes. No I/O.
+"""Every message of the protocol, as a frozen value; `codec` encodes them. No I/O.
 
-A session has an id of 16 random bytes. An offset counts the steps since the session began; offsets are the
-sequence numbers. The learner reports progress to an actor in absolute, cumulative numbers, so a lost or
-repeated message does no harm.
+Each docstring begins with the sender. A session has an id of 16 random bytes. An offset is a number of steps
+since the session began; offsets are the sequence numbers. The learner reports progress to an actor in
+absolute, cumulative numbers, so a lost or repeated message has no effect on the accounting.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar, Literal
 
 Sid = Annotated[bytes, 16]
 Digest = Annotated[bytes, 32]
-FORMER_SESSIONS = 16  # the most that one Hello may list
+FORMER_SESSIONS = 16  # the maximum number that one Hello may list
 
 Reason = Literal[
     "warmup",
@@ -31,6 +31,7 @@ Reason = Literal[
 ]
 SkipReason = Literal["oversize", "actor_shutdown", "actor_lost", "old_generation", "run_finished"]
 RejectCode = Literal["protocol", "lost", "full"]
+BlobName = Literal["bundle", "target"]
 # The phases of an actor's loop.
 Phase = Literal["env", "policy", "messages", "bonus", "encode", "credit_wait", "weights"]
 
@@ -39,9 +40,9 @@ Phase = Literal["env", "policy", "messages", "bonus", "encode", "credit_wait", "
 class Hello:
     """Actor: joins, or rejoins on a new connection.
 
-    `generation` is the learner generation that last accepted this session (-1: none yet); `base` is the
-    first offset that the actor still holds or will produce. `former` maps the latest sessions of this actor
-    that the learner closed as lost to the number of steps each had produced, so that a learner that resumes
+    `generation` is the learner generation that last accepted this session (-1: none yet). `base` is the
+    first offset that the actor still holds or will produce. `former` lists the latest sessions of this actor
+    that the learner closed as lost, with the steps that it counted in each, so that a learner that resumes
     from an older checkpoint can count them.
     """
 
@@ -58,7 +59,7 @@ class Hello:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Welcome:
-    """Learner: accepts a session. The body is the run configuration, JSON of the version `software`."""
+    """Learner: accepts a session. The body is the run's configuration, as JSON of the release `software`."""
 
     KIND: ClassVar[int] = 2
     sid: Sid
@@ -82,7 +83,8 @@ class Reject:
 
     "protocol": the message cannot be decoded, for example because of another protocol version.
     "lost": the learner closed the session `sid`, and its accounting ends at `produced`; begin a new session.
-    "full": no slot is free; retry after `retry_after_ms`.
+    "full": the key has its maximum number of sessions, or too many sessions join at once; retry after
+    `retry_after_ms`.
     """
 
     KIND: ClassVar[int] = 3
@@ -99,7 +101,7 @@ class ChunkMessage:
 
     The body holds the compressed observations, `observation_bytes` long, then the other arrays, compressed
     together. The run's configuration and `truncations`, the number of final observations, determine their
-    shapes. `fresh`: every lane was reset directly before the first of these steps.
+    shapes. With `fresh`, every lane was reset directly before the first of these steps.
     """
 
     KIND: ClassVar[int] = 4
@@ -131,7 +133,7 @@ class Skip:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ack:
-    """Learner: the steps received and settled so far, the offset up to which to play, the newest version."""
+    """Learner: the steps received and settled so far, the credit, and the newest version."""
 
     KIND: ClassVar[int] = 6
     generation: int
@@ -143,7 +145,7 @@ class Ack:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resend:
-    """Learner: resend from this offset."""
+    """Learner: requests the chunks and skips from this offset on again."""
 
     KIND: ClassVar[int] = 7
     offset: int
@@ -151,7 +153,7 @@ class Resend:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HelloRequired:
-    """Learner: no session is known on this connection; send a Hello."""
+    """Learner: it knows no session on this connection; the actor must send a Hello."""
 
     KIND: ClassVar[int] = 8
     generation: int
@@ -159,7 +161,11 @@ class HelloRequired:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heartbeat:
-    """Actor: renews the lease; answered by an Ack. `stats` has the seconds of each phase, `phase_NAME`."""
+    """Actor: renews the lease; answered by an Ack.
+
+    `stats` has the statistics that the actor exports; the learner reads the seconds of each phase,
+    `phase_NAME`.
+    """
 
     KIND: ClassVar[int] = 9
     sid: Sid
@@ -170,7 +176,7 @@ class Heartbeat:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bye:
-    """Actor: ends the session; every step produced was sent or skipped."""
+    """Actor: ends the session; each of its steps was sent or skipped."""
 
     KIND: ClassVar[int] = 10
     sid: Sid
@@ -186,7 +192,7 @@ class ByeAck:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drain:
-    """Learner: shuts down. `finished`: the run is complete, so the learner will not restart."""
+    """Learner: shuts down. With `finished`, the run is complete, so the learner will not restart."""
 
     KIND: ClassVar[int] = 12
     finished: bool
@@ -201,7 +207,7 @@ class WeightsRequest:
     """
 
     KIND: ClassVar[int] = 16
-    name: Literal["bundle", "target"]
+    name: BlobName
     generation: int
     version: int
     piece: int
@@ -213,7 +219,7 @@ class WeightsMeta:
     """Learner, weights port: describes the blob of the pieces that follow."""
 
     KIND: ClassVar[int] = 17
-    name: Literal["bundle", "target"]
+    name: BlobName
     generation: int
     version: int
     size: int
@@ -226,7 +232,7 @@ class WeightsPiece:
     """Learner, weights port: one piece of a blob."""
 
     KIND: ClassVar[int] = 18
-    name: Literal["bundle", "target"]
+    name: BlobName
     generation: int
     version: int
     piece: int
@@ -238,7 +244,7 @@ class WeightsUnchanged:
     """Learner, weights port: the actor holds the newest blob already."""
 
     KIND: ClassVar[int] = 19
-    name: Literal["bundle", "target"]
+    name: BlobName
 
 
 Message = (

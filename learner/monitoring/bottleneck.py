@@ -1,6 +1,6 @@
 """Finds what limits the speed of a run, from how learner and actors spent the last minute. Pure.
 
-In the strict mode (`max_lag` 0) learner and actors work in turn, so the longest part of a turn limits the
+With `max_lag` 0 learner and actors work in turn, so the longest part of a turn limits the
 run. In the overlapped mode they work at the same time, so the side that never waits limits it. In both modes
 the bottleneck is the cause with the largest share of the time.
 """
@@ -41,7 +41,7 @@ def time_shares(learner: Seconds, actors: Seconds) -> dict[str, float]:
     Returns:
         A share in [0, 1] for each cause that can be measured. `mutual_wait` is the part of the learner's
         waiting time in which actors neither collect steps nor fetch weights: transport, decoding, or one
-        actor that is slower than the others. In the strict mode the shares add up to 1.
+        actor that is slower than the others. With `max_lag` 0 the shares add up to 1.
     """
     learner_total, actor_total = sum(learner.values()), sum(actors.values())
     if not learner_total or not actor_total:

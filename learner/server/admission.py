@@ -12,22 +12,23 @@ from dataclasses import dataclass, field
 from common.config import Config
 from common.protocol import messages as m
 from learner.server import validation
-from learner.server.flow import FlowState
 from learner.server.hello import LearnerTerms, decide_hello, welcome
 from learner.server.ledger import Receipt
 from learner.server.rate_limit import SESSIONS_PER_KEY
 from learner.server.registry import Replies, SessionRegistry, ending_reason
 from learner.server.scheduler import AdmittedChunk
-from learner.server.sessions import SessionRecord
+from learner.server.sessions import FlowState, SessionRecord
 
 
 @dataclass(slots=True)
 class AdmissionResult:
-    """What follows from a message."""
+    """Replies, admitted chunks and violations that one message causes."""
 
     replies: Replies = field(default_factory=list)
     chunks: list[AdmittedChunk] = field(default_factory=list)
-    violations: list[str] = field(default_factory=list)  # why no honest actor sends the message
+    violations: list[str] = field(
+        default_factory=list
+    )  # rules that the message breaks; a correct actor never sends it
 
 
 class Admission:
@@ -49,7 +50,14 @@ class Admission:
         self.duplicates = 0  # chunks received a second time
 
     def on(self, peer: bytes, message: m.Message, now: float, key: str = "") -> AdmissionResult:
-        """Handle one message of the data port; `key` is the public key of its connection."""
+        """Handle one message of the data port. A session that is not known is asked for a Hello.
+
+        Args:
+            peer: routing id of the connection.
+            message: what the peer sent.
+            now: the present time in seconds.
+            key: public key of the connection, empty without keys.
+        """
         result = AdmissionResult()
         session = self.registry.sessions.by_peer(peer)
         if isinstance(message, m.Hello):
@@ -65,7 +73,7 @@ class Admission:
     ) -> None:
         """Handle a message of a connected session; a violation is recorded and changes nothing."""
         flow = self.registry.flows[session.sid]
-        result.violations += flow.take_late_violation()
+        result.violations += flow.take_decode_violation()
         limit_steps = validation.produced_limit(flow.credit, session.produced_at_join, self._chunk_steps)
         violation = validation.progress_violation(message, limit_steps)
         if violation is not None:
@@ -86,9 +94,13 @@ class Admission:
             case m.Bye():
                 self._on_bye(session, message, result)
                 return
-        self.registry.owe_ack(session)
+        self.registry.schedule_ack(session)
 
     def _on_hello(self, peer: bytes, hello: m.Hello, now: float, key: str, result: AdmissionResult) -> None:
+        """Accept, refuse or ignore a session.
+
+        Sessions that the Hello reports as ended are closed first, which frees their grants for this one.
+        """
         known, other = self.registry.sessions.get(hello.sid), self.registry.sessions.by_peer(peer)
         limit_steps = None
         if known is not None and known.peer is not None:
@@ -136,6 +148,11 @@ class Admission:
     def _on_chunk(
         self, session: SessionRecord, chunk: m.ChunkMessage, now: float, result: AdmissionResult
     ) -> None:
+        """Admit a chunk to its batch, or record why it is dropped.
+
+        The checksum is checked before the ledger receives the steps: a damaged copy counts as not received,
+        so the same steps can arrive again. After three copies the chunk is received and dropped.
+        """
         flow = self.registry.flows[session.sid]
         damaged = zlib.crc32(chunk.body) != chunk.crc
         if damaged and flow.retry_damaged():
@@ -146,7 +163,7 @@ class Admission:
         flow.clear_damaged()
         self.registry.scheduler.chunk_received(session.sid, now)
         batch = self.registry.scheduler.batch_of(session.sid)
-        reason = self._judge(chunk, batch, flow.credit, damaged)
+        reason = self._drop_reason(chunk, batch, flow.credit, damaged)
         if reason == "invalid":
             result.violations.append("expected an undamaged, full chunk within its credit, got another")
         if reason is not None:
@@ -155,7 +172,7 @@ class Admission:
             result.chunks.append(AdmittedChunk(batch, session.slot, session.incarnation, chunk))
         self.registry.grant(now)
 
-    def _judge(self, chunk: m.ChunkMessage, batch: int, credit: int, damaged: bool) -> m.Reason | None:
+    def _drop_reason(self, chunk: m.ChunkMessage, batch: int, credit: int, damaged: bool) -> m.Reason | None:
         """Return why a chunk is dropped, or None if its batch admits it."""
         if chunk.generation != self.registry.generation:
             return "old_generation"

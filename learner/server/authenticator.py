@@ -29,12 +29,12 @@ class SessionAuthenticator:
         self._warnings: list[str] = []  # of the last reading, so that each is logged once
         self._read_at = time.monotonic()
         self._authorise(*keys.authorised())
-        log.info("keys_read", actors=sorted(self.zap_handler.admitted.values()))
+        log.info("keys_read", actors=sorted(self.zap_handler.authorised.values()))
 
     @property
     def authorised(self) -> Mapping[str, str]:
         """The names of the authorised keys by public key."""
-        return self.zap_handler.admitted
+        return self.zap_handler.authorised
 
     def verify_access_control(self, endpoints: list[str]) -> None:
         """Test that the bound endpoints refuse unknown clients.
@@ -71,7 +71,7 @@ class SessionAuthenticator:
         """Replace the authorised keys; return the names of those that were revoked."""
         self._log_warnings(warnings)
         revoked = [name for key, name in self.authorised.items() if key not in names]
-        self.zap_handler.admitted = names
+        self.zap_handler.authorised = names
         return revoked
 
     def _log_warnings(self, warnings: list[str]) -> None:

@@ -38,10 +38,10 @@ class LearnerTerms:
 
 @dataclass(frozen=True, slots=True)
 class HelloDecision:
-    """What follows from a Hello. It is accepted if there is neither a reply nor a violation."""
+    """What to do about a Hello. It is accepted if there is neither a reply nor a violation."""
 
     reply: m.Reject | m.Drain | None = None
-    violation: str | None = None  # why no honest actor sends this Hello; it gets no reply
+    violation: str | None = None  # the rule that the message breaks; it gets no reply
     ended: tuple[tuple[bytes, int], ...] = ()  # sessions to close, each with its produced steps or 0
 
 

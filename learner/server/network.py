@@ -26,6 +26,7 @@ from learner.server.message_handler import MessageHandler
 from learner.server.ports import Ports
 from learner.server.publisher import PIECE_BYTES, Publisher
 from learner.server.registry import Replies
+from learner.server.scheduler import AdmittedChunk
 from learner.server.status import ServerStatus
 
 log = structlog.get_logger()
@@ -54,7 +55,8 @@ class Network:
         self._message_bytes, self._keys = message_bytes, keys
         self._closing = threading.Event()
         self._outbox: Replies = []  # what to send at the end of a loop
-        self._message_handler = MessageHandler(admission, self.enqueue, decoder.submit)
+        self._admitted: list[AdmittedChunk] = []  # what to decode at the end of a loop
+        self._message_handler = MessageHandler(admission, self.enqueue, self._admitted.append)
         self.status = ServerStatus()
         self.last_loop_at = time.monotonic()  # for the watchdog
         self.failure: Fatal | None = None  # what ended the thread while it served
@@ -117,6 +119,10 @@ class Network:
         for peer, message in self._outbox:
             self._ports.data.send(peer, codec.encode(message))
         self._outbox.clear()
+        # Only now, because a decoder that works competes with this thread for the interpreter lock.
+        for chunk in self._admitted:
+            self._decoder.submit(chunk)
+        self._admitted.clear()
         if ignored_bytes >= _PAUSE_AFTER_BYTES:
             wait((), self._calls.waker, _PAUSE_SECONDS)
         if time.monotonic() - self.status.read_at > _STATUS_SECONDS:

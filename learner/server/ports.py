@@ -24,7 +24,7 @@ class Ports:
 
         Raises:
             BindError: an address cannot be served.
-            AccessControlError: a port with keys does not refuse strangers.
+            AccessControlError: a port with keys accepts a client without an authorised key.
             KeysError: no key is authorised.
         """
         with contextlib.ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""Limits what peers may send, by quotas and bans. Pure decisions; time comes in as `now`.
+"""Limits what peers may send, by quotas and bans. No I/O; the caller passes the time as `now`.
 
 Messages, bytes and violations are counted per connection, because a fleet may share one key, and one
 faulty session must not end the others. Ten violations within a minute cause a ban: the learner ignores the
@@ -16,7 +16,9 @@ SESSIONS_PER_KEY = 4_096  # the default; each session holds two connections and 
 VIOLATIONS_PER_BAN = 10
 VIOLATION_SECONDS = 60.0  # for which a violation counts
 BAN_SECONDS = 60.0
-VERSION_SECONDS = 0.01  # of quota, for a message of another version, which costs a log line and a reply
+VERSION_SECONDS = (
+    0.01  # of quota for a message of another protocol version, which the learner logs and answers
+)
 _MESSAGES_PER_SECOND = 1_000.0  # twice the number of chunks that the decoder thread can read
 _BYTES_PER_SECOND = 32.0 * 2**20  # twice the bytes of compressed chunks that it can read
 _WEIGHTS_BYTES_PER_SECOND = 256.0 * 2**20
@@ -56,7 +58,7 @@ class _Usage:
     violations: deque[float] = field(default_factory=lambda: deque(maxlen=VIOLATIONS_PER_BAN))
     banned_until: float = 0.0
 
-    def is_over(self, now: float) -> bool:
+    def is_idle(self, now: float) -> bool:
         """Return whether every quota is free again, and no violation or ban counts any more."""
         violation = self.violations[-1] + VIOLATION_SECONDS if self.violations else 0.0
         return now > max(
@@ -123,5 +125,5 @@ class PeerRateLimiter:
 
     def _drop(self, now: float) -> None:
         """Drop the usages that are over, and the oldest of the rest, so that at most half remain."""
-        rest = {identity: usage for identity, usage in self._usages.items() if not usage.is_over(now)}
+        rest = {identity: usage for identity, usage in self._usages.items() if not usage.is_idle(now)}
         self._usages = dict(list(rest.items())[-_USAGES_MAX // 2 :])

@@ -16,10 +16,9 @@ from common.protocol import messages as m
 from common.protocol.chunk import WARMUP_VERSION
 from learner.interface import Verdict
 from learner.server import sessions
-from learner.server.flow import FlowState
 from learner.server.ledger import Ledger
 from learner.server.scheduler import GrantScheduler
-from learner.server.sessions import SessionRecord, SessionTable
+from learner.server.sessions import FlowState, SessionRecord, SessionTable
 from learner.server.status import SessionStatus
 
 _EXPIRY_SECONDS = 0.1  # between two checks of every lease
@@ -46,7 +45,7 @@ class SessionRegistry:
     # Requests of the trainer and the main thread.
 
     def open(self, version: int, now: float) -> None:
-        """Hand out credit for the batch of `version`, which was just published, and for `max_lag` more."""
+        """Hand out credit for the batch of `version`, just published, and for the next `max_lag` batches."""
         if self.scheduler.version == WARMUP_VERSION:  # after the warm-up every actor resets its lanes
             self.sessions.allow_setup(now)
         self.scheduler.open(version)
@@ -67,7 +66,7 @@ class SessionRegistry:
         self.ledger.settle(sid, offset, "invalid")
         self.scheduler.withdraw(batch)
         if sid in self.flows:
-            self.flows[sid].record_late_violation("expected a chunk of this run, got an unreadable one")
+            self.flows[sid].record_decode_violation("expected a chunk of this run, got an unreadable one")
         self.grant(now)
 
     def drain(self, finished: bool) -> Replies:
@@ -131,9 +130,9 @@ class SessionRegistry:
             self.flows[sid].raise_credit(start + self.config.rollout.chunk_steps)
             if self.first_credit_at is None and self.scheduler.version > WARMUP_VERSION:
                 self.first_credit_at = now
-            self.owe_ack(session)
+            self.schedule_ack(session)
 
-    def owe_ack(self, session: SessionRecord) -> None:
+    def schedule_ack(self, session: SessionRecord) -> None:
         """Include a session in the next `acknowledge`."""
         self._unacknowledged[session.sid] = session
 

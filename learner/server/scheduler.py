@@ -44,7 +44,7 @@ class Grant:
     """The newest grant of a session. Written by `GrantScheduler` alone."""
 
     slot: int  # of the session
-    batch: int = WARMUP_VERSION - 1  # no batch, so a chunk without a grant is stale
+    batch: int = WARMUP_VERSION - 1  # a batch that is never open
     granted_at: float | None = None  # None once its chunk has arrived
     serial: int = 0  # counts the grants of all sessions; 0 before the first
 
@@ -65,7 +65,7 @@ class GrantScheduler:
         self._granted: Counter[int] = Counter()  # number of those, by batch
 
     def open(self, version: int) -> None:
-        """Open the batch of `version`, which was just published, and `max_lag` more."""
+        """Open the batch of `version`, which was just published, and those of the next `max_lag` versions."""
         self.version = version
         chunks, last = self._config.rollout.batch_chunks, version + self._config.max_lag
         if version == WARMUP_VERSION:

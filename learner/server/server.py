@@ -77,7 +77,7 @@ class Server:
 
         Raises:
             BindError: an address cannot be served.
-            AccessControlError: a port with keys does not refuse strangers.
+            AccessControlError: a port with keys accepts a client without an authorised key.
             KeysError: no key is authorised.
             TimeoutError: the ports are not ready after 30 s.
         """

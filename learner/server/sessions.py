@@ -14,6 +14,7 @@ LEASE_SECONDS = 10.0
 SETUP_SECONDS = 120.0  # an actor sends no messages while it builds environments or resets its lanes
 RESTORED_SECONDS = 30.0  # for a session of an earlier generation to return
 _STALL_SECONDS = 1.0  # a longer stall of the network thread extends every lease
+_CRC_TRIES = 3  # damaged copies of a chunk that are requested again; the next one is dropped
 
 
 @dataclass(slots=True)
@@ -164,3 +165,41 @@ class SessionTable:
         self._new_slot = max(taken, default=-1) + 1
         self._free_slots = [slot for slot in range(self._new_slot) if slot not in taken]  # sorted: a heap
         return ended
+
+
+class FlowState:
+    """The credit of a session and the state of its stream of chunks. Only its own methods change it."""
+
+    def __init__(self) -> None:
+        self.credit = 0  # offset up to which the session may collect steps
+        self.steps_received = 0  # since it has its slot
+        self._crc_failures = 0  # in a row
+        self._decode_violation: str | None = None
+
+    def raise_credit(self, offset: int) -> None:
+        """Permit steps up to `offset`; credit never falls."""
+        self.credit = max(self.credit, offset)
+
+    def receive(self, steps: int) -> None:
+        """Count new steps."""
+        self.steps_received += steps
+
+    def retry_damaged(self) -> bool:
+        """Count a damaged copy of a chunk; returns whether the peer should send it again."""
+        retry = self._crc_failures < _CRC_TRIES
+        self._crc_failures += retry
+        return retry
+
+    def clear_damaged(self) -> None:
+        """Forget the damaged copies of the chunk that was received."""
+        self._crc_failures = 0
+
+    def record_decode_violation(self, violation: str) -> None:
+        """Keep a violation of a message that was already accepted, until the next message."""
+        self._decode_violation = violation
+
+    def take_decode_violation(self) -> list[str]:
+        """Return the violation that was kept, if any, once."""
+        taken = [] if self._decode_violation is None else [self._decode_violation]
+        self._decode_violation = None
+        return taken

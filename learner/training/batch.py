@@ -44,7 +44,7 @@ class Batch:
     final_stack: Tensor  # [K, ...], like one element of `stack`, in row-major order of `truncated`
     next_observation: Tensor  # uint8 [T, E, 84, 84] or float32 [T, E, D]; raw
     action: Tensor  # int64 [T, E] or float32 [T, E, A]
-    log_prob: Tensor  # float32 [T, E], as shipped
+    log_prob: Tensor  # float32 [T, E], of the acting policy, as the actor sent it
     lag: Tensor  # int64 [E], versions between the acting policy and the one that begins the update
     reward: Tensor  # float32 [T, E], what the extrinsic stream learns from
     intrinsic: Tensor  # float32 [T, E], scaled
@@ -74,13 +74,13 @@ def make_batch(
     """Move a joined chunk to the device and rebuild the stacks there.
 
     Args:
-        joined: E lanes.
+        joined: the chunks of the batch, joined to E lanes.
         lag: versions that each lane's policy is behind, int64 [E].
         reward: what the extrinsic stream learns from, float32 [T, E].
         intrinsic: scaled bonuses, float32 [T, E].
-        spaces: of the task.
+        spaces: observation and action spaces of the task.
         statistics: mean and std of the version that begins the update; vectors are whitened with them.
-        device: where to train.
+        device: device of the result.
     """
     observation = torch.from_numpy(joined.observation).to(device, non_blocking=True)
     final = torch.from_numpy(joined.final_observation).to(device)

@@ -55,7 +55,7 @@ class BatchBuilder:
         acting = normaliser.observation_statistics()
         shift = self._recompute_stale_bonuses(joined, lag, acting)
         updated = normaliser.copy()
-        intrinsic = updated.scale(joined.bonus, [decoded.slot for decoded in chunks])
+        intrinsic = updated.scale_bonus(joined.bonus, [decoded.slot for decoded in chunks])
         reward = self._extrinsic_reward(chunks, joined, updated)
         updated.observe(joined.observation)
         lane_lag = np.repeat(lag, self._config.rollout.lanes)

@@ -12,7 +12,7 @@ from learner.training.checkpoint import Checkpoint
 
 log = structlog.get_logger()
 
-_MAX_TIME_SHARE = 0.05  # the largest share of the time that is spent on writing checkpoints
+_MAX_TIME_SHARE = 0.05  # target of the share of time; a write of over 3 s exceeds it
 _MIN_SECONDS, _MAX_SECONDS = 5.0, 60.0  # bounds of the time between two checkpoints
 
 

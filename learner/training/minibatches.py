@@ -8,7 +8,7 @@ from torch import Tensor
 from common.config import Config, PPOConfig
 
 
-def draw_predictor_rows(rows: int, config: Config, generator: torch.Generator) -> Tensor:
+def draw_predictor_mask(rows: int, config: Config, generator: torch.Generator) -> Tensor:
     """Draw the rows that the predictor learns from, bool [epochs, rows], on the host; none if RND is off."""
     if not config.rnd.enabled:
         return torch.zeros(config.ppo.epochs, rows, dtype=torch.bool)
@@ -16,7 +16,12 @@ def draw_predictor_rows(rows: int, config: Config, generator: torch.Generator) -
 
 
 def draw_minibatches(
-    kept: Tensor, steps: int, lanes: int, ppo: PPOConfig, generator: torch.Generator, device: torch.device
+    predictor_mask: Tensor,
+    steps: int,
+    lanes: int,
+    ppo: PPOConfig,
+    generator: torch.Generator,
+    device: torch.device,
 ) -> list[tuple[Tensor, Tensor]]:
     """Draw the rows of each minibatch, and those of them that the predictor learns from.
 
@@ -24,12 +29,12 @@ def draw_minibatches(
     drawn on the host and sent to the device in one copy, because every copy from the host waits for it.
 
     Args:
-        kept: rows that the predictor learns from, bool [epochs, T x E], on the host.
+        predictor_mask: rows that the predictor learns from, bool [epochs, T x E], on the host.
         steps: T.
         lanes: E.
         ppo: number of epochs and minibatches.
-        generator: of the host.
-        device: of the result.
+        generator: random generator on the host.
+        device: device of the result.
 
     Returns:
         One pair of int64 arrays for each minibatch of each epoch.
@@ -40,11 +45,11 @@ def draw_minibatches(
         torch.randperm(steps * lanes, generator=generator) if ppo.shuffle else lane_by_lane
         for _ in range(ppo.epochs)
     ]
-    kept_rows = [
-        rows[keep[rows]]
-        for order, keep in zip(orders, kept, strict=True)
+    selected_rows = [
+        rows[mask[rows]]
+        for order, mask in zip(orders, predictor_mask, strict=True)
         for rows in torch.split(order, size)
     ]
     all_rows = torch.split(torch.cat(orders).to(device), size)
-    predictor_rows = torch.split(torch.cat(kept_rows).to(device), [len(rows) for rows in kept_rows])
+    predictor_rows = torch.split(torch.cat(selected_rows).to(device), [len(rows) for rows in selected_rows])
     return list(zip(all_rows, predictor_rows, strict=True))

@@ -51,7 +51,7 @@ class Normaliser:
         for part in parts:
             self.observation = self.observation.merge(part)
 
-    def scale(self, bonus: npt.NDArray[np.float32], slots: Sequence[int]) -> npt.NDArray[np.float32]:
+    def scale_bonus(self, bonus: npt.NDArray[np.float32], slots: Sequence[int]) -> npt.NDArray[np.float32]:
         """Turn the bonuses of a batch into intrinsic rewards.
 
         Each lane's bonus passes through the lane's forward filter. The moments of all filtered values are

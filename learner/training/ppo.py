@@ -24,7 +24,7 @@ from common.rng import network_seed
 from common.spaces import Spaces
 from learner.training.batch import Batch, observations
 from learner.training.losses import clipped_policy_loss, value_loss
-from learner.training.minibatches import draw_minibatches, draw_predictor_rows
+from learner.training.minibatches import draw_minibatches, draw_predictor_mask
 from learner.training.optimiser_state import load_optimiser, optimiser_tensors
 from learner.training.samples import Samples, make_samples
 from learner.training.targets import Values, compute_targets, explained_variance, staleness
@@ -101,9 +101,11 @@ class PPO:
         samples, batch_figures = self._prepare(batch, statistics)
         sums = torch.zeros(len(FIGURES), device=self._device)
         steps, lanes = batch.reward.shape
-        minibatches = draw_minibatches(samples.kept, steps, lanes, ppo, self.generator, self._device)
-        for rows, kept in minibatches:
-            sums += self._step(samples, rows, kept, statistics, ppo.clip * scale)
+        minibatches = draw_minibatches(
+            samples.predictor_mask, steps, lanes, ppo, self.generator, self._device
+        )
+        for rows, predictor_rows in minibatches:
+            sums += self._step(samples, rows, predictor_rows, statistics, ppo.clip * scale)
         # One copy to the host for all figures, because each copy waits for the device.
         values = torch.cat([sums / len(minibatches), torch.stack(list(batch_figures.values()))]).tolist()
         figures = dict(zip([*FIGURES, *batch_figures], values, strict=True))
@@ -118,9 +120,9 @@ class PPO:
         """Compute what stays constant during the epochs, and statistics of the batch."""
         values = self._values(batch)
         targets = compute_targets(batch, values, self._config)
-        kept = draw_predictor_rows(batch.reward.numel(), self._config, self.generator)
-        feature = self._target_features(batch, kept, statistics)
-        samples = make_samples(batch, values.log_prob, targets, kept, feature)
+        predictor_mask = draw_predictor_mask(batch.reward.numel(), self._config, self.generator)
+        feature = self._target_features(batch, predictor_mask, statistics)
+        samples = make_samples(batch, values.log_prob, targets, predictor_mask, feature)
         batch_figures = {
             "intrinsic_reward_mean": batch.intrinsic.mean(),
             "intrinsic_reward_std": batch.intrinsic.std(),
@@ -155,11 +157,13 @@ class PPO:
             self.predictor, self.target, observation, statistics, self._config.precision
         )
 
-    def _target_features(self, batch: Batch, kept: Tensor, statistics: tuple[Tensor, Tensor]) -> Tensor:
-        """Compute the target network's features of the rows that any epoch keeps, float32 [N, F]."""
+    def _target_features(
+        self, batch: Batch, predictor_mask: Tensor, statistics: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        """Compute the target network's features of the rows that any epoch selects, float32 [N, F]."""
         if not self._config.rnd.enabled:
             return torch.empty(0)
-        needed = kept.any(0).nonzero().squeeze(1).to(self._device)
+        needed = predictor_mask.any(0).nonzero().squeeze(1).to(self._device)
         flat = batch.next_observation.flatten(0, 1)
         with autocast(self._config.precision, self._device.type):
             parts = [
@@ -172,14 +176,20 @@ class PPO:
         return feature
 
     def _step(
-        self, samples: Samples, rows: Tensor, kept: Tensor, statistics: tuple[Tensor, Tensor], clip: float
+        self,
+        samples: Samples,
+        rows: Tensor,
+        predictor_rows: Tensor,
+        statistics: tuple[Tensor, Tensor],
+        clip: float,
     ) -> Tensor:
         """Take one optimiser step; return `FIGURES` on the device, because a copy makes the host wait."""
         ppo, config = self._config.ppo, self._config
         with autocast(config.precision, self._device.type):
             output = self.policy(observations(samples.stack[rows]))
-            predictor_loss = self._predictor_loss(samples, kept, statistics)
-        log_prob = self._distribution.log_prob(output.parameters, samples.action[rows])
+            predictor_loss = self._predictor_loss(samples, predictor_rows, statistics)
+
+        log_prob = self._distribution.log_prob(output.distribution_parameters, samples.action[rows])
         targets, old = samples.targets, samples.old_log_prob[rows]
         advantage = targets.advantage[rows]
         if ppo.normalise_advantages:
@@ -187,10 +197,11 @@ class PPO:
         policy_loss = (targets.weight[rows] * clipped_policy_loss(log_prob, old, advantage, clip)).mean()
         loss_e = value_loss(output.value_extrinsic, targets.extrinsic[rows]).mean()
         loss_i = value_loss(output.value_intrinsic, targets.intrinsic[rows]).mean()
-        entropy = self._distribution.entropy(output.parameters).mean()
+        entropy = self._distribution.entropy(output.distribution_parameters).mean()
         loss = policy_loss + ppo.value_coef * loss_e - ppo.entropy_coef * entropy
         if config.rnd.enabled:
             loss = loss + ppo.value_coef * loss_i + predictor_loss
+
         self.optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         max_norm = ppo.max_grad_norm or float("inf")
@@ -198,22 +209,24 @@ class PPO:
         norms.append(
             nn.utils.clip_grad_norm_(self._predictor_parameters(), max_norm)
             if config.rnd.enabled
-            else norms[0] * 0
+            else torch.zeros((), device=self._device)
         )
         self.optimiser.step()
+
         with torch.no_grad():
             log_ratio = log_prob - old
             clipped = (log_ratio.exp() - 1).abs() > clip
+            # The unbiased estimator with a low variance: Schulman 2020, "Approximating KL divergence" (k3).
             kl = (log_ratio.exp() - 1 - log_ratio).mean()
             losses = (policy_loss, loss_e, loss_i, entropy, predictor_loss, clipped.float().mean(), kl)
             return torch.stack([x.detach().float() for x in (*losses, *norms)])
 
-    def _predictor_loss(self, samples: Samples, kept: Tensor, statistics: tuple[Tensor, Tensor]) -> Tensor:
-        """Return the mean prediction error of the kept rows; 0 if none is kept."""
-        if not self._config.rnd.enabled or not len(kept):
+    def _predictor_loss(self, samples: Samples, rows: Tensor, statistics: tuple[Tensor, Tensor]) -> Tensor:
+        """Return the mean prediction error of the rows; 0 if there are none."""
+        if not self._config.rnd.enabled or not len(rows):
             return torch.zeros((), device=self._device)
-        prediction = self.predictor(rnd.whiten(samples.next_observation[kept], *statistics))
-        return rnd.prediction_error(prediction, samples.feature[kept]).mean()
+        prediction = self.predictor(rnd.whiten(samples.next_observation[rows], *statistics))
+        return rnd.prediction_error(prediction, samples.feature[rows]).mean()
 
     def tensors(self) -> dict[str, Tensor]:
         """Return policy and predictor by bundle name, on the host."""

@@ -74,7 +74,7 @@ def forward_filter(
     gamma: float,
     done: npt.NDArray[np.bool_] | None = None,
 ) -> tuple[F64, F64]:
-    """Discount the past of each lane: F[t] = gamma F[t-1] + reward[t], F[-1] = carry.
+    """Compute the running discounted sum of each lane: F[t] = gamma F[t-1] + reward[t], F[-1] = carry.
 
     Args:
         carry: float64 [B], the filter after the lanes' previous chunk (0 at first).

@@ -21,10 +21,12 @@ class Samples:
     targets: Targets  # float32 [N] each
     next_observation: Tensor  # [N, ...], raw
     feature: Tensor  # of the target network, float32 [N, F]; zero where no epoch keeps the row
-    kept: Tensor  # bool [epochs, N], on the host: rows that the predictor learns from
+    predictor_mask: Tensor  # bool [epochs, N], on the host: rows that the predictor learns from
 
 
-def make_samples(batch: Batch, log_prob: Tensor, targets: Targets, kept: Tensor, feature: Tensor) -> Samples:
+def make_samples(
+    batch: Batch, log_prob: Tensor, targets: Targets, predictor_mask: Tensor, feature: Tensor
+) -> Samples:
     """Flatten a batch; `log_prob` and `targets` are float32 [T, E], the rest has its final shape."""
     return Samples(
         stack=batch.stack[:-1].flatten(0, 1),
@@ -33,5 +35,5 @@ def make_samples(batch: Batch, log_prob: Tensor, targets: Targets, kept: Tensor,
         targets=Targets(*(getattr(targets, x.name).flatten() for x in dataclasses.fields(targets))),
         next_observation=batch.next_observation.flatten(0, 1),
         feature=feature,
-        kept=kept,
+        predictor_mask=predictor_mask,
     )

@@ -52,9 +52,9 @@ class Trainer:
         """Prepare a run from its beginning; `restore` continues one.
 
         Args:
-            config: of the run.
-            spaces: of its task.
-            device: of `ppo`.
+            config: configuration of the run.
+            spaces: observation and action spaces of the task.
+            device: device on which `ppo` trains.
             ppo: networks and optimiser.
             server: delivers chunks, takes bundles.
             checkpoints: writes the checkpoints.
@@ -160,8 +160,8 @@ class Trainer:
     def _train(self, built: BuiltBatch) -> UpdateReport | None:
         """Update networks and statistics; change neither and return None if a figure is not finite."""
         with self._timer.measure("train"):
-            done = self._status.version / self._config.updates
-            report = self.ppo.update(built.batch, built.statistics, done)
+            progress = self._status.version / self._config.updates
+            report = self.ppo.update(built.batch, built.statistics, progress)
         if report is None:
             return None
         self.normaliser = built.normaliser

@@ -1,4 +1,4 @@
-"""`python -m tests.bench NAME [--json FILE]`: measurements, each with a reference in the same run."""
+"""`python -m tests.bench NAME [--json FILE]`: runs a benchmark, with its reference in the same run."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _parse() -> argparse.Namespace:
         "lag",
     ):
         one = names.add_parser(name)
-        one.add_argument("--json", type=Path, help="also write the object to this file")
+        one.add_argument("--json", type=Path, metavar="FILE", help="also write the result to this file")
         if name == "learner":
             one.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
         elif name == "wire":
@@ -52,12 +52,12 @@ def _parse() -> argparse.Namespace:
             one.add_argument("--actors", type=int, default=2_000)
         elif name == "fleet":
             one.add_argument("--actors", type=int, default=256)
-            one.add_argument("--rate", type=float, help="chunks per second, all actors together")
+            one.add_argument("--rate", type=float, help="limit of the chunks per second of all actors")
             one.add_argument("--seconds", type=float, default=30.0)
         elif name == "weights":
             one.add_argument("--pullers", type=int, default=64)
-    names.add_parser("all", help="all benchmarks and the page; takes ten to twenty minutes")
-    names.add_parser("report", help="the page, from the stored results")
+    names.add_parser("all", help="run all benchmarks and write the page; takes ten to twenty minutes")
+    names.add_parser("report", help="write the page from the stored results")
     return parser.parse_args()
 
 
@@ -88,7 +88,7 @@ def _all() -> None:
 
 
 def main() -> int:
-    """Run one benchmark or all; prints a table and a JSON object for each."""
+    """Run one benchmark or all, and print a table and a JSON object for each."""
     options = _parse()
     if options.name == "all":
         _all()

@@ -1,4 +1,4 @@
-"""One actor on one core against the bare emulator: the real loop, session and socket, without a learner."""
+"""Compares an actor on one core (its loop, session and socket, without a learner) with the emulator alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from actor.metrics import PHASES
 from actor.rollout import Rollout
 from actor.service import Actor, PlayingState
 from actor.session import Session
-from actor.weights import Blob, Name
+from actor.weights import Blob
 from common import envs
 from common.config import Config, EnvConfig
 from common.model.bonus import BonusModel
@@ -28,7 +28,7 @@ from common.model.precision import configure_torch, resolve_precision
 from common.phase_timer import PhaseTimer
 from common.process.parent_link import ParentLink
 from common.protocol import codec
-from common.protocol.messages import ChunkMessage, Welcome
+from common.protocol.messages import BlobName, ChunkMessage, Welcome
 from common.protocol.sockets import Context, DealerSocket, RouterSocket
 from learner.server.publisher import WeightsBlob
 from learner.training.ppo import PPO
@@ -40,12 +40,12 @@ _ROUNDS = 3
 _EMULATOR_STEPS = 64
 _TIMEOUT_SECONDS = 200
 _UNLIMITED = 1 << 40
-_LEASE_MS = 1 << 30  # nothing answers, so the lease must not expire
+_LEASE_MS = 1 << 30  # no learner sends messages, so the lease must not expire
 _MESSAGE_BYTES = 1 << 26
 
 
 def measure() -> dict[str, object]:
-    """Measure each game in a process of its own, on one core and one thread."""
+    """Measure each game in its own process, on one core and one thread."""
     result: dict[str, object] = {**hardware(), "benchmark": "actor", "chunk": "128 x 16", "rounds": _ROUNDS}
     for game in _GAMES:
         run = subprocess.run(
@@ -60,22 +60,22 @@ def measure() -> dict[str, object]:
 
 
 class _BoundedParent(ParentLink):
-    """A parent that ends when the session has sent `goal` chunks, which ends the actor's loop."""
+    """A parent that ends when the session has sent `chunk_limit` chunks, which ends the actor's loop."""
 
     session: Session
-    goal = 0
+    chunk_limit = 0
 
     def gone(self) -> bool:
-        return self.session.counters.chunks_sent >= self.goal
+        return self.session.counters.chunks_sent >= self.chunk_limit
 
 
 @dataclass
 class _Blobs:
-    """Fetches the weights of one version from memory."""
+    """Implements `WeightsSource` with the blobs of one version in memory."""
 
     blobs: dict[str, Blob]
 
-    def fetch(self, name: Name, held: tuple[int, int], meanwhile: object) -> Blob | None:
+    def fetch(self, name: BlobName, held: tuple[int, int], keep_waiting: object) -> Blob | None:
         return self.blobs[name]
 
     def reconnect(self) -> None:
@@ -89,17 +89,17 @@ def _blobs(config: Config) -> tuple[_Blobs, bytes]:
     """Weights as a learner publishes them before it has trained, and the digest of the target."""
     spaces = envs.spaces(config.env)
     ppo = PPO(config, spaces, torch.device("cpu"))
-    white = {"mean": torch.full(spaces.observation, 60.0), "std": torch.full(spaces.observation, 40.0)}
-    offers = {
-        "bundle": WeightsBlob.of("bundle", Bundle(1, 0, ppo.tensors() | white)),
+    moments = {"mean": torch.full(spaces.observation, 60.0), "std": torch.full(spaces.observation, 40.0)}
+    published = {
+        "bundle": WeightsBlob.of("bundle", Bundle(1, 0, ppo.tensors() | moments)),
         "target": WeightsBlob.of("target", Bundle(0, 0, dict(ppo.target.state_dict()))),
     }
-    blobs = {name: Blob(x.meta.generation, x.meta.version, x.data) for name, x in offers.items()}
-    return _Blobs(blobs), offers["target"].meta.digest
+    blobs = {name: Blob(x.meta.generation, x.meta.version, x.data) for name, x in published.items()}
+    return _Blobs(blobs), published["target"].meta.digest
 
 
 def _measure(game: str) -> dict[str, object]:
-    """Emulator and actor in turn, so that both see the same disturbances; medians."""
+    """Measure emulator and actor in alternation, so that both have the same disturbances; return medians."""
     log_warnings_only()
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     configure_torch(threads=1)
@@ -141,7 +141,7 @@ def _measure(game: str) -> dict[str, object]:
 def _playing_state(
     session: Session, config: Config, bare: Emulator, weights: _Blobs, phases: PhaseTimer
 ) -> PlayingState:
-    """The playing state, on the lanes of the reference: to make a lane takes half a second."""
+    """The playing state, with the lanes of the reference: a new lane takes half a second."""
     assert session.welcome is not None
     spaces = envs.spaces(config.env)
     rollout = Rollout(bare.env, spaces, config.rollout, phases)
@@ -175,15 +175,15 @@ def _welcome(server: RouterSocket, session: Session, config: Config, digest: byt
 
 
 def _play(actor: Actor, parent: _BoundedParent) -> float:
-    """Play one chunk with the real loop; returns the seconds it took."""
-    parent.goal += 1
+    """Collect and send one chunk with the real loop; return the time that it took, in seconds."""
+    parent.chunk_limit += 1
     start = time.perf_counter()
     actor.run()
     return time.perf_counter() - start
 
 
 def _take_chunk(server: RouterSocket) -> int:
-    """Wait for the chunk that was sent; returns its bytes."""
+    """Wait for the chunk that was sent; return its size in bytes."""
     deadline = time.monotonic() + 10.0
     while time.monotonic() < deadline:
         for *_, parts in server.receive():

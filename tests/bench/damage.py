@@ -1,4 +1,4 @@
-"""The cost of damaged messages: processor time to read or refuse each, compared with a valid chunk."""
+"""Measures the processor time to read or refuse each damaged message, compared with a valid chunk."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ROLLOUT = RolloutConfig(steps=128, lanes=1, batch_lanes=1)
 _CHUNKS = 8
 _CASES = 20_000
 _SLOW_SECONDS = 0.005
-_SLOWEST = 20  # measured again: a first measurement may include an interrupt or a page fault
+_SLOWEST = 20  # cases that are measured again, as one measurement may include an interrupt or a page fault
 _ROUNDS = 5
 
 
@@ -61,7 +61,7 @@ def _message(template: ChunkMessage, packed: codec.Packed) -> ChunkMessage:
 
 
 def _damaged(chunks: list[ChunkMessage], rng: random.Random) -> list[bytes]:
-    """Half of the cases are chunks, most of them with an intact header."""
+    """A damaged message; half of them are chunks, most with an undamaged header."""
     chunk = rng.choice(chunks)
     if rng.random() < 0.4:
         return codec.encode(mutant_chunk(chunk, rng))
@@ -70,12 +70,12 @@ def _damaged(chunks: list[ChunkMessage], rng: random.Random) -> list[bytes]:
 
 
 def _least_seconds(parts: list[bytes], spaces: Spaces) -> float:
-    """The work is the same in each round; the least measured time has the least disturbance."""
+    """The minimum over several rounds, which other processes disturb least."""
     return min(_seconds(parts, spaces) for _ in range(_ROUNDS))
 
 
 def _seconds(parts: list[bytes], spaces: Spaces) -> float:
-    """Processor time of this thread to read or refuse one message."""
+    """The processor time of this thread to read or refuse one message."""
     start = time.thread_time()
     with contextlib.suppress(codec.WireError):
         message = codec.decode(parts)

@@ -1,4 +1,4 @@
-"""The learner's data path with a fake fleet: chunks per second and the cost per chunk."""
+"""Measures the learner's data path with a fake fleet: chunks per second and the cost of a chunk."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _GAME = "gravitar"
 _SESSIONS_PER_PROCESS = 512  # below libzmq's 1,023 sockets per context
 _PROCESSES = 2
 JOIN_SECONDS = 120.0
-_SETTLING_SECONDS = 10.0  # after the first credit, before anything is measured
+_SETTLING_SECONDS = 10.0  # time between the first credit and the measurement
 _BATCH_LANES = 256
 
 
@@ -72,7 +72,7 @@ def measure(actors: int = 256, rate: float | None = None, seconds: float = 30.0)
 
 
 def start(endpoint: str, actors: int, key_file: Path | None = None) -> list[FleetProcess]:
-    """Start a fleet in as many processes as it needs, with one key for all if the learner requires keys."""
+    """Start a fleet in several processes; all actors share one key if the learner requires keys."""
     count = min(actors, max(_PROCESSES, -(-actors // _SESSIONS_PER_PROCESS)))
     shares = [actors // count + (number < actors % count) for number in range(count)]
     return [FleetProcess(endpoint, share, _GAME, key_file) for share in shares]
@@ -92,7 +92,7 @@ def _idle(actors: int) -> dict[str, float]:
 def _observe(
     intake: Intake, fleets: list[FleetProcess], seconds: float, chunk_steps: int
 ) -> dict[str, object]:
-    """Measure rates and the slope of memory over `seconds`."""
+    """Measure rates and the growth of memory for `seconds`."""
     intake.open()
     time.sleep(_SETTLING_SECONDS)
     for fleet in fleets:
@@ -111,7 +111,7 @@ def _observe(
         after.chunk_bytes - before.chunk_bytes,
         after.chunk_steps - before.chunk_steps,
     )
-    # The slope of the maximum so far: the memory of batches varies, a leak only grows.
+    # The slope is that of the running maximum: the memory of batches varies, and a leak only grows.
     later = len(times) // 3
     slope = np.polyfit(times[later:], np.maximum.accumulate(memory)[later:], 1)[0]
     return {
@@ -138,7 +138,7 @@ def _acknowledgement(report: FleetReport) -> dict[str, float]:
 
 
 def _thread_seconds() -> dict[str, float]:
-    """Processor time by thread; `sockets` is the time of libzmq's own threads."""
+    """The processor time of each thread by name; `sockets` is that of libzmq's threads."""
     names = {thread.native_id: thread.name for thread in threading.enumerate()}
     seconds: dict[str, float] = {}
     for thread in psutil.Process().threads():

@@ -1,4 +1,4 @@
-"""The cost of a chunk and of a session for the learner, by size of the fleet, at one rate of chunks."""
+"""Measures what a chunk and a session cost the learner, for several fleet sizes at one rate of chunks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _FIGURES = (
 
 
 def measure() -> dict[str, object]:
-    """Run `fleet` in its own process for each size, because a process does not give memory back."""
+    """Run `fleet` in its own process for each size, because a process does not return freed memory."""
     sizes = {}
     for actors in _FLEETS:
         with tempfile.TemporaryDirectory() as directory:

@@ -1,4 +1,4 @@
-"""A learner's data path without training: sockets, admission, ledger, decoder and credit."""
+"""A learner's data path without a trainer: sockets, admission, ledger, decoder and credit."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _POLL_SECONDS = 0.25
 class Intake:
     """Takes decoded chunks as a trainer does, and settles each complete batch as trained.
 
-    With `chunks_per_second` it delays credit to limit the rate. Before it settles the first batch it waits
-    for all open batches, so that later it never holds more chunks than then.
+    With `chunks_per_second` it delays credit to limit the rate. It waits for all open batches before it
+    settles the first one, so it holds the most chunks at that time.
     """
 
     def __init__(self, config: Config, endpoint: str, chunks_per_second: float | None = None) -> None:
@@ -46,7 +46,7 @@ class Intake:
         self.server.close()
 
     def wait_for(self, sessions: int, timeout_seconds: float) -> None:
-        """Wait until so many sessions have joined."""
+        """Wait until `sessions` sessions have joined."""
         wait_until(lambda: self.server.session_count() >= sessions, f"{sessions} sessions", timeout_seconds)
 
     def open(self) -> None:
@@ -54,7 +54,7 @@ class Intake:
         self.server.open_batch(0)
 
     def close_ledger(self) -> Totals:
-        """Settle the remaining chunks after every session has ended; returns the totals."""
+        """Settle the remaining chunks after every session has ended; return the totals."""
         self._stop.set()
         self._consumer.join()
         self.server.drain(finished=True)

@@ -1,8 +1,8 @@
-"""The configuration of the benchmarks of the learner and of whole runs. Its values never change.
+"""The configuration of the benchmarks `learner`, `train` and `lag`. Its values never change.
 
-The precision `auto` is resolved on each machine, and the results name it. The configuration uses no preset
-and no default, so that figures remain comparable with earlier ones: Breakout, 32 lanes x 128 steps, 4 passes,
-the predictor learns from a quarter of the samples.
+It uses no preset and no default, so that figures remain comparable with earlier ones: Breakout, 32 lanes x
+128 steps, 4 epochs, and a quarter of the samples for the predictor. The precision `auto` is resolved on each
+machine, and the results name it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Updates of PPO+RND, compared with a plain float32 loop of the same losses and with the device's ceiling."""
+"""Compares updates of PPO and RND with a plain float32 loop of the same losses and with a matrix product."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _GPU_LANES = 1024
 
 
 def measure(device_name: str = "cpu") -> dict[str, object]:
-    """Measure the default job; on a GPU also the batch of a large fleet."""
+    """Measure updates of the benchmark's job; on a GPU also those with the batch of a large fleet."""
     device = torch.device(device_name)
     configure_torch(threads=CORES)
     result: dict[str, object] = {
@@ -88,7 +88,7 @@ def _measure(config: Config, device: torch.device) -> dict[str, object]:
 
 
 def _batch(config: Config, spaces: Spaces, device: torch.device) -> Batch:
-    """A batch of noise with a few episode ends."""
+    """A batch of random images with a few episode ends."""
     rng = np.random.default_rng(0)
     steps, lanes = config.rollout.steps, config.rollout.batch_lanes
     grid = (steps, lanes)

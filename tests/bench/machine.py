@@ -1,4 +1,4 @@
-"""References of this machine, with which rates are compared."""
+"""Measures what this machine can do at most, as a reference for the benchmarks."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def hardware() -> dict[str, object]:
 
 
 class Load:
-    """The load of other processes during a measurement, which every figure is shown with."""
+    """The load of other processes during a measurement; the page shows it beside the figures."""
 
     def __init__(self) -> None:
         self._start = self._now()
@@ -46,7 +46,7 @@ class Load:
         return time.monotonic(), busy, ours.user + ours.system + ours.children_user + ours.children_system
 
     def of_others(self) -> float:
-        """The mean number of cores that other processes used; call it after our own processes have ended."""
+        """The mean number of cores that other processes used; call it after all children have ended."""
         wall, busy, ours = (now - then for now, then in zip(self._now(), self._start, strict=True))
         return round(max(0.0, busy - ours) / wall, 2)
 
@@ -64,7 +64,7 @@ def synchronise(device: torch.device) -> None:
 
 
 def matrix_ceiling(device: torch.device = _CPU) -> float:
-    """FLOP/s of a large matrix product in the default precision; on a CPU with all cores."""
+    """The FLOP/s of a large matrix product in the default precision; a CPU uses all cores."""
     torch.set_num_threads(CORES)
     dtype = torch.bfloat16 if resolve_precision("auto", device) == "bfloat16" else torch.float32
     size = 8192 if device.type == "cuda" else 1024
@@ -81,7 +81,7 @@ def matrix_ceiling(device: torch.device = _CPU) -> float:
 
 
 class Emulator:
-    """The vector emulator alone under random play, on one core."""
+    """The vector emulator alone, with random actions, on one core."""
 
     def __init__(self, config: Config, lanes: int = 16) -> None:
         self.env = envs.make(config.env, lanes)
@@ -91,7 +91,7 @@ class Emulator:
         self.env.reset(np.arange(lanes))
 
     def measure_rate(self, steps: int = 100) -> float:
-        """Steps per second of all lanes, over `steps` steps of each."""
+        """The steps per second of all lanes together, over `steps` steps of each lane."""
         actions = self._rng.integers(0, self._actions, (steps, self._lanes), np.int32)
         start = time.perf_counter()
         for action in actions:
@@ -110,21 +110,21 @@ def _forward_flops(network: torch.nn.Module, *shape: int) -> float:
 
 
 def flops(config: Config, spaces: Spaces) -> tuple[float, float]:
-    """FLOP of one step, in the actor and in its updates; a backward pass counts double."""
+    """The FLOP of one step, in the actor and in the updates; a backward pass counts as two forward passes."""
     network, ppo, rnd = config.network, config.ppo, config.rnd
     policy = _forward_flops(make_policy(spaces, network), spaces.stack, *spaces.observation)
     acting, learning = policy, policy * (1 + 3 * ppo.epochs)
     if rnd.enabled:
         target = _forward_flops(make_target(spaces, network), *spaces.observation)
         predictor = _forward_flops(make_predictor(spaces, network), *spaces.observation)
-        seen = 1 - (1 - config.predictor_share) ** ppo.epochs  # in at least one pass
+        seen = 1 - (1 - config.predictor_share) ** ppo.epochs  # share of samples used in at least one epoch
         acting += target + predictor
         learning += target * seen + predictor * 3 * ppo.epochs * config.predictor_share
     return acting, learning
 
 
 def limit(config: Config) -> dict[str, float]:
-    """An upper limit of the steps per second that this machine can train, from the ceilings of its parts."""
+    """An upper bound of the steps per second that this machine can train, from those of its parts."""
     bare = Emulator(config)
     ceiling, emulator = matrix_ceiling(), bare.measure_rate()
     bare.close()

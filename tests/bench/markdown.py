@@ -1,4 +1,4 @@
-"""Tables of figures in Markdown."""
+"""Formats tables of figures in Markdown."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def words(name: str) -> str:
-    """The name of a figure as words."""
+    """The name of a figure with spaces instead of underscores."""
     return name.replace("_", " ")
 
 
@@ -23,15 +23,15 @@ def value(x: object) -> str:
     if isinstance(x, dict):
         return ", ".join(f"{name} {value(part)}" for name, part in x.items())
     if isinstance(x, list):
-        apart = "; " if any(isinstance(part, list) for part in x) else ", "
-        return apart.join(map(value, x))
+        separator = "; " if any(isinstance(part, list) for part in x) else ", "
+        return separator.join(map(value, x))
     if isinstance(x, (int, float)) and not isinstance(x, bool):
         return number(x)
     return ABSENT if x is None else str(x)
 
 
 def number(value: float) -> str:
-    """A number as text, with four digits or as a whole one."""
+    """A number as text: a whole number without a fraction, another one with four digits."""
     return (
         f"{value:,.0f}"
         if float(value).is_integer()

@@ -1,8 +1,8 @@
-"""PPO+RND as a plain float32 program: the reference for the learner's speed.
+"""PPO and RND as a plain float32 program: the reference for the learner's speed.
 
-It has the losses and the networks of `learner.training.ppo` in the form of a short program: images in NCHW
-that are converted to floats for each minibatch, a predictor on every row with a mask afterwards, the target's
-features again in each pass, one loss, and an Adam that is not fused.
+It has the losses and the networks of `learner.training.ppo`, without its optimisations: it converts images in
+NCHW to floats for each minibatch, applies the predictor to every row and masks the result, computes the
+target's features again in each epoch, and uses an Adam that is not fused.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Naive:
         )
 
     def update(self, batch: Batch, statistics: tuple[Tensor, Tensor]) -> dict[str, float]:
-        """Train on one batch; returns the mean losses."""
+        """Train on one batch; return the mean losses."""
         ppo = self._ppo
         stack = batch.stack[:-1].flatten(0, 1).movedim(-1, 1).contiguous()
         last = batch.stack[-1].movedim(-1, 1).contiguous()

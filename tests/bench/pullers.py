@@ -1,8 +1,8 @@
 """`python -m tests.bench.pullers ENDPOINT K READERS`: K clients that pull weights in one process.
 
-For every line on standard input each client pulls the newest bundle, and a line on standard output has the
-times of the machine's monotonic clock at which each had it. With READERS above 0 every client represents the
-parent of that many actors: it writes a file, and it has the bundle once the file was read that often.
+For each line on standard input, each client pulls the newest bundle; a line on standard output then has the
+time, of the machine's monotonic clock, at which each client finished. With READERS above 0 a client
+represents the parent of that many actors: it writes the bundle to a file and reads it that number of times.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How long a fleet that shares one key needs to rejoin a learner that restarts."""
+"""Measures the time in which a fleet that shares one key rejoins a restarted learner."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from tests.support.processes import free_port, wait_until
 
 _GAME = "gravitar"
 _DOWN_SECONDS = 5.0
-_STEADY_SECONDS = 30.0  # afterwards, in which no session may be lost
+_STEADY_SECONDS = 30.0  # time after the rejoin in which no session may be lost
 
 
 def measure(actors: int = 2_000) -> dict[str, object]:
-    """Measure CURVE sessions of the product; the learner has no trainer and gives no credit."""
+    """Measure encrypted sessions of the product; the learner has no trainer and gives no credit."""
     log_warnings_only()
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

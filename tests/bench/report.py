@@ -1,4 +1,4 @@
-"""docs/benchmarks.md from docs/benchmarks/*.json: tables and verdicts; the only prose is the template's."""
+"""Makes docs/benchmarks.md from docs/benchmarks/*.json and template.md: its tables and verdicts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _HERE = Path(__file__).parent
 
 
 def render(results: Results, template: str, shortfalls: str) -> str:
-    """Fill the template."""
+    """The text of the page: the template with the tables of the results."""
     headings = ["what", "measured", "target", "verdict"]
     return template.format(
         hardware=_hardware(results),
@@ -27,8 +27,8 @@ def render(results: Results, template: str, shortfalls: str) -> str:
         wire=_wire(results),
         damage=_columns(results, ("damage",), _DAMAGE),
         fleet=_columns(results, ("fleet-256", "fleet-2000"), _FLEET),
-        lag=_ways(results, "lag"),
-        weights=_ways(results, "weights"),
+        lag=_variants(results, "lag"),
+        weights=_variants(results, "weights"),
         growth=_growth(results),
         containers=_columns(results, ("containers",), _CONTAINERS),
         shortfalls=shortfalls.strip(),
@@ -36,7 +36,7 @@ def render(results: Results, template: str, shortfalls: str) -> str:
 
 
 def page() -> str:
-    """docs/benchmarks.md, from the stored results."""
+    """The text of docs/benchmarks.md, from the stored results."""
     results = {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
     return render(results, (_HERE / "template.md").read_text(), (_HERE / "shortfalls.md").read_text())
 
@@ -68,7 +68,7 @@ _TRAIN = (
     "mflop_per_step",
     "limit_steps_per_second",
     "fraction_of_limit",
-    "held_back_by",
+    "bottleneck",
     "learner_busy_share",
     "actors_busy_share",
     "learner_phase_seconds",
@@ -132,7 +132,7 @@ def _hardware(results: Results) -> str:
 
 
 def _columns(results: Results, names: Sequence[str], figures: Sequence[str]) -> str:
-    """Results side by side, a row for each figure."""
+    """A table with a column for each result and a row for each figure."""
     found = [name for name in names if name in results]
     rows = [[words(figure), *(value(results[name].get(figure)) for name in found)] for figure in figures]
     return table(["", *found], rows) if found else ABSENT + "."
@@ -163,19 +163,19 @@ def _wire(results: Results) -> str:
         for game, x in wire["trained"].items():
             rows.append([game, f"{x['env_steps']:,} steps", *(value(x[figure]) for figure in figures)])
     else:
-        rows.append(["trained play", wire["trained"], *([""] * len(figures))])
+        rows.append(["trained policies", wire["trained"], *([""] * len(figures))])
     rows.append(["**mean of random**", "", *(value(wire[figure]) for figure in figures)])
     return table(["game", "policy", *map(words, figures)], rows) + _load(wire)
 
 
-def _ways(results: Results, name: str) -> str:
-    """The ways of one benchmark, side by side."""
+def _variants(results: Results, name: str) -> str:
+    """A table with a column for each variant of one benchmark and a row for each figure."""
     if name not in results:
         return ABSENT + "."
-    ways = {way: x for way, x in results[name].items() if isinstance(x, dict)}
-    figures = list(next(iter(ways.values())))
-    rows = [[words(figure), *(value(x[figure]) for x in ways.values())] for figure in figures]
-    return table(["", *map(words, ways)], rows) + _load(results[name])
+    variants = {variant: x for variant, x in results[name].items() if isinstance(x, dict)}
+    figures = list(next(iter(variants.values())))
+    rows = [[words(figure), *(value(x[figure]) for x in variants.values())] for figure in figures]
+    return table(["", *map(words, variants)], rows) + _load(results[name])
 
 
 def _growth(results: Results) -> str:

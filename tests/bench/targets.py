@@ -13,30 +13,31 @@ Results = Mapping[str, dict[str, Any]]  # by file name, without its ending
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One row of the targets: how a figure is read from the results, and its bounds."""
+    """One row of the targets: how figures are read from the results, and their bounds.
+
+    `aim` is a second, stricter bound of the first figure.
+    """
 
     what: str
-    read: Callable[[Results], tuple[float, ...]]  # raises KeyError where it was not measured
-    least: tuple[float, ...]
+    read: Callable[[Results], tuple[float, ...]]  # raises KeyError if a figure was not measured
+    bounds: tuple[float, ...]
     aim: float | None = None
-    unit: str = ""
-    at_most: bool = False  # whether the bounds are upper ones
+    at_most: bool = False  # whether the bounds are upper bounds
 
     def row(self, results: Results) -> list[str]:
         """The row of the table."""
         sign = "<=" if self.at_most else ">="
-        wanted = [f"{sign} {number(x)}" for x in self.least]
+        wanted = [f"{sign} {number(x)}" for x in self.bounds]
         target = ", ".join(wanted) + (f" (aim {number(self.aim)})" if self.aim is not None else "")
         try:
             values = self.read(results)
         except KeyError:
             return [self.what, ABSENT, target, ABSENT]
-        measured = ", ".join(map(number, values)) + (f" {self.unit}" if self.unit else "")
-        return [self.what, measured, target, self.verdict(values)]
+        return [self.what, ", ".join(map(number, values)), target, self.verdict(values)]
 
     def verdict(self, values: Sequence[float]) -> str:
         """Return "met" only if every value is within its bound."""
-        pairs = zip(values, self.least, strict=True)
+        pairs = zip(values, self.bounds, strict=True)
         met = all(value <= bound if self.at_most else value >= bound for value, bound in pairs)
         if met and self.aim is not None:
             reached = values[0] <= self.aim if self.at_most else values[0] >= self.aim
@@ -45,7 +46,7 @@ class Target:
 
 
 def _miscounted(results: Results, name: str) -> float:
-    """Steps that a fleet lost or counted twice, by the learner's ledger and by the counts of its actors."""
+    """The steps out of balance in the learner's ledger, plus those by which the actors' counts differ."""
     fleet = results[name]
     return float(abs(fleet["imbalance_steps"]) + abs(fleet["miscounted_steps"]))
 
@@ -78,7 +79,7 @@ TARGETS = (
         1600,
     ),
     Target(
-        "`damage`, messages per thousand that took over 5 ms of processor time; slowest to a legal chunk",
+        "`damage`, messages per thousand that took over 5 ms of processor time; slowest to a valid chunk",
         lambda r: (
             1000 * r["damage"]["cases_over_5_ms"] / r["damage"]["cases"],
             r["damage"]["slowest_to_legal_ratio"],
@@ -86,15 +87,15 @@ TARGETS = (
         (1, 2),
         at_most=True,
     ),
-    Target("`fleet`, 256 peers, chunks/s", lambda r: (r["fleet-256"]["chunks_per_second"],), (500,), 800),
+    Target("`fleet`, 256 actors, chunks/s", lambda r: (r["fleet-256"]["chunks_per_second"],), (500,), 800),
     Target(
-        "`fleet`, 256 peers: steps out of balance; memory slope, MB/min",
+        "`fleet`, 256 actors: steps out of balance; memory slope, MB/min",
         lambda r: (_miscounted(r, "fleet-256"), r["fleet-256"]["memory_slope_mb_per_minute"]),
         (0, 1),
         at_most=True,
     ),
     Target(
-        "`fleet`, 2,000 peers: not served; p99 acknowledgement, ms",
+        "`fleet`, 2,000 actors: not served; p99 acknowledgement, ms",
         lambda r: (
             r["fleet-2000"]["actors"] - r["fleet-2000"]["actors_served"],
             r["fleet-2000"]["ack_p99_ms"],

@@ -1,4 +1,4 @@
-"""End to end: env steps/s of the benchmark job, compared with the limit of this machine in the same run."""
+"""Measures the steps per second of the whole benchmark job, compared with the limit of this machine."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from tests.support.processes import free_port
 
 _RUNS = 3
 _ACTORS = 2
-_TRAINED = 6 * JOB.rollout.batch_steps
+_TRAINED_STEPS = 6 * JOB.rollout.batch_steps
 _WARMUP_STEPS = 4_096
 _TIMEOUT_SECONDS = 900
 
 
 def measure() -> dict[str, object]:
-    """The median of three runs of PPO+RND on Breakout, 32 lanes x 128, with two local actors."""
+    """The median of three runs of PPO and RND on Breakout, 32 lanes x 128, with two local actors."""
     summaries = [_run(0) for _ in range(_RUNS)]
     best = limit(JOB)
     figures = _figures(summaries)
-    training, playing = figures["learner_busy_share"], figures["actors_busy_share"]
-    side = "the learner's training" if training > playing else "the actors' playing"
+    training, collecting = figures["learner_busy_share"], figures["actors_busy_share"]
+    slower = "the learner's training" if training > collecting else "the actors' collection"
     fraction = figures["steps_per_second"] / best["limit_steps_per_second"]
     return {
         **hardware(),
@@ -36,7 +36,7 @@ def measure() -> dict[str, object]:
         **figures,
         **best,
         "fraction_of_limit": round(fraction, 3),
-        "held_back_by": side,
+        "bottleneck": slower,
     }
 
 
@@ -59,21 +59,21 @@ def compare_lags() -> dict[str, object]:
 
 
 def _figures(summaries: list[dict[str, Any]]) -> dict[str, Any]:
-    """The median speed of several runs of one mode, and the times of the phases of that run."""
+    """The median speed of several runs, and the times of the phases in the run with that speed."""
     speeds = [float(summary["steps_per_second"]) for summary in summaries]
     median = statistics.median(speeds)
     run = summaries[speeds.index(median)]
     learner, actors = run["phase_seconds"], run["actor_phase_seconds"]
-    # Random play precedes the first batch and is not part of the measured time.
-    played = actors["env"] * _TRAINED / (_TRAINED + _WARMUP_STEPS)
-    playing = (played + sum(actors[phase] for phase in ("policy", "bonus", "encode"))) / _ACTORS
+    # The warm-up precedes the first batch and is not part of the measured time.
+    stepping = actors["env"] * _TRAINED_STEPS / (_TRAINED_STEPS + _WARMUP_STEPS)
+    collecting = (stepping + sum(actors[phase] for phase in ("policy", "bonus", "encode"))) / _ACTORS
     training = sum(learner[phase] for phase in ("assemble", "train", "publish"))
-    wall = _TRAINED / median
+    wall = _TRAINED_STEPS / median
     return {
         "steps_per_second": median,
         "steps_per_second_runs": speeds,
         "learner_busy_share": round(training / wall, 3),
-        "actors_busy_share": round(playing / wall, 3),
+        "actors_busy_share": round(collecting / wall, 3),
         "learner_phase_seconds": learner,
         "actor_phase_seconds": actors,
         "wire_bytes_per_step": run["wire_bytes_per_step"],
@@ -84,7 +84,7 @@ def _run(max_lag: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as directory:
         run = Path(directory) / "run"
         rnd = replace(JOB.rnd, warmup_steps=_WARMUP_STEPS)
-        config = replace(JOB, total_steps=_TRAINED, max_lag=max_lag, rnd=rnd)
+        config = replace(JOB, total_steps=_TRAINED_STEPS, max_lag=max_lag, rnd=rnd)
         argv = [sys.executable, "-m", "learner", *flags(config), "--local-actors", str(_ACTORS)]
         argv += ["--bind", f"tcp://127.0.0.1:{free_port()}", "--run-dir", str(run)]
         subprocess.run(argv, check=True, capture_output=True, timeout=_TIMEOUT_SECONDS)

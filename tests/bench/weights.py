@@ -1,4 +1,4 @@
-"""The time from publishing a bundle to its last puller, and the round trip of data messages during pulls."""
+"""Measures the time until every puller has a published bundle, and the data port's round trip meanwhile."""
 
 from __future__ import annotations
 
@@ -48,26 +48,26 @@ def _measure(pullers: int, readers: int) -> dict[str, float]:
     config = Config(total_steps=1 << 50, env=EnvConfig(id="breakout"), rollout=rollout)
     config = replace(config, rnd=replace(config.rnd, warmup_steps=0))
     ppo = PPO(config, envs.spaces(config.env), torch.device("cpu"))
-    white = {"mean": torch.zeros(84, 84), "std": torch.ones(84, 84)}
-    bundles = [Bundle(1, version, ppo.tensors() | white) for version in range(_BUNDLES + 1)]
+    moments = {"mean": torch.zeros(84, 84), "std": torch.ones(84, 84)}
+    bundles = [Bundle(1, version, ppo.tensors() | moments) for version in range(_BUNDLES + 1)]
     endpoint = f"tcp://127.0.0.1:{free_port()}"
     with Intake(config, endpoint, _CHUNKS_PER_SECOND) as intake:
-        player = FleetProcess(endpoint, 1, config.env.id)
+        sender = FleetProcess(endpoint, 1, config.env.id)
         processes = _start(endpoint, pullers, readers)
         try:
             intake.wait_for(1, _JOIN_SECONDS)
             intake.open()
             _publish(intake, bundles[0], processes)  # establishes the connections
-            player.reset_measurements()
+            sender.reset_measurements()
             before = cpu_seconds()
             seconds = [x for bundle in bundles[1:] for x in _publish(intake, bundle, processes)]
             cpu = cpu_seconds() - before
         finally:
-            player.leave()
+            sender.leave()
             for process in processes:
                 process.communicate(timeout=_PULL_SECONDS)
-        round_trips = player.report().ack_seconds
-        view = intake.server.refresh_status()
+        round_trips = sender.report().ack_seconds
+        status = intake.server.refresh_status()
     return {
         "pullers": pullers,
         "bundle_mb": round(len(WeightsBlob.of("bundle", bundles[0]).data) / 1e6, 2),
@@ -77,9 +77,9 @@ def _measure(pullers: int, readers: int) -> dict[str, float]:
         "round_trip_p50_ms": round(float(np.quantile(round_trips, 0.5)) * 1e3, 2),
         "round_trip_p99_ms": round(float(np.quantile(round_trips, 0.99)) * 1e3, 2),
         "round_trips": len(round_trips),
-        "sent_mb_per_bundle": round(view.weights_bytes / (_BUNDLES + 1) / 1e6, 1),
+        "sent_mb_per_bundle": round(status.weights_bytes / (_BUNDLES + 1) / 1e6, 1),
         "learner_cpu_ms_per_bundle": round(cpu / _BUNDLES * 1e3, 1),
-        "would_block": view.send_queue_full,
+        "send_queue_full": status.send_queue_full,
     }
 
 
@@ -96,7 +96,7 @@ def _start(endpoint: str, pullers: int, readers: int) -> list[subprocess.Popen[s
 
 
 def _publish(intake: Intake, bundle: Bundle, processes: list[subprocess.Popen[str]]) -> list[float]:
-    """Publish a bundle; returns the seconds until each puller has it."""
+    """Publish a bundle; return the time until each puller has it, in seconds."""
     intake.server.publish(bundle)
     start = time.monotonic()
     for process in processes:

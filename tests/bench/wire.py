@@ -1,4 +1,4 @@
-"""The codec on recorded play: bytes per step, encode and decode speed, on one core; chunks of 128 x 1."""
+"""Measures the codec on recorded chunks of 128 x 1 on one core: bytes per step, encode and decode time."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _ROLLOUT = RolloutConfig(steps=128, lanes=1, batch_lanes=1)
 
 
 def measure(trained: Iterable[Path] = ()) -> dict[str, object]:
-    """Measure ten games under random play, and those of the given run directories under their policies."""
+    """Measure ten games with random actions, and the games of the run directories with their policies."""
     configure_torch(threads=1)
     random = {game: _measure(Config(env=EnvConfig(id=game), rollout=_ROLLOUT), None) for game in _GAMES}
     learned = {}
@@ -84,7 +84,7 @@ def _record(config: Config, policy: Policy | None) -> list[Chunk]:
         chunk = rollout.collect(policy, lambda: True)
         assert chunk is not None
         arrays = {x.name: np.copy(getattr(chunk, x.name)) for x in dataclasses.fields(chunk)}
-        # Real bonuses do not compress; zeros would.
+        # Real bonuses hardly compress; the zeros of `collect` would.
         arrays["bonus"] = np.random.default_rng(0).random(arrays["bonus"].shape, np.float32)
         chunks.append(Chunk(**arrays))
     return chunks
@@ -99,13 +99,13 @@ def _measure(config: Config, policy: Policy | None) -> dict[str, float]:
         for field in dataclasses.fields(chunk):
             assert (getattr(decoded, field.name) == getattr(chunk, field.name)).all()
     bodies = [zlib_ng.compress(np.ascontiguousarray(chunk.observation).data, 2) for chunk in chunks]
-    video_bytes = [_message(parts).observation_bytes for parts in messages]
-    videos = [parts[1][:size] for parts, size in zip(messages, video_bytes, strict=True)]
+    image_bytes = [_message(parts).observation_bytes for parts in messages]
+    images = [parts[1][:size] for parts, size in zip(messages, image_bytes, strict=True)]
     rounds = [
         (
             _milliseconds(lambda: [_encode(chunk) for chunk in chunks]),
             _milliseconds(lambda: [_decode(parts, spaces) for parts in messages]),
-            _milliseconds(lambda: [zlib_ng.decompress(video) for video in videos]),
+            _milliseconds(lambda: [zlib_ng.decompress(block) for block in images]),
         )
         for _ in range(_ROUNDS)
     ]
@@ -140,7 +140,7 @@ def _decode(parts: list[bytes], spaces: Spaces) -> Chunk:
 
 
 def _milliseconds(work: Callable[[], object]) -> float:
-    """Processor time per chunk in one thread, which other processes hardly affect."""
+    """The processor time per chunk, which other processes hardly affect."""
     start = time.process_time()
     work()
     return (time.process_time() - start) / _CHUNKS * 1e3

@@ -1,8 +1,8 @@
 """Faults of the disk: a full disk and damaged checkpoints.
 
-Each scenario takes the number and the length of its faults, so that it has a short and a long form. It
-compares the ledger with independent counts and returns figures. A figure that depends on the machine has a
-bound beside it, NAME_bound, which only the long form checks.
+The arguments of a scenario are the number and the length of its faults, so it has a short and a long form. It
+compares the ledger with independent counts and returns figures. For a figure NAME that depends on the machine
+it also returns NAME_bound, which only the long form checks.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from tests.support.processes import Command, wait_until
 
 
 @contextlib.contextmanager
-def _no_room(learner: Command, run_dir: Path) -> Iterator[None]:
-    """Fill the disk of the run directory for the block."""
+def _full_disk(learner: Command, run_dir: Path) -> Iterator[None]:
+    """Fill the disk of the run directory during the block."""
     filler = run_dir / "filler"
     with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:
@@ -41,8 +41,8 @@ def _no_room(learner: Command, run_dir: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _no_longer_files(learner: Command, run_dir: Path) -> Iterator[None]:
-    """Limit the size of files for the block, where users may not mount a disk of their own."""
+def _limited_files(learner: Command, run_dir: Path) -> Iterator[None]:
+    """Limit the size of files during the block; for systems where users may not mount a disk."""
     process, unlimited = psutil.Process(learner.pid), resource.RLIM_INFINITY
     process.rlimit(resource.RLIMIT_FSIZE, (8_192, unlimited))
     try:
@@ -52,13 +52,13 @@ def _no_longer_files(learner: Command, run_dir: Path) -> Iterator[None]:
 
 
 def full_disk(directory: Path, seconds: float) -> Figures:
-    """B10: the disk is full. Training continues, old checkpoints stay, and a metric counts the failures.
+    """B10: the disk is full. Training continues, old checkpoints remain, and a metric counts the failures.
 
-    A new checkpoint is saved as soon as there is room again.
+    The learner saves a new checkpoint as soon as the disk has free space again.
     """
     harness = FaultHarness(directory)
     real = small_disk.possible(directory / "mount")
-    full = _no_room if real else _no_longer_files
+    full = _full_disk if real else _limited_files
     harness.run.module = "tests.support.small_disk" if real else harness.run.module
 
     def saved() -> list[str]:
@@ -71,7 +71,7 @@ def full_disk(directory: Path, seconds: float) -> Figures:
         wait_until(lambda: len(saved()) >= 1, "a checkpoint", START_SECONDS)
         failed = "outrider_checkpoint_failures_total"
         with full(learner, checkpoints.parent):
-            if not real:  # the file of the witness would reach the limit, too
+            if not real:  # the file of the witness would reach the limit as well
                 harness.trained.rename(directory / "before.jsonl")
                 harness.trained.touch()
             old = [name for name in saved() if not name.endswith(".tmp")]
@@ -79,9 +79,9 @@ def full_disk(directory: Path, seconds: float) -> Figures:
             time.sleep(seconds)
             during = harness.wait_updates(1)
             failures = harness.run.metric(failed, learner)
-            left = [name for name in saved() if not name.endswith(".tmp")]
-            assert left == old, "an old checkpoint is gone"
-            assert all(checkpoint.load(checkpoints / name) for name in left)
+            kept = [name for name in saved() if not name.endswith(".tmp")]
+            assert kept == old, "expected the old checkpoints, got others"
+            assert all(checkpoint.load(checkpoints / name) for name in kept)
         wait_until(lambda: saved()[-1] > old[-1], "a new checkpoint", START_SECONDS)
         assert not [name for name in saved() if name.endswith(".tmp") and name < saved()[-1]]
         stop(actors)
@@ -95,7 +95,7 @@ def full_disk(directory: Path, seconds: float) -> Figures:
 
 
 def damaged_checkpoints(directory: Path) -> Figures:
-    """B10: a bit flips in, or a cut is at, every 1/64 of the newest checkpoint: the one before is used."""
+    """B10: the newest checkpoint has a flipped bit, or a cut, at every 1/64: the previous one is used."""
     harness = FaultHarness(directory)
     with harness.learner() as learner, harness.actor(procs=2) as actors:
         checkpoints = harness.run.path / "checkpoints"
@@ -103,23 +103,23 @@ def damaged_checkpoints(directory: Path) -> Figures:
         harness.wait_updates(5)
         stop(actors)
         stop(learner)
-    *_, before, last = sorted(checkpoints.glob("*.safetensors"))
-    sound, size = last.read_bytes(), last.stat().st_size
-    expected = checkpoint.load(before).meta["version"]
+    *_, previous, last = sorted(checkpoints.glob("*.safetensors"))
+    intact, size = last.read_bytes(), last.stat().st_size
+    expected = checkpoint.load(previous).meta["version"]
     tried = 0
     for part in range(64):
         at = (size * part) // 64 + size // 128
-        flipped = bytearray(sound)
+        flipped = bytearray(intact)
         flipped[at] ^= 1 << (part % 8)
-        for damaged in (bytes(flipped), sound[: (size * part) // 64]):
+        for damaged in (bytes(flipped), intact[: (size * part) // 64]):
             last.write_bytes(damaged)
             found = checkpoint.newest(checkpoints)
             assert found is not None and found.meta["version"] == expected, (part, len(damaged))
             tried += 1
-    before.write_bytes(sound[: size // 2])
+    previous.write_bytes(intact[: size // 2])
     for other in checkpoints.glob("*.safetensors"):
         other.write_bytes(other.read_bytes()[: size // 2])
     with contextlib.suppress(CheckpointError):
         checkpoint.newest(checkpoints)
         raise AssertionError("expected a refusal when every checkpoint is damaged")
-    return {"damaged": tried, "fell_back": tried}
+    return {"damaged": tried, "previous_used": tried}

@@ -1,8 +1,8 @@
 """Faults of the network: partitions, broken and slow connections, damaged and repeated messages.
 
-Each scenario takes the number and the length of its faults, so that it has a short and a long form. It
-compares the ledger with independent counts and returns figures. A figure that depends on the machine has a
-bound beside it, NAME_bound, which only the long form checks.
+The arguments of a scenario are the number and the length of its faults, so it has a short and a long form. It
+compares the ledger with independent counts and returns figures. For a figure NAME that depends on the machine
+it also returns NAME_bound, which only the long form checks.
 """
 
 from __future__ import annotations
@@ -28,19 +28,24 @@ from tests.support.fault_harness import (
     stop,
 )
 from tests.support.processes import free_port, kill, wait_until
-from tests.support.proxy import PARTITION, FaultProxy, Weather, schedule
+from tests.support.proxy import PARTITION, FaultProxy, NetworkConditions, schedule
 from tests.support.replayer import Replayer
 
 _DUPLICATES = "outrider_wire_duplicate_chunks_total"
 
 
 def partitions(directory: Path, count: int, seconds: tuple[float, float], seed: int = 0) -> Figures:
-    """B3 and B4: no traffic passes, or none in one direction, or the learner's end of a connection is gone.
+    """B3 and B4: no traffic passes, or none in one direction, or the learner's end of a connection closes.
 
-    Two actors, each behind its own proxy, are cut off in turn; with a third one the learner still trains.
+    The faults affect two actors in turn, each behind its own proxy; a third actor lets the learner train on.
     """
     harness = FaultHarness(directory, seed)
-    faults = schedule(seed, count, seconds, (PARTITION, Weather(hold_up=True), Weather(hold_down=True), None))
+    faults = schedule(
+        seed,
+        count,
+        seconds,
+        (PARTITION, NetworkConditions(hold_up=True), NetworkConditions(hold_down=True), None),
+    )
     ports = [free_port() for _ in range(2)]
     backs, gaps = [], []
     with contextlib.ExitStack() as stack:
@@ -52,10 +57,10 @@ def partitions(directory: Path, count: int, seconds: tuple[float, float], seed: 
         for number, fault in enumerate(faults):
             proxy, actor, since = proxies[number % 2], cut[number % 2], len(harness.updates())
             time.sleep(fault.pause_seconds)
-            if fault.weather is None:
+            if fault.conditions is None:
                 proxy.half_open()
             else:
-                with proxy.during(fault.weather):
+                with proxy.during(fault.conditions):
                     time.sleep(fault.seconds)
             backs.append(harness.wait_steps(actor))
             gaps.append(harness.longest_gap(since))
@@ -86,8 +91,8 @@ def broken_connections(directory: Path, cut_bytes: int, seconds: float, seed: in
         harness.actor(port) as second,
     ):
         harness.wait_updates(20)
-        with proxy.during(Weather(cut_bytes=cut_bytes, delay_seconds=0.002)):
-            proxy.half_open()  # so that every connection is a new one, with this weather
+        with proxy.during(NetworkConditions(cut_bytes=cut_bytes, delay_seconds=0.002)):
+            proxy.half_open()  # so that every connection is a new one, with these conditions
             time.sleep(seconds)
             wait_until(lambda: proxy.cuts >= 3, "three cuts", START_SECONDS)
             harness.wait_updates(5)
@@ -96,23 +101,23 @@ def broken_connections(directory: Path, cut_bytes: int, seconds: float, seed: in
         for actor in (first, second):
             stop(actor)
         stop(learner)
-    return {"cuts": proxy.cuts, "chunks_sent_again_and_known": duplicates, **harness.figures()}
+    return {"cuts": proxy.cuts, "duplicate_chunks": duplicates, **harness.figures()}
 
 
 def damaged_bytes(directory: Path, seconds: float, seed: int = 0) -> Figures:
-    """B11: bits flip and blocks vanish; damaged messages are refused and the others are accounted for."""
+    """B11: bits flip and blocks are dropped; damaged messages are refused, and the others accounted for."""
     harness, port = FaultHarness(directory, seed), free_port()
     with (
         FaultProxy(port, harness.run.port, seed) as proxy,
         harness.learner() as learner,
-        harness.actor() as sound,
+        harness.actor() as undisturbed,
         harness.actor(port),
     ):
         harness.wait_updates(20)
-        with proxy.during(Weather(flip=0.02, drop=0.01)):
+        with proxy.during(NetworkConditions(flip=0.02, drop=0.01)):
             time.sleep(seconds)
             harness.wait_updates(5)
-        stop(sound)
+        stop(undisturbed)
         stop(learner)
         imbalances = sorted(harness.sampler.imbalances)
     assert imbalances == [0.0]
@@ -122,7 +127,7 @@ def damaged_bytes(directory: Path, seconds: float, seed: int = 0) -> Figures:
     trained = harness.run.summary()["trained_steps"]
     assert seen == trained == len(kept) * STEPS * BATCH_LANES
     return {
-        "bits_turned": proxy.flips,
+        "bits_flipped": proxy.flips,
         "blocks_dropped": proxy.drops,
         "trained_steps": trained,
         "imbalance_steps": 0,
@@ -130,7 +135,7 @@ def damaged_bytes(directory: Path, seconds: float, seed: int = 0) -> Figures:
 
 
 def slow_actor(directory: Path, seconds: float, bytes_per_second: float = 7_000.0) -> Figures:
-    """B6: one actor of three has 56 kbit/s; it delays an update by the straggler bound at most."""
+    """B6: one actor of three has a rate of 56 kbit/s; it delays an update by at most the straggler bound."""
     harness, port = FaultHarness(directory), free_port()
     with (
         FaultProxy(port, harness.run.port) as proxy,
@@ -143,7 +148,7 @@ def slow_actor(directory: Path, seconds: float, bytes_per_second: float = 7_000.
         time.sleep(seconds / 2)
         usual = (len(harness.updates()) - before) / (time.monotonic() - start)
         since, start = len(harness.updates()), time.monotonic()
-        with proxy.during(Weather(bytes_per_second=bytes_per_second)):
+        with proxy.during(NetworkConditions(bytes_per_second=bytes_per_second)):
             time.sleep(seconds)
             rate = (len(harness.updates()) - since) / (time.monotonic() - start)
             gap, bound = harness.longest_gap(since)
@@ -160,10 +165,9 @@ def slow_actor(directory: Path, seconds: float, bytes_per_second: float = 7_000.
 
 
 def replayed_frames(directory: Path, chunks: int, seed: int = 0) -> Figures:
-    """B11: chunks arrive twice, out of order, much later again, and again at the resumed learner."""
-    harness, chance = FaultHarness(directory, seed), random.Random(seed)
-    count_file = directory / "steps" / "1"  # the peer is in this process; no other has that number
-
+    """B11: chunks arrive twice, out of order, again much later, and again at the resumed learner."""
+    harness, rng = FaultHarness(directory, seed), random.Random(seed)
+    count_file = directory / "steps" / "1"  # the peer is in this process; no other process has this id
     with Replayer(harness.run.port, STEPS, LANES, count_file) as peer:
         with harness.learner() as learner:
             peer.join()
@@ -171,11 +175,11 @@ def replayed_frames(directory: Path, chunks: int, seed: int = 0) -> Figures:
             for _ in range(chunks):
                 peer.wait_credit()
                 offsets = [peer.record()]
-                # A chunk beyond the credit, and before the earlier one; ten such violations are a ban.
-                if peer.resends < 5 and chance.random() < 0.2:
+                # A chunk beyond the credit is sent before the earlier one; ten such violations cause a ban.
+                if peer.resends < 5 and rng.random() < 0.2:
                     offsets = [peer.record(), *offsets, peer.produced - CHUNK_STEPS]
-                offsets += [offsets[0]] * chance.randrange(2)
-                offsets += chance.choices(list(peer.frames), k=chance.randrange(3))
+                offsets += [offsets[0]] * rng.randrange(2)
+                offsets += rng.choices(list(peer.frames), k=rng.randrange(3))
                 for offset in offsets:
                     peer.send_chunk(offset)
                 sent += len(offsets)
@@ -195,11 +199,11 @@ def replayed_frames(directory: Path, chunks: int, seed: int = 0) -> Figures:
             peer.joined = False
             peer.send_chunk(held)
             peer.join()
-            for offset in [*chance.choices(list(peer.frames), k=20), held]:
+            for offset in [*rng.choices(list(peer.frames), k=20), held]:
                 peer.send_chunk(offset)
             wait_until(
                 lambda: peer.settled >= peer.produced,
-                "the settlement of the old frames",
+                "the settlement of the old chunks",
                 START_SECONDS,
                 between=lambda: peer.receive(0.2),
             )
@@ -213,8 +217,8 @@ def replayed_frames(directory: Path, chunks: int, seed: int = 0) -> Figures:
     assert peer.resends > 0
     return {
         "chunks": len(peer.frames),
-        "sent_in_all": sent + 42,
+        "messages_sent": sent + 42,
         "duplicates_refused": duplicates,
-        "resends_asked": peer.resends,
+        "resends_requested": peer.resends,
         **figures,
     }

@@ -1,8 +1,8 @@
 """Faults of processes: killed, stopped, stalled and terminated actors and learners.
 
-Each scenario takes the number and the length of its faults, so that it has a short and a long form. It
-compares the ledger with independent counts and returns figures. A figure that depends on the machine has a
-bound beside it, NAME_bound, which only the long form checks.
+The arguments of a scenario are the number and the length of its faults, so it has a short and a long form. It
+compares the ledger with independent counts and returns figures. For a figure NAME that depends on the machine
+it also returns NAME_bound, which only the long form checks.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ from tests.support.processes import kill, wait_until
 
 
 def killed_actors(directory: Path, kills: int, seed: int = 0) -> Figures:
-    """B1: kill random actors that play, at random moments."""
-    harness, chance, killed = FaultHarness(directory, seed), random.Random(seed), set[int]()
+    """B1: kill random actors that make steps, at random moments."""
+    harness, rng, killed = FaultHarness(directory, seed), random.Random(seed), set[int]()
 
-    def playing() -> list[int]:
+    def stepping() -> list[int]:
         made = harness.run.counted_by_process()
         return [child.pid for child in learner.actors() if made.get(child.pid) and child.pid not in killed]
 
     with harness.learner("--local-actors", "4") as learner:
         while len(killed) < kills:
-            wait_until(lambda: bool(playing()), "an actor that plays", START_SECONDS)
-            time.sleep(chance.uniform(0.0, 2.0))
-            victim = chance.choice(playing())
-            kill(victim)
-            killed.add(victim)
+            wait_until(lambda: bool(stepping()), "an actor that makes steps", START_SECONDS)
+            time.sleep(rng.uniform(0.0, 2.0))
+            pid = rng.choice(stepping())
+            kill(pid)
+            killed.add(pid)
         back = harness.wait_updates(20)
         stop(learner)
     # An actor that is killed between an emulator step and its count loses at most one step per lane.
@@ -53,10 +53,10 @@ def killed_actors(directory: Path, kills: int, seed: int = 0) -> Figures:
 def killed_learners(directory: Path, kills: int, seed: int = 0) -> Figures:
     """B2: kill the learner at random moments, every second time while it writes a checkpoint.
 
-    It has to train again within `BACK_SECONDS`, including the start of Python and PyTorch.
+    It must train again within `BACK_SECONDS`, including the start of Python and PyTorch.
     """
     harness = FaultHarness(directory, seed, environment={"CHAOS_FSYNC_SECONDS": "0.1"})
-    chance, downs, writing = random.Random(seed), [], 0
+    rng, downs, writing = random.Random(seed), [], 0
     with harness.actor(procs=2) as actors:
         for number in range(kills + 1):
             started = time.monotonic()
@@ -75,7 +75,7 @@ def killed_learners(directory: Path, kills: int, seed: int = 0) -> Figures:
                     )
                     writing += 1
                 else:
-                    time.sleep(chance.uniform(0.0, 8.0))
+                    time.sleep(rng.uniform(0.0, 8.0))
                 kill(learner.pid)
                 learner.process.wait()
     figures = harness.figures()
@@ -114,7 +114,7 @@ def frozen_processes(directory: Path, learner_seconds: float, actor_seconds: flo
     assert sessions == 3, "expected the learner to extend every lease by its own stop"
     return {
         "learner_stopped_seconds": learner_seconds,
-        "sessions_given_up_meanwhile": sessions - 3,
+        "sessions_lost": sessions - 3,
         "actor_stopped_seconds": actor_seconds,
         "learner_back_seconds": learner_back,
         "actor_back_seconds": actor_back,
@@ -128,7 +128,7 @@ def frozen_processes(directory: Path, learner_seconds: float, actor_seconds: flo
 
 
 def slow_learner(directory: Path, update_seconds: float, updates: int, max_lag: int) -> Figures:
-    """B7: updates take long. Credit stops the actors, no session ends, few steps are in flight."""
+    """B7: updates take long. Actors wait for credit, no session ends, and few steps are in flight."""
     harness = FaultHarness(directory, environment={"CHAOS_UPDATE_SECONDS": str(update_seconds)})
     with harness.learner("--max-lag", str(max_lag)) as learner, harness.actor(procs=3) as actors:
         harness.wait_updates(updates, 60 + 2 * updates * update_seconds)
@@ -148,14 +148,14 @@ def slow_learner(directory: Path, update_seconds: float, updates: int, max_lag: 
     }
 
 
-def wedged_learner(directory: Path, patience_seconds: float) -> Figures:
-    """B9: the network thread stalls during a run; the watchdog reports the thread and ends the process."""
-    harness = FaultHarness(directory, environment={"CHAOS_WEDGE_SECONDS": str(patience_seconds)})
+def wedged_learner(directory: Path, limit_seconds: float) -> Figures:
+    """B9: the network thread stalls for longer than its limit; the watchdog names it and ends the process."""
+    harness = FaultHarness(directory, environment={"CHAOS_WEDGE_SECONDS": str(limit_seconds)})
     with harness.actor(procs=2) as actors:
         with harness.run.learner() as learner:
             wait_until(lambda: len(harness.updates()) >= 20, "20 updates", START_SECONDS)
             start = time.monotonic()
-            code = learner.finish(patience_seconds + 60)
+            code = learner.finish(limit_seconds + 60)
             ended = time.monotonic() - start
             log = learner.err.read_text()
         assert code == 70
@@ -166,9 +166,9 @@ def wedged_learner(directory: Path, patience_seconds: float) -> Figures:
             stop(actors)
             stop(learner)
     return {
-        "patience_seconds": patience_seconds,
+        "limit_seconds": limit_seconds,
         "ended_seconds": ended,
-        "ended_seconds_bound": patience_seconds + 10,
+        "ended_seconds_bound": limit_seconds + 10,
         "exit_code": code,
         **harness.figures(),
     }
@@ -189,4 +189,4 @@ def terminated(directory: Path) -> Figures:
         learner_seconds = time.monotonic() - start
     figures = harness.figures()
     assert "actor_lost" not in figures["dropped_steps"], figures
-    return {"actors_left_seconds": actors_seconds, "learner_left_seconds": learner_seconds, **figures}
+    return {"actors_exit_seconds": actors_seconds, "learner_exit_seconds": learner_seconds, **figures}

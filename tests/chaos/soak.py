@@ -1,8 +1,8 @@
-"""`python -m tests.chaos.soak --minutes N --seed S`: all faults, mixed, on real Atari actors.
+"""`python -m tests.chaos.soak --minutes N --seed S`: random faults of all kinds, with Atari actors.
 
-It runs local actors, remote actors behind a fault proxy and remote actors beside it, and prints a line per
-fault and the totals. Each process counts its emulator steps; at the end each count is compared with the
-sessions of that process in the ledger of the last checkpoint.
+It runs a local actor, remote actors behind a fault proxy and one with a direct connection, and prints a line
+for each fault and the totals. Each process counts its emulator steps; at the end each count is compared with
+the sessions of that process in the ledger of the last checkpoint.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from learner import verify_ledger
 from learner.training import checkpoint
 from tests.support.fault_harness import Sampler, frozen
 from tests.support.processes import Command, Run, free_port, kill, wait_until
-from tests.support.proxy import PARTITION, FaultProxy, Weather
+from tests.support.proxy import PARTITION, FaultProxy, NetworkConditions
 from tests.support.result_files import keep
 
 LANES, STEPS = 2, 32
@@ -37,13 +37,13 @@ ARGUMENTS = (
     *("--total-steps", "1000000000", "--rollout.steps", str(STEPS), "--rollout.lanes", str(LANES)),
     *("--rollout.batch-lanes", "4", "--rnd.warmup-steps", "512", "--ppo.epochs", "1", "--local-actors", "1"),
 )
-_TRAINING_SECONDS = 180.0  # to be training again after a fault, on a busy machine
+_TRAINING_SECONDS = 180.0  # the longest time from a fault to further training, on a busy machine
 _HELLO = re.compile(r'"sid": "([0-9a-f]{32})".*"pid": (\d+).*"event": "hello"')
 
 
 @dataclass
 class Soak:
-    """The processes, and the record of the faults so far."""
+    """The processes of the run, and a record of the faults so far."""
 
     directory: Path
     seed: int
@@ -51,94 +51,96 @@ class Soak:
     faults: Counter[str] = field(default_factory=Counter)
     back_seconds: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     killed: set[int] = field(default_factory=set)
-    rollbacks: list[tuple[float, float]] = field(
-        default_factory=list
-    )  # times of the checkpoint and of the kill
+    # Of each rollback, the time of the checkpoint and the time of the kill.
+    rollbacks: list[tuple[float, float]] = field(default_factory=list)
     last_seen: dict[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.chance = random.Random(self.seed)
+        self.rng = random.Random(self.seed)
         self.run = Run(self.directory, free_port(), ARGUMENTS, count=True)
         self.proxy = FaultProxy(free_port(), self.run.port, self.seed)
         self._actors = 0
-        self.plain: Command  # the actor without siblings
+        self.direct_actor: Command  # the remote actor that does not use the proxy
         self.started = time.monotonic()
 
     def start_learner(self) -> None:
         """Start a learner, which resumes the run if there is one."""
-        self._life = contextlib.ExitStack()
-        self.learner = self._life.enter_context(self.run.learner("--resume"))
-        self._life.enter_context(self.sampler.of(self.run, self.learner))
+        self._learner_stack = contextlib.ExitStack()
+        self.learner = self._learner_stack.enter_context(self.run.learner("--resume"))
+        self._learner_stack.enter_context(self.sampler.of(self.run, self.learner))
 
     def start_actor(self, port: int, procs: int) -> Command:
+        """Start remote actors that connect to `port`."""
         self._actors += 1
         argv = ("actor", "--learner", f"127.0.0.1:{port}", "--procs", str(procs))
         return Command.start(self.directory, f"actor{self._actors}", *argv, count=True)
 
-    def players(self) -> list[psutil.Process]:
-        """Every living process that has made steps."""
+    def running_actors(self) -> list[psutil.Process]:
+        """Every running process that has made steps; records the time at which each was seen."""
         made = [pid for pid, steps in self.run.counted_by_process().items() if steps]
-        now, living = time.time(), []
+        now, running = time.time(), []
         for pid in made:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process = psutil.Process(pid)
                 if process.status() != psutil.STATUS_ZOMBIE:
                     self.last_seen[pid] = now
-                    living.append(process)
-        return living
+                    running.append(process)
+        return running
 
     def steps(self) -> float:
         return self.run.metric("outrider_run_env_steps", self.learner)
 
     def training(self) -> float:
-        """Wait until the learner trains again; returns the seconds."""
+        """Wait until the learner trains again; return the time that this took, in seconds."""
         return wait_until(lambda: self.steps() > 0, "a learner", _TRAINING_SECONDS) + self._progress()
 
     def _progress(self) -> float:
         before = self.steps()
         return wait_until(lambda: self.steps() > before, "progress", _TRAINING_SECONDS)
 
-    # Faults. Each returns its description.
+    # The faults. Each method returns a description of what it did.
 
     def kill_actor(self) -> str:
-        victim = self.chance.choice(self.players())
-        self.killed.add(victim.pid)
-        kill(victim.pid)
-        if victim.pid == self.plain.pid:  # the others are restarted by their parents
-            self.plain.finish(10)
-            self.plain = self.start_actor(self.run.port, 1)
-        return f"kill -9 of actor {victim.pid}"
+        actor = self.rng.choice(self.running_actors())
+        self.killed.add(actor.pid)
+        kill(actor.pid)
+        if actor.pid == self.direct_actor.pid:  # the others are restarted by their parents
+            self.direct_actor.finish(10)
+            self.direct_actor = self.start_actor(self.run.port, 1)
+        return f"kill -9 of actor {actor.pid}"
 
     def kill_learner(self) -> str:
         checkpoints = self.run.path / "checkpoints"
-        time.sleep(self.chance.uniform(0.0, 3.0))
-        self.players()
+        time.sleep(self.rng.uniform(0.0, 3.0))
+        self.running_actors()
         saved = max(path.stat().st_mtime for path in checkpoints.glob("*.safetensors"))
         kill(self.learner.pid)
-        self._life.close()
+        self._learner_stack.close()
         self.rollbacks.append((saved, time.time()))
         self.start_learner()
         return "kill -9 of the learner, --resume"
 
     def freeze_learner(self) -> str:
-        seconds = self.chance.uniform(2.0, 20.0)
+        seconds = self.rng.uniform(2.0, 20.0)
         with frozen(psutil.Process(self.learner.pid)):
             time.sleep(seconds)
         return f"learner stopped for {seconds:.0f} s"
 
     def freeze_actor(self) -> str:
-        victim, seconds = self.chance.choice(self.players()), self.chance.uniform(2.0, 20.0)
-        with frozen(victim):
+        actor, seconds = self.rng.choice(self.running_actors()), self.rng.uniform(2.0, 20.0)
+        with frozen(actor):
             time.sleep(seconds)
-        return f"actor {victim.pid} stopped for {seconds:.0f} s"
+        return f"actor {actor.pid} stopped for {seconds:.0f} s"
 
-    def network(self, name: str, weather: Weather, seconds: tuple[float, float]) -> Callable[[], str]:
-        """Make a fault of the network between the proxied actors and the learner."""
+    def network(
+        self, name: str, conditions: NetworkConditions, seconds: tuple[float, float]
+    ) -> Callable[[], str]:
+        """Make the function that applies a fault to the network between the learner and proxied actors."""
 
         def fault() -> str:
-            length = self.chance.uniform(*seconds)
-            with self.proxy.during(weather):
-                if weather.cut_bytes:
+            length = self.rng.uniform(*seconds)
+            with self.proxy.during(conditions):
+                if conditions.cut_bytes:
                     self.proxy.half_open()
                 time.sleep(length)
             return f"{name} for {length:.0f} s"
@@ -150,60 +152,62 @@ class Soak:
         return "half-open connections"
 
     def replace_actor(self) -> str:
-        self.players()
-        self.plain.process.terminate()
-        code = self.plain.finish(40)
-        assert code == 0, self.plain.err.read_text()[-2000:]
-        self.plain = self.start_actor(self.run.port, 1)
+        self.running_actors()
+        self.direct_actor.process.terminate()
+        code = self.direct_actor.finish(40)
+        assert code == 0, self.direct_actor.err.read_text()[-2000:]
+        self.direct_actor = self.start_actor(self.run.port, 1)
         return "SIGTERM of an actor (exit 0), another one started"
 
-    def play(self, minutes: float) -> None:
-        """Faults in random order until the time is over."""
-        kinds: list[tuple[str, int, Callable[[], str]]] = [
+    def kinds(self) -> list[tuple[str, int, Callable[[], str]]]:
+        """The name, the weight and the function of each kind of fault."""
+        up, down = NetworkConditions(hold_up=True), NetworkConditions(hold_down=True)
+        cut, delay = NetworkConditions(cut_bytes=100_000), NetworkConditions(delay_seconds=0.05)
+        slow = NetworkConditions(bytes_per_second=7_000)
+        return [
             ("actor killed", 4, self.kill_actor),
             ("learner killed", 2, self.kill_learner),
             ("learner stopped", 2, self.freeze_learner),
             ("actor stopped", 2, self.freeze_actor),
             ("partition", 2, self.network("partition", PARTITION, (3.0, 40.0))),
-            (
-                "black hole up",
-                1,
-                self.network("black hole to the learner", Weather(hold_up=True), (3.0, 20.0)),
-            ),
-            (
-                "black hole down",
-                1,
-                self.network("black hole to actors", Weather(hold_down=True), (3.0, 20.0)),
-            ),
+            ("black hole up", 1, self.network("black hole to the learner", up, (3.0, 20.0))),
+            ("black hole down", 1, self.network("black hole to actors", down, (3.0, 20.0))),
             ("half-open", 1, self.half_open),
-            ("cut connections", 1, self.network("cut connections", Weather(cut_bytes=100_000), (5.0, 15.0))),
-            ("delay", 1, self.network("50 ms delay", Weather(delay_seconds=0.05), (5.0, 15.0))),
-            ("throttle", 1, self.network("56 kbit/s", Weather(bytes_per_second=7_000), (5.0, 15.0))),
+            ("cut connections", 1, self.network("cut connections", cut, (5.0, 15.0))),
+            ("delay", 1, self.network("50 ms delay", delay, (5.0, 15.0))),
+            ("throttle", 1, self.network("56 kbit/s", slow, (5.0, 15.0))),
             ("actor replaced", 1, self.replace_actor),
         ]
+
+    def inject(self, minutes: float) -> None:
+        """Run the learner and the actors, and inject faults in random order until the time is over."""
+        kinds = self.kinds()
+        weights = [weight for _, weight, _ in kinds]
         with contextlib.ExitStack() as stack:
             stack.enter_context(self.proxy)
             self.start_learner()
-            stack.callback(lambda: self._life.close())
-            self.plain = self.start_actor(self.run.port, 1)
-            stack.callback(lambda: self.plain.end())
+            stack.callback(lambda: self._learner_stack.close())
+            self.direct_actor = self.start_actor(self.run.port, 1)
+            stack.callback(lambda: self.direct_actor.end())
             proxied = self.start_actor(self.proxy.port, 2)
             stack.callback(proxied.end)
-            wait_until(lambda: len(self.players()) >= 4 and self.steps() > 0, "all to play", 600.0)
+            wait_until(
+                lambda: len(self.running_actors()) >= 4 and self.steps() > 0, "steps of all actors", 600.0
+            )
             end = time.monotonic() + 60 * minutes
             while time.monotonic() < end:
-                name, _, fault = self.chance.choices(kinds, [weight for _, weight, _ in kinds])[0]
+                name, _, fault = self.rng.choices(kinds, weights)[0]
                 began = time.monotonic()
                 text = fault()
                 self.faults[name] += 1
                 back = self.training()
                 self.back_seconds[name].append(back)
                 print(f"{began - self.started:7.1f} s  {text}; training after {back:.1f} s", flush=True)
-                wait_until(lambda: len(self.players()) >= 4, "all actors back", 300.0)
-                time.sleep(self.chance.uniform(1.0, 4.0))
+                wait_until(lambda: len(self.running_actors()) >= 4, "all actors back", 300.0)
+                time.sleep(self.rng.uniform(1.0, 4.0))
             self.training()
-            self.players()
-            for actor in (self.plain, proxied):
+            self.running_actors()
+            for actor in (self.direct_actor, proxied):
                 actor.process.terminate()
                 assert actor.finish(60) == 0, actor.err.read_text()[-2000:]
             self.learner.process.terminate()
@@ -215,7 +219,7 @@ class Soak:
         """The ledger, the independent counts, and the reasons for their differences."""
         saved = checkpoint.newest(self.run.path / "checkpoints")
         assert saved is not None
-        rows = list(itertools.chain.from_iterable(self.sampler.lives))
+        rows = list(itertools.chain.from_iterable(self.sampler.processes))
         summary, problems = self.run.summary(), verify_ledger.verify(saved)
         accounts = json.loads(json.loads(saved.meta["accounting"])["ledger"])["accounts"]
         sessions: defaultdict[int, set[str]] = defaultdict(set)
@@ -233,7 +237,7 @@ class Soak:
             "seed": self.seed,
             "minutes": round((time.monotonic() - self.started) / 60, 1),
             "faults": dict(self.faults),
-            "faults_in_all": self.faults.total(),
+            "fault_count": self.faults.total(),
             "back_seconds_max": {name: round(max(times), 1) for name, times in self.back_seconds.items()},
             "counted_steps": self.run.counted_steps(),
             "produced_steps": summary["produced_steps"],
@@ -243,7 +247,7 @@ class Soak:
             "imbalance_steps": summary["imbalance_steps"],
             "imbalances_exported": sorted(self.sampler.imbalances),
             "ledger_problems": problems,
-            "unbooked_steps": dict(missing),
+            "unaccounted_steps": dict(missing),
             "steps_lost_without_a_reason": missing["no_reason"],
             "updates": summary["updates"],
             "sessions": summary["actors_seen"],
@@ -251,14 +255,14 @@ class Soak:
             "descriptors_max": max(row[2] for row in rows),
             "threads_max": max(row[3] for row in rows),
             "slopes_per_minute": self.sampler.slopes(),
-            "memory_mb_by_life_and_minute": self.sampler.megabytes(),
+            "memory_mb_by_process_and_minute": self.sampler.megabytes(),
         }
 
     def _why(self, pid: int, steps: int, sessions: int) -> str:
-        """The reason why steps that a process counted are not in the ledger."""
+        """The reason why the ledger lacks steps that a process counted."""
         if steps < 0:
             return "no_reason"
-        # A killed process had not reported at most one chunk.
+        # A killed process may not have reported the steps of one chunk.
         if pid in self.killed and steps <= LANES * STEPS:
             return "killed_with_their_process"
         seen = self.last_seen.get(pid, 0.0)
@@ -270,25 +274,25 @@ class Soak:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos.soak")
-    parser.add_argument("--minutes", type=float, default=30.0)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--directory", type=Path, help="keep the run there")
+    parser.add_argument("--minutes", type=float, default=30.0, help="duration of the faults (default 30)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the faults (default 0)")
+    parser.add_argument("--directory", type=Path, help="keep the run in this directory")
     options = parser.parse_args()
     with contextlib.ExitStack() as stack:
         directory = options.directory or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         directory.mkdir(parents=True, exist_ok=True)
         soak = Soak(directory.absolute(), options.seed)
-        soak.play(options.minutes)
+        soak.inject(options.minutes)
         totals = soak.totals()
     for name, value in totals.items():
         print(f"{name:28} {value}")
     keep("soak", totals)
-    sound = (
+    passed = (
         totals["imbalance_steps"] == totals["in_flight_steps"] == totals["steps_lost_without_a_reason"] == 0
         and totals["imbalances_exported"] == [0.0]
         and not totals["ledger_problems"]
     )
-    return 0 if sound else 1
+    return 0 if passed else 1
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Several faults in one run: the short form of the scenarios and of the soak, for the default tier.
+"""Several faults in one run: a short test of the scenarios and of the soak, for the default tier.
 
-Leases are short here, so that a partition outlasts one within seconds.
+Leases are short here, so that a lease ends within seconds of a partition.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ LOST = 'outrider_fleet_sessions_total{event="lost"}'
 
 
 def wait_each(harness: FaultHarness, processes: list[psutil.Process]) -> None:
-    """Wait until each process has made more steps than its credit allowed."""
+    """Wait until each process has made more steps than its credit at the time of the call allows."""
     made = harness.run.counted_by_process()
 
-    def all_played() -> bool:
+    def all_stepped() -> bool:
         now = harness.run.counted_by_process()
         return all(now.get(one.pid, 0) > made.get(one.pid, 0) + 2 * CHUNK_STEPS for one in processes)
 
-    wait_until(all_played, "more steps of every process")
+    wait_until(all_stepped, "more steps of every process")
 
 
 def lost_sessions(harness: FaultHarness, learner: Command) -> float:
-    """Read how many leases have ended, as soon as the exporter answers."""
+    """The number of leases that have ended, as soon as the exporter responds."""
     samples: list[float] = []
 
     def answers() -> bool:
@@ -45,7 +45,7 @@ def lost_sessions(harness: FaultHarness, learner: Command) -> float:
         samples.extend([] if sample is None else [sample])
         return bool(samples)
 
-    wait_until(answers, "an answer of the exporter")
+    wait_until(answers, "a response of the exporter")
     return samples[0]
 
 
@@ -59,7 +59,7 @@ def wait_saved(harness: FaultHarness) -> None:
 
 
 def kill_within_chunk(harness: FaultHarness, actor: psutil.Process) -> None:
-    """Kill an actor that has made part of a chunk, so that it has steps to lose."""
+    """Kill an actor that has made part of a chunk, so that steps are lost."""
 
     def killed() -> bool:
         with frozen(actor):
@@ -76,8 +76,8 @@ def kill_within_chunk(harness: FaultHarness, actor: psutil.Process) -> None:
 def test_every_step_is_accounted_for_over_partition_freeze_learner_kill_and_actor_kill(
     tmp_path: Path,
 ) -> None:
-    """Three remote actors, one of them behind a proxy; the resumed learner also has a local one."""
-    harness, chance, port = FaultHarness(tmp_path, SEED), random.Random(SEED), free_port()
+    """Three remote actors, one of them behind a proxy; the resumed learner also starts a local actor."""
+    harness, rng, port = FaultHarness(tmp_path, SEED), random.Random(SEED), free_port()
     harness.run.constants |= {
         "learner.server.sessions.LEASE_SECONDS": LEASE_SECONDS,
         "learner.training.checkpoint_writer._MIN_SECONDS": 0.5,  # between two checkpoints
@@ -95,14 +95,14 @@ def test_every_step_is_accounted_for_over_partition_freeze_learner_kill_and_acto
             harness.wait_steps(proxied)
 
         def freeze() -> None:
-            process = chance.choice(pair)
+            process = rng.choice(pair)
             with frozen(process):
-                time.sleep(chance.uniform(0.5, 1.5) * LEASE_SECONDS)
+                time.sleep(rng.uniform(0.5, 1.5) * LEASE_SECONDS)
                 harness.wait_updates(5)
             wait_each(harness, [process])
 
         faults: list[Callable[[], None]] = [partition, freeze]
-        chance.shuffle(faults)
+        rng.shuffle(faults)
         with harness.learner() as learner:
             harness.wait_steps(proxied)
             wait_until(lambda: len(others.actors()) == 2, "both actors")
@@ -112,15 +112,15 @@ def test_every_step_is_accounted_for_over_partition_freeze_learner_kill_and_acto
                 fault()
                 harness.wait_updates(5)
             wait_saved(harness)
-            time.sleep(chance.uniform(0.0, 1.0))
+            time.sleep(rng.uniform(0.0, 1.0))
             kill(learner.pid)
             learner.process.wait()
         with harness.learner("--resume", "--local-actors", "1") as learner:
             harness.wait_steps(proxied)
             wait_each(harness, pair)
             harness.wait_steps(learner)
-            (victim,) = learner.actors()
-            kill_within_chunk(harness, victim)
+            (local_actor,) = learner.actors()
+            kill_within_chunk(harness, local_actor)
             harness.wait_steps(learner)
             for command in (proxied, others, learner):
                 stop(command)

@@ -1,4 +1,4 @@
-"""The proxy applies its weather to the traffic, equally for equal seeds."""
+"""The proxy applies its conditions to the traffic; equal seeds have equal effects."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.processes import PATIENCE_SECONDS, free_port, wait_until
-from tests.support.proxy import PARTITION, FaultProxy, Weather, schedule
+from tests.support.proxy import PARTITION, FaultProxy, NetworkConditions, schedule
 
 TEXT = bytes(range(256)) * 64
 
 
 @contextlib.contextmanager
 def echo() -> Iterator[int]:
-    """A server that sends back what it reads."""
+    """Run a server that sends back every byte; yields its port."""
     with socket.create_server(("127.0.0.1", free_port())) as server:
 
         def serve() -> None:
@@ -46,29 +46,29 @@ def proxy() -> Iterator[FaultProxy]:
 
 
 def echoed(proxy: FaultProxy, text: bytes) -> bytes:
-    """Send a text through a new connection; returns what comes back until the connection ends."""
+    """Send a text through a new connection; return the bytes that arrive until the connection ends."""
     with socket.create_connection(("127.0.0.1", proxy.port)) as peer:
         peer.settimeout(PATIENCE_SECONDS)
-        came = b""
+        received = b""
         with contextlib.suppress(ConnectionError):
             for start in range(0, len(text), 1024):
                 peer.sendall(text[start : start + 1024])
-            while len(came) < len(text) and (block := peer.recv(65_536)):
-                came += block
-        return came
+            while len(received) < len(text) and (block := peer.recv(65_536)):
+                received += block
+        return received
 
 
-def test_traffic_without_weather_is_unchanged(proxy: FaultProxy) -> None:
+def test_traffic_without_faults_is_unchanged(proxy: FaultProxy) -> None:
     assert echoed(proxy, TEXT) == TEXT
 
 
-def test_what_is_held_arrives_when_the_hold_ends(proxy: FaultProxy) -> None:
+def test_held_traffic_arrives_when_the_hold_ends(proxy: FaultProxy) -> None:
     with socket.create_connection(("127.0.0.1", proxy.port)) as peer:
         peer.sendall(b"before")
         assert peer.recv(100) == b"before"
         peer.settimeout(0.3)
-        for weather in (PARTITION, Weather(hold_up=True), Weather(hold_down=True)):
-            with proxy.during(weather):
+        for conditions in (PARTITION, NetworkConditions(hold_up=True), NetworkConditions(hold_down=True)):
+            with proxy.during(conditions):
                 peer.sendall(b"during")
                 with pytest.raises(TimeoutError):
                     peer.recv(100)
@@ -78,7 +78,7 @@ def test_what_is_held_arrives_when_the_hold_ends(proxy: FaultProxy) -> None:
 
 
 def test_a_half_open_connection_is_silent_and_does_not_end(proxy: FaultProxy) -> None:
-    """Sent bytes vanish; only the sender can end the connection."""
+    """The bytes that a peer sends are lost, and only the peer can end the connection."""
     with socket.create_connection(("127.0.0.1", proxy.port)) as peer:
         peer.sendall(b"before")
         assert peer.recv(100) == b"before"
@@ -91,55 +91,55 @@ def test_a_half_open_connection_is_silent_and_does_not_end(proxy: FaultProxy) ->
     assert echoed(proxy, TEXT) == TEXT
 
 
-def test_a_cut_ends_the_connection_after_about_so_many_bytes(proxy: FaultProxy) -> None:
-    with proxy.during(Weather(cut_bytes=4_000)):
+def test_a_cut_ends_the_connection_after_about_the_given_number_of_bytes(proxy: FaultProxy) -> None:
+    with proxy.during(NetworkConditions(cut_bytes=4_000)):
         assert len(echoed(proxy, TEXT)) < len(TEXT)
     wait_until(lambda: proxy.cuts >= 1, "a cut that is counted")
 
 
 def test_bits_flip(proxy: FaultProxy) -> None:
-    with proxy.during(Weather(flip=1.0)):
-        came = echoed(proxy, TEXT)
-    assert len(came) == len(TEXT) and came != TEXT
+    with proxy.during(NetworkConditions(flip=1.0)):
+        received = echoed(proxy, TEXT)
+    assert len(received) == len(TEXT) and received != TEXT
 
 
 def test_blocks_vanish(proxy: FaultProxy) -> None:
-    """What is sent before and afterwards arrives; what is sent during the weather does not."""
+    """Bytes that are sent before and after the fault arrive; those that are sent during it do not."""
     with socket.create_connection(("127.0.0.1", proxy.port)) as peer:
         peer.settimeout(PATIENCE_SECONDS)
         peer.sendall(b"before")
         assert peer.recv(100) == b"before"
-        with proxy.during(Weather(drop=1.0)):
+        with proxy.during(NetworkConditions(drop=1.0)):
             peer.sendall(b"during")
             wait_until(lambda: proxy.drops == 1, "a block that is dropped")
         peer.sendall(b"after")
         assert peer.recv(100) == b"after"
 
 
-def test_throttle_and_delay_take_their_time(proxy: FaultProxy) -> None:
-    for weather in (Weather(bytes_per_second=20_000), Weather(delay_seconds=0.1)):
-        with proxy.during(weather):
+def test_throttle_and_delay_slow_the_traffic(proxy: FaultProxy) -> None:
+    for conditions in (NetworkConditions(bytes_per_second=20_000), NetworkConditions(delay_seconds=0.1)):
+        with proxy.during(conditions):
             start = time.monotonic()
             assert echoed(proxy, TEXT[:4_096]) == TEXT[:4_096]
             assert time.monotonic() - start > 0.2
 
 
-def test_a_schedule_is_its_seed() -> None:
-    kinds = (PARTITION, Weather(flip=0.1), None)
+def test_the_seed_determines_a_schedule() -> None:
+    kinds = (PARTITION, NetworkConditions(flip=0.1), None)
     faults = schedule(5, 10, (3.0, 60.0), kinds)
     assert faults == schedule(5, 10, (3.0, 60.0), kinds) != schedule(6, 10, (3.0, 60.0), kinds)
-    assert [fault.weather for fault in faults[:4]] == [*kinds, PARTITION]
+    assert [fault.conditions for fault in faults[:4]] == [*kinds, PARTITION]
     assert all(3.0 <= fault.seconds <= 60.0 for fault in faults)
 
 
-def test_a_connection_suffers_the_same_from_the_same_seed() -> None:
-    """Bit for bit, for equal bytes in equal blocks."""
-    came = []
+def test_equal_seeds_damage_a_connection_equally() -> None:
+    """The received bytes are equal if the sent bytes and their blocks are."""
+    received = []
     for seed in (3, 3, 4):
         with (
             echo() as target,
             FaultProxy(free_port(), target, seed) as proxy,
-            proxy.during(Weather(flip=1.0)),
+            proxy.during(NetworkConditions(flip=1.0)),
             socket.create_connection(("127.0.0.1", proxy.port)) as peer,
         ):
             peer.settimeout(PATIENCE_SECONDS)
@@ -147,5 +147,5 @@ def test_a_connection_suffers_the_same_from_the_same_seed() -> None:
             for _ in range(5):
                 peer.sendall(TEXT[:1_024])
                 blocks.append(peer.recv(2_048))
-            came.append(blocks)
-    assert came[0] == came[1] != came[2]
+            received.append(blocks)
+    assert received[0] == received[1] != received[2]

@@ -1,4 +1,4 @@
-"""The scenarios in their short form (`make test-slow`), and in their long one (`pytest -m chaos`)."""
+"""Each fault scenario in a short form (`make test-slow`) and in a long form (`pytest -m chaos`)."""
 
 from __future__ import annotations
 

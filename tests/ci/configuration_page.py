@@ -1,4 +1,4 @@
-"""docs/configuration.md from common/config.py and learner/presets.py."""
+"""Makes docs/configuration.md from common/config.py and learner/presets.py."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _HEAD = f"""\
 # Configuration
 
 This page lists every setting of a run and the settings that each preset changes. `python -m learner --help`
-shows them, too, with the options of the learner's process, such as its address and its run directory.
+also shows the options of the learner's process, such as its address and its run directory.
 
 The first word after `python -m learner` names a preset (default: `{DEFAULT_PRESET}`). A flag changes one
 setting of the preset. A setting that is on or off has two flags: `--ppo.anneal` turns it on, and
@@ -42,7 +42,7 @@ Each preset starts from the defaults above, which are those of `{DEFAULT_PRESET}
 
 
 def page() -> str:
-    """The text of the page."""
+    """The text of docs/configuration.md."""
     sections = [_section("Run", "", Config)]
     for name, hint in typing.get_type_hints(Config).items():
         if dataclasses.is_dataclass(hint):
@@ -54,7 +54,7 @@ def page() -> str:
 
 
 def _section(title: str, prefix: str, kind: type[Any]) -> str:
-    """The heading, the description and the table of the settings of one dataclass."""
+    """The heading, the description and the table of the settings of a configuration dataclass."""
     hints, meanings = typing.get_type_hints(kind), _attribute_docstrings(kind)
     lines = [f"## {title}", "", inspect.getdoc(kind) or "", ""]
     lines += ["| Flag | Type | Default | Meaning |", "|---|---|---|---|"]
@@ -87,7 +87,7 @@ def _type(hint: Any) -> str:
 
 
 def _text(value: object) -> str:
-    """A value as the table shows it."""
+    """The text of a value in the table."""
     return ("on" if value else "off") if isinstance(value, bool) else str(value)
 
 

@@ -16,7 +16,7 @@ from tests.ci import reliability_report as reliability
 
 
 def generated() -> dict[Path, str]:
-    """Every generated file with its content."""
+    """The path and the content of every generated file."""
     return {
         benchmarks.DOCS / "benchmarks.md": benchmarks.page(),
         benchmarks.DOCS / "reliability.md": reliability.page(),
@@ -27,7 +27,7 @@ def generated() -> dict[Path, str]:
 
 
 def main() -> int:
-    """Write and name the files that differ."""
+    """Write the files that differ, and print their paths."""
     for file, content in generated().items():
         if not file.exists() or file.read_text() != content:
             file.write_text(content)

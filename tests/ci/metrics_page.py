@@ -37,7 +37,7 @@ before the first update, episode or checkpoint.
 
 @functools.cache
 def registries() -> tuple[CollectorRegistry, CollectorRegistry]:
-    """Return the registries of a learner and of an actor; every metric has a sample."""
+    """The registries of a learner and of an actor; every metric has a sample."""
     episodes = EpisodeTracker(count=1, best=1.0)
     episodes.recent.append(1.0)
     episodes.lengths.append(9)
@@ -62,7 +62,7 @@ def registries() -> tuple[CollectorRegistry, CollectorRegistry]:
 
 
 def page() -> str:
-    """Return the text of docs/metrics.md."""
+    """The text of docs/metrics.md."""
     learner, actor = registries()
     sections = [("Learner", learner), ("Actor", actor)]
     return _INTRODUCTION + "".join(

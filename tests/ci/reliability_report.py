@@ -1,6 +1,6 @@
-"""`python -m tests.ci.reliability_report`: docs/reliability.md from docs/reliability/*.json.
+"""`python -m tests.ci.reliability_report`: makes docs/reliability.md from docs/reliability/*.json.
 
-The tests write the results:
+These commands write the results:
 
     export FIGURES_DIR=$PWD/docs/reliability
     pytest tests/unit tests/integration/test_hostile.py
@@ -19,46 +19,50 @@ from tests.bench.report import DOCS, RESULTS
 from tests.bench.targets import Results, Target
 
 RESULT_FILES = DOCS / "reliability"
-_STRAGGLER_SECONDS = 3.0  # two until a grant is repeated, one to play its chunk
+_STRAGGLER_SECONDS = 3.0  # 2 s until the learner grants the chunk to another actor, 1 s to collect it
 
 
 def _parts(results: Results, prefix: str, figure: str) -> list[float]:
-    """The values of a figure in the parts of a test; KeyError if no part ran."""
+    """The values of a figure in the parts of a test.
+
+    Raises:
+        KeyError: there is no result of any part.
+    """
     parts = [x[figure] for name, x in results.items() if name.startswith(prefix)]
     if not parts:
         raise KeyError(prefix)
     return parts
 
 
-def _lost(results: Results, name: str) -> tuple[float, float]:
+def _accounting_errors(results: Results, name: str) -> tuple[float, float]:
     """The steps out of balance and the steps trained twice in a scenario."""
     return results[name]["imbalance_steps"], results[name]["trained_twice_steps"]
 
 
 TARGETS = (
-    Target("kills of actors while they played", lambda r: (r["B1-killed-actors"]["kills"],), (150,)),
+    Target("kills of actors that made steps", lambda r: (r["B1-killed-actors"]["kills"],), (150,)),
     Target("kills of the learner, each resumed", lambda r: (r["B2-killed-learners"]["resumed"],), (20,)),
     Target(
-        "the same: longest until it trained again, s",
+        "the same: longest time until it trained again, s",
         lambda r: (r["B2-killed-learners"]["back_seconds_max"],),
         (15,),
         at_most=True,
     ),
     Target("partitions of 3 to 60 s", lambda r: (r["B3-partitions"]["partitions"],), (30,)),
     Target(
-        "the same: longest until the actor played again, s",
+        "the same: longest time until the actor made steps again, s",
         lambda r: (r["B3-partitions"]["back_seconds_max"],),
         (15,),
         at_most=True,
     ),
     Target(
-        "learner stopped, s",
+        "learner stopped with SIGSTOP, s",
         lambda r: (r["B4-frozen-processes"]["learner_stopped_seconds"],),
         (20,),
     ),
     Target(
         "the same: sessions lost",
-        lambda r: (r["B4-frozen-processes"]["sessions_given_up_meanwhile"],),
+        lambda r: (r["B4-frozen-processes"]["sessions_lost"],),
         (0,),
         at_most=True,
     ),
@@ -74,9 +78,9 @@ TARGETS = (
     Target(
         "steps out of balance and trained twice: actors killed, learner killed, partitions",
         lambda r: (
-            *_lost(r, "B1-killed-actors"),
-            *_lost(r, "B2-killed-learners"),
-            *_lost(r, "B3-partitions"),
+            *_accounting_errors(r, "B1-killed-actors"),
+            *_accounting_errors(r, "B2-killed-learners"),
+            *_accounting_errors(r, "B3-partitions"),
         ),
         (0,) * 6,
         at_most=True,
@@ -85,9 +89,11 @@ TARGETS = (
         "random fault schedules of the ledger", lambda r: (sum(_parts(r, "ledger-", "schedules")),), (3000,)
     ),
     Target("mutated messages", lambda r: (sum(_parts(r, "mutated-", "cases")),), (200_000,)),
-    Target("connections of garbage", lambda r: (r["garbage-connections"]["connections"],), (10_000,)),
+    Target("connections with garbage", lambda r: (r["garbage-connections"]["connections"],), (10_000,)),
     Target(
-        "throughput under attack, of the usual", lambda r: (r["throughput-under-attack"]["ratio"],), (0.95,)
+        "throughput under attack, fraction of the usual",
+        lambda r: (r["throughput-under-attack"]["ratio"],),
+        (0.95,),
     ),
     Target("soak, minutes", lambda r: (r["soak"]["minutes"],), (30,)),
     Target(
@@ -143,7 +149,7 @@ They may differ only by the steps that a process made between its last report an
 
 {inputs}
 
-## Soak: all faults, mixed
+## Soak: random faults of all kinds
 
 {soak}
 
@@ -160,7 +166,7 @@ def _columns(results: Results, figures: tuple[str, ...]) -> str:
 
 
 def _others(results: Results, known: tuple[str, ...]) -> str:
-    """A table with a row for each result, with all its figures except the known ones."""
+    """A table with a row for each result, which lists all its figures except the known ones."""
     rows = [
         [name, "; ".join(f"{words(key)}: {value(x[key])}" for key in x if key not in (*known, *_MACHINE))]
         for name, x in results.items()
@@ -169,7 +175,7 @@ def _others(results: Results, known: tuple[str, ...]) -> str:
 
 
 def _merged(results: Results) -> dict[str, dict[str, Any]]:
-    """The sums of the results of tests that ran in parts."""
+    """The results, with those of tests that ran in parts added up."""
     whole: dict[str, dict[str, Any]] = {}
     for name, x in results.items():
         title = name.rstrip("0123456789").rstrip("-")
@@ -185,7 +191,7 @@ def _merged(results: Results) -> dict[str, dict[str, Any]]:
 
 
 def render(results: Results, load: Results) -> str:
-    """Fill the template."""
+    """The text of the page, from the results of the tests and of the load benchmarks."""
     faults = {name: x for name, x in results.items() if name.startswith("B") and not name.endswith("-short")}
     inputs = {name: x for name, x in results.items() if not name.startswith("B") and name != "soak"}
     machines = {", ".join(f"{words(key)} {value(x.get(key))}" for key in _MACHINE) for x in results.values()}
@@ -201,7 +207,7 @@ def render(results: Results, load: Results) -> str:
 
 
 def page() -> str:
-    """docs/reliability.md, from the stored results."""
+    """The text of docs/reliability.md, from the stored results."""
     results = {path.stem: json.loads(path.read_text()) for path in sorted(RESULT_FILES.glob("*.json"))}
     load = {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("fleet-*.json"))}
     return render(results, load)

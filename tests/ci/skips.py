@@ -17,8 +17,8 @@ ALLOWED = {  # patterns of test ids -> why such a test cannot run on every CI ma
 }
 
 
-def complaint(test_id: str, reason: str) -> str | None:
-    """The reason why the skip of a test is a failure; None if the list names the test."""
+def failure(test_id: str, reason: str) -> str | None:
+    """The message for a skip that is a failure; None if the list names the test."""
     if any(fnmatch.fnmatchcase(test_id, pattern) for pattern in ALLOWED):
         return None
     return (
@@ -31,7 +31,7 @@ def _check(report: pytest.TestReport | pytest.CollectReport) -> None:
     if os.environ.get("CI") != "true" or not report.skipped or hasattr(report, "wasxfail"):
         return
     reason = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)
-    text = complaint(report.nodeid, reason)
+    text = failure(report.nodeid, reason)
     if text is not None:
         report.outcome, report.longrepr = "failed", text
 

@@ -1,6 +1,6 @@
-"""`python -m tests.ci.tiers`: the tier, or the successor with its tier, of every test of commit b6c1e4c.
+"""`python -m tests.ci.tiers`: shows where every test of commit b6c1e4c is today, with its tier.
 
-It ends with 1 if one of them is not collected today and has no successor that is. The former ids are those of
+It fails if pytest collects neither the test nor a successor of it. former-tests.txt has the ids of
 `pytest --collect-only -q -o addopts=''` at that commit, sorted; successors.txt lists renamed tests.
 """
 
@@ -33,7 +33,7 @@ def tier(markers: Iterable[str]) -> str:
 
 
 def parse(text: str) -> dict[str, str]:
-    """The successors by the pattern of their former ids.
+    """The successors, by the patterns of the former ids.
 
     Raises:
         ValueError: a line is not OLD -> NEW.
@@ -49,7 +49,7 @@ def parse(text: str) -> dict[str, str]:
 
 
 def trace(former: str, successors: Mapping[str, str], today: Mapping[str, str]) -> tuple[str, str] | None:
-    """The present id of a former test and its tier; None if it has neither itself nor a successor today."""
+    """The present id and the tier of a former test; None if neither the test nor a successor exists."""
     file, _, test = former.partition("::")
     moved = f"{successors.get(file, file)}::{test}"
     if moved in today:
@@ -63,7 +63,7 @@ def trace(former: str, successors: Mapping[str, str], today: Mapping[str, str]) 
 
 
 def collect() -> dict[str, str]:
-    """Every test of today and its tier."""
+    """The id and the tier of every test of today."""
     found: dict[str, str] = {}
 
     class Collector:
@@ -80,7 +80,7 @@ def collect() -> dict[str, str]:
 
 
 def main() -> int:
-    """Print a line for each former test, then the number of tests in each tier; returns the exit code."""
+    """Print a line for each former test, then the number of tests in each tier; return the exit code."""
     today, successors = collect(), parse((_HERE / "successors.txt").read_text())
     missing = []
     for former in (_HERE / "former-tests.txt").read_text().splitlines():

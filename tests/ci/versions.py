@@ -1,8 +1,8 @@
-"""`python -m tests.ci.versions [NAME...]`: the unit tests with versions that constraints.txt does not name.
+"""`python -m tests.ci.versions [NAME...]`: runs the unit tests with versions other than the pinned ones.
 
-`lowest` has the lowest version of each dependency that pyproject.toml allows; `python3.13` has that
-interpreter. Each environment is kept in .versions/NAME. The settings of pip name the package index: without
-an index of CPU builds, PyTorch installs several gigabytes of CUDA libraries.
+The environment `lowest` has the lowest version of each dependency that pyproject.toml allows; `python3.13`
+has that interpreter. Each environment is kept in .versions/NAME. pip uses its configured package index:
+without an index of CPU builds, PyTorch installs several gigabytes of CUDA libraries.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def lowest(requirements: list[str]) -> str:
     """Constraints that pin each requirement to its lower bound.
 
     Raises:
-        ValueError: a requirement without a lower bound.
+        ValueError: a requirement has no lower bound.
     """
     lines = []
     for requirement in requirements:
@@ -36,7 +36,7 @@ def lowest(requirements: list[str]) -> str:
 
 
 def prepare(name: str) -> Path:
-    """Create an environment and install everything; returns its interpreter."""
+    """Create an environment and install the package in it; return its interpreter."""
     home = ENVIRONMENTS / name
     home.mkdir(parents=True, exist_ok=True)
     (ENVIRONMENTS / ".gitignore").write_text("*\n")
@@ -70,9 +70,9 @@ def prepare(name: str) -> Path:
 
 
 def main() -> int:
-    """Run the unit tests in each environment; returns the exit code of the first that fails."""
+    """Run the unit tests in each environment; return the exit code of the first that fails, or 0."""
     parser = argparse.ArgumentParser(prog="python -m tests.ci.versions", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"lowest or {_OTHER_PYTHON}; default both")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"lowest or {_OTHER_PYTHON} (default both)")
     for name in parser.parse_args().names or ["lowest", _OTHER_PYTHON]:
         python = prepare(name)
         print(f"versions: {name}", flush=True)

@@ -26,7 +26,7 @@ _RUN = ("cartpole", "--total-steps", "2048", "--local-actors", "1", "--run-dir",
 
 
 class Failed(Exception):
-    """A check that failed, with one sentence."""
+    """A check failed; the text is one sentence."""
 
 
 def call(command: Sequence[str | Path], directory: Path) -> subprocess.CompletedProcess[str]:
@@ -44,7 +44,7 @@ def call(command: Sequence[str | Path], directory: Path) -> subprocess.Completed
 
 
 def require(command: Sequence[str | Path], directory: Path) -> None:
-    """Run a command, which has to succeed."""
+    """Run a command that must succeed."""
     ended = call(command, directory)
     if ended.returncode:
         words = " ".join(map(str, command))
@@ -52,7 +52,7 @@ def require(command: Sequence[str | Path], directory: Path) -> None:
 
 
 def tracked(*paths: str) -> list[str]:
-    """Files of the checkout that git does not ignore."""
+    """The files of the checkout that git does not ignore."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *paths]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     return [name for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
@@ -77,7 +77,7 @@ def check_content(wheel: Path, packages: Sequence[str]) -> None:
 
 
 def install(wheel: Path, directory: Path) -> Path:
-    """Install the wheel in an environment with the present dependencies; returns its scripts' directory."""
+    """Install the wheel in an environment with the present dependencies; return its scripts' directory."""
     home = directory / "environment"
     venv.create(home, with_pip=False)
     scripts = home / "bin"
@@ -90,7 +90,7 @@ def install(wheel: Path, directory: Path) -> Path:
 
 
 def check_script(script: Path, directory: Path) -> None:
-    """Check the help of a script, and its one sentence about a wrong flag."""
+    """Check that a script prints its help, and one sentence for an unknown flag."""
     helped = call([script, "--help"], directory)
     if helped.returncode or "usage: " not in helped.stdout or helped.stderr:
         raise Failed(f"expected {script.name} --help to end with 0 and its usage alone, got {helped}")
@@ -122,7 +122,7 @@ def check(directory: Path) -> None:
 
 
 def main() -> int:
-    """Run every check; returns the exit code."""
+    """Run every check; return the exit code."""
     with tempfile.TemporaryDirectory(prefix="outrider-wheel-") as name:
         try:
             check(Path(name))

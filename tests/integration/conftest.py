@@ -26,7 +26,7 @@ _ARGUMENTS = (
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Run:
-    """A run of `python -m learner smoke` that the first worker makes; tests read it, or change a copy."""
+    """A finished run of `python -m learner smoke`, made by the first worker; a test must not change it."""
     base = tmp_path_factory.getbasetemp()
     directory = (base if worker_id == "master" else base.parent) / "finished"
     directory.mkdir(exist_ok=True)

@@ -45,7 +45,7 @@ def no_keys(self: ZapHandler, socket: object, endpoint: str) -> None:
     [
         ("answer", accept_every_client, "with an unknown key .unknown_key., got accepted"),
         ("answer", answer_nothing, "got no answer"),
-        ("guard", no_keys, "with an unknown key .unknown_key., got mechanism"),
+        ("configure", no_keys, "with an unknown key .unknown_key., got mechanism"),
     ],
     ids=["a handler that accepts every client", "a handler that does not answer", "a port without keys"],
 )

@@ -31,7 +31,7 @@ from common.model.bundle import Bundle
 from learner.commandline import Options
 from learner.training import checkpoint
 from learner.training.batch import Batch
-from learner.training.minibatches import draw_predictor_rows
+from learner.training.minibatches import draw_predictor_mask
 from learner.training.normaliser import Normaliser
 from learner.training.ppo import PPO
 from learner.training.running_stats import Moments
@@ -93,7 +93,7 @@ class Service:
         monkeypatch.setattr(learner.server.scheduler, "_OVERDUE_SECONDS", math.inf)
 
     def _watch(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        scale, update, compute = Normaliser.scale, PPO.update, learner.training.targets.compute_targets
+        scale, update, compute = Normaliser.scale_bonus, PPO.update, learner.training.targets.compute_targets
 
         def scaling(owner: Normaliser, bonus: Array, slots: Sequence[int]) -> Array:
             self._slots = list(slots)
@@ -115,7 +115,7 @@ class Service:
             self.schedule.append([(slot, version - lag) for slot, lag in zip(self._slots, lags, strict=True)])
             return report
 
-        monkeypatch.setattr(Normaliser, "scale", scaling)
+        monkeypatch.setattr(Normaliser, "scale_bonus", scaling)
         monkeypatch.setattr(PPO, "update", updating)
         monkeypatch.setattr(learner.training.ppo, "compute_targets", computing)
 
@@ -230,10 +230,10 @@ class PredictorRowsOfAnotherGenerator(Reference):
 
     def update(self, version: int) -> None:
         def draw(rows: int, config: Config, generator: torch.Generator) -> Tensor:
-            draw_predictor_rows(rows, config, generator)  # the order of the samples stays the same
-            return draw_predictor_rows(rows, config, torch.Generator().manual_seed(0))
+            draw_predictor_mask(rows, config, generator)  # the order of the samples stays the same
+            return draw_predictor_mask(rows, config, torch.Generator().manual_seed(0))
 
-        with mock.patch.object(learner.training.ppo, "draw_predictor_rows", draw):
+        with mock.patch.object(learner.training.ppo, "draw_predictor_mask", draw):
             super().update(version)
 
 

@@ -1,4 +1,4 @@
-"""`learner.evaluate` plays, scores and films the agent of a run directory."""
+"""`learner.evaluate` plays episodes with the agent of a run, reports scores and records a video."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from learner.training.ppo import PPO
 pytestmark = pytest.mark.integration
 
 VERSION = 3
-MAX_FRAMES = 148  # 37 steps, fewer than any game of Breakout lasts
+MAX_FRAMES = 148  # 37 steps, fewer than any game of Breakout has
 
 
 def write_run(path: Path, config: Config) -> Path:
-    """A run directory with one checkpoint, as a trainer writes it."""
+    """Write a run directory with one checkpoint, as a trainer does."""
     spaces = envs.spaces(config.env)
     ppo = PPO(config, spaces, torch.device("cpu"))
     normaliser = Normaliser(spaces, config)
@@ -64,15 +64,15 @@ def cartpole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def decoded(file: Path, ffmpeg: str) -> npt.NDArray[np.uint8]:
-    """Every frame of a film, shrunk: uint8 [N, 82, 56, 3]."""
+    """Every frame of a video, scaled down: uint8 [N, 82, 56, 3]."""
     options = ["-vf", "scale=56:82", "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
     command = [ffmpeg, "-loglevel", "error", "-i", str(file), *options]
     ended = subprocess.run(command, capture_output=True, timeout=60, check=True)
     return np.frombuffer(ended.stdout, np.uint8).reshape(-1, 82, 56, 3)
 
 
-def complaint(capsys: pytest.CaptureFixture[str], argv: list[str], code: int) -> str:
-    """The one sentence on standard error; log lines, which are JSON here, aside."""
+def error_of(capsys: pytest.CaptureFixture[str], argv: list[str], code: int) -> str:
+    """The one sentence on standard error, without the log lines, which are JSON here."""
     assert evaluate.main(argv) == code
     lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("{")]
     assert len(lines) == 1
@@ -93,20 +93,20 @@ def test_scores_of_an_atari_run_are_printed_and_written(
 
 def test_the_same_seed_plays_the_same_games(cartpole: Path) -> None:
     agent = load_agent(cartpole)
-    first, again, other = (evaluate.play(agent, 5, seed, lambda done: None) for seed in (1, 1, 2))
-    assert first == again != other
+    first, repeated, other = (evaluate.play(agent, 5, seed, lambda done: None) for seed in (1, 1, 2))
+    assert first == repeated != other
 
 
-def test_a_greedy_agent_draws_nothing(cartpole: Path) -> None:
-    """Its play differs from a drawn one, and is written down as greedy."""
-    agent, drawn = load_agent(cartpole, greedy=True), load_agent(cartpole)
-    played = evaluate.play(agent, 5, 1, lambda done: None)
-    assert played != evaluate.play(drawn, 5, 1, lambda done: None)
-    assert [evaluate.report(x, played, 1)["greedy"] for x in (agent, drawn)] == [True, False]
+def test_a_greedy_agent_does_not_sample(cartpole: Path) -> None:
+    """Its episodes differ from those of a sampling agent, and the report says that it is greedy."""
+    greedy, sampling = load_agent(cartpole, greedy=True), load_agent(cartpole)
+    played = evaluate.play(greedy, 5, 1, lambda done: None)
+    assert played != evaluate.play(sampling, 5, 1, lambda done: None)
+    assert [evaluate.report(agent, played, 1)["greedy"] for agent in (greedy, sampling)] == [True, False]
 
 
-def test_every_lane_plays_its_own_quota_however_long_its_games(cartpole: Path) -> None:
-    """Lanes play 3, 2, 2, ... of 33 episodes, each lane its first ones; none is chosen for being short."""
+def test_every_lane_plays_its_own_quota_of_episodes_of_any_length(cartpole: Path) -> None:
+    """Of 33 episodes the lanes play 3, 2, 2, ...; a lane's episodes are its first ones, short or long."""
     agent = load_agent(cartpole)
     played = evaluate.play(agent, 33, 0, lambda done: None)
     more = evaluate.play(agent, 48, 0, lambda done: None)
@@ -116,22 +116,22 @@ def test_every_lane_plays_its_own_quota_however_long_its_games(cartpole: Path) -
     assert played == [episode for mine in of_more for episode in mine]
 
 
-def test_a_film_of_an_atari_run_has_a_frame_for_every_step(
+def test_a_video_of_an_atari_run_has_a_frame_for_every_step(
     breakout: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("imageio")
     ffmpeg = pytest.importorskip("imageio_ffmpeg")
-    file = tmp_path / "film.mp4"
+    file = tmp_path / "video.mp4"
     assert evaluate.main([str(breakout), "--episodes", "1", "--video", str(file)]) == 0
-    shown = decoded(file, ffmpeg.get_ffmpeg_exe())
-    assert len(shown) == MAX_FRAMES // 4 + video.HOLD_FRAMES
-    assert shown[9].std() > 20
-    assert np.abs(shown[9].astype(int) - shown[30].astype(int)).max() > 40
+    frames = decoded(file, ffmpeg.get_ffmpeg_exe())
+    assert len(frames) == MAX_FRAMES // 4 + video.HOLD_FRAMES
+    assert frames[9].std() > 20
+    assert np.abs(frames[9].astype(int) - frames[30].astype(int)).max() > 40
     assert list(tmp_path.iterdir()) == [file]
     assert "37 steps" in capsys.readouterr().out
 
 
-def test_the_bonus_of_a_film_is_the_error_of_the_run_s_predictor(breakout: Path) -> None:
+def test_the_bonus_of_a_video_is_the_error_of_the_run_s_predictor(breakout: Path) -> None:
     agent = load_agent(breakout)
     observation = np.random.default_rng(3).integers(0, 255, (3, 84, 84), np.uint8)
     bonus = video.compute_bonus(agent, observation)
@@ -140,30 +140,31 @@ def test_the_bonus_of_a_film_is_the_error_of_the_run_s_predictor(breakout: Path)
     assert len(set(bonus.tolist())) == 3
 
 
-def test_a_vector_task_is_filmed_through_its_own_camera(cartpole: Path, tmp_path: Path) -> None:
+def test_a_video_of_a_vector_task_shows_what_the_task_renders(cartpole: Path, tmp_path: Path) -> None:
     pytest.importorskip("imageio")
     ffmpeg = pytest.importorskip("imageio_ffmpeg")
     pytest.importorskip("pygame")
-    file = tmp_path / "film.mp4"
+    file = tmp_path / "video.mp4"
     assert evaluate.main([str(cartpole), "--episodes", "1", "--video", str(file)]) == 0
-    shown = decoded(file, ffmpeg.get_ffmpeg_exe())
-    assert len(shown) > video.HOLD_FRAMES + 7
-    assert np.abs(shown[0].astype(int) - shown[-1].astype(int)).max() > 40
+    frames = decoded(file, ffmpeg.get_ffmpeg_exe())
+    assert len(frames) > video.HOLD_FRAMES + 7
+    assert np.abs(frames[0].astype(int) - frames[-1].astype(int)).max() > 40
 
 
-def test_a_film_is_no_longer_than_its_bound(breakout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_video_is_no_longer_than_its_bound(breakout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(video, "MAX_STEPS", 5)
-    shot = video.record(load_agent(breakout), RngKey(1, 2, 3, warmup=False))
-    assert (len(shot.pictures), len(shot.observation), len(shot.score), shot.ended) == (5, 5, 6, False)
+    recorded = video.record(load_agent(breakout), RngKey(1, 2, 3, warmup=False))
+    lengths = len(recorded.pictures), len(recorded.observation), len(recorded.score)
+    assert (*lengths, recorded.ended) == (5, 5, 6, False)
 
 
-def test_a_task_that_cannot_be_drawn_is_refused_before_the_first_game(
+def test_a_task_that_cannot_be_rendered_is_refused_before_the_first_game(
     cartpole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("imageio_ffmpeg")
     monkeypatch.setitem(sys.modules, "pygame", None)
     monkeypatch.setattr(evaluate, "play", lambda *args: pytest.fail("it played"))
-    assert "CartPole-v1" in complaint(capsys, [str(cartpole), "--video", str(tmp_path / "a.mp4")], 78)
+    assert "CartPole-v1" in error_of(capsys, [str(cartpole), "--video", str(tmp_path / "a.mp4")], 78)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -174,20 +175,20 @@ def test_a_task_that_cannot_be_drawn_is_refused_before_the_first_game(
         (["x", "--episodes", "0"], "at least 1, got '0'"),
         (["x", "--episodes", "many"], "got 'many'"),
         (["x", "--video", "film.avi"], "film.avi"),
-        (["x", "--vidoe", "film.mp4"], "--vidoe"),
+        (["x", "--vidoe", "video.mp4"], "--vidoe"),
     ],
 )
 def test_bad_usage_is_answered_with_one_sentence(
     argv: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert words in complaint(capsys, argv, 2)
+    assert words in error_of(capsys, argv, 2)
 
 
 def test_a_directory_without_a_checkpoint_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert str(tmp_path / "none") in complaint(capsys, [str(tmp_path / "none")], 78)
-    assert str(tmp_path) in complaint(capsys, [str(tmp_path)], 78)
+    assert str(tmp_path / "none") in error_of(capsys, [str(tmp_path / "none")], 78)
+    assert str(tmp_path) in error_of(capsys, [str(tmp_path)], 78)
 
 
 def test_a_damaged_checkpoint_is_refused_and_an_older_whole_one_is_used(
@@ -197,7 +198,7 @@ def test_a_damaged_checkpoint_is_refused_and_an_older_whole_one_is_used(
     folder = tmp_path / "checkpoints"
     folder.mkdir()
     (folder / "000000009.safetensors").write_bytes(data[:-100])
-    assert "damaged" in complaint(capsys, [str(tmp_path)], 78)
+    assert "damaged" in error_of(capsys, [str(tmp_path)], 78)
     (folder / "000000008.safetensors").write_bytes(data)
     assert evaluate.main([str(tmp_path), "--episodes", "2"]) == 0
 
@@ -214,7 +215,7 @@ def test_a_checkpoint_of_another_release_is_refused(
         ({k: v for k, v in saved.tensors.items() if "actor" not in k}, saved.meta),
     ):
         checkpoint.save(tmp_path / "checkpoints", 1, Checkpoint(tensors, meta))
-        assert "release" in complaint(capsys, [str(tmp_path)], 78)
+        assert "release" in error_of(capsys, [str(tmp_path)], 78)
 
 
 def test_a_video_that_cannot_be_written_is_refused_before_the_first_game(
@@ -223,10 +224,10 @@ def test_a_video_that_cannot_be_written_is_refused_before_the_first_game(
     monkeypatch.setattr(evaluate, "play", lambda *args: pytest.fail("it played"))
     pytest.importorskip("imageio_ffmpeg")
     (tmp_path / "taken.mp4").mkdir()
-    for file in (tmp_path / "none" / "film.mp4", tmp_path / "taken.mp4"):
-        assert str(file) in complaint(capsys, [str(breakout), "--video", str(file)], 78)
+    for file in (tmp_path / "none" / "video.mp4", tmp_path / "taken.mp4"):
+        assert str(file) in error_of(capsys, [str(breakout), "--video", str(file)], 78)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert "outrider[video]" in complaint(capsys, [str(breakout), "--video", str(tmp_path / "a.mp4")], 78)
+    assert "outrider[video]" in error_of(capsys, [str(breakout), "--video", str(tmp_path / "a.mp4")], 78)
 
 
 def test_the_command_ends_without_a_traceback(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The files of a finished run and the commands that read them, on one run of the command line."""
+"""The files of a finished run, and the commands that read them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tests.support.processes import Run
 pytestmark = pytest.mark.integration
 
 
-def test_a_run_trains_what_it_promised_and_accounts_for_every_step(finished_run: Run) -> None:
-    """The summary accounts for every step and agrees with the count at the emulator."""
+def test_a_run_trains_its_total_steps_and_accounts_for_every_step(finished_run: Run) -> None:
+    """The summary accounts for every step and agrees with the independent count of emulator steps."""
     summary = finished_run.summary()
     assert summary["exit_reason"] == "finished"
     assert summary["trained_steps"] == summary["env_steps"] == 1_024 >= FINISHED_STEPS
@@ -35,7 +35,7 @@ def test_its_ledger_adds_up(finished_run: Run, capsys: pytest.CaptureFixture[str
     assert "1024" in capsys.readouterr().out.replace(",", "")
 
 
-def test_it_resumes_to_a_later_end(copied_run: Run) -> None:
+def test_it_resumes_with_more_total_steps(copied_run: Run) -> None:
     """The counters continue from their values."""
     before = copied_run.summary()
     with copied_run.learner("--resume", "--total-steps", str(FINISHED_STEPS + 256)) as learner:

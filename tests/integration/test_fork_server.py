@@ -1,4 +1,4 @@
-"""A forked process behaves as a started one: exit code, signals, descriptors, and it leaves no process."""
+"""A forked process behaves like a new one: exit code, signals, descriptors; none remains at the end."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import pytest
 
 from actor.fleet import Fleet
 from actor.metrics import FleetCollector
-from actor.weights import Weights
+from actor.weights import WeightsSource
 from common.process.children import ACTOR_SERVER, ChildProcesses, Exit
 from common.process.fork_server import ForkedProcess, ForkServer
 from tests.support.processes import PATIENCE_SECONDS, ROOT, SELECT_DESCRIPTORS, wait_until
@@ -62,7 +62,7 @@ def test_a_child_that_a_signal_ends_has_minus_the_signal_as_its_code(server: For
 
 
 def test_a_child_is_set_up_as_a_new_process(server: ForkServer, tmp_path: Path) -> None:
-    """It has its own group, no input, default signals, and only the standard and the passed descriptors."""
+    """It has its own group, no input, default signals, and no other descriptors of the server."""
     sibling = server.start(["sleep"], {})
     child = server.start(["facts", str(tmp_path / "facts")], {})
     assert child.wait(PATIENCE_SECONDS) == 0
@@ -86,7 +86,7 @@ def test_a_passed_socket_ends_with_its_owner_and_a_child_notices(server: ForkSer
     assert child.wait(PATIENCE_SECONDS) == 0
 
 
-def test_the_death_of_the_server_ends_its_children_and_the_next_start_makes_a_new_one(
+def test_a_killed_server_ends_its_children_and_the_next_start_launches_a_new_one(
     server: ForkServer,
 ) -> None:
     child = server.start(["sleep"], {})
@@ -94,10 +94,10 @@ def test_the_death_of_the_server_ends_its_children_and_the_next_start_makes_a_ne
     os.kill(first, signal.SIGKILL)
     assert child.wait(PATIENCE_SECONDS) == -signal.SIGKILL
     wait_until(lambda: not psutil.pid_exists(pid_of(child)), "the end of the child")
-    again = server.start(["sleep"], {})
-    assert parent_of(again) != first
-    again.kill()
-    again.wait(PATIENCE_SECONDS)
+    later = server.start(["sleep"], {})
+    assert parent_of(later) != first
+    later.kill()
+    later.wait(PATIENCE_SECONDS)
 
 
 def test_a_server_that_cannot_start_is_an_internal_error_of_each_child() -> None:
@@ -108,7 +108,7 @@ def test_a_server_that_cannot_start_is_an_internal_error_of_each_child() -> None
 
 
 def test_children_are_stopped_while_their_server_loads() -> None:
-    """The stop does not wait for the loading; children that never started have no exit."""
+    """`stop` does not wait for the server; children that were never forked have no exit."""
     children = ChildProcesses(ForkServer("tests.support.never_loads"), [], 3)
     assert children.tick() == []
     assert children.alive == 3
@@ -120,7 +120,7 @@ def test_a_fleet_that_is_stopped_while_its_server_loads_ends_with_success(tmp_pa
     children, stop = ChildProcesses(ForkServer("tests.support.never_loads"), [], 3), Event()
     children.tick()
     stop.set()
-    assert Fleet(children, cast(Weights, None), tmp_path, FleetCollector()).run(stop) == 0
+    assert Fleet(children, cast(WeightsSource, None), tmp_path, FleetCollector()).run(stop) == 0
 
 
 def test_a_fork_that_fails_ends_that_child_alone() -> None:
@@ -139,7 +139,7 @@ def test_a_fork_that_fails_ends_that_child_alone() -> None:
 def test_a_request_whose_descriptors_do_not_arrive_ends_that_child_alone(
     server: ForkServer, count: int
 ) -> None:
-    """An invalid descriptor cannot be sent; of more than 16 in one request the last are lost."""
+    """An invalid descriptor cannot be sent; those after the 16th of a request are lost."""
     healthy = server.start(["sleep"], {})
     first, before = parent_of(healthy), psutil.Process().num_fds()
     options = {f"--{number}": 0 for number in range(count)} if count > 0 else {"--none": -1}
@@ -159,7 +159,9 @@ def test_children_are_forked_over_descriptors_that_select_refuses() -> None:
 
 
 @pytest.mark.parametrize(("code", "starts"), [(70, 3), (75, 3), (0, 1), (78, 1)])
-def test_a_child_starts_again_unless_it_ended_for_good(server: ForkServer, code: int, starts: int) -> None:
+def test_a_child_is_restarted_unless_its_exit_code_is_final(
+    server: ForkServer, code: int, starts: int
+) -> None:
     children, ends = ChildProcesses(server, ["exit", str(code)], 1), list[Exit]()
 
     def ended() -> bool:
@@ -177,7 +179,7 @@ import time
 from common.process.fork_server import ForkServer
 import socket
 ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-server = ForkServer("tests.support.forks")  # ends with this object
+server = ForkServer("tests.support.forks")
 child = server.start(["wait"], {"--parent-fd": theirs.fileno()})
 theirs.close()
 print(child.pid, flush=True)

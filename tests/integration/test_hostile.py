@@ -22,22 +22,22 @@ from common.protocol import messages as m
 from common.protocol.sockets import Context
 from learner.presets import PRESETS
 from tests.bench.intake import Intake
-from tests.support.hostile_peer import LIES, HostilePeer, Lie
+from tests.support.hostile_peer import FALSE_CLAIMS, FalseClaim, HostilePeer
 from tests.support.processes import PATIENCE_SECONDS, ROOT, Command, Run, free_port, wait_until
 from tests.support.result_files import keep
 from tests.support.serving import Peer
 
 pytestmark = pytest.mark.integration
 
-CONNECTIONS, AT_ONCE = 10_000, 100
+CONNECTIONS, CONNECTIONS_AT_ONCE = 10_000, 100
 STEPS = 4_000
 SID = bytes(range(16))
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00"  # of ZMTP 3, to which a mechanism of 20 bytes belongs
 
 
 @dataclass
-class Served:
-    """The data port of a network thread in its own process."""
+class LearnerProcess:
+    """The data port of a server in its own process."""
 
     port: int
     process: psutil.Process
@@ -52,11 +52,11 @@ class Served:
 
 
 @pytest.fixture
-def served(tmp_path: Path) -> Iterator[Served]:
+def learner(tmp_path: Path) -> Iterator[LearnerProcess]:
     port = free_port()
     command = Command.start(tmp_path, "network", "tests.support.network_alone", str(port))
     try:
-        yield Served(port, psutil.Process(command.pid))
+        yield LearnerProcess(port, psutil.Process(command.pid))
         command.process.terminate()
         assert command.finish() == 0, command.err.read_text()
     finally:
@@ -70,7 +70,7 @@ def handshake() -> bytes:
 
 
 def garbage(rng: random.Random) -> bytes:
-    """The first bytes of a scanner, a broken or a hostile client."""
+    """The first bytes of a port scanner, a broken client or a hostile client."""
     match rng.randrange(6):
         case 0:
             return rng.randbytes(rng.randrange(1, 200))
@@ -80,44 +80,46 @@ def garbage(rng: random.Random) -> bytes:
             return GREETING + rng.randbytes(rng.randrange(60))
         case 3:  # a whole greeting, then a command that is longer than its size
             return (GREETING + b"NULL").ljust(64, b"\0") + b"\x06" + rng.randbytes(8) + rng.randbytes(20)
-        case 4:  # a handshake, then a message part of 2**62 bytes that never comes
+        case 4:  # a handshake, then the beginning of a message part of 2**62 bytes
             return handshake() + b"\x03" + (1 << 62).to_bytes(8, "big") + b"x" * 50
         case _:
             return b""
 
 
 @contextlib.contextmanager
-def joined(served: Served) -> Iterator[Peer]:
-    """A peer with a session of the learner."""
-    with Context() as context, contextlib.closing(Peer(context, f"tcp://127.0.0.1:{served.port}")) as peer:
+def joined(learner: LearnerProcess) -> Iterator[Peer]:
+    """A peer that has joined the learner."""
+    with Context() as context, contextlib.closing(Peer(context, f"tcp://127.0.0.1:{learner.port}")) as peer:
         peer.join()
         yield peer
 
 
-def test_ten_thousand_connections_of_garbage_leave_the_learner_as_it_was(served: Served) -> None:
-    """The learner answers throughout; descriptors and memory return to what they were."""
+def test_ten_thousand_garbage_connections_leave_no_descriptor_and_little_memory(
+    learner: LearnerProcess,
+) -> None:
+    """The learner answers throughout; its number of descriptors and its memory return to their values."""
     rng = random.Random(3)
-    with joined(served) as peer:
-        before, held_bytes = served.descriptors(), 0
-        for wave in range(CONNECTIONS // AT_ONCE):
-            if wave == 10:
-                held_bytes = served.process.memory_info().rss
-            strangers = [served.connect() for _ in range(AT_ONCE)]
-            for stranger in strangers:
+    with joined(learner) as peer:
+        before, memory_bytes = learner.descriptors(), 0
+        for part in range(CONNECTIONS // CONNECTIONS_AT_ONCE):
+            if part == 10:
+                memory_bytes = learner.process.memory_info().rss
+            clients = [learner.connect() for _ in range(CONNECTIONS_AT_ONCE)]
+            for client in clients:
                 with contextlib.suppress(ConnectionError):  # refused before every byte is sent
-                    stranger.sendall(garbage(rng))
-            for stranger in strangers:
-                stranger.close()
-            if wave % 20 == 0:
+                    client.sendall(garbage(rng))
+            for client in clients:
+                client.close()
+            if part % 20 == 0:
                 peer.rejoin()
-        wait_until(lambda: served.descriptors() <= before, f"{before} descriptors again")
-        grown = served.process.memory_info().rss - held_bytes
-        assert grown < 20 * 2**20
+        wait_until(lambda: learner.descriptors() <= before, f"at most {before} descriptors")
+        growth_bytes = learner.process.memory_info().rss - memory_bytes
+        assert growth_bytes < 20 * 2**20
         peer.rejoin()
-    keep("garbage-connections", {"connections": CONNECTIONS, "memory_growth_bytes": grown})
+    keep("garbage-connections", {"connections": CONNECTIONS, "memory_growth_bytes": growth_bytes})
 
 
-VANISHED = """
+CONNECTION_RESET = """
 import socket, struct, sys, time
 from common.protocol.sockets import Context, RouterSocket
 
@@ -138,29 +140,29 @@ with Context() as context:
 
 
 def test_a_peer_that_resets_its_connection_does_not_end_the_learner() -> None:
-    """In its own process, because libzmq aborted it at the next heartbeat."""
+    """The test uses its own process, because the defect of libzmq aborts it at the next heartbeat."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    argv = [sys.executable, "-c", VANISHED, handshake().hex()]
+    argv = [sys.executable, "-c", CONNECTION_RESET, handshake().hex()]
     done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) >= 16  # only a full pipe triggers the defect
 
 
-def test_silent_connections_are_closed(served: Served) -> None:
-    """A connection without a handshake holds a descriptor of the learner for 5 s, the handshake's timeout."""
-    with joined(served):
-        before = served.descriptors()
+def test_silent_connections_are_closed(learner: LearnerProcess) -> None:
+    """The learner closes a connection without a handshake after 5 s, the timeout of handshakes."""
+    with joined(learner):
+        before = learner.descriptors()
         with contextlib.ExitStack() as stack:
-            strangers = [stack.enter_context(served.connect()) for _ in range(AT_ONCE)]
-            for stranger in strangers:
-                while stranger.recv(64):  # the learner's greeting, and then the end of the connection
+            clients = [stack.enter_context(learner.connect()) for _ in range(CONNECTIONS_AT_ONCE)]
+            for client in clients:
+                while client.recv(64):  # the learner's greeting, and then the end of the connection
                     pass
-            wait_until(lambda: served.descriptors() <= before, "the end of the learner's side")
+            wait_until(lambda: learner.descriptors() <= before, "the end of the learner's connections")
 
 
-@pytest.mark.parametrize("lie", LIES, ids=[lie.message.__name__ for lie in LIES])
-def test_each_lie_reaches_the_learner_and_is_refused_with_its_reason(lie: Lie) -> None:
-    """A session with credit sends it; the codec must not refuse it before the session's checks do."""
+@pytest.mark.parametrize("claim", FALSE_CLAIMS, ids=[claim.message.__name__ for claim in FALSE_CLAIMS])
+def test_each_false_claim_reaches_the_learner_and_is_refused_with_its_reason(claim: FalseClaim) -> None:
+    """A session with credit sends the claim; the session's checks refuse it, not the codec."""
     config = Config(
         env=EnvConfig(id="CartPole-v1"),
         rollout=RolloutConfig(steps=8, lanes=1, batch_lanes=1),
@@ -173,16 +175,16 @@ def test_each_lie_reaches_the_learner_and_is_refused_with_its_reason(lie: Lie) -
         peer.join()
         while not isinstance(ack := peer.receive_kind(m.Welcome | m.Ack), m.Ack) or ack.credit == 0:
             peer.step(0)
-        for _ in range(4):  # a damaged chunk is requested again three times
-            peer.send(lie.message(rng, peer.sid, ack.generation, 0, ack.credit))
+        for _ in range(4):  # the learner requests a damaged chunk again three times
+            peer.send(claim.message(rng, peer.sid, ack.generation, 0, ack.credit))
 
         def refused() -> bool:
-            peer.step(0)  # an unreadable body counts at the next message
+            peer.step(0)  # a violation by an unreadable body is handled at the next message
             learner.server.session_count()  # waits for a loop of the network thread
             texts = [row["text"] for row in logged if row["event"] == "message_refused"]
-            return any(text.startswith(lie.reason) for text in texts)
+            return any(text.startswith(claim.reason) for text in texts)
 
-        wait_until(refused, lie.reason)
+        wait_until(refused, claim.reason)
         peer.close()
         assert learner.server.refresh_status().totals.imbalance == 0
 
@@ -193,7 +195,7 @@ def ports(run: Run) -> tuple[str, str]:
 
 
 def test_a_hostile_peer_is_banned_and_honest_actors_train_on(tmp_path: Path) -> None:
-    """Training continues beside false claims, damage and floods, and every step is accounted for."""
+    """Training continues during false claims, damage and floods, and every step is accounted for."""
     steps = tmp_path / "steps"
     steps.mkdir()
     arguments = ("cartpole", "--env.id", "tests.support.counted:Counted-v0", "--local-actors", "2")
@@ -210,8 +212,8 @@ def test_a_hostile_peer_is_banned_and_honest_actors_train_on(tmp_path: Path) -> 
     assert summary["exit_reason"] == "stopped"
     assert int(str(summary["trained_steps"])) >= STEPS
     assert (summary["imbalance_steps"], summary["in_flight_steps"]) == (0, 0)
-    # Credit limits the claims in the ledger: each session has credit for one chunk, and for another one
-    # whenever a chunk proves unreadable, because its place in the batch is granted again.
+    # Credit limits the claimed steps in the ledger: a session has credit for one chunk, and for another one
+    # after each unreadable chunk, whose grant is repeated.
     claimed = int(str(summary["produced_steps"])) - run.counted_steps()
     assert 0 <= claimed <= (peer.bans + 1 + peer.chunks) * PRESETS["cartpole"].rollout.chunk_steps
     assert peer.bans >= 1
@@ -225,7 +227,7 @@ def test_a_hostile_peer_is_banned_and_honest_actors_train_on(tmp_path: Path) -> 
 
 @pytest.mark.chaos
 def test_honest_actors_keep_their_throughput(tmp_path: Path) -> None:
-    """They keep 95 % of the steps per second, in the median of three alternating pairs of runs."""
+    """The median rate under attack is at least 95 % of the median without, over three alternating runs."""
     rates: dict[bool, list[float]] = {False: [], True: []}
     messages = 0
     for number in range(3):
@@ -255,7 +257,7 @@ GAME = ("smoke", "--total-steps", "12000", "--local-actors", "2", "--rnd.warmup-
 
 
 def until_done(run: Run, learner: Command, attacked: bool) -> int:
-    """Wait for the end of a learner, under attack or not; returns the number of hostile messages."""
+    """Wait for the end of a learner, under attack or not; return the number of hostile messages."""
     if not attacked:
         assert learner.finish() == 0
         return 0

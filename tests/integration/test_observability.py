@@ -1,4 +1,4 @@
-"""Every panel, rule and alert has data, on a run and a Prometheus with the committed rules."""
+"""Every panel, rule and alert has data, with a real run and a Prometheus with the committed rules."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SMALL = (
     *("--rollout.steps", "64", "--rollout.lanes", "4", "--rollout.batch-lanes", "8"),
 )
 _RATE_INTERVAL = "20s"
-_WITH_KEYS = {"outrider_auth_refused_total"}  # a learner on the loopback address requires none
+_WITH_KEYS = {"outrider_auth_refused_total"}  # only a learner with keys has this metric
 
 
 def exporter(command: Command) -> str:
@@ -50,7 +50,7 @@ def prometheus(directory: Path, learner: str, actors: list[str]) -> Iterator[str
             {"job_name": "actor", "static_configs": [{"targets": actors}]},
         ],
     }
-    (directory / "prometheus.yml").write_text(json.dumps(config))  # JSON is YAML, too
+    (directory / "prometheus.yml").write_text(json.dumps(config))  # JSON is valid YAML
     arguments = (
         f"--config.file={directory}/prometheus.yml",
         f"--storage.tsdb.path={directory}/tsdb",
@@ -66,12 +66,12 @@ def prometheus(directory: Path, learner: str, actors: list[str]) -> Iterator[str
 
 
 def request(address: str, path: str, **values: str) -> dict[str, Any]:
-    """The data of an answer of the HTTP API."""
+    """The data of a response of the HTTP API."""
     query = urllib.parse.urlencode(values)
     with urllib.request.urlopen(f"http://{address}/api/v1/{path}?{query}", timeout=10) as page:
-        answer = json.load(page)
-    assert answer["status"] == "success", answer
-    return dict(answer["data"])
+        response = json.load(page)
+    assert response["status"] == "success", response
+    return dict(response["data"])
 
 
 def has_data(address: str, expr: str) -> bool:

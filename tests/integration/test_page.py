@@ -1,4 +1,4 @@
-"""The live page of a run, fetched and rendered by a browser."""
+"""The live page of a run, and how a browser renders it."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ HOSTILE = "<img src=x onerror=document.title='taken'>"
 
 
 def fetch(address: str) -> bytes:
-    with urllib.request.urlopen(address, timeout=10) as answer:  # noqa: S310  # our own
-        body: bytes = answer.read()
-        return gzip.decompress(body) if answer.headers["Content-Encoding"] == "gzip" else body
+    with urllib.request.urlopen(address, timeout=10) as response:  # noqa: S310  # our own
+        body: bytes = response.read()
+        return gzip.decompress(body) if response.headers["Content-Encoding"] == "gzip" else body
 
 
 def status(address: str) -> Any:
@@ -83,8 +83,8 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield f"http://127.0.0.1:{rows[0]['port']}"
 
 
-def test_a_run_serves_its_page_its_status_a_scene_and_its_metrics(address: str) -> None:
-    """The status agrees with the metrics, and the scene comes from an actor."""
+def test_a_run_serves_its_page_its_status_a_preview_and_its_metrics(address: str) -> None:
+    """The status agrees with the metrics, and the preview comes from an actor."""
     assert b"<title>Outrider</title>" in fetch(f"{address}/")
     value = status(address)
     rows = fetch(f"{address}/metrics").decode().splitlines()
@@ -101,7 +101,7 @@ def test_a_run_serves_its_page_its_status_a_scene_and_its_metrics(address: str) 
     assert max(preview["bonus"]) > 0
 
 
-def test_a_browser_shows_the_numbers_of_the_run_without_complaint(address: str, tmp_path: Path) -> None:
+def test_a_browser_shows_the_numbers_of_the_run_without_an_error(address: str, tmp_path: Path) -> None:
     before = status(address)
     shown = render(address, tmp_path)
     after = status(address)
@@ -117,20 +117,20 @@ def test_a_browser_shows_the_numbers_of_the_run_without_complaint(address: str, 
     assert shown.dom.count('class="dot bonus"') == 1
 
 
-def invented(host: str) -> Page:
-    """The page of an invented run."""
-    view = ServerStatus(
+def made_up_page(host: str) -> Page:
+    """The page of a made-up run, with an actor on `host`."""
+    server = ServerStatus(
         actors=1, fleet=(SessionStatus(0, host, 0, 64, True, 0.5),), actor_phases={"env": 1.0}
     )
-    progress = TrainerStatus(version=4, report=UpdateReport(defaultdict(float), 1e-4), lags=Counter({0: 4}))
-    line = ProgressFacts(4_000, 10_000, 16_000, 120.0, 1.5, 0.02, actors=1, lag=0)
+    trainer = TrainerStatus(version=4, report=UpdateReport(defaultdict(float), 1e-4), lags=Counter({0: 4}))
+    facts = ProgressFacts(4_000, 10_000, 16_000, 120.0, 1.5, 0.02, actors=1, lag=0)
     points = (Point(1_000, None, 0.5), Point(3_000, 1.0, 0.1))
-    return Page(replace(Config(), seed=7), lambda: line, lambda: view, lambda: progress, lambda: points)
+    return Page(replace(Config(), seed=7), lambda: facts, lambda: server, lambda: trainer, lambda: points)
 
 
-def test_what_an_actor_calls_itself_is_shown_as_text(tmp_path: Path) -> None:
-    """Markup in a host name is shown as text and does not run."""
-    server = WebServer("127.0.0.1", 0, invented(HOSTILE).routes)
+def test_markup_in_a_host_name_is_shown_as_text(tmp_path: Path) -> None:
+    """The markup does not run in the browser."""
+    server = WebServer("127.0.0.1", 0, made_up_page(HOSTILE).routes)
     try:
         shown = render(f"http://127.0.0.1:{server.port}/", tmp_path)
     finally:
@@ -142,22 +142,22 @@ def test_what_an_actor_calls_itself_is_shown_as_text(tmp_path: Path) -> None:
 
 
 def test_a_learner_that_stops_answering_is_shown_as_silent(tmp_path: Path) -> None:
-    """The last figures stay on the page, below a line with the time since."""
-    answers, asked = dict(invented("host").routes), []
-    last = answers["/status.json"]
+    """The last figures remain on the page, below a line with the time since the last response."""
+    routes, requests = dict(made_up_page("host").routes), []
+    respond = routes["/status.json"]
 
-    def once() -> Response:
-        asked.append(1)
-        if len(asked) > 1:
+    def respond_once() -> Response:
+        requests.append(1)
+        if len(requests) > 1:
             raise ConnectionResetError
-        return last()
+        return respond()
 
-    server = WebServer("127.0.0.1", 0, answers | {"/status.json": once})
+    server = WebServer("127.0.0.1", 0, routes | {"/status.json": respond_once})
     try:
         shown = render(f"http://127.0.0.1:{server.port}/", tmp_path)
     finally:
         server.close()
-    assert len(asked) > 1
+    assert len(requests) > 1
     assert shown.text("connection") == "no response"
     assert "has not responded for" in shown.text("disconnected")
     assert shown.text("progress") == "4,000 of 10,000 steps (40 %)"

@@ -22,24 +22,25 @@ pytestmark = pytest.mark.integration
 
 
 def write_run(path: Path, preset: str, seed: int, rnd: bool, updates: int = 30) -> Path:
-    """A run directory as a learner leaves it, with made-up scores that rise."""
+    """Write a run directory as a learner does, with made-up scores that rise."""
     config = PRESETS[preset]
     config = dataclasses.replace(config, seed=seed, rnd=dataclasses.replace(config.rnd, enabled=rnd))
     path.mkdir()
     (path / "config.json").write_text(config.to_json())
-    recorder = RunLogger(path, 0)
+    logger = RunLogger(path, 0)
     generator = np.random.default_rng(seed)
     for update in range(1, updates + 1):
         steps = update * 640
         scores = generator.normal(update, 2.0, 3)
         ended = [Episode(0, lane, 50, float(score)) for lane, score in enumerate(scores)]
-        recorder.episodes(ended, steps, 4 * steps, 1.5 * update)
-        recorder.scalars({"train/intrinsic_reward_mean": 1.0 / update}, steps)
-    recorder.close()
+        logger.episodes(ended, steps, 4 * steps, 1.5 * update)
+        logger.scalars({"train/intrinsic_reward_mean": 1.0 / update}, steps)
+    logger.close()
     return path
 
 
-def complaint(capsys: pytest.CaptureFixture[str], argv: list[str], code: int) -> str:
+def error_of(capsys: pytest.CaptureFixture[str], argv: list[str], code: int) -> str:
+    """The one sentence that a failed command writes to standard error."""
     assert plot.main(argv) == code
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
@@ -96,7 +97,7 @@ def test_the_same_seed_twice_is_not_averaged(tmp_path: Path) -> None:
     assert plot.labels(group_by_settings(runs)) == ["a", "b"]
 
 
-def test_the_band_holds_the_mean_and_lies_within_the_curves() -> None:
+def test_the_band_contains_the_mean_and_lies_within_the_curves() -> None:
     x = np.array([0.0, 5.0, 10.0])
     curves = [PlotCurve(x, x * slope) for slope in (1.0, 2.0, 6.0)]
     banded = mean_with_band(curves)
@@ -108,7 +109,7 @@ def test_the_band_holds_the_mean_and_lies_within_the_curves() -> None:
     assert mean_with_band([PlotCurve(x, x), PlotCurve(x + 20, x)]) is None
 
 
-def test_the_sliding_mean_counts_all_so_far_then_its_window() -> None:
+def test_the_sliding_mean_covers_all_values_so_far_up_to_its_window() -> None:
     assert sliding_mean(np.array([2.0, 4.0, 6.0, 1.0]), 3) == pytest.approx([2.0, 3.0, 4.0, 11 / 3])
     assert sliding_mean(np.array([2.0, 4.0]), 7) == pytest.approx([2.0, 3.0])
 
@@ -125,7 +126,7 @@ def test_unreadable_rows_and_one_that_is_still_being_written_are_left_out_with_o
     assert capsys.readouterr().err == f"plot: skipped 2 unreadable rows of {run}/episodes.csv\n"
 
 
-def test_damaged_events_cost_the_second_panel_only(tmp_path: Path) -> None:
+def test_damaged_events_remove_only_the_second_panel(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", "pong", 1, rnd=True)
     for events in run.glob("events.*"):
         events.write_bytes(bytes(range(256)) * 5)
@@ -142,7 +143,7 @@ def test_unusable_episodes_are_answered_with_one_sentence(
     (tmp_path / "config.json").write_text(PRESETS["pong"].to_json())
     if text is not None:
         (tmp_path / "episodes.csv").write_text(text)
-    text = complaint(capsys, [str(tmp_path), "-o", str(tmp_path / "a.png")], 78)
+    text = error_of(capsys, [str(tmp_path), "-o", str(tmp_path / "a.png")], 78)
     assert str(tmp_path / "episodes.csv") in text
 
 
@@ -152,12 +153,12 @@ def test_an_output_that_cannot_be_written_is_named(
     run = write_run(tmp_path / "run", "pong", 1, rnd=False)
     (tmp_path / "taken.png").mkdir()
     for file in (tmp_path / "none" / "a.png", tmp_path / "taken.png"):
-        assert str(file) in complaint(capsys, [str(run), "-o", str(file)], 78)
+        assert str(file) in error_of(capsys, [str(run), "-o", str(file)], 78)
 
 
 @pytest.mark.parametrize("argv", [[], ["run"], ["run", "-o", "a.jpeg"], ["run", "-o", "a.png", "--colour"]])
 def test_bad_usage_is_answered_with_one_sentence(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert complaint(capsys, argv, 2).startswith("plot: ")
+    assert error_of(capsys, argv, 2).startswith("plot: ")
 
 
 def test_the_command_ends_without_a_traceback(tmp_path: Path) -> None:

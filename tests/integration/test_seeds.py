@@ -1,4 +1,4 @@
-"""One command trains several seeds in one process."""
+"""One command trains several seeds, one after the other, in one process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The service as a user runs it: real emulator, real sockets, real processes."""
+"""Learners and actors as a user runs them: with the emulator, sockets and processes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.integration
 
 SMALL = ("--rollout.steps", "64", "--rollout.lanes", "2", "--rollout.batch-lanes", "4")  # 256 steps a batch
 SMOKE = ("smoke", *SMALL, "--rnd.warmup-steps", "512")
-POLE = ("cartpole", *SMALL)
+CARTPOLE = ("cartpole", *SMALL)
 
 
 def start(directory: Path, preset: tuple[str, ...], total_steps: int, local_actors: int) -> Run:
@@ -31,7 +31,7 @@ def saved_version(run: Run) -> int:
 
 
 @pytest.mark.slow
-def test_a_killed_actor_costs_only_its_unsent_steps(tmp_path: Path) -> None:
+def test_a_killed_actor_loses_only_its_unsent_steps(tmp_path: Path) -> None:
     """After SIGKILL of one actor another takes its slot, and the run completes with balanced accounting."""
     run = start(tmp_path, SMOKE, 3_000, 2)
     with run.learner() as learner:
@@ -59,7 +59,8 @@ def test_a_killed_learner_resumes_and_remote_actors_rejoin(tmp_path: Path) -> No
             local = learner.descendants()
             kill(learner.pid)
             learner.process.wait()
-            assert psutil.wait_procs(local, PATIENCE_SECONDS)[1] == [], "a local actor outlived its learner"
+            running = psutil.wait_procs(local, PATIENCE_SECONDS)[1]
+            assert running == [], "expected the local actors to end with the learner"
         with run.learner("--resume") as learner:
             wait_until(lambda: run.metric("outrider_fleet_actors", learner) == 2, "both actors again")
             resumed_at = run.metric("outrider_run_env_steps", learner)
@@ -71,7 +72,7 @@ def test_a_killed_learner_resumes_and_remote_actors_rejoin(tmp_path: Path) -> No
         assert (summary["exit_reason"], summary["epoch"]) == ("stopped", 1)
         assert (summary["imbalance_steps"], summary["in_flight_steps"]) == (0, 0)
         assert int(str(summary["trained_steps"])) >= resumed_at + 512
-        assert remote.process.poll() is None, "a remote actor waits for its learner to come back"
+        assert remote.process.poll() is None, "expected the remote actor to wait for a new learner"
         remote.process.send_signal(signal.SIGTERM)
         assert remote.finish() == 0
     finally:
@@ -80,7 +81,7 @@ def test_a_killed_learner_resumes_and_remote_actors_rejoin(tmp_path: Path) -> No
 
 def test_remote_actors_are_trained_on_and_leave_with_the_run(tmp_path: Path) -> None:
     """Actors join by address alone, and exit with 0 when the run is complete."""
-    run = start(tmp_path, POLE, 1_500, 0)
+    run = start(tmp_path, CARTPOLE, 1_500, 0)
     with run.learner() as learner:
         argv = (sys.executable, "-m", "actor", "--learner", f"127.0.0.1:{run.port}", "--procs", "2")
         remote = Command.start_new(tmp_path, "actor", *argv)
@@ -95,8 +96,8 @@ def test_remote_actors_are_trained_on_and_leave_with_the_run(tmp_path: Path) -> 
 
 
 def test_ctrl_c_ends_a_run_with_its_checkpoint_and_its_actors(tmp_path: Path) -> None:
-    """SIGINT during training: exit code 0, a valid checkpoint, balanced accounting, no process left."""
-    run = start(tmp_path, POLE, 10_000_000, 2)
+    """After SIGINT: exit code 0, a valid checkpoint, balanced accounting, and no remaining process."""
+    run = start(tmp_path, CARTPOLE, 10_000_000, 2)
     with run.learner() as learner:
         wait_until(lambda: run.steps_reached(learner, 256), "256 steps")
         local = learner.descendants()
@@ -129,7 +130,7 @@ BAD: list[Case] = [
 
 @pytest.mark.parametrize(("argv", "code", "words"), [case[1:] for case in BAD], ids=[case[0] for case in BAD])
 def test_bad_input_gets_one_sentence(tmp_path: Path, argv: tuple[str, ...], code: int, words: str) -> None:
-    """The message says what was expected, what came and what to do; there is no traceback."""
+    """The message names the expected and the given value and a remedy; there is no traceback."""
     assert_refused(tmp_path, argv, code, words)
 
 
@@ -145,8 +146,8 @@ def assert_refused(directory: Path, argv: tuple[str, ...], code: int, words: str
 
 
 def test_a_port_in_use_and_a_used_directory_are_refused(tmp_path: Path) -> None:
-    """A second learner on the same port or directory is refused with the reason, and changes nothing."""
-    run = start(tmp_path, POLE, 100_000, 0)
+    """A second learner on the same port or directory exits with the reason, and changes nothing."""
+    run = start(tmp_path, CARTPOLE, 100_000, 0)
     with run.learner() as learner:
         wait_until(lambda: "learner_serving" in learner.err.read_text(), "the sockets")
         bind = f"tcp://127.0.0.1:{run.port}"
@@ -160,7 +161,7 @@ def test_a_port_in_use_and_a_used_directory_are_refused(tmp_path: Path) -> None:
 def test_resume_refuses_other_settings_and_survives_a_damaged_checkpoint(
     copied_run: Run, tmp_path: Path
 ) -> None:
-    """The message names the other setting; if every checkpoint is damaged, it is one sentence."""
+    """The message names the changed setting; if every checkpoint is damaged, the error is one sentence."""
     argv = ("learner", *copied_run.arguments, "--run-dir", str(copied_run.path), "--resume")
     assert_refused(tmp_path, (*argv, "--ppo.epochs", "7"), 78, "ppo.epochs was 2, now 7")
     for path in (copied_run.path / "checkpoints").iterdir():
@@ -171,21 +172,21 @@ def test_resume_refuses_other_settings_and_survives_a_damaged_checkpoint(
 
 
 def test_garbage_on_the_port_is_counted_and_ignored(tmp_path: Path) -> None:
-    """Undecodable bytes are counted by reason and dropped; training continues."""
+    """The learner counts undecodable messages by reason and drops them; training continues."""
     import zmq
 
-    run = start(tmp_path, POLE, 10_000_000, 1)
-    with run.learner() as learner, zmq.Context() as context, context.socket(zmq.DEALER) as stranger:
-        stranger.setsockopt(zmq.LINGER, 0)
+    run = start(tmp_path, CARTPOLE, 10_000_000, 1)
+    with run.learner() as learner, zmq.Context() as context, context.socket(zmq.DEALER) as client:
+        client.setsockopt(zmq.LINGER, 0)
         wait_until(lambda: "learner_serving" in learner.err.read_text(), "the sockets")
-        stranger.connect(f"tcp://127.0.0.1:{run.port}")
+        client.connect(f"tcp://127.0.0.1:{run.port}")
         for parts in ([b"hello"], [part(4, b"\xc1")], [b"a", b"b", b"c"], [b""]):
-            stranger.send_multipart(parts)
+            client.send_multipart(parts)
         name = 'outrider_wire_errors_total{reason="frames"}'
         wait_until(lambda: run.metric(name, learner) == 3, "three refused messages")
-        stranger.send(part(1, {}, major=codec.PROTOCOL_MAJOR + 1))
-        assert stranger.poll(int(1000 * PATIENCE_SECONDS))
-        answer = codec.decode(stranger.recv_multipart())
+        client.send(part(1, {}, major=codec.PROTOCOL_MAJOR + 1))
+        assert client.poll(int(1000 * PATIENCE_SECONDS))
+        answer = codec.decode(client.recv_multipart())
         assert isinstance(answer, messages.Reject)
         assert f"expected protocol {codec.PROTOCOL_MAJOR}, got" in answer.text
         steps = int(run.metric("outrider_run_env_steps", learner))
@@ -195,8 +196,8 @@ def test_garbage_on_the_port_is_counted_and_ignored(tmp_path: Path) -> None:
     assert run.summary()["imbalance_steps"] == 0
 
 
-def test_three_batches_that_give_no_number_end_the_run_with_the_reason_and_keep_them(tmp_path: Path) -> None:
-    """The learning rate is far too large; the weights stay as they were."""
+def test_three_batches_with_losses_that_are_not_finite_end_the_run_and_are_kept(tmp_path: Path) -> None:
+    """The learning rate is far too large; the weights do not change."""
     huge = ("cartpole", "--ppo.learning-rate", "1e38", "--ppo.max-grad-norm", "0", "--local-actors", "1")
     run = Run(tmp_path, free_port(), huge)
     with run.learner() as learner:

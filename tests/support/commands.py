@@ -1,7 +1,8 @@
 """`python -m tests.support.commands FD`: the fork server that starts the commands of a test worker.
 
-A command behaves as one from a shell: it has its own arguments, environment, directory, output files, process
-group and exit code. Its fork server, which would load PyTorch again, is a fork, too.
+A command behaves as if a shell had started it: it has its own arguments, environment, directory, output
+files, process group and exit code. The fork server of its actors is forked as well, because a new one would
+load PyTorch again.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _LOADED = (
 
 
 class PreparedServer:
-    """A fork server, forked before the command starts threads; it has the interface of a process."""
+    """A fork server process, forked before the command starts threads; its interface is that of `Popen`."""
 
     def __init__(self) -> None:
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -38,14 +39,13 @@ class PreparedServer:
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             sys.argv = ["actor", *fork_server.serve(theirs.detach())]
             from actor.__main__ import main
-            from common.process.lifecycle import leave
 
-            leave(main())
+            main()
         theirs.close()
         self._ended = False
 
     def poll(self) -> int | None:
-        """Return 0 after its end, None before."""
+        """Return 0 after the process has ended, None before."""
         self._ended = self._ended or os.waitpid(self.pid, os.WNOHANG)[0] != 0
         return 0 if self._ended else None
 
@@ -55,7 +55,7 @@ class PreparedServer:
             os.kill(self.pid, signal.SIGTERM)
 
     def wait(self) -> int:
-        """Wait for its end."""
+        """Wait for the end of the process."""
         if not self._ended:
             os.waitpid(self.pid, 0)
         self._ended = True
@@ -63,7 +63,7 @@ class PreparedServer:
 
 
 class PreparedForkServer(fork_server.ForkServer):
-    """A fork server whose first launch takes a prepared process; a second one starts as in a real command."""
+    """A fork server whose first launch takes a prepared process; a later launch starts a new process."""
 
     prepared: ClassVar[list[PreparedServer]] = []
 
@@ -75,7 +75,7 @@ class PreparedForkServer(fork_server.ForkServer):
 
 
 def prepare_server() -> None:
-    """Fork the server of the command's actors now."""
+    """Fork the server of the command's actors, for the command's first launch."""
     PreparedForkServer.prepared.append(PreparedServer())
     for name in ("common.process.fork_server", "learner.supervisor"):
         importlib.import_module(name).ForkServer = PreparedForkServer  # type: ignore[attr-defined]

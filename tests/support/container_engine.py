@@ -1,4 +1,4 @@
-"""A container engine, and the service in it as a user runs it: with `docker compose` only."""
+"""A container engine, and the service that `docker compose` runs in it, as a user runs it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.processes import holds_within
 ROOT = Path(__file__).parents[2]
 COMMAND_SECONDS = 300.0
 BUILD_SECONDS = 1500.0
-PATIENCE_SECONDS = 300.0  # for what a fleet does, on a busy machine
+PATIENCE_SECONDS = 300.0  # the longest wait for the actors of a fleet, on a busy machine
 _OUTPUT = 4000  # characters of a failed command's output that are shown
 
 
@@ -43,7 +43,7 @@ def shell(
     """Run a command in the checkout and capture its output.
 
     Raises:
-        AssertionError: it failed and `check` is set.
+        AssertionError: the command failed and `check` is set.
     """
     done = subprocess.run(
         [str(word) for word in command],
@@ -62,12 +62,12 @@ def shell(
 
 
 def script(text: str, seconds: float, env: Mapping[str, str]) -> str:
-    """Run lines of shell and return their output; the first line that fails ends the script."""
+    """Run a shell script and return its output; the first command that fails ends it."""
     return shell(["bash", "-euo", "pipefail", "-c", text], seconds, env).stdout
 
 
 def answers() -> bool:
-    """Whether an engine with Compose answers here."""
+    """Whether an engine with Compose runs on this machine."""
     if shutil.which("docker") is None:
         return False
     commands = (("docker", "version"), ("docker", "compose", "version"))
@@ -76,7 +76,7 @@ def answers() -> bool:
 
 @contextlib.contextmanager
 def engine() -> Iterator[bool]:
-    """Provide an engine for the block: a running one, else one that this starts; False without either."""
+    """Provide an engine for the block: the running one, else a new one; yields False without either."""
     if answers():
         yield True
         return
@@ -93,7 +93,7 @@ def engine() -> Iterator[bool]:
 
 @dataclass
 class Service:
-    """One Compose project; `variables` are those that a user would set in the shell."""
+    """One Compose project; `variables` are the environment variables that a user sets in the shell."""
 
     variables: dict[str, str]
     files: tuple[str, ...] = ("docker-compose.yml",)
@@ -109,11 +109,11 @@ class Service:
             self.environment["DOCKER_HOST"] = self.host
 
     def docker(self, *words: str, seconds: float = COMMAND_SECONDS, check: bool = True) -> str:
-        """Output of `docker ...`."""
+        """Run `docker ...` and return its output."""
         return shell(["docker", *words], seconds, self.environment, check).stdout.strip()
 
     def compose(self, *words: str, seconds: float = COMMAND_SECONDS, check: bool = True) -> str:
-        """Output of `docker compose ...`."""
+        """Run `docker compose ...` and return its output."""
         return self.docker("compose", *words, seconds=seconds, check=check)
 
     def containers(self, service: str) -> list[dict[str, Any]]:
@@ -124,17 +124,17 @@ class Service:
         return sorted(found, key=lambda container: int(container["Config"]["Labels"][number]))
 
     def names(self, service: str) -> list[str]:
-        """Names of a service's containers."""
+        """The names of a service's containers."""
         return [container["Name"].removeprefix("/") for container in self.containers(service)]
 
     def exits(self) -> dict[str, int]:
-        """The exit codes of all containers that ended."""
+        """The exit code of each container that has ended, by name."""
         ids = self.compose("ps", "--all", "--quiet", "--no-trunc").split()
         found = json.loads(self.docker("inspect", *ids)) if ids else []
         return {c["Name"]: c["State"]["ExitCode"] for c in found if c["State"]["Status"] == "exited"}
 
     def query(self, expression: str) -> list[dict[str, Any]]:
-        """The result of a query to Prometheus; empty while it does not listen."""
+        """The result of a query to Prometheus; empty while Prometheus does not respond."""
         port = self.variables["PROMETHEUS_PORT"]
         words = urllib.parse.urlencode({"query": expression})
         try:
@@ -152,7 +152,7 @@ class Service:
         return float(result[0]["value"][1]) if len(result) == 1 else float("nan")
 
     def wait(self, expression: str, what: str, seconds: float = PATIENCE_SECONDS) -> float:
-        """Query Prometheus until the expression has a result; returns the seconds that it took."""
+        """Query Prometheus until the expression has a result; return the time that this took, in seconds."""
         start = time.monotonic()
         held = holds_within(lambda: self.query(expression), seconds, between=lambda: time.sleep(1.0))
         assert held, f"expected {what} within {seconds:.0f} s\n{self.logs()}"
@@ -160,7 +160,7 @@ class Service:
 
     def progress(self, updates: int) -> None:
         """Wait for that many more updates, and check that every step is accounted for."""
-        self.wait("outrider_run_updates", "a learner that is scraped")  # right after a pause it is not
+        self.wait("outrider_run_updates", "a scrape of the learner")  # there is none right after a pause
         reached = self.value("outrider_run_updates")
         self.wait(f"outrider_run_updates >= {reached + updates}", f"{updates} more updates")
         assert self.value("max_over_time(outrider_learner_accounting_imbalance_steps[10m])") == 0
@@ -175,7 +175,7 @@ class Service:
 
 
 def memory_bytes(container: Mapping[str, Any]) -> int:
-    """Memory of a container's cgroup without reclaimable page cache, as `docker stats` shows it."""
+    """The memory of a container's cgroup without reclaimable page cache, as `docker stats` shows it."""
     for root in ("/sys/fs/cgroup/memory/docker", "/sys/fs/cgroup/system.slice", "/sys/fs/cgroup/docker"):
         for name in (container["Id"], f"docker-{container['Id']}.scope"):
             folder = Path(root) / name

@@ -1,8 +1,8 @@
 """A task whose observations identify its steps, and which counts them independently of the ledger.
 
-Each observation is (identity of the lane in two numbers, steps made in the lane), so a chunk shows which
-steps it holds. The process keeps its count in a mapped file that outlives a kill: STEP_COUNT_DIR/PID.
-The environment's id is "tests.support.counted:Counted-v0".
+An observation holds the identity of the lane (two numbers) and the number of steps of the lane, so a chunk
+shows which steps it has. The process keeps its count in the mapped file STEP_COUNT_DIR/PID, which remains
+after a kill. The id of the environment is "tests.support.counted:Counted-v0".
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.spaces import Box, Discrete
 
-STEP_SECONDS = 0.001  # so that many actors leave the cores to the learner
+STEP_SECONDS = 0.001  # sleep per step, so that many actors leave processor time to the learner
 _EPISODE_STEPS = 50
-_EXACT = 1 << 22  # whole numbers that float32 holds
+_EXACT = 1 << 22  # float32 represents every integer below this exactly
 
 Observation = npt.NDArray[np.float32]
 

@@ -1,9 +1,9 @@
 """Fake actors: sessions of the product on real sockets that send recorded chunks.
 
-They speak the whole protocol, because they use `actor.session`; only the emulator and the networks are
-missing. Each counts the steps that it made, by session, for a comparison with the learner's ledger.
-`FakeFleet` runs many in one thread; `FleetProcess` runs one fleet in its own process
-(`python -m tests.support.fake_fleet`), which ends when its standard input is closed.
+They implement the whole protocol, because they use `actor.session`; only the emulator and the networks are
+missing. Each counts its steps by session, for a comparison with the learner's ledger. `FakeFleet` runs many
+actors in one thread. `FleetProcess` runs one fleet in its own process (`python -m tests.support.fake_fleet`),
+which ends when its standard input is closed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from common.protocol.sockets import Context, DealerSocket
 from common.rng import RngKey
 from tests.support.protocol_peer import ProtocolPeer
 
-_SWEEP_SECONDS = 0.25  # between two polls of every session, for heartbeats and timeouts
+_SWEEP_SECONDS = 0.25  # time between two polls of all sessions, for heartbeats and timeouts
 _END_SECONDS = 120.0
 
 
@@ -54,12 +54,12 @@ class Recording:
 
 
 def record(env: EnvConfig, rollout: RolloutConfig, chunks: int, seed: int = 1) -> list[Recording]:
-    """Collect and encode chunks of random play."""
-    play = Rollout(envs.make(env, rollout.lanes), envs.spaces(env), rollout, PhaseTimer(PHASES))
-    play.reset(RngKey(seed, 0, 0, True))
+    """Collect and encode chunks with uniformly random actions."""
+    collector = Rollout(envs.make(env, rollout.lanes), envs.spaces(env), rollout, PhaseTimer(PHASES))
+    collector.reset(RngKey(seed, 0, 0, True))
     recordings = []
     for _ in range(chunks):
-        chunk = play.collect(None, lambda: True)
+        chunk = collector.collect(None, lambda: True)
         assert chunk is not None
         recordings.append(Recording(rollout.chunk_steps, codec.pack(chunk)))
     return recordings
@@ -81,25 +81,25 @@ class FakeActor(ProtocolPeer):
         self._next = 0
         self._unacknowledged: deque[tuple[int, float]] = deque()  # end of each chunk, and when it was sent
         self._sid = b""
-        self.made: Counter[bytes] = Counter()  # steps, by session
+        self.made: Counter[bytes] = Counter()  # steps of each session
         self.ack_seconds: list[float] = []
         self.session = Session(self.connect, ParentLink())
 
     def connect(self) -> DealerSocket:
-        """Open the connection and tell the fleet about it."""
+        """Open the connection and notify the fleet."""
         socket = super().connect()
         self._on_connect(self)
         return socket
 
     @property
     def ready(self) -> bool:
-        """Whether it may play a chunk."""
+        """Whether the session has credit for the next chunk."""
         session = self.session
         steps = self._recordings[self._next].steps
         return session.joined and not session.finished and session.credit - session.produced >= steps
 
-    def play(self) -> None:
-        """Make the steps of the next recording, and send them."""
+    def send_chunk(self) -> None:
+        """Count the steps of the next recording, and send it."""
         recording, session = self._recordings[self._next], self.session
         self._next = (self._next + 1) % len(self._recordings)
         if session.sid != self._sid:  # the learner ended the former session
@@ -111,7 +111,7 @@ class FakeActor(ProtocolPeer):
         session.send_chunk(session.generation, session.version, True, recording.packed)
 
     def on_message(self, message: Message) -> None:
-        """Note how long each chunk took to be acknowledged."""
+        """Record the time from the sending of each chunk to its acknowledgement."""
         if not isinstance(message, Ack):
             return
         now = time.monotonic()
@@ -121,9 +121,9 @@ class FakeActor(ProtocolPeer):
 
 @dataclass(frozen=True, slots=True)
 class FleetReport:
-    """The counts that a fleet kept itself."""
+    """The counts that a fleet kept, independently of the learner."""
 
-    made: dict[str, int] = field(default_factory=dict)  # steps by session, in hexadecimal
+    made: dict[str, int] = field(default_factory=dict)  # steps by session id, in hexadecimal
     ack_seconds: list[float] = field(default_factory=list)  # since `reset_measurements`
     left: int = 0  # sessions that ended with ByeAck
     reconnects: int = 0
@@ -138,7 +138,7 @@ class FleetReport:
 
 
 class FakeFleet:
-    """Many fake actors in one thread; each plays as soon as it may."""
+    """Many fake actors in one thread; each sends its next chunk as soon as it has credit."""
 
     def __init__(
         self, endpoint: str, actors: int, recordings: Sequence[Recording], keys: ActorKeys | None = None
@@ -182,7 +182,7 @@ class FakeFleet:
             actor = self._ready.popleft()
             self._queued.remove(id(actor))
             if actor.ready:
-                actor.play()
+                actor.send_chunk()
                 self._queue(actor)
 
     def _poll(self, actor: FakeActor) -> None:
@@ -200,7 +200,7 @@ class FakeFleet:
             actor.ack_seconds.clear()
 
     def leave(self) -> FleetReport:
-        """End every session with Bye; returns the counts."""
+        """End every session with Bye; return the counts."""
         left = sum(actor.session.leave() for actor in self.actors)
         made = Counter[bytes]()
         for actor in self.actors:
@@ -234,12 +234,12 @@ class FleetProcess:
         self._process.communicate()
 
     def leave(self) -> None:
-        """Request that every session ends; `report` waits for it."""
+        """Request the end of every session; `report` waits for it."""
         assert self._process.stdin is not None
         self._process.stdin.close()
 
     def report(self) -> FleetReport:
-        """Wait until every session has ended; returns the counts."""
+        """Wait until every session has ended; return the counts."""
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.close()
         with self._process.stdout as stdout:
@@ -250,7 +250,7 @@ class FleetProcess:
 
 
 def main() -> int:
-    """Run one fleet until standard input is closed; prints its report."""
+    """Run one fleet until standard input is closed, and print its report."""
     parser = argparse.ArgumentParser(prog="python -m tests.support.fake_fleet", description=__doc__)
     parser.add_argument("endpoint")
     parser.add_argument("actors", type=int)
@@ -279,7 +279,7 @@ def main() -> int:
 
 
 def log_warnings_only() -> None:
-    """Log warnings and errors alone, to standard error: thousands of sessions would fill the log."""
+    """Log only warnings and errors, to standard error: thousands of sessions would fill the log."""
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),

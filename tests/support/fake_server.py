@@ -1,4 +1,4 @@
-"""A server without sockets for tests of the trainer."""
+"""A server without sockets and threads, for tests of the trainer."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from learner.training.trainer import Trainer
 
 
 class FakeServer:
-    """Implements `TrainerServer`: hands out `chunks` in order and keeps what the trainer did."""
+    """Implements `TrainerServer`: returns `chunks` in order and records the trainer's calls."""
 
     def __init__(self, chunks: Sequence[DecodedChunk] = ()) -> None:
         self.chunks = deque(chunks)
-        self.calls: list[tuple[object, ...]] = []  # name and arguments, without `take`
+        self.calls: list[tuple[object, ...]] = []  # name and arguments of each call except `take`
         self.bundles: list[Bundle] = []
 
     def open_batch(self, version: int) -> None:
@@ -51,7 +51,7 @@ class FakeServer:
 
 
 class NoCheckpoints(CheckpointWriter):
-    """Never due."""
+    """A checkpoint writer that is never due."""
 
     @property
     def due(self) -> bool:
@@ -70,7 +70,7 @@ def make_trainer(
     stop: threading.Event | None = None,
     on_wait: Callable[[], None] = lambda: None,
 ) -> Trainer:
-    """A trainer at the beginning of a run, or before the update of `version`."""
+    """Make a trainer at the beginning of a run, or one restored at `version`."""
     device = device or torch.device("cpu")
     trainer = Trainer(
         config,

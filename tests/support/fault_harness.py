@@ -35,11 +35,11 @@ COUNTED = (
         str(BATCH_LANES),
     ),
 )
-START_SECONDS = 180.0  # for everything that includes a start, on a busy machine
-STRAGGLER_SECONDS = 2.0  # the least of the bound; three medians of these chunks are far below it
-BACK_SECONDS = 15.0  # from the end of a fault to further steps
+START_SECONDS = 180.0  # the longest wait for anything that includes a start, on a busy machine
+STRAGGLER_SECONDS = 2.0  # the minimum of the learner's bound, which applies to chunks as short as these
+BACK_SECONDS = 15.0  # the longest time from the end of a fault to further steps
 _SAMPLE_SECONDS = 1.0
-_SETTLING_SAMPLES = 120  # the start of Python and torch, and the first updates, on a busy machine
+_SETTLING_SAMPLES = 120  # samples of the start and the first updates, which are not part of a slope
 Figures = dict[str, Any]
 Row = tuple[float, int, int, int]  # seconds, bytes, descriptors, threads
 
@@ -48,14 +48,14 @@ Row = tuple[float, int, int, int]  # seconds, bytes, descriptors, threads
 class Sampler:
     """Samples memory, descriptors and threads of a learner, and its exported imbalance, once a second."""
 
-    lives: list[list[Row]] = field(default_factory=list)  # one per process
+    processes: list[list[Row]] = field(default_factory=list)  # the samples of each learner process
     imbalances: set[float] = field(default_factory=set)
 
     def slopes(self) -> dict[str, float]:
-        """Growth per minute of bytes, descriptors and threads within process lives, without their start."""
+        """The growth per minute of bytes, descriptors and threads of a process after its start."""
         names = ("bytes", "descriptors", "threads")
-        lives = [np.array(life, float) for life in self.lives if len(life) >= 1.5 * _SETTLING_SAMPLES]
-        parts = [life[_SETTLING_SAMPLES:] - life[_SETTLING_SAMPLES:].mean(axis=0) for life in lives]
+        samples = [np.array(rows, float) for rows in self.processes if len(rows) >= 1.5 * _SETTLING_SAMPLES]
+        parts = [rows[_SETTLING_SAMPLES:] - rows[_SETTLING_SAMPLES:].mean(axis=0) for rows in samples]
         if not parts:
             return dict.fromkeys(names, 0.0)
         rows = np.concatenate(parts)
@@ -63,24 +63,24 @@ class Sampler:
         return {name: float(minutes @ rows[:, i + 1] / (minutes @ minutes)) for i, name in enumerate(names)}
 
     def megabytes(self) -> list[list[int]]:
-        """Memory of each process life: the median of every minute."""
-        minutes = [[life[at : at + 60] for at in range(0, len(life), 60)] for life in self.lives]
+        """The memory of each process: the median of every minute, in MiB."""
+        minutes = [[rows[at : at + 60] for at in range(0, len(rows), 60)] for rows in self.processes]
         return [
-            [round(statistics.median(row[1] for row in rows) / 2**20) for rows in life] for life in minutes
+            [round(statistics.median(row[1] for row in minute) / 2**20) for minute in one] for one in minutes
         ]
 
     @contextlib.contextmanager
     def of(self, run: Run, learner: Command) -> Iterator[None]:
-        """Sample the learner's process for the block."""
-        over, life = threading.Event(), list[Row]()
-        self.lives.append(life)
+        """Sample the learner's process during the block."""
+        over, rows = threading.Event(), list[Row]()
+        self.processes.append(rows)
 
         def sample() -> None:
             process = psutil.Process(learner.pid)
             while not over.wait(_SAMPLE_SECONDS):
                 with contextlib.suppress(psutil.Error):
                     row = (process.memory_info().rss, process.num_fds(), process.num_threads())
-                    life.append((time.monotonic(), *row))
+                    rows.append((time.monotonic(), *row))
                 if process.is_running() and process.status() != psutil.STATUS_STOPPED:
                     name = "outrider_learner_accounting_imbalance_steps"
                     self.imbalances.add(run.metric(name, learner))
@@ -122,13 +122,13 @@ class FaultHarness:
 
     @contextlib.contextmanager
     def learner(self, *more: str) -> Iterator[Command]:
-        """A learner whose training is recorded, sampled while it runs."""
+        """Run a learner that records what it trains on; sample it while it runs."""
         with self.run.learner(*more) as learner, self.sampler.of(self.run, learner):
             yield learner
 
     @contextlib.contextmanager
     def actor(self, port: int | None = None, procs: int = 1) -> Iterator[Command]:
-        """Remote actors that connect to the learner's port, or to a proxy's."""
+        """Run remote actors that connect to the learner's port, or to a proxy's."""
         self._actors += 1
         address = f"127.0.0.1:{port or self.run.port}"
         argv = ("actor", "--learner", address, "--procs", str(procs))
@@ -140,17 +140,17 @@ class FaultHarness:
             command.end()
 
     def made_by(self, command: Command) -> int:
-        """Steps that the process and its children have made, by the independent counter."""
+        """The steps of the process and its children so far, by the independent counter."""
         pids = {command.pid, *(child.pid for child in command.descendants())}
         return sum(steps for pid, steps in self.run.counted_by_process().items() if pid in pids)
 
     def updates(self) -> list[dict[str, Any]]:
-        """What the learner trained on, one row per update, in order of time."""
+        """One row for each update, with the steps that it trained on, in order of time."""
         rows = self.trained.read_text().splitlines()
         return [json.loads(row) for row in rows if row.endswith("}")]
 
     def timeline(self) -> list[dict[str, Any]]:
-        """The updates without those that a resume rolled back."""
+        """The updates that remain when those that a resume rolled back are removed."""
         kept: list[dict[str, Any]] = []
         for row in self.updates():
             if kept and row["generation"] != kept[-1]["generation"]:
@@ -159,7 +159,7 @@ class FaultHarness:
         return kept
 
     def wait_updates(self, count: int, seconds: float = START_SECONDS) -> float:
-        """Wait for `count` more updates; returns the seconds that they took."""
+        """Wait for `count` more updates; return the time that they took, in seconds."""
         target = len(self.updates()) + count
         return wait_until(lambda: len(self.updates()) >= target, f"{count} more updates", seconds)
 
@@ -171,9 +171,9 @@ class FaultHarness:
         )
 
     def wait_steps(self, *commands: Command, more: int = 2 * CHUNK_STEPS) -> float:
-        """Wait until each command has made over `more` further steps; returns the seconds.
+        """Wait until each command has made over `more` further steps; return the time, in seconds.
 
-        By default these are more steps than a session has credit for at once.
+        The default is more than a session's credit at one time, so the command must receive new credit.
         """
         targets = [self.made_by(command) + more for command in commands]
         return wait_until(
@@ -185,7 +185,7 @@ class FaultHarness:
     def longest_gap(self, since: int) -> tuple[float, float]:
         """The longest time between two updates after update number `since`, and its bound, in seconds.
 
-        The learner grants a straggler's place to another actor after that bound.
+        After that bound, the learner gives the grant of a straggler to another actor.
         """
         times = [row["time"] for row in self.updates()[since:]]
         gaps = [after - before for before, after in itertools.pairwise(times)]
@@ -195,7 +195,7 @@ class FaultHarness:
         """The ledger and the independent counts after the learner ended; they must agree.
 
         Args:
-            unreported_steps: the most steps that killed processes may have made without reporting them.
+            unreported_steps: the maximum number of steps that killed processes made and did not report.
         """
         summary = self.run.summary()
         saved = checkpoint.newest(self.run.path / "checkpoints")
@@ -234,14 +234,14 @@ class FaultHarness:
 
 
 def stop(command: Command, seconds: float = PATIENCE_SECONDS) -> None:
-    """Send SIGTERM and expect exit code 0."""
+    """Send SIGTERM and require exit code 0."""
     command.process.send_signal(signal.SIGTERM)
     assert command.finish(seconds) == 0, command.err.read_text()[-3000:]
 
 
 @contextlib.contextmanager
 def frozen(*processes: psutil.Process) -> Iterator[None]:
-    """Stop the processes with SIGSTOP for the block."""
+    """Stop the processes with SIGSTOP during the block."""
     for process in processes:
         process.suspend()
     try:

@@ -1,4 +1,4 @@
-"""`python -m tests.support.forks FD`: a fork server whose children act on their arguments."""
+"""`python -m tests.support.forks FD`: a fork server whose children do what their arguments say."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """An authorised peer that attacks a learner with false claims, damaged messages and floods, from a seed.
 
-It keeps one connection, because a ban is meant to follow its owner: a new connection keeps the key.
+It keeps one connection: a new one would have the same key, so a ban would apply to it as well.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from learner.server.rate_limit import BAN_SECONDS
 from tests.support.protocol_peer import MESSAGE_BYTES, SessionPeer
 from tests.support.wire_fuzz import CORPUS, hello, mutant
 
-_WAIT_SECONDS = 0.1  # for an answer, or for room in a pipe
+_WAIT_SECONDS = 0.1  # the longest wait for an answer, or for room in the send queue
 
 
 class HostilePeer(SessionPeer):
-    """Attacks a learner from its own thread while the block lasts; counts what it did."""
+    """Attacks a learner from its own thread during the block, and counts its messages and bans."""
 
     def __init__(self, data_endpoint: str, weights_endpoint: str, seed: int) -> None:
         super().__init__(Context(), data_endpoint)
@@ -37,7 +37,7 @@ class HostilePeer(SessionPeer):
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self.sent = self.bans = 0
-        self.chunks = 0  # sent or tried; none of them can be read
+        self.chunks = 0  # unreadable chunks that it sent or tried to send
         self.banned = False
         self.error: BaseException | None = None
 
@@ -54,7 +54,7 @@ class HostilePeer(SessionPeer):
             raise self.error
 
     def on_message(self, message: m.Message) -> None:
-        """Note also the rejection that begins a ban."""
+        """Record also the rejection that begins a ban."""
         super().on_message(message)
         if isinstance(message, m.Reject) and message.code == "lost":
             self.banned = True
@@ -65,28 +65,30 @@ class HostilePeer(SessionPeer):
             data = self.connect()
             weights = DealerSocket(self.context, self._weights_endpoint, MESSAGE_BYTES)
             while not self._stop.is_set():
-                self._live(data, weights)
+                self._attack(data, weights)
         except BaseException as error:  # noqa: BLE001  # the test raises it
             self.error = error
         finally:
             self.context.raw.destroy(linger=0)
 
-    def _live(self, data: DealerSocket, weights: DealerSocket) -> None:
-        """Join honestly, attack until the ban, then flood until the ban ends."""
+    def _attack(self, data: DealerSocket, weights: DealerSocket) -> None:
+        """Join with a valid Hello, send false claims until the ban, then flood until the ban ends."""
         rng = self._rng
         self.sid, self.banned = secrets.token_bytes(16), False
         self.generation, self.received, self.credit = 0, 0, 0
         while not self._attempt(data, hello(self.sid)) and not self._stop.is_set():
-            pass  # there is no connection yet
+            pass  # not connected yet
         while not self.banned and not self._stop.is_set():
             while self.receive(_WAIT_SECONDS) is not None:
                 pass
             for _ in range(4):
                 message = rng.choice(CORPUS)
                 self._attempt(rng.choice([data, weights]), mutant(message, codec.encode(message), rng))
-                lie = rng.choice(LIES).message(rng, self.sid, self.generation, self.received, self.credit)
-                self._attempt(data, lie)
-                self.chunks += sum(isinstance(one, m.ChunkMessage) for one in (message, lie))
+                claim = rng.choice(FALSE_CLAIMS).message(
+                    rng, self.sid, self.generation, self.received, self.credit
+                )
+                self._attempt(data, claim)
+                self.chunks += sum(isinstance(one, m.ChunkMessage) for one in (message, claim))
             self._attempt(
                 weights, m.WeightsRequest(name="bundle", generation=-1, version=-1, piece=0, count=1 << 40)
             )
@@ -96,7 +98,7 @@ class HostilePeer(SessionPeer):
             self._attempt(data, heartbeat)
 
     def _attempt(self, socket: DealerSocket, message: m.Message | list[bytes]) -> bool:
-        """Send, unless the pipe stays full: the learner may read more slowly than this peer writes."""
+        """Send, unless the queue stays full: the learner may read more slowly than this peer writes."""
         parts = message if isinstance(message, list) else codec.encode(message)
         sent = bool(socket.raw.poll(int(_WAIT_SECONDS * 1000), zmq.POLLOUT)) and socket.send(parts)
         self.sent += sent
@@ -104,12 +106,12 @@ class HostilePeer(SessionPeer):
 
 
 def false_heartbeat(rng: random.Random, sid: bytes, generation: int, offset: int, credit: int) -> m.Message:
-    """More steps than any credit allows."""
+    """A heartbeat with more steps than any credit allows."""
     return m.Heartbeat(sid=sid, generation=generation, produced=1 << 60, stats={"phase_" + "x" * 200: 1e308})
 
 
 def false_skip(rng: random.Random, sid: bytes, generation: int, offset: int, credit: int) -> m.Message:
-    """A gap of more steps than any credit allows."""
+    """A skip of more steps than any credit allows."""
     return m.Skip(
         sid=sid,
         generation=generation,
@@ -128,7 +130,7 @@ def second_hello(rng: random.Random, sid: bytes, generation: int, offset: int, c
 def unreadable_chunk(
     rng: random.Random, sid: bytes, generation: int, offset: int, credit: int
 ) -> m.ChunkMessage:
-    """An undamaged body of noise; within credit it uses a chunk's place in the batch until it is decoded."""
+    """A chunk whose body is noise with a valid checksum; it uses a grant until it is decoded."""
     body, steps = rng.randbytes(500), max(1, credit - offset)
     return m.ChunkMessage(
         sid=sid,
@@ -146,12 +148,12 @@ def unreadable_chunk(
 
 
 def damaged_chunk(rng: random.Random, sid: bytes, generation: int, offset: int, credit: int) -> m.Message:
-    """A body that does not match its checksum."""
+    """A chunk whose body does not match its checksum."""
     return dataclasses.replace(unreadable_chunk(rng, sid, generation, offset, credit), crc=1)
 
 
-class Lie(NamedTuple):
-    """A well-formed message that cannot be true, and how the learner's refusal begins."""
+class FalseClaim(NamedTuple):
+    """A well-formed message with a false claim, and the beginning of the learner's refusal."""
 
     message: Callable[
         [random.Random, bytes, int, int, int], m.Message
@@ -159,10 +161,10 @@ class Lie(NamedTuple):
     reason: str
 
 
-LIES = (
-    Lie(false_heartbeat, "expected at most"),
-    Lie(false_skip, "expected at most"),
-    Lie(second_hello, "expected one session on a connection, got a second"),
-    Lie(unreadable_chunk, "expected a chunk of this run, got an unreadable one"),
-    Lie(damaged_chunk, "expected a whole, undamaged chunk within credit, got another"),
+FALSE_CLAIMS = (
+    FalseClaim(false_heartbeat, "expected at most"),
+    FalseClaim(false_skip, "expected at most"),
+    FalseClaim(second_hello, "expected one session on a connection, got a second"),
+    FalseClaim(unreadable_chunk, "expected a chunk of this run, got an unreadable one"),
+    FalseClaim(damaged_chunk, "expected an undamaged, full chunk within its credit, got another"),
 )

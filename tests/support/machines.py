@@ -19,7 +19,7 @@ class Machines:
         self._script = script
 
     def run(self, *words: str, seconds: float = BUILD_SECONDS) -> str:
-        """Run `machines ...` and return its output."""
+        """Run the script with `words` and return its output."""
         return shell([self._script, *words], seconds).stdout.strip()
 
     def address(self, name: str) -> str:

@@ -1,4 +1,4 @@
-"""The engine of the mutation tests: it changes one expression, and then a named test must fail."""
+"""Mutation tests: change one expression of the product, and require that a named test fails."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 
 import pytest
 
-Fact = Callable[..., None]  # a test; its fixtures are its parameters
+Fact = Callable[..., None]  # a test function; its parameters are fixtures
 FAILS = (AssertionError, pytest.fail.Exception)
 
 
 class Mutant(NamedTuple):
     """A bug, the function that has it, the expression before and after, and the test that must fail.
 
-    The test fails by its own statements; if the bug makes the product raise first, `error` is that exception.
+    The test must fail by an assertion. If the bug makes the product raise an exception, `error` names it.
     """
 
     bug: str
@@ -40,7 +40,7 @@ def inject(patch: pytest.MonkeyPatch, mutant: Mutant) -> None:
 
 
 def check_noticed(mutant: Mutant, request: pytest.FixtureRequest) -> None:
-    """Run the test with the bug; it has to fail in the expected way."""
+    """Run the test with the bug; the test must fail with the expected exception."""
     names = inspect.signature(mutant.noticed_by).parameters
     fixtures = {name: request.getfixturevalue(name) for name in names}
     with pytest.MonkeyPatch.context() as patch:  # a test may undo its own patches, but not this one

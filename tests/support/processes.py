@@ -1,4 +1,4 @@
-"""Learners and actors as a user starts them: commands in their own processes, most of them forked."""
+"""Starts learners and actors as commands in their own processes, most of them forked, as a user would."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from learner.presets import PRESETS
 
 ROOT = Path(__file__).parents[2]
 _COUNTING = Path(__file__).parent / "counting"
-SELECT_DESCRIPTORS = 1024  # `select.select` accepts no descriptor from here on
+SELECT_DESCRIPTORS = 1024  # `select.select` accepts only descriptors below this
 PATIENCE_SECONDS = 120.0
 
 
-_reserved: list[socket.socket] = []  # open for the life of this process
+_reserved: list[socket.socket] = []  # open until this process ends
 
 
 def free_port() -> int:
-    """Find a port that is free, as is the next one, and reserve it among the test processes.
+    """Find two free consecutive ports and reserve them among the test processes; return the first.
 
-    It is below 32,768, because a system assigns higher ports to connections and a learner binds only after
-    seconds. The reservation is the name of an abstract socket, which the system frees with the process.
+    They are below 32,768: a learner binds only after seconds, and the system assigns higher ports to other
+    connections meanwhile. The reservation is the name of an abstract socket, which ends with the process.
     """
     while True:
         port = 10_000 + 2 * secrets.randbelow(11_000)
@@ -72,7 +72,7 @@ def _pause() -> None:
 def holds_within(
     condition: Callable[[], object], seconds: float, between: Callable[[], object] = _pause
 ) -> bool:
-    """Check the condition until it holds or the time is over, with `between` after each failed check."""
+    """Check the condition until it holds or the time has passed; call `between` after each failed check."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() >= deadline:
@@ -87,7 +87,7 @@ def wait_until(
     seconds: float = PATIENCE_SECONDS,
     between: Callable[[], object] = _pause,
 ) -> float:
-    """Wait for the condition, which must hold in time; returns the seconds that it took."""
+    """Wait until the condition holds, and fail after the time; return the time it took, in seconds."""
     start = time.monotonic()
     assert holds_within(condition, seconds, between), f"expected {what} within {seconds:.0f} s"
     return time.monotonic() - start
@@ -95,7 +95,7 @@ def wait_until(
 
 # Fork servers of this test worker. Each starts on first use and ends with the worker.
 _commands = ForkServer("tests.support.commands")
-local_actors = ForkServer(ACTOR_SERVER)  # of learners that run inside a test
+local_actors = ForkServer(ACTOR_SERVER)  # for learners that run inside a test
 
 
 def server_pids() -> set[int]:
@@ -163,15 +163,15 @@ class Command:
         return Command(process, process.pid, out, err)
 
     def finish(self, seconds: float = PATIENCE_SECONDS) -> int:
-        """Wait for the end; returns the exit code."""
+        """Wait for the end of the process; return the exit code."""
         return self.process.wait(seconds)
 
     def descendants(self) -> list[psutil.Process]:
-        """Its child processes: a fork server and actors."""
+        """The child processes: a fork server and its actors."""
         return psutil.Process(self.pid).children(recursive=True)
 
     def actors(self) -> list[psutil.Process]:
-        """Its actors, which are children of its fork server."""
+        """The actors, which are children of the command's fork server."""
         return [actor for server in psutil.Process(self.pid).children() for actor in server.children()]
 
     def end(self) -> None:
@@ -203,7 +203,7 @@ class Run:
 
     @contextlib.contextmanager
     def learner(self, *more: str) -> Iterator[Command]:
-        """Start a learner, which ends with the block."""
+        """Run a learner, and kill it at the end of the block."""
         self.starts += 1
         bind = f"tcp://127.0.0.1:{self.port}"
         options = (*self.arguments, *forced_precision(self.arguments[0]), "--run-dir", str(self.path))
@@ -228,16 +228,16 @@ class Run:
         return value
 
     def steps_reached(self, command: Command, steps: int) -> bool:
-        """Whether the learner's exporter shows at least so many steps of the run."""
+        """Whether the learner exports at least `steps` steps of the run."""
         assert command.process.poll() is None, command.err.read_text()[-2000:]
         return self.metric("outrider_run_env_steps", command) >= steps
 
     def metric(self, name: str, command: Command) -> float:
-        """One sample of the learner's exporter; 0 while it does not answer."""
+        """One sample of the learner's exporter; 0 if it does not respond or does not have the metric."""
         return self.sample(name, command) or 0.0
 
     def sample(self, name: str, command: Command) -> float | None:
-        """One sample of the learner's exporter; None if it does not answer or does not have the metric."""
+        """One sample of the learner's exporter; None if it does not respond or does not have the metric."""
         import urllib.request
 
         port = next(

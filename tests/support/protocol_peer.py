@@ -1,4 +1,4 @@
-"""The base of every peer that speaks the protocol to a learner under test: connection, Hello, deadlines."""
+"""The base classes of the peers of a learner under test: connection, Hello and deadlines."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class ObservedSocket(DealerSocket):
 
 
 class ProtocolPeer:
-    """One data connection to a learner; `on_message` sees every message that arrives on it."""
+    """One data connection to a learner; `on_message` is called with every message that arrives on it."""
 
     def __init__(
         self, context: Context, endpoint: str, keys: ActorKeys | None = None, watched: bool = False
@@ -48,7 +48,7 @@ class ProtocolPeer:
         self.context, self._endpoint, self._keys, self._watched = context, endpoint, keys, watched
 
     def connect(self) -> DealerSocket:
-        """Open the connection, or a new one; belongs to the thread that calls it."""
+        """Open the connection, or a new one; it belongs to the calling thread."""
         self.socket = ObservedSocket(self.context, self._endpoint, self._keys, self._watched, self.on_message)
         return self.socket
 
@@ -57,12 +57,12 @@ class ProtocolPeer:
         raise NotImplementedError
 
     def close(self) -> None:
-        """End the connection."""
+        """Close the connection."""
         self.socket.close()
 
 
 class SessionPeer(ProtocolPeer):
-    """A peer that keeps its session by hand: it sends single messages and notes the learner's answers."""
+    """A peer whose test sends each message of a session; it records the learner's answers."""
 
     def __init__(
         self, context: Context, endpoint: str, keys: ActorKeys | None = None, watched: bool = False
@@ -74,22 +74,22 @@ class SessionPeer(ProtocolPeer):
         self.joined = False
 
     def on_message(self, message: Message) -> None:
-        """Note the learner's answers about this session."""
+        """Record the learner's answers about this session."""
         match message:
             case messages.Welcome():
                 self.joined, self.generation = True, message.generation
-                self._note_flow(message)
+                self._record_flow(message)
             case messages.Ack():
-                self._note_flow(message)
+                self._record_flow(message)
             case messages.HelloRequired() | messages.Reject():
                 self.joined = False
 
-    def _note_flow(self, message: messages.Welcome | messages.Ack) -> None:
+    def _record_flow(self, message: messages.Welcome | messages.Ack) -> None:
         self.received, self.settled = message.received, message.settled
         self.credit, self.version = message.credit, message.version
 
     def send_parts(self, parts: list[bytes]) -> None:
-        """Send, as soon as there is a connection with room for the message."""
+        """Send as soon as there is a connection with room for the message."""
         wait_until(lambda: self.socket.send(parts), "a connection", between=self._wait_for_room)
 
     def _wait_for_room(self) -> None:
@@ -118,11 +118,11 @@ class SessionPeer(ProtocolPeer):
         return found[0] if holds_within(lambda: found, seconds, receive) else None
 
     def hello(self) -> messages.Hello:
-        """The Hello of this session, a first or a later one."""
+        """The Hello of this session, the first or a later one."""
         return hello(self.sid, self.generation, self.settled, self.produced)
 
     def join(self) -> None:
-        """Repeat the Hello until the learner answers it, because a Hello may be lost with its connection."""
+        """Repeat the Hello until the learner accepts it: a Hello may be lost with its connection."""
 
         def request() -> None:
             self.send(self.hello())
@@ -131,6 +131,6 @@ class SessionPeer(ProtocolPeer):
         wait_until(lambda: self.joined, "a Welcome", between=request)
 
     def rejoin(self) -> None:
-        """Send another Hello of the same session, and wait for its answer."""
+        """Send another Hello of the same session, and wait until the learner accepts it."""
         self.joined = False
         self.join()

@@ -1,7 +1,7 @@
 """A TCP proxy between actors and learner that delays, holds, damages and cuts their traffic, from a seed.
 
-It serves a pair of ports (data and weights). `weather` may be replaced at any time; its effect on a
-connection is drawn from the seed, the number of the connection and the direction.
+It serves a pair of ports (data and weights). Any thread may replace `conditions` at any time. The seed, the
+number of a connection and the direction determine the effect of the conditions on that connection.
 """
 
 from __future__ import annotations
@@ -19,38 +19,38 @@ _POLL_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
-class Weather:
+class NetworkConditions:
     """The faults of the network; up is from actor to learner. The default has none."""
 
-    hold_up: bool = False  # nothing passes until the hold ends, as behind lost packets
+    hold_up: bool = False  # nothing passes until the hold ends, as when packets are lost
     hold_down: bool = False
-    delay_seconds: float = 0.0  # of each block, plus up to as much at random
+    delay_seconds: float = 0.0  # the least delay of a block; a random part of up to the same length is added
     bytes_per_second: float = 0.0
-    cut_bytes: int = 0  # a connection breaks after about so many
-    drop: float = 0.0  # probability that a block is left out, which damages the stream
+    cut_bytes: int = 0  # a connection breaks after about this number of bytes
+    drop: float = 0.0  # probability that a block is omitted, which damages the stream
     flip: float = 0.0  # probability that one bit of a block flips
 
 
-CLEAR = Weather()
-PARTITION = Weather(hold_up=True, hold_down=True)
+NO_FAULTS = NetworkConditions()
+PARTITION = NetworkConditions(hold_up=True, hold_down=True)
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Weather for a time; None means that the learner's ends close and the actors' ends stay open."""
+    """Network conditions for a time; None: the learner's ends close and the actors' ends stay open."""
 
-    pause_seconds: float  # before the fault, without weather
+    pause_seconds: float  # without faults, before this one
     seconds: float
-    weather: Weather | None
+    conditions: NetworkConditions | None
 
 
 def schedule(
-    seed: int, count: int, seconds: tuple[float, float], kinds: Sequence[Weather | None]
+    seed: int, count: int, seconds: tuple[float, float], kinds: Sequence[NetworkConditions | None]
 ) -> list[Fault]:
-    """Faults of each kind in turn, with lengths and pauses drawn from the seed."""
-    chance = random.Random(seed)
+    """`count` faults, of each kind in turn; the seed determines their lengths and pauses."""
+    rng = random.Random(seed)
     return [
-        Fault(chance.uniform(0.0, 2.0), chance.uniform(*seconds), kinds[number % len(kinds)])
+        Fault(rng.uniform(0.0, 2.0), rng.uniform(*seconds), kinds[number % len(kinds)])
         for number in range(count)
     ]
 
@@ -60,7 +60,7 @@ class FaultProxy:
 
     def __init__(self, port: int, target: int, seed: int = 0) -> None:
         self.port, self._target, self._seed = port, target, seed
-        self.weather = CLEAR
+        self.conditions = NO_FAULTS
         self.bytes_passed = self.connections = self.cuts = self.flips = self.drops = 0
         self._learner_ends: set[asyncio.StreamWriter] = set()
         self._half_open: set[asyncio.StreamWriter] = set()
@@ -78,16 +78,16 @@ class FaultProxy:
         self._thread.join()
 
     @contextlib.contextmanager
-    def during(self, weather: Weather) -> Iterator[None]:
-        """Set the weather for the block."""
-        self.weather = weather
+    def during(self, conditions: NetworkConditions) -> Iterator[None]:
+        """Apply the conditions during the block."""
+        self.conditions = conditions
         try:
             yield
         finally:
-            self.weather = CLEAR
+            self.conditions = NO_FAULTS
 
     def half_open(self) -> None:
-        """Abort the learner's ends of all connections; the actors' ends stay open."""
+        """Abort the learner's end of every connection; the actor's end stays open."""
 
         async def abort() -> None:
             self._half_open |= self._learner_ends
@@ -120,18 +120,18 @@ class FaultProxy:
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, port: int) -> None:
         self.connections += 1
-        chances = [random.Random(f"{self._seed}/{self.connections}/{way}") for way in ("up", "down")]
-        budget = [self.weather.cut_bytes * chances[0].uniform(0.5, 1.5)]
+        rngs = [random.Random(f"{self._seed}/{self.connections}/{way}") for way in ("up", "down")]
+        budget = [self.conditions.cut_bytes * rngs[0].uniform(0.5, 1.5)]
         try:
-            while self.weather.hold_up or self.weather.hold_down:
+            while self.conditions.hold_up or self.conditions.hold_down:
                 await asyncio.sleep(_POLL_SECONDS)
             to_reader, to_writer = await asyncio.open_connection("127.0.0.1", port)
         except OSError:  # no learner at present
             writer.transport.abort()
             return
         self._learner_ends.add(to_writer)
-        up = asyncio.create_task(self._pump(reader, to_writer, True, chances[0], budget))
-        down = asyncio.create_task(self._pump(to_reader, writer, False, chances[1], budget))
+        up = asyncio.create_task(self._pump(reader, to_writer, True, rngs[0], budget))
+        down = asyncio.create_task(self._pump(to_reader, writer, False, rngs[1], budget))
         try:
             await asyncio.wait((up, down), return_when=asyncio.FIRST_COMPLETED)
             if to_writer in self._half_open:
@@ -149,33 +149,33 @@ class FaultProxy:
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         up: bool,
-        chance: random.Random,
+        rng: random.Random,
         budget: list[float],
     ) -> None:
         """Forward blocks until one end closes or the connection is cut."""
         with contextlib.suppress(OSError):
             while block := await reader.read(_BLOCK_BYTES):
-                weather = self.weather
-                while weather.hold_up if up else weather.hold_down:
+                conditions = self.conditions
+                while conditions.hold_up if up else conditions.hold_down:
                     await asyncio.sleep(_POLL_SECONDS)
-                    weather = self.weather
-                if weather.delay_seconds:
-                    await asyncio.sleep(weather.delay_seconds * (1 + chance.random()))
-                if weather.bytes_per_second:
-                    await asyncio.sleep(len(block) / weather.bytes_per_second)
-                if weather.drop and chance.random() < weather.drop:
+                    conditions = self.conditions
+                if conditions.delay_seconds:
+                    await asyncio.sleep(conditions.delay_seconds * (1 + rng.random()))
+                if conditions.bytes_per_second:
+                    await asyncio.sleep(len(block) / conditions.bytes_per_second)
+                if conditions.drop and rng.random() < conditions.drop:
                     self.drops += 1
                     continue
-                if weather.flip and chance.random() < weather.flip:
+                if conditions.flip and rng.random() < conditions.flip:
                     self.flips += 1
                     damaged = bytearray(block)
-                    damaged[chance.randrange(len(damaged))] ^= 1 << chance.randrange(8)
+                    damaged[rng.randrange(len(damaged))] ^= 1 << rng.randrange(8)
                     block = bytes(damaged)
                 if not writer.transport.is_closing():  # the actor of a half-open connection still sends
                     writer.write(block)
                     await writer.drain()
                     self.bytes_passed += len(block)
                 budget[0] -= len(block)
-                if weather.cut_bytes and budget[0] < 0:
+                if conditions.cut_bytes and budget[0] < 0:
                     self.cuts += 1
                     return

@@ -1,4 +1,4 @@
-"""A peer that makes chunks of noise and sends them twice, late, and again after they were settled."""
+"""A peer whose chunks a test can send twice, late, and again after they were settled."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _IDENTITY = (123_456, 654_321)  # of its lanes, in the observations of `tests.su
 
 
 class Replayer(SessionPeer):
-    """One session; `frames` holds every chunk as it was first encoded, by its offset."""
+    """One session; `frames` maps the offset of each chunk to its encoded message."""
 
     def __init__(self, port: int, steps: int, lanes: int, count_file: Path) -> None:
         super().__init__(Context(), f"tcp://127.0.0.1:{port}")
@@ -36,7 +36,7 @@ class Replayer(SessionPeer):
         self.context.raw.destroy(linger=0)
 
     def on_message(self, message: Message) -> None:
-        """Note also requests for a chunk, and the answer to Bye."""
+        """Record also the requests for a chunk, and the answer to Bye."""
         super().on_message(message)
         self.resends += isinstance(message, Resend)
         self.left |= isinstance(message, ByeAck)
@@ -46,7 +46,7 @@ class Replayer(SessionPeer):
         self.send_parts(self.frames[offset])
 
     def record(self) -> int:
-        """Make the next chunk without sending it; returns its offset."""
+        """Make the next chunk without sending it; return its offset."""
         offset, steps = self.produced, self._steps * self._lanes
         packed = codec.pack(self._make_chunk(offset // self._lanes))
         self.produced += steps
@@ -64,7 +64,7 @@ class Replayer(SessionPeer):
         return offset
 
     def _make_chunk(self, first_step: int) -> Chunk:
-        """Build a chunk whose observations name the lane and the step."""
+        """Make a chunk whose observations identify the lane and the step."""
         grid = (self._steps, self._lanes)
         observation = np.empty((self._steps + 1, self._lanes, 3), np.float32)
         observation[..., 0] = _IDENTITY[0]

@@ -1,4 +1,4 @@
-"""Files with the figures of tests, in FIGURES_DIR, for docs/reliability.md and docs/benchmarks.md."""
+"""Writes the figures of tests to FIGURES_DIR, for docs/reliability.md and docs/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def keep(name: str, figures: Mapping[str, object]) -> None:
     directory = os.environ.get("FIGURES_DIR")
     if directory:
         Path(directory).mkdir(parents=True, exist_ok=True)
-        whole = {"commit": _commit(), **hardware(), **figures}
-        (Path(directory) / f"{name}.json").write_text(json.dumps(whole, indent=2) + "\n")
+        result = {"commit": _commit(), **hardware(), **figures}
+        (Path(directory) / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
 
 
 def _commit() -> str:

@@ -1,4 +1,4 @@
-"""The commands of the runbook, as a reader sees them."""
+"""Reads the shell commands of the runbook."""
 
 from __future__ import annotations
 

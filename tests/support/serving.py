@@ -1,4 +1,4 @@
-"""A learner's server in this process, without training, and a peer for it."""
+"""A learner's server in this process, without a trainer, and a peer for it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Served:
             self.server.close()
 
     def keys_of(self, name: str) -> ActorKeys:
-        """Authorise an actor; returns its keys."""
+        """Authorise an actor; return its keys."""
         files.add(self.path, name)
         files.export(self.path, name, self.path / "bundle.json")
         return read_key_file(self.path / "bundle.json")
@@ -66,7 +66,7 @@ class Peer(SessionPeer):
         )
 
     def refusal(self, seconds: float = PATIENCE_SECONDS) -> str | None:
-        """Return the reason why the learner refuses this peer; None if there is none after the time."""
+        """The reason why the learner refuses this peer; None if there is no refusal in the time."""
         sentences: list[str] = []
 
         def check() -> bool:

@@ -1,7 +1,7 @@
-"""`python -m tests.support.small_disk ...`: `tests.support.witness` with a disk of its own as run directory.
+"""`python -m tests.support.small_disk ...`: runs `tests.support.witness` with a small disk as run directory.
 
 The disk is a memory file system of 4 MiB in a mount namespace of this process; other processes reach it
-as /proc/PID/root. It needs no privilege where users may create namespaces.
+as /proc/PID/root. It requires no privilege on systems where users may create namespaces.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _CLONE_NEWNS, _CLONE_NEWUSER = 0x00020000, 0x10000000
 
 
 def mount(path: Path) -> bool:
-    """Mount the disk at `path` for this process and its children; False where that is not allowed."""
+    """Mount the disk at `path` for this process and its children; False if that is not allowed."""
     libc = ctypes.CDLL(None, use_errno=True)
     user, group = os.getuid(), os.getgid()
     if libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNS) != 0:
@@ -32,7 +32,7 @@ def mount(path: Path) -> bool:
 
 
 def possible(path: Path) -> bool:
-    """Try in a child whether this process may mount the disk."""
+    """Whether this process may mount the disk; a child process tries it."""
     child = os.fork()
     if child == 0:
         os._exit(0 if mount(path) else 1)

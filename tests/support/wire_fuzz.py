@@ -70,7 +70,7 @@ CORPUS: list[m.Message] = [
 
 
 def hello(sid: bytes, generation: int = -1, base: int = 0, produced: int = 0) -> m.Hello:
-    """The Hello of a session; `generation`, `base` and `produced` are those of a session that returns."""
+    """The Hello of a new session, or of one that rejoins with `generation`, `base` and `produced`."""
     return m.Hello(
         sid=sid,
         generation=generation,
@@ -84,7 +84,7 @@ def hello(sid: bytes, generation: int = -1, base: int = 0, produced: int = 0) ->
 
 
 def header_of(message: m.Message) -> dict[str, object]:
-    """The header fields of a message, as they are sent."""
+    """The fields of a message that its header contains."""
     return {f.name: getattr(message, f.name) for f in dataclasses.fields(message) if f.name != "body"}
 
 
@@ -95,20 +95,20 @@ def part(
     magic: bytes = b"OR",
     major: int = codec.PROTOCOL_MAJOR,
 ) -> bytes:
-    """A first part, valid or not; `header` is bytes, or is packed here."""
+    """A first message part, valid or not; a `header` that is not bytes is packed."""
     packed = header if isinstance(header, bytes) else msgpack.packb(header)
     return struct.pack(">2sBBI", magic, major, kind, body_bytes) + packed
 
 
 def nested(depth: int) -> object:
-    """Lists in lists."""
+    """Lists in lists, `depth` levels deep."""
     value: object = None
     for _ in range(depth):
         value = [value]
     return value
 
 
-_NASTY: list[object] = [
+_HOSTILE_VALUES: list[object] = [
     *(
         None,
         True,
@@ -154,7 +154,7 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
 
 
 def mutant(message: m.Message, parts: Sequence[bytes], rng: random.Random) -> list[bytes]:
-    """The parts of a message with one kind of damage; `parts` are the intact ones."""
+    """The parts of a message with one kind of damage; `parts` are the undamaged parts."""
     out = list(parts)
     match rng.randrange(6):
         case 0:  # anywhere
@@ -166,7 +166,7 @@ def mutant(message: m.Message, parts: Sequence[bytes], rng: random.Random) -> li
             out[0] = mutated(out[0][:8], rng)[:8].ljust(8, b"\0") + out[0][8:]
         case 3 | 4:  # a well-formed header with one wrong value, or one too many
             fields = header_of(message)
-            fields[rng.choice([*fields, "later"])] = rng.choice(_NASTY)
+            fields[rng.choice([*fields, "later"])] = rng.choice(_HOSTILE_VALUES)
             out[0] = part(message.KIND, fields, len(b"".join(out[1:])))
         case 5:  # parts of different messages
             out = [out[0], *codec.encode(rng.choice(CORPUS))][: rng.randrange(1, 4)]

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.ci.skips import ALLOWED, complaint
+from tests.ci.skips import ALLOWED, failure
 
 ROOT = Path(__file__).parents[2]
 SKIPS = """
@@ -58,6 +58,6 @@ def test_a_skip_elsewhere_is_a_skip(tmp_path: Path) -> None:
 
 
 def test_a_listed_skip_is_none_of_these_and_every_entry_has_a_reason() -> None:
-    assert complaint("tests/compose/test_service.py::test_a_thing", "no engine") is None
-    assert complaint("tests/unit/test_source.py::test_a_thing", "no engine") is not None
+    assert failure("tests/compose/test_service.py::test_a_thing", "no engine") is None
+    assert failure("tests/unit/test_source.py::test_a_thing", "no engine") is not None
     assert all(reason.strip() for reason in ALLOWED.values())

@@ -76,7 +76,7 @@ DASHBOARD = Dashboard(
                 Panel(
                     "Policy lag of chunks",
                     "Number of versions between the collection of a chunk and its training: median and"
-                    " 99th percentile of five minutes. It is 0 in the strict mode.",
+                    " 99th percentile of five minutes. It is 0 with --max-lag 0.",
                     (
                         Query(
                             "histogram_quantile(0.5, sum by (le)"
@@ -100,8 +100,8 @@ DASHBOARD = Dashboard(
             (
                 Panel(
                     "Checkpoint age",
-                    "Time since the newest checkpoint, which a crash would lose. The learner writes at most"
-                    " one checkpoint per minute, between updates.",
+                    "Time since the newest checkpoint. A crash loses the progress since then. The learner"
+                    " writes a checkpoint every 5 to 60 seconds, between updates.",
                     single("time() - outrider_checkpoint_last_success_timestamp_seconds"),
                     unit="s",
                     minimum=0,
@@ -109,7 +109,7 @@ DASHBOARD = Dashboard(
                 Panel(
                     "Checkpoint time",
                     "Share of the trainer's time that checkpoints take. The learner chooses their interval"
-                    " so that it stays below 5 %.",
+                    " so that it is about 5 % or less, unless a write takes more than 3 seconds.",
                     single('rate(outrider_learner_phase_seconds_total{phase="checkpoint"}[5m])'),
                     unit="percentunit",
                     minimum=0,

@@ -1,7 +1,7 @@
 """Counts emulator steps in the process that makes them, independently of the ledger.
 
-Python imports this module at the start of each process that has its directory on the path. Each process,
-forked or started, keeps its count in a mapped file, which outlives a kill.
+Python imports this module when a process starts whose path includes its directory. Each process, forked or
+started, keeps its count in a mapped file, which remains after a kill.
 """
 
 import mmap

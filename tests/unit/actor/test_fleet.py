@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from actor.fleet import Fleet
 from actor.metrics import FleetCollector
-from actor.weights import Weights
+from actor.weights import WeightsSource
 from common.process.children import Child, ChildProcesses, Exit
 
 
@@ -40,7 +40,7 @@ class FakeChildProcesses:
 
 def run(directory: Path, codes: list[int], at_stop: list[int], stop: Event) -> int:
     children = cast(ChildProcesses, FakeChildProcesses(codes, at_stop))
-    return Fleet(children, cast(Weights, None), directory, FleetCollector()).run(stop)
+    return Fleet(children, cast(WeightsSource, None), directory, FleetCollector()).run(stop)
 
 
 @pytest.mark.parametrize(("codes", "expected"), [([0, 0], 0), ([0, 78], 78), ([78, 0, 0], 78)])

@@ -17,11 +17,18 @@ import pytest
 import actor.weights
 from actor.fleet import Fleet
 from actor.metrics import FleetCollector
-from actor.weights import Blob, Name, SharedWeights, WeightsClient
+from actor.weights import Blob, SharedWeights, WeightsClient
 from common.process.children import Child, ChildProcesses
 from common.process.parent_link import ParentLink
 from common.protocol import codec
-from common.protocol.messages import Message, WeightsMeta, WeightsPiece, WeightsRequest, WeightsUnchanged
+from common.protocol.messages import (
+    BlobName,
+    Message,
+    WeightsMeta,
+    WeightsPiece,
+    WeightsRequest,
+    WeightsUnchanged,
+)
 from common.protocol.sockets import DealerSocket
 from tests.support.clock import Clock
 
@@ -146,7 +153,7 @@ class Store:
     def __init__(self) -> None:
         self.version, self.fetches = 5, 0
 
-    def fetch(self, name: Name, held: tuple[int, int], keep_waiting: Callable[[], bool]) -> Blob | None:
+    def fetch(self, name: BlobName, held: tuple[int, int], keep_waiting: Callable[[], bool]) -> Blob | None:
         self.fetches += 1
         return None if held == (2, self.version) else Blob(2, self.version, b"%d" % self.version)
 

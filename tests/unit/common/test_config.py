@@ -160,9 +160,9 @@ def test_without_a_bonus_there_is_no_warm_up() -> None:
 def test_runs_that_differ_in_length_alone_play_alike() -> None:
     """Runs that differ in the seed or the environment do not."""
     config = Config()
-    assert config.plays_like(replace(config, total_steps=7))
-    assert not config.plays_like(replace(config, seed=2))
-    assert not config.plays_like(replace(config, env=EnvConfig(sticky=0.0)))
+    assert config.equal_except_length(replace(config, total_steps=7))
+    assert not config.equal_except_length(replace(config, seed=2))
+    assert not config.equal_except_length(replace(config, env=EnvConfig(sticky=0.0)))
 
 
 def test_rnd_paper_has_the_numbers_of_the_paper() -> None:

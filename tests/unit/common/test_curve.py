@@ -30,7 +30,7 @@ def context() -> Iterator[Context]:
 @pytest.fixture
 def handler(context: Context) -> Iterator[ZapHandler]:
     with contextlib.closing(ZapHandler(context.raw, LEARNER)) as handler:
-        handler.admitted = {ALICE.public: "alice"}
+        handler.authorised = {ALICE.public: "alice"}
         yield handler
 
 
@@ -173,7 +173,7 @@ def test_messages_of_a_key_that_was_revoked_after_the_handshake_are_refused_and_
 ) -> None:
     client = connect(server.bind("tcp://127.0.0.1:*"), ALICE)
     exchange(handler, server, client, lambda keys: len(keys) >= 1)
-    handler.admitted = {EVE.public: "eve"}
+    handler.authorised = {EVE.public: "eve"}
     assert exchange(handler, server, client, lambda _: server.refused["revoked"] >= 3) == []
 
 

@@ -35,7 +35,7 @@ def plain(context: Context) -> Iterator[Port]:
 @pytest.fixture
 def guarded(context: Context) -> Iterator[Port]:
     with contextlib.closing(ZapHandler(context.raw, LEARNER)) as handler:
-        handler.admitted = {ALICE.public: "alice"}
+        handler.authorised = {ALICE.public: "alice"}
         with contextlib.closing(RouterSocket(context, MESSAGE_BYTES, handler)) as server:
             yield server.bind("tcp://127.0.0.1:*"), handler.answer
 

@@ -9,10 +9,10 @@ from tests.support.processes import PATIENCE_SECONDS
 
 _CODE = """
 import atexit
-from common.process.lifecycle import leave
+from common.process.lifecycle import exit_process
 atexit.register(print, "teardown")
 print("output", end="")
-leave(75)
+exit_process(75)
 """
 
 

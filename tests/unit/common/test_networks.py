@@ -28,7 +28,7 @@ def test_outputs_have_one_row_per_observation(spaces: Spaces) -> None:
     config = NetworkConfig()
     stack = images(N, spaces.stack, *spaces.observation)
     output = make_policy(spaces, config, 1)(stack if spaces.is_image else stack.float())
-    assert output.parameters.shape == (N, spaces.actions)
+    assert output.distribution_parameters.shape == (N, spaces.actions)
     assert output.value_extrinsic.shape == output.value_intrinsic.shape == (N,)
     assert {x.dtype for x in output} == {torch.float32}
     newest = stack[:, -1].float()
@@ -45,7 +45,7 @@ def test_the_third_kernel_sets_the_flat_size(kernel: Literal[3, 4], flat: int) -
     assert isinstance(predictor, ImageEmbedding)
     assert policy.conv3.kernel_size == (kernel, kernel)
     assert policy.dense1.in_features == flat
-    assert policy(images(N, 4, 84, 84)).parameters.shape == (N, 7)
+    assert policy(images(N, 4, 84, 84)).distribution_parameters.shape == (N, 7)
     assert predictor.conv3.kernel_size == (3, 3)
 
 
@@ -120,7 +120,7 @@ def test_the_policy_depends_on_the_oldest_image_of_a_stack() -> None:
     stack = images(1, 4, 84, 84)
     other = stack.clone()
     other[:, 0] = 255 - other[:, 0]
-    assert not torch.equal(policy(stack).parameters, policy(other).parameters)
+    assert not torch.equal(policy(stack).distribution_parameters, policy(other).distribution_parameters)
 
 
 def test_batching_does_not_change_the_output() -> None:
@@ -130,7 +130,11 @@ def test_batching_does_not_change_the_output() -> None:
         (make_predictor(IMAGES, NetworkConfig(), 1), images(N, 84, 84).float() / 50),
     ):
         together, alone = network(rows), [network(rows[i : i + 1]) for i in range(N)]
-        pick = (lambda out: out) if isinstance(together, torch.Tensor) else (lambda out: out.parameters)
+        pick = (
+            (lambda out: out)
+            if isinstance(together, torch.Tensor)
+            else (lambda out: out.distribution_parameters)
+        )
         torch.testing.assert_close(
             pick(together), torch.cat([pick(out) for out in alone]), atol=1e-4, rtol=1e-4
         )
@@ -140,12 +144,12 @@ def test_continuous_actions_have_means_of_the_state_and_one_deviation_for_all() 
     """Parameters are [N, 2 A]: A small means that differ by row, then A log deviations that begin at 0."""
     policy = make_policy(TORQUES, NetworkConfig(), 1)
     output = policy(torch.randn(N, 1, 5, generator=torch.Generator().manual_seed(0)))
-    mean, log_std = output.parameters.chunk(2, 1)
+    mean, log_std = output.distribution_parameters.chunk(2, 1)
     assert mean.shape == log_std.shape == (N, 2)
     assert not log_std.any()
     assert 0.0 < mean.abs().max() < 0.1
     assert not torch.equal(mean[0], mean[1])
-    output.parameters.sum().backward()
+    output.distribution_parameters.sum().backward()
     gradient = policy.get_parameter("log_std").grad
     assert gradient is not None
     assert gradient.tolist() == [N, N]
@@ -178,7 +182,7 @@ def test_values_and_logits_have_float32_accuracy_at_large_values(
         last[0].bias.copy_(torch.linspace(-20.0, 20.0, spaces.actions))
         last[1].bias.fill_(60.0)
         output = policy(stack if spaces.is_image else stack.float() / 50)
-    found = output.parameters[:, : spaces.actions], torch.stack(output[1:], 1)
+    found = output.distribution_parameters[:, : spaces.actions], torch.stack(output[1:], 1)
     assert found[1].abs().min() > 50.0
     for head, result in zip(last, found, strict=True):
         inputs = features[head]

@@ -11,7 +11,7 @@ import pytest
 
 from actor.fleet import Fleet
 from actor.metrics import FleetCollector
-from actor.weights import Weights
+from actor.weights import WeightsSource
 from common.process.children import Child, ChildProcesses
 from common.process.parent_link import ParentLink
 from tests.support.processes import SELECT_DESCRIPTORS
@@ -26,7 +26,7 @@ def test_notes_pass_over_descriptors_that_select_refuses(
     collector, updates = FleetCollector(), list[tuple[int, dict[str, float]]]()
     monkeypatch.setattr(collector, "update", lambda number, stats: updates.append((number, stats)))
     children = cast(ChildProcesses, type("Owner", (), {"children": [child]})())
-    fleet = Fleet(children, cast(Weights, None), tmp_path, collector)
+    fleet = Fleet(children, cast(WeightsSource, None), tmp_path, collector)
     parent = ParentLink(theirs.detach())
     descriptor = parent.fileno()
     assert descriptor is not None and min(descriptor, ours.fileno()) >= SELECT_DESCRIPTORS

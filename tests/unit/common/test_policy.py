@@ -41,7 +41,7 @@ def stacks(rows: int) -> np.ndarray:
 
 def log_probs(acting: Policy, stack: np.ndarray) -> np.ndarray:
     """The log-probability of every action, [B, actions]."""
-    return torch.log_softmax(acting.parameters(stack), 1).numpy()
+    return torch.log_softmax(acting.distribution_parameters(stack), 1).numpy()
 
 
 def gaussian() -> Policy:
@@ -120,7 +120,7 @@ def test_continuous_actions_have_the_mean_and_deviation_of_the_policy() -> None:
     uniform = np.random.default_rng(3).random((count, 3), np.float32)
     action, _ = acting.act(np.repeat(stacks(1), count, axis=0), uniform)
     assert (action.shape, action.dtype) == ((count, 3), np.float32)
-    mean, log_std = acting.parameters(stacks(1))[0].chunk(2)
+    mean, log_std = acting.distribution_parameters(stacks(1))[0].chunk(2)
     deviation = log_std.exp().numpy()
     standard = (action - mean.numpy()) / deviation
     np.testing.assert_allclose(standard.mean(0), 0.0, atol=4 / count**0.5)
@@ -134,7 +134,7 @@ def test_continuous_actions_are_the_normal_quantiles_of_their_draws() -> None:
     acting, stack = gaussian(), stacks(7)
     uniform = np.random.default_rng(4).random((7, 3), np.float32)
     uniform[0] = 0.5
-    mean, log_std = acting.parameters(stack).chunk(2, 1)
+    mean, log_std = acting.distribution_parameters(stack).chunk(2, 1)
     expected = torch.distributions.Normal(mean.double(), log_std.exp().double()).icdf(
         torch.from_numpy(uniform)
     )
@@ -148,7 +148,7 @@ def test_extreme_draws_give_finite_continuous_actions(uniform: float) -> None:
     """They are between five and six deviations from the mean and have finite log-probabilities."""
     acting = gaussian()
     action, log_prob = acting.act(stacks(2), np.full((2, 3), uniform, np.float32))
-    mean, log_std = (x.numpy() for x in acting.parameters(stacks(2)).chunk(2, 1))
+    mean, log_std = (x.numpy() for x in acting.distribution_parameters(stacks(2)).chunk(2, 1))
     distance = (action - mean) / np.exp(log_std) * (-1 if uniform == 0.0 else 1)
     assert ((distance > 5) & (distance < 6)).all()
     assert np.isfinite(log_prob).all()
@@ -158,7 +158,7 @@ def test_the_returned_density_is_that_of_the_action_before_any_clipping() -> Non
     """The policy does not clip the action, although the task may, so that the density is normal."""
     acting, stack = gaussian(), stacks(11)
     action, log_prob = acting.act(stack, np.random.default_rng(5).random((11, 3), np.float32))
-    mean, log_std = acting.parameters(stack).chunk(2, 1)
+    mean, log_std = acting.distribution_parameters(stack).chunk(2, 1)
     normal = torch.distributions.Independent(torch.distributions.Normal(mean, log_std.exp()), 1)
     assert (log_prob.shape, log_prob.dtype) == ((11,), np.float32)
     np.testing.assert_allclose(log_prob, normal.log_prob(torch.from_numpy(action)), rtol=1e-5, atol=1e-5)
@@ -176,6 +176,6 @@ def test_batching_does_not_change_continuous_actions() -> None:
 def test_the_best_action_is_the_most_probable_one() -> None:
     """It is the mean of a normal distribution, or the action with the largest logit."""
     continuous, discrete, stack = gaussian(), policy(), stacks(11)
-    np.testing.assert_array_equal(continuous.mode(stack), continuous.parameters(stack)[:, :3])
-    np.testing.assert_array_equal(discrete.mode(stack), discrete.parameters(stack).argmax(1))
+    np.testing.assert_array_equal(continuous.mode(stack), continuous.distribution_parameters(stack)[:, :3])
+    np.testing.assert_array_equal(discrete.mode(stack), discrete.distribution_parameters(stack).argmax(1))
     assert discrete.mode(stack).dtype == discrete.act(stack, np.zeros(11, np.float32))[0].dtype

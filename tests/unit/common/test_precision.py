@@ -62,7 +62,7 @@ def outputs(config: Config, bundle: Bundle, target: dict[str, torch.Tensor]) -> 
     policy.load(bundle)
     bonus_model.load(bundle)
     states = np.random.default_rng(0).normal(size=(7, 3, 5)).astype(np.float32)
-    return [policy.parameters(states[:, :1]).numpy(), bonus_model.compute_bonus(states)]
+    return [policy.distribution_parameters(states[:, :1]).numpy(), bonus_model.compute_bonus(states)]
 
 
 def test_an_actor_without_native_bfloat16_acts_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,9 +8,8 @@ import pytest
 
 from learner.server import registry
 from learner.server.admission import Admission
-from learner.server.flow import FlowState
 from learner.server.registry import SessionRegistry
-from learner.server.sessions import SessionTable
+from learner.server.sessions import FlowState, SessionTable
 from tests.support.mutation import Mutant, check_noticed
 from tests.unit.learner import (
     test_admission_chunks,
@@ -64,21 +63,21 @@ MUTANTS = [
     ),
     Mutant(
         "a chunk goes to the batch of its version",
-        Admission._judge,
+        Admission._drop_reason,
         "scheduler.admit(batch, chunk.version)",
         "scheduler.admit(chunk.version, chunk.version)",
         test_admission_credit.test_a_chunk_goes_to_the_batch_that_it_was_granted_for,
     ),
     Mutant(
         "a chunk that comes after the end is judged as before",
-        Admission._judge,
+        Admission._drop_reason,
         "self.registry.draining is not None",
         "False",
         partial(test_admission_leave.test_a_drained_run_leaves_no_step_in_flight, True, "run_finished"),
     ),
     Mutant(
         "a chunk may begin within credit and end beyond it",
-        Admission._judge,
+        Admission._drop_reason,
         "chunk.offset + chunk.steps > credit",
         "chunk.offset > credit",
         test_admission_chunks.test_a_chunk_that_ends_beyond_its_credit_is_invalid,

@@ -80,7 +80,7 @@ MUTANTS = [
     ),
     Mutant(
         "acting clips like the bonus",
-        Policy.parameters,
+        Policy.distribution_parameters,
         "self._mean, self._std, rnd.POLICY_CLIP",
         "self._mean, self._std",
         test_probes.test_learner_and_actor_compute_the_same_log_probs_of_fresh_actions,

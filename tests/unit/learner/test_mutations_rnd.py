@@ -45,7 +45,7 @@ MUTANTS = [
     ),
     Mutant(
         "filter transposed",
-        Normaliser.scale,
+        Normaliser.scale_bonus,
         "carry, bonus[:, columns], self",
         "carry, bonus[:, columns].T, self",
         test_normaliser.test_all_lanes_share_one_divisor,
@@ -61,13 +61,13 @@ MUTANTS = [
     Mutant(
         "filter reset at ends",
         BatchBuilder.build,
-        "scale(joined.bonus, [decoded.slot for decoded in chunks])",
+        "scale_bonus(joined.bonus, [decoded.slot for decoded in chunks])",
         "scale_reward(joined.bonus, joined.done, [(decoded.slot, 0, False) for decoded in chunks])",
         test_probes.test_no_end_interrupts_the_discounted_bonuses_of_a_lane,
     ),
     Mutant(
         "filter reset at chunks",
-        Normaliser.scale,
+        Normaliser.scale_bonus,
         "self._filters.get(slot, np.zeros(self._lanes))",
         "np.zeros(self._lanes)",
         test_normaliser.test_the_filter_continues_over_chunks,
@@ -97,14 +97,14 @@ MUTANTS = [
     # The scale of rewards.
     Mutant(
         "bonus scaled by lane",
-        Normaliser.scale,
+        Normaliser.scale_bonus,
         "bonus / self.intrinsic_return.std",
         "bonus / filtered.std(0)",
         test_normaliser.test_all_lanes_share_one_divisor,
     ),
     Mutant(
         "bonus scaled by actor",
-        Normaliser.scale,
+        Normaliser.scale_bonus,
         "bonus / self.intrinsic_return.std",
         "bonus / np.repeat(filtered.reshape(len(bonus), -1, self._lanes).std((0, 2)), self._lanes)",
         test_normaliser.test_all_lanes_share_one_divisor,
@@ -118,7 +118,7 @@ MUTANTS = [
     ),
     Mutant(
         "mean subtracted from the intrinsic reward",
-        Normaliser.scale,
+        Normaliser.scale_bonus,
         "bonus / self.intrinsic_return.std",
         "(bonus - bonus.mean()) / self.intrinsic_return.std",
         test_normaliser.test_the_first_batch_is_divided_by_a_std_that_includes_it,
@@ -162,8 +162,8 @@ MUTANTS = [
     Mutant(
         "predictor learns without whitening",
         PPO._predictor_loss,
-        "rnd.whiten(samples.next_observation[kept], *statistics)",
-        "samples.next_observation[kept].float()",
+        "rnd.whiten(samples.next_observation[rows], *statistics)",
+        "samples.next_observation[rows].float()",
         test_probes.test_the_predictor_learns_next_observations_whitened_with_statistics_that_include_the_batch,
     ),
     Mutant(

@@ -63,7 +63,7 @@ def test_the_first_batch_is_divided_by_a_std_that_includes_it() -> None:
     count = PRIOR_COUNT + filtered.size
     mean = filtered.sum() / count
     variance = (PRIOR_COUNT + np.square(filtered).sum()) / count - mean**2
-    np.testing.assert_allclose(fresh().scale(bonus, [0, 1]), bonus / np.sqrt(variance), rtol=1e-5)
+    np.testing.assert_allclose(fresh().scale_bonus(bonus, [0, 1]), bonus / np.sqrt(variance), rtol=1e-5)
 
 
 def test_all_lanes_share_one_divisor() -> None:
@@ -71,7 +71,7 @@ def test_all_lanes_share_one_divisor() -> None:
     normaliser = fresh()
     for seed in range(3):
         bonus = bonuses(seed, 2) + np.arange(2 * B, dtype=np.float32)
-        ratio = bonus / normaliser.scale(bonus, [0, 1])
+        ratio = bonus / normaliser.scale_bonus(bonus, [0, 1])
         np.testing.assert_allclose(ratio, ratio[0, 0], rtol=1e-5)
 
 
@@ -79,7 +79,7 @@ def test_a_lane_of_constant_bonus_is_filtered_over_time() -> None:
     """A constant bonus fills its filter up to bonus / (1 - gamma); the std shows that the axis is time."""
     normaliser, bonus = fresh(0.99), np.tile(np.array([1.0, 2.0, 3.0], np.float32), (T, 1))
     for _ in range(500):
-        normaliser.scale(bonus, [0])
+        normaliser.scale_bonus(bonus, [0])
     settled = np.array([1.0, 2.0, 3.0]) / (1 - 0.99)
     assert settled.std() * 0.8 < float(normaliser.intrinsic_return.std) < settled.std() * 1.2
 
@@ -87,9 +87,9 @@ def test_a_lane_of_constant_bonus_is_filtered_over_time() -> None:
 def test_the_filter_continues_over_chunks() -> None:
     """Two short batches change the statistic as one long batch does."""
     bonus, split, whole = bonuses(0, 1), fresh(), fresh()
-    split.scale(bonus[:2], [0])
-    split.scale(bonus[2:], [0])
-    whole.scale(bonus, [0])
+    split.scale_bonus(bonus[:2], [0])
+    split.scale_bonus(bonus[2:], [0])
+    whole.scale_bonus(bonus, [0])
     np.testing.assert_allclose(split.intrinsic_return.var, whole.intrinsic_return.var, rtol=1e-9)
     np.testing.assert_allclose(split.intrinsic_return.mean, whole.intrinsic_return.mean, rtol=1e-9)
 
@@ -97,19 +97,19 @@ def test_the_filter_continues_over_chunks() -> None:
 def test_two_chunks_of_one_slot_continue_one_filter() -> None:
     """The second chunk of a batch continues the filter of the first one."""
     bonus, side_by_side, in_time = bonuses(0, 2), fresh(), fresh()
-    side_by_side.scale(bonus, [0, 0])
-    in_time.scale(np.vstack([bonus[:, lanes(0)], bonus[:, lanes(1)]]), [0])
+    side_by_side.scale_bonus(bonus, [0, 0])
+    in_time.scale_bonus(np.vstack([bonus[:, lanes(0)], bonus[:, lanes(1)]]), [0])
     np.testing.assert_allclose(side_by_side.intrinsic_return.var, in_time.intrinsic_return.var, rtol=1e-9)
 
 
 def test_filters_belong_to_slots_and_persist_over_batches_without_them() -> None:
     """The next chunk of slot 1 continues its filter; chunks of other slots do not change it."""
     bonus, normaliser = bonuses(0, 2), fresh()
-    normaliser.scale(bonus, [0, 1])
+    normaliser.scale_bonus(bonus, [0, 1])
     kept = normaliser.state()["filter.1"].clone()
-    normaliser.scale(bonuses(1, 2), [0, 2])
+    normaliser.scale_bonus(bonuses(1, 2), [0, 2])
     assert torch.equal(normaliser.state()["filter.1"], kept)
-    normaliser.scale(bonuses(2, 1), [1])
+    normaliser.scale_bonus(bonuses(2, 1), [1])
     expected = forward_filter(kept.numpy(), bonuses(2, 1), GAMMA)[1]
     np.testing.assert_allclose(normaliser.state()["filter.1"], expected)
 
@@ -139,12 +139,12 @@ def test_a_restored_normaliser_continues_like_the_uninterrupted_one() -> None:
     """Its state is complete."""
     one, other = fresh(), fresh()
     one.observe(np.random.default_rng(0).normal(size=(T + 1, B, 2)).astype(np.float32))
-    one.scale(bonuses(0, 2), [0, 5])
+    one.scale_bonus(bonuses(0, 2), [0, 5])
     one.scale_reward(bonuses(3, 2), *no_ends(0, 5))
     other.load(one.state())
     for seed in (1, 2):
         np.testing.assert_array_equal(
-            one.scale(bonuses(seed, 2), [5, 0]), other.scale(bonuses(seed, 2), [5, 0])
+            one.scale_bonus(bonuses(seed, 2), [5, 0]), other.scale_bonus(bonuses(seed, 2), [5, 0])
         )
         resumed = no_ends(5, 0, incarnation=1)  # every lane is reset, in a new incarnation
         np.testing.assert_array_equal(
@@ -240,8 +240,8 @@ def test_a_scaled_reward_is_clipped_at_ten_deviations() -> None:
 
 def test_each_stream_has_its_own_scale() -> None:
     one, other = fresh(), fresh()
-    one.scale(bonuses(0, 1), [0])
+    one.scale_bonus(bonuses(0, 1), [0])
     one.scale_reward(bonuses(1, 1) * 100, *no_ends(0))
-    other.scale(bonuses(0, 1), [0])
+    other.scale_bonus(bonuses(0, 1), [0])
     assert float(one.intrinsic_return.std) == float(other.intrinsic_return.std)
     assert float(one.extrinsic_return.std) > 10 * float(one.intrinsic_return.std)

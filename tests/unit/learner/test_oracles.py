@@ -21,7 +21,7 @@ from common.protocol.chunk import Chunk
 from common.spaces import Spaces
 from learner.training.advantages import vtrace
 from learner.training.batch import Batch, make_batch
-from learner.training.minibatches import draw_predictor_rows
+from learner.training.minibatches import draw_predictor_mask
 from learner.training.normaliser import Normaliser
 from learner.training.ppo import PPO
 from learner.training.running_stats import PRIOR_COUNT, Moments, forward_filter
@@ -62,7 +62,7 @@ def test_a_constant_bonus_fills_the_filter_up_to_its_horizon() -> None:
     normaliser, bonus = Normaliser(SPACES, CONFIG), np.ones((T, 2 * B), np.float32)
     levels = []
     for _ in range(8):
-        normaliser.scale(bonus, [0, 1])
+        normaliser.scale_bonus(bonus, [0, 1])
         levels.append([normaliser.state()[f"filter.{slot}"].numpy() for slot in (0, 1)])
     assert np.shape(levels) == (8, 2, B)
     filled = (1 - GAMMA ** (T * np.arange(1, 9))) / (1 - GAMMA)
@@ -76,7 +76,7 @@ def test_lanes_of_constant_bonus_spread_as_far_as_their_horizons() -> None:
     for _ in range(10):
         filtered, carry = forward_filter(carry, bonus, GAMMA)
         everything.append(filtered)
-        normaliser.scale(bonus.astype(np.float32), [0])
+        normaliser.scale_bonus(bonus.astype(np.float32), [0])
     assert filtered.std() == pytest.approx(bonus[0].std() / (1 - GAMMA), rel=1e-3)
     assert float(normaliser.intrinsic_return.std) == pytest.approx(np.std(everything), rel=1e-6)
 
@@ -136,20 +136,20 @@ def test_both_distributions_equal_those_of_torch() -> None:
 @pytest.mark.parametrize("keep", [1 / 32, 0.25, 1.0])
 def test_the_predictor_keeps_its_share_of_every_epoch(keep: float) -> None:
     config = replace(CONFIG, rnd=RNDConfig(predictor_keep=keep))
-    kept = draw_predictor_rows(T * 2 * B, config, torch.Generator().manual_seed(0))
-    assert kept.shape == (config.ppo.epochs, T * 2 * B)
-    for share, draws in ((kept.float().mean(), kept.numel()), (kept[0].float().mean(), kept.shape[1])):
+    mask = draw_predictor_mask(T * 2 * B, config, torch.Generator().manual_seed(0))
+    assert mask.shape == (config.ppo.epochs, T * 2 * B)
+    for share, draws in ((mask.float().mean(), mask.numel()), (mask[0].float().mean(), mask.shape[1])):
         assert abs(float(share) - keep) <= 3 * (keep * (1 - keep) / draws) ** 0.5
-    assert torch.equal(kept[0], kept[1]) == (keep == 1.0)  # each epoch draws its own rows
+    assert torch.equal(mask[0], mask[1]) == (keep == 1.0)  # each epoch draws its own rows
 
 
-def test_a_minibatch_without_kept_rows_has_loss_0(make_chunk: Maker) -> None:
+def test_a_minibatch_without_mask_rows_has_loss_0(make_chunk: Maker) -> None:
     config = small(keep=0.05)
     ppo, batch = PPO(config, SPACES, CPU), batch_of(config, make_chunk)
     seen = batch.next_observation.flatten(0, 1)
 
     def drawn(seed: int) -> Tensor:
-        return draw_predictor_rows(len(seen), config, torch.Generator().manual_seed(seed))[0]
+        return draw_predictor_mask(len(seen), config, torch.Generator().manual_seed(seed))[0]
 
     seed = next(seed for seed in range(1000) if drawn(seed).sum() == 1)
     ppo.generator.manual_seed(seed)

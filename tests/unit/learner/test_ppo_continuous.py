@@ -36,7 +36,7 @@ def gaussian_step(make_chunk: Maker, reward_of: Callable[[Tensor], Tensor]) -> t
 
     def parameters() -> tuple[Tensor, Tensor]:
         with torch.no_grad():
-            mean, log_std = ppo.policy(stack).parameters.chunk(2, 1)
+            mean, log_std = ppo.policy(stack).distribution_parameters.chunk(2, 1)
         return mean[0].clone(), log_std[0].clone()
 
     mean, log_std = parameters()

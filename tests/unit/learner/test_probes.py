@@ -71,9 +71,9 @@ def bonuses(loop: Loop) -> list[Array]:
     seen: list[Array] = []
 
     class Recording(Normaliser):
-        def scale(self, bonus: Array, slots: Sequence[int]) -> Array:
+        def scale_bonus(self, bonus: Array, slots: Sequence[int]) -> Array:
             seen.append(bonus.copy())
-            return super().scale(bonus, slots)
+            return super().scale_bonus(bonus, slots)
 
     recording = Recording(loop.probe.spaces, loop.config)
     recording.load(loop.trainer.normaliser.state())
@@ -95,7 +95,7 @@ def test_a_reward_at_the_end_is_discounted_once_a_step_before() -> None:
 
 def test_the_rewarded_action_of_each_state_is_taken() -> None:
     loop = Loop(Probe(2, lambda state, action: action == state), config()).run()
-    assert (loop.outputs().parameters.softmax(1).diag() > 0.95).all()
+    assert (loop.outputs().distribution_parameters.softmax(1).diag() > 0.95).all()
 
 
 def test_values_bootstrap_at_time_limits() -> None:
@@ -113,7 +113,7 @@ def test_values_stop_at_time_limits_that_count_as_ends() -> None:
 
 def test_intrinsic_values_continue_where_every_step_ends_an_episode() -> None:
     loop = Loop(Probe(1, one), config(bonus=BONUS))
-    loop.trainer.normaliser.scale = lambda bonus, slots: np.ones_like(bonus)  # type: ignore[method-assign]
+    loop.trainer.normaliser.scale_bonus = lambda bonus, slots: np.ones_like(bonus)  # type: ignore[method-assign]
     output = loop.run().outputs()
     assert output.value_intrinsic.tolist() == pytest.approx([1 / (1 - GAMMA)], abs=0.2)
     assert output.value_extrinsic.tolist() == pytest.approx([1.0], abs=0.02)
@@ -122,7 +122,7 @@ def test_intrinsic_values_continue_where_every_step_ends_an_episode() -> None:
 def test_a_continuous_action_moves_to_the_highest_reward() -> None:
     best = 0.5
     probe = Probe(1, lambda state, action: -np.square(action[:, 0] - best), bounds=((-2.0, 2.0),))
-    mean, log_std = Loop(probe, config()).run().outputs().parameters[0].tolist()
+    mean, log_std = Loop(probe, config()).run().outputs().distribution_parameters[0].tolist()
     assert mean == pytest.approx(best, abs=0.1)
     assert log_std < -0.5
 
