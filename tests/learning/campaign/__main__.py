@@ -18,11 +18,13 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from common.files import write_atomically
 from common.process.lifecycle import EXIT_DONE, EXIT_INTERNAL
+from learner.runs import read_config
 from tests.bench.machine import hardware
 from tests.learning.campaign.record import record
 from tests.learning.campaign.report import DIRECTORY, read_records, state
@@ -31,6 +33,7 @@ from tests.learning.campaign.rows import ROWS, Row
 _ROOT = Path(__file__).parents[3]
 _LOWEST_PRIORITY = 19
 _EPISODES = 100
+_POLL_SECONDS = 5.0
 
 
 def _listed() -> int:
@@ -59,7 +62,7 @@ def _run(work: Path, results: Path, names: Sequence[str]) -> int:
 
 
 def _train(row: Row, run_dir: Path) -> int:
-    """Run the learner, and evaluate a finished run; SIGINT and SIGTERM end the learner after its update."""
+    """Run the learner to its budget and evaluate it; SIGINT and SIGTERM end the learner after its update."""
     run_dir.parent.mkdir(parents=True, exist_ok=True)
     machine = ("--local-actors", "2", "--run-dir", str(run_dir), "--resume", "--bind", "tcp://127.0.0.1:5755")
     with run_dir.with_suffix(".log").open("a") as log:
@@ -71,8 +74,13 @@ def _train(row: Row, run_dir: Path) -> int:
         )
         signal.signal(signal.SIGINT, lambda *_: None)  # the terminal sends it to the learner as well
         signal.signal(signal.SIGTERM, lambda *_: learner.terminate())
+        while learner.poll() is None:
+            time.sleep(_POLL_SECONDS)
+            if _trained_steps(run_dir) >= row.arm.budget_steps:
+                learner.terminate()
+                break
         code = learner.wait()
-        if code == EXIT_DONE and _summary(run_dir)["exit_reason"] == "finished":
+        if code == EXIT_DONE and _trained_steps(run_dir) >= row.arm.budget_steps:
             evaluate = ["learner.evaluate", str(run_dir), "--episodes", str(_EPISODES)]
             code = subprocess.run(
                 [sys.executable, "-m", *evaluate], cwd=_ROOT, stdout=log, stderr=log, check=False
@@ -80,9 +88,10 @@ def _train(row: Row, run_dir: Path) -> int:
     return code
 
 
-def _summary(run_dir: Path) -> dict[str, object]:
-    summary: dict[str, object] = json.loads((run_dir / "summary.json").read_text())
-    return summary
+def _trained_steps(run_dir: Path) -> int:
+    """The trained steps of the newest checkpoint."""
+    versions = [int(path.stem) for path in (run_dir / "checkpoints").glob("*.safetensors")]
+    return max(versions) * read_config(run_dir).rollout.batch_steps if versions else 0
 
 
 def _record(row: Row, run_dir: Path, results: Path) -> dict[str, object]:

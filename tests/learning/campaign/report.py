@@ -6,6 +6,7 @@ python -m tests.learning.campaign.report    # the picture; `python -m tests.ci.g
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import sys
 from collections.abc import Iterable, Mapping
@@ -35,7 +36,7 @@ def state(arm: Arm, kept: Record | None) -> str:
     if kept is None:
         return "not run"
     done = int(kept["summary"]["env_steps"])
-    return "finished" if done >= arm.total_steps else f"{done:,} of {arm.total_steps:,} steps"
+    return "finished" if done >= arm.budget_steps else f"{done:,} of {arm.budget_steps:,} steps"
 
 
 def score_at(kept: Record, env_steps: int) -> float | None:
@@ -71,16 +72,24 @@ def section(records: Mapping[str, Record]) -> str:
 
 def _cells(arm: Arm, kept: list[Record | None]) -> list[str]:
     runs = [one for one in kept if one is not None]
-    played = [one["evaluation"]["score_mean"] for one in runs if one["evaluation"]]
+    played = [one["evaluation"] for one in runs if one["evaluation"]]
+    states = [state(arm, one) for one in kept]
     return [
         arm.title,
-        _ABSENT if arm.target is None else f"{arm.target:g}",
+        _target(arm),
         ", ".join(map(str, arm.seeds)),
-        "; ".join(state(arm, one) for one in kept),
+        "; ".join(states[:1] if len(set(states)) == 1 else states),
         *(_each(score_at(one, steps) for one in runs) for steps in _MILESTONES),
-        _each(played),
+        _each(one["score_mean"] for one in played),
         _verdict(arm, played),
     ]
+
+
+def _target(arm: Arm) -> str:
+    if arm.target is None:
+        return _ABSENT
+    margin = f" and {arm.standard_errors} standard errors" if arm.standard_errors else ""
+    return f"{arm.target:g}{margin}"
 
 
 def _each(values: Iterable[float | None]) -> str:
@@ -90,12 +99,17 @@ def _each(values: Iterable[float | None]) -> str:
     return "; ".join(_ABSENT if value is None else f"{value:.1f}" for value in listed) if known else _ABSENT
 
 
-def _verdict(arm: Arm, played: list[float]) -> str:
+def _verdict(arm: Arm, played: list[Record]) -> str:
+    """Whether the mean score of all seeds reaches the target; open until every seed is evaluated."""
     if len(played) < len(arm.seeds):
         return "open"
     if arm.target is None:
         return "reported"
-    return "met" if statistics.fmean(played) >= arm.target else "missed"
+    mean = statistics.fmean(one["score_mean"] for one in played)
+    variance = statistics.fmean(one["score_std"] ** 2 for one in played)
+    error = math.sqrt(variance / sum(one["episodes"] for one in played))
+    exceeds = mean > arm.target or not arm.standard_errors
+    return "met" if exceeds and mean >= arm.target + arm.standard_errors * error else "missed"
 
 
 def page(records: Mapping[str, Record], text: str) -> str:

@@ -13,15 +13,15 @@ class Arm:
     title: str
     preset: str
     seeds: tuple[int, ...]
-    total_steps: int
+    budget_steps: int  # after which the campaign ends the run; its schedules have the length of the preset
     options: tuple[str, ...] = ()
     precision: str = "bfloat16"
     target: float | None = None  # of the mean evaluation score; None: the result is reported
+    standard_errors: int = 0  # by which the score must exceed the target
 
     def command(self, seed: int) -> tuple[str, ...]:
         """The arguments of `python -m learner`, without those of the machine."""
-        run = ("--seed", str(seed), "--precision", self.precision, "--total-steps", str(self.total_steps))
-        return (self.preset, *run, *self.options)
+        return (self.preset, "--seed", str(seed), "--precision", self.precision, *self.options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ ARMS = (
         title="Freeway, PPO+RND",
         preset="freeway",
         seeds=(1, 2, 3),
-        total_steps=2_000_000,
+        budget_steps=2_000_000,
         target=30.0,
     ),
     Arm(
@@ -54,15 +54,16 @@ ARMS = (
         preset="freeway",
         options=_NO_BONUS,
         seeds=(1, 2, 3),
-        total_steps=2_000_000,
+        budget_steps=2_000_000,
     ),
-    Arm(name="pong", title="Pong, PPO", preset="pong", seeds=(1, 2), total_steps=3_000_000, target=15.0),
+    Arm(name="pong", title="Pong, PPO", preset="pong", seeds=(1, 2), budget_steps=3_000_000, target=15.0),
     Arm(
         name="breakout",
         title="Breakout, PPO",
-        preset="breakout",
+        preset="pong",
+        options=("--env.id", "breakout"),
         seeds=(1,),
-        total_steps=3_000_000,
+        budget_steps=3_000_000,
         target=100.0,
     ),
     *(
@@ -72,13 +73,14 @@ ARMS = (
             preset=game,
             options=options,
             seeds=(1,),
-            total_steps=2_000_000,
+            budget_steps=2_000_000,
             target=None if options else target,
+            standard_errors=errors,
         )
-        for game, title, target in (
-            ("gravitar", "Gravitar", 173.0),  # random play; the target is above it by three standard errors
-            ("venture", "Venture", 0.0),
-            ("montezuma", "Montezuma's Revenge", 100.0),
+        for game, title, target, errors in (
+            ("gravitar", "Gravitar", 173.0, 3),  # above random play
+            ("venture", "Venture", 0.0, 3),
+            ("montezuma", "Montezuma's Revenge", 100.0, 0),  # the first key
         )
         for options, suffix in (((), ""), (_NO_BONUS, "-no-bonus"))
     ),

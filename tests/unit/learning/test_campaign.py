@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from tests.learning.campaign import record, report
 from tests.learning.campaign.report import Record
 from tests.learning.campaign.rows import ARMS, ROWS, Arm
 
-ARM = Arm(name="x", title="X", preset="smoke", seeds=(1, 2), total_steps=1_000, target=10.0)
+ARM = Arm(name="x", title="X", preset="smoke", seeds=(1, 2), budget_steps=1_000, target=10.0)
 
 
 def kept(env_steps: int = 1_000, score: float | None = 12.0, seed: int = 1) -> Record:
@@ -26,7 +27,7 @@ def kept(env_steps: int = 1_000, score: float | None = 12.0, seed: int = 1) -> R
         "processor": "p",
         "commit": "abc",
         "summary": {"env_steps": env_steps},
-        "evaluation": None if score is None else {"score_mean": score},
+        "evaluation": None if score is None else {"score_mean": score, "score_std": 2.0, "episodes": 50},
         "curve": {"env_steps": [400, 800], "score": [None, 5.0], "hours": [0.1, 0.2], "bonus": [1.0, 0.5]},
     }
 
@@ -36,7 +37,7 @@ def test_each_row_is_a_valid_command(row: object, tmp_path: Path) -> None:
     assert isinstance(row, type(ROWS[0]))
     ((config, _),) = parse([*row.arm.command(row.seed), "--run-dir", str(tmp_path)])
     assert (config.seed, config.precision) == (row.seed, row.arm.precision)
-    assert config.total_steps == row.arm.total_steps
+    assert config.total_steps >= row.arm.budget_steps
 
 
 def test_each_row_has_a_name_of_its_own() -> None:
@@ -101,6 +102,16 @@ def test_a_missed_target_is_reported_as_missed(monkeypatch: pytest.MonkeyPatch) 
         records = {f"x-{seed}": kept(score=score, seed=seed) for seed, score in enumerate(scores, 1)}
         verdicts[name] = report.section(records).splitlines()[2].split("|")[-2].strip()
     assert verdicts == {"met": "met", "missed": "missed", "open": "open"}
+
+
+def test_a_target_above_random_play_has_a_margin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a standard deviation of 2 over 100 episodes, three standard errors are 0.6."""
+    monkeypatch.setattr(report, "ARMS", (dataclasses.replace(ARM, standard_errors=3),))
+    verdicts = []
+    for score in (10.0, 10.59, 10.61):
+        records = {f"x-{seed}": kept(score=score, seed=seed) for seed in (1, 2)}
+        verdicts.append(report.section(records).splitlines()[2].split("|")[-2].strip())
+    assert verdicts == ["missed", "missed", "met"]
 
 
 def test_every_arm_with_a_bonus_is_compared_with_its_twin() -> None:
