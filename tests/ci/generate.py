@@ -1,7 +1,7 @@
 """`python -m tests.ci.generate`: writes the files that are generated from other files of the repository.
 
-The tables of docs/results.md are not among them, because the run directories are not part of the repository
-(`python -m learner.table RUN_DIR... --into docs/results.md --name NAME`).
+Of docs/results.md only the first table is among them, because the run directories of the others are not part
+of the repository (`python -m learner.table RUN_DIR... --into docs/results.md --name NAME`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from deploy.grafana.build import DASHBOARDS, DIRECTORY, file_text
 from tests.bench import report as benchmarks
 from tests.ci import configuration_page, metrics_page
 from tests.ci import reliability_report as reliability
+from tests.learning.campaign import report as campaign
 
 
 def generated() -> dict[Path, str]:
@@ -22,6 +23,7 @@ def generated() -> dict[Path, str]:
         benchmarks.DOCS / "reliability.md": reliability.page(),
         benchmarks.DOCS / "configuration.md": configuration_page.page(),
         metrics_page.FILE: metrics_page.page(),
+        campaign.PAGE: campaign.page(campaign.read_records(), campaign.PAGE.read_text()),
         **{DIRECTORY / f"{dashboard.uid}.json": file_text(dashboard) for dashboard in DASHBOARDS},
     }
 

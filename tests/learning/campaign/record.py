@@ -1,0 +1,105 @@
+"""What is kept of a run in docs/results/NAME.json: its figures and thinned curves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from learner.monitoring import episode_file
+from learner.plot import WINDOW, sliding_mean
+from tests.learning.campaign.rows import Row
+
+POINTS = 200  # of each curve
+_SCALARS = {
+    "bonus": "train/intrinsic_reward_mean",
+    "explained_variance": "train/explained_variance_extrinsic",
+}
+_PAUSE = 5.0  # a longer gap between two updates, in median gaps, is a pause of the run
+_SUMMARY = (
+    *("env_steps", "frames", "updates", "episodes", "return_mean_100", "exit_reason", "failed_updates"),
+    *("produced_steps", "trained_steps", "dropped_steps", "imbalance_steps", "actors_seen"),
+)
+F64 = npt.NDArray[np.float64]
+
+
+def record(row: Row, run_dir: Path, commit: str, processor: str) -> dict[str, Any]:
+    """The record of a run directory.
+
+    Raises:
+        OSError: a file of the run is missing.
+        ValueError: a file of the run is damaged.
+    """
+    summary = json.loads((run_dir / "summary.json").read_text())
+    evaluation = run_dir / "evaluation.json"
+    played = json.loads(evaluation.read_text()) if evaluation.exists() else None
+    if played is not None and played["env_steps"] != summary["env_steps"]:  # of an earlier checkpoint
+        played = None
+    return {
+        "arm": row.arm.name,
+        "seed": row.seed,
+        "command": " ".join(("python -m learner", *row.arm.command(row.seed))),
+        "precision": row.arm.precision,
+        "commit": commit,
+        "processor": processor,
+        "summary": {name: summary[name] for name in _SUMMARY},
+        "evaluation": played and {name: played[name] for name in ("episodes", "score_mean", "score_std")},
+        "curve": curve(run_dir),
+    }
+
+
+def curve(run_dir: Path) -> dict[str, list[float | None]]:
+    """Columns over the same at most `POINTS` updates; None where a value is unknown.
+
+    `score` is the mean of the last 100 episodes; `hours` leave out the pauses of the run.
+    """
+    scalars = _scalars(run_dir)
+    steps = np.array(sorted(scalars["hours"]))
+    if not len(steps):
+        return {}
+    kept = steps[np.unique(np.linspace(0, len(steps) - 1, POINTS).round().astype(int))]
+    columns: dict[str, list[float | None]] = {"env_steps": [int(step) for step in kept]}
+    for name, values in scalars.items():
+        columns[name] = [_rounded(values.get(int(step))) for step in kept]
+    rows, _ = episode_file.read(run_dir / "episodes.csv")
+    rows.sort(key=lambda row: row.env_steps)
+    means = sliding_mean(np.array([row.score for row in rows], np.float64), WINDOW)
+    ended = np.searchsorted([row.env_steps for row in rows], kept, side="right")
+    columns["score"] = [_rounded(float(means[count - 1])) if count else None for count in ended]
+    return columns
+
+
+def _scalars(run_dir: Path) -> dict[str, dict[int, float]]:
+    """The scalars of each update by its step; the value of the last process counts."""
+    from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
+        EventAccumulator,  # slow to import
+    )
+
+    events = EventAccumulator(str(run_dir), size_guidance={"scalars": 0})
+    events.Reload()
+    known = events.Tags()["scalars"]
+    found = {
+        name: {point.step: point.value for point in events.Scalars(tag)} if tag in known else {}
+        for name, tag in _SCALARS.items()
+    }
+    times = {point.step: point.wall_time for point in events.Scalars("train/policy_loss")}
+    steps = sorted(times)
+    return {"hours": dict(zip(steps, hours([times[step] for step in steps]).tolist(), strict=True)), **found}
+
+
+def hours(times: Sequence[float]) -> F64:
+    """The hours from the first of `times`, in seconds, without the pauses."""
+    gaps = np.diff(np.array(times, np.float64), prepend=times[:1]).clip(0.0)
+    typical = np.median(gaps[1:]) if len(gaps) > 1 else 0.0
+    gaps[gaps > _PAUSE * typical] = typical
+    gaps[:1] = 0.0
+    total: F64 = gaps.cumsum() / 3600
+    return total
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.4g}")
