@@ -56,6 +56,18 @@ ARMS = (
         seeds=(1, 2, 3),
         budget_steps=2_000_000,
     ),
+    Arm(
+        name="freeway-8-lanes",
+        title="Freeway, pilot: PPO+RND with the usual settings of PPO on 8 lanes",
+        preset="freeway",
+        options=(
+            *("--rollout.lanes", "4", "--rollout.batch-lanes", "8", "--ppo.minibatches", "8"),
+            *("--ppo.learning-rate", "2.5e-4", "--ppo.entropy-coef", "0.01", "--ppo.value-coef", "0.5"),
+            *("--ppo.gamma-extrinsic", "0.99", "--ppo.normalise-advantages", "--rnd.warmup-steps", "32768"),
+        ),
+        seeds=(1, 2),
+        budget_steps=1_000_000,
+    ),
     Arm(name="pong", title="Pong, PPO", preset="pong", seeds=(1, 2), budget_steps=3_000_000, target=15.0),
     Arm(
         name="breakout",
