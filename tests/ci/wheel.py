@@ -103,7 +103,8 @@ def check_script(script: Path, directory: Path) -> None:
 def check(directory: Path) -> None:
     """Run every check in an empty directory."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    packages = project["tool"]["setuptools"]["packages"]
+    patterns = project["tool"]["setuptools"]["packages"]["find"]["include"]
+    packages = [pattern for pattern in patterns if "*" not in pattern]
     wheel = build(directory)
     check_content(wheel, packages)
     scripts = install(wheel, directory)
