@@ -143,7 +143,7 @@ def test_the_predictor_keeps_its_share_of_every_epoch(keep: float) -> None:
     assert torch.equal(mask[0], mask[1]) == (keep == 1.0)  # each epoch draws its own rows
 
 
-def test_a_minibatch_without_mask_rows_has_loss_0(make_chunk: Maker) -> None:
+def test_a_minibatch_without_predictor_rows_has_loss_0(make_chunk: Maker) -> None:
     config = small(keep=0.05)
     ppo, batch = PPO(config, SPACES, CPU), batch_of(config, make_chunk)
     seen = batch.next_observation.flatten(0, 1)
