@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -96,15 +97,21 @@ def sliding_mean(values: F64, window: int) -> F64:
     return mean
 
 
-def _intrinsic(path: Path) -> PlotCurve | None:
-    """Return the run's intrinsic reward, smoothed; None if there are no events of it."""
-    # The import is slow, and only a run with a bonus needs it.
+def load_events(path: Path) -> Any:
+    """Read the TensorBoard events of a run directory into an `EventAccumulator`."""
+    # The import is slow, and only curves other than the score need it.
     from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
         EventAccumulator,
     )
 
     events = EventAccumulator(str(path), size_guidance={"scalars": 0})
     events.Reload()
+    return events
+
+
+def _intrinsic(path: Path) -> PlotCurve | None:
+    """Return the run's intrinsic reward, smoothed; None if there are no events of it."""
+    events = load_events(path)
     if _SCALAR not in events.Tags()["scalars"]:
         return None
     points = events.Scalars(_SCALAR)

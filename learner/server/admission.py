@@ -26,9 +26,7 @@ class AdmissionResult:
 
     replies: Replies = field(default_factory=list)
     chunks: list[AdmittedChunk] = field(default_factory=list)
-    violations: list[str] = field(
-        default_factory=list
-    )  # rules that the message breaks; a correct actor never sends it
+    violations: list[str] = field(default_factory=list)  # the rules that the message breaks
 
 
 class Admission:

@@ -92,11 +92,11 @@ class MessageHandler:
 
     def _accepts(self, sender: Sender, size_bytes: int, now: float) -> bool:
         """Return whether to read a message; one beyond the quota is recorded as a violation."""
-        verdict = self.rate_limiter.classify_message(sender.peer, size_bytes, now)
-        if verdict == "excess":
+        message_class = self.rate_limiter.classify_message(sender.peer, size_bytes, now)
+        if message_class == "excess":
             text = "expected fewer or smaller messages, got more than the quota"
             self._record_violation(sender, "quota", text, now)
-        return verdict == "accepted"
+        return message_class == "accepted"
 
     def _allow_hello(self, sender: Sender, hello: Hello, now: float) -> bool:
         """Return whether to handle a Hello now; if not, tell its sender when to send it again."""

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from learner.monitoring import episode_file
-from learner.plot import WINDOW, sliding_mean
+from learner.plot import F64, WINDOW, load_events, sliding_mean
 from tests.learning.campaign.rows import Row
 
 POINTS = 200  # of each curve
@@ -24,7 +23,6 @@ _SUMMARY = (
     *("env_steps", "frames", "updates", "episodes", "return_mean_100", "exit_reason", "failed_updates"),
     *("produced_steps", "trained_steps", "dropped_steps", "imbalance_steps", "actors_seen"),
 )
-F64 = npt.NDArray[np.float64]
 
 
 def record(row: Row, run_dir: Path, commit: str, processor: str) -> dict[str, Any]:
@@ -74,13 +72,8 @@ def curve(run_dir: Path) -> dict[str, list[float | None]]:
 
 
 def _scalars(run_dir: Path) -> dict[str, dict[int, float]]:
-    """The scalars of each update by its step; the value of the last process counts."""
-    from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
-        EventAccumulator,  # slow to import
-    )
-
-    events = EventAccumulator(str(run_dir), size_guidance={"scalars": 0})
-    events.Reload()
+    """Return the scalars of each update by its step; the value of the last process counts."""
+    events = load_events(run_dir)
     known = events.Tags()["scalars"]
     found = {
         name: {point.step: point.value for point in events.Scalars(tag)} if tag in known else {}
