@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import faulthandler
 from collections.abc import Callable
 
@@ -13,7 +14,7 @@ from common.envs import VectorEnv
 from common.model.policy import Policy
 from common.phase_timer import PhaseTimer
 from common.process.lifecycle import EXIT_CONFIGURATION, Fatal
-from common.protocol.chunk import Chunk
+from common.protocol.chunk import Chunk, layout
 from common.rng import RngKey, environment_seeds
 from common.spaces import Spaces
 
@@ -28,13 +29,8 @@ class Rollout:
 
     def __init__(self, env: VectorEnv, spaces: Spaces, config: RolloutConfig, phases: PhaseTimer) -> None:
         self._env, self._spaces, self._config, self._phases = env, spaces, config, phases
-        steps, lanes = config.steps, config.lanes
-        self._observation = np.zeros((spaces.stack + steps, lanes, *spaces.observation), spaces.dtype)
-        self._action = np.zeros((steps, lanes, *spaces.action), spaces.action_dtype)
-        self._log_prob = np.zeros((steps, lanes), np.float32)
-        self._reward = np.zeros((steps, lanes), np.float32)
-        self._terminated = np.zeros((steps, lanes), np.bool_)
-        self._truncated = np.zeros((steps, lanes), np.bool_)
+        arrays = layout(config, spaces, truncations=0)
+        self._chunk = Chunk(**{name: np.zeros(shape, dtype) for name, (dtype, shape) in arrays.items()})
         self.key: RngKey | None = None  # of the random streams; None if the lanes must be reset
         self.fresh = False  # whether the next chunk begins with the reset observations
         self._generators: list[np.random.Generator] = []
@@ -59,8 +55,8 @@ class Rollout:
         Raises:
             Fatal: the environment returned a number that is not finite.
         """
-        steps, stack = self._config.steps, self._spaces.stack
-        self._observation[:stack] = np.moveaxis(self._stack, 1, 0)
+        steps, stack, chunk = self._config.steps, self._spaces.stack, self._chunk
+        chunk.observation[:stack] = np.moveaxis(self._stack, 1, 0)
         shape = (steps, *self._spaces.action)
         uniform = np.stack([g.random(shape, np.float32) for g in self._generators], axis=1)
         final_observations = []
@@ -69,14 +65,11 @@ class Rollout:
             with self._phases.measure("policy"):
                 self._act(policy, t, uniform[t])
             with self._phases.measure("env"):
-                transition = self._env.step(self._action[t])
+                transition = self._env.step(chunk.action[t])
             self._stack = transition.stack
-            self._observation[stack + t] = transition.stack[:, -1]
-            self._reward[t], self._terminated[t], self._truncated[t] = (
-                transition.reward,
-                transition.terminated,
-                transition.truncated,
-            )
+            chunk.observation[stack + t] = transition.stack[:, -1]
+            for name in ("reward", "terminated", "truncated", "life_lost", "room"):
+                getattr(chunk, name)[t] = getattr(transition, name)
             final_observations.append(transition.final)
             with self._phases.measure("messages"):
                 proceed = after_step()
@@ -86,17 +79,10 @@ class Rollout:
                 return None
         faulthandler.cancel_dump_traceback_later()
         self.fresh = False
-        self._require_finite("rewards", self._reward)
-        self._require_finite("observations", self._observation)
-        return Chunk(
-            observation=self._observation,
-            final_observation=np.concatenate(final_observations),
-            action=self._action,
-            log_prob=self._log_prob,
-            reward=self._reward,
-            terminated=self._terminated,
-            truncated=self._truncated,
-            bonus=np.zeros_like(self._reward),
+        self._require_finite("rewards", chunk.reward)
+        self._require_finite("observations", chunk.observation)
+        return dataclasses.replace(
+            chunk, final_observation=np.concatenate(final_observations), bonus=np.zeros_like(chunk.bonus)
         )
 
     @staticmethod
@@ -111,11 +97,11 @@ class Rollout:
     def _act(self, policy: Policy | None, t: int, uniform: npt.NDArray[np.float32]) -> None:
         """Write the actions of step t and their log-probabilities; `uniform`: float32 [B, *action]."""
         if policy is not None:
-            self._action[t], self._log_prob[t] = policy.act(self._stack, uniform)
+            self._chunk.action[t], self._chunk.log_prob[t] = policy.act(self._stack, uniform)
         elif self._spaces.is_continuous:
             low, high = np.array(self._spaces.bounds, np.float32).T
-            self._action[t] = low + uniform * (high - low)
-            self._log_prob[t] = -np.log(high - low).sum()
+            self._chunk.action[t] = low + uniform * (high - low)
+            self._chunk.log_prob[t] = -np.log(high - low).sum()
         else:
-            self._action[t] = (uniform * self._spaces.actions).astype(np.int32)
-            self._log_prob[t] = -np.log(self._spaces.actions)
+            self._chunk.action[t] = (uniform * self._spaces.actions).astype(np.int32)
+            self._chunk.log_prob[t] = -np.log(self._spaces.actions)

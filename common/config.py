@@ -35,6 +35,16 @@ class EnvConfig:
     """Probability per emulator frame that the previous action repeats (RND, table 2)."""
     max_frames: int = 18_000
     """Emulator frames after which an Atari episode is truncated (RND, appendix A.3)."""
+    frame_skip: int = 4
+    """Emulator frames of a step, which repeat its action (RND, table 2)."""
+    noop_max: int = 0
+    """Maximum number of frames without an action at the start of an Atari episode, drawn uniformly."""
+    fire_on_reset: bool = False
+    """Press FIRE at the start of an Atari episode, if the game has this action."""
+    full_actions: bool = False
+    """Use all 18 actions of the emulator instead of those that the game distinguishes."""
+    life_loss_is_end: bool = False
+    """Treat a lost life as a terminal state of the extrinsic return. Scores are those of whole games."""
     reward: Literal["sign", "raw", "scaled"] = "sign"
     """Extrinsic reward: its sign, its raw value, or its value over the standard deviation of the
     discounted return, clipped to [-10, 10]."""
@@ -43,7 +53,9 @@ class EnvConfig:
 
     def __post_init__(self) -> None:
         _require(0.0 <= self.sticky < 1.0, "env.sticky in [0, 1)", self.sticky)
-        _require(self.max_frames >= 4, "env.max-frames of at least 4", self.max_frames)
+        _require(1 <= self.frame_skip <= 64, "env.frame-skip in [1, 64]", self.frame_skip)
+        _require(self.max_frames >= self.frame_skip, "env.max-frames of at least a step", self.max_frames)
+        _require(0 <= self.noop_max <= 1_000, "env.noop-max in [0, 1000]", self.noop_max)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +187,7 @@ class NetworkConfig:
 class Config:
     """Every setting of a run; equal configurations define the same run."""
 
-    preset: str = "breakout"
+    preset: str = "none"
     """Name of the preset that the settings start from."""
     seed: int = 1
     """Seed of every random stream."""

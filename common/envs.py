@@ -1,4 +1,4 @@
-"""Vectorised environments behind one interface; the only importer of ale_py and gymnasium.
+"""Vectorised environments behind one interface; the only importer of gymnasium.
 
 An environment resets in the step that ends an episode: the step returns the first observation of the new
 episode, and for a truncated episode its last observation as `final`.
@@ -7,37 +7,23 @@ episode, and for a truncated episode its last observation as `final`.
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
-import ale_py
 import gymnasium
 import numpy as np
 import numpy.typing as npt
 from gymnasium.spaces import Box, Discrete, Space
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
+from common import atari
+from common.atari import Array, Transition
 from common.config import EnvConfig
-from common.spaces import IMAGE_SHAPE, Spaces
-
-FRAMES_PER_STEP = 4
-_STACK = 4
-Array = npt.NDArray[Any]
+from common.spaces import Spaces
 
 
 class EnvUnavailable(Exception):
     """The environment is unknown, its package is missing, or its spaces are not supported."""
-
-
-class Transition(NamedTuple):
-    """One step of all B lanes."""
-
-    stack: Array  # [B, S, ...], the newest observations, after a reset if there was one
-    reward: npt.NDArray[np.float32]  # [B], raw
-    terminated: npt.NDArray[np.bool_]  # [B]
-    truncated: npt.NDArray[np.bool_]  # [B]
-    final: Array  # [K, ...], the last observation of each of K truncated episodes
 
 
 class VectorEnv(Protocol):
@@ -57,17 +43,9 @@ class VectorEnv(Protocol):
         """Close every lane."""
 
 
-def atari_rom(env_id: str) -> str | None:
-    """The ROM name of an Atari game, in any of its spellings; None for any other environment."""
-    match = re.fullmatch(r"ALE/(\w+)-v\d+|(\w+)NoFrameskip-v\d+|([\w-]+)", env_id)
-    name = next((group for group in match.groups() if group), "") if match else ""
-    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower().replace("-", "_")
-    return name if name in ale_py.roms.get_all_rom_ids() else None
-
-
-def frames_per_step(env_id: str) -> int:
+def frames_per_step(config: EnvConfig) -> int:
     """Emulator frames per step; 1 outside Atari."""
-    return FRAMES_PER_STEP if atari_rom(env_id) else 1
+    return config.frame_skip if atari.rom_of(config.id) else 1
 
 
 def spaces(config: EnvConfig) -> Spaces:
@@ -76,13 +54,8 @@ def spaces(config: EnvConfig) -> Spaces:
     Raises:
         EnvUnavailable: the environment cannot be made, or its spaces are not supported.
     """
-    rom = atari_rom(config.id)
-    if rom is None:
-        return _gymnasium_spaces(config.id)
-    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
-    ale = ale_py.ALEInterface()
-    ale.loadROM(str(ale_py.roms.get_rom_path(rom)))
-    return Spaces(IMAGE_SHAPE, _STACK, len(ale.getMinimalActionSet()))
+    rom = atari.rom_of(config.id)
+    return atari.spaces(rom, config) if rom else _gymnasium_spaces(config.id)
 
 
 def _gymnasium_spaces(env_id: str, **options: str) -> Spaces:
@@ -117,16 +90,20 @@ def make(config: EnvConfig, lanes: int) -> VectorEnv:
     Raises:
         EnvUnavailable: the environment cannot be made, or its spaces are not supported.
     """
-    rom = atari_rom(config.id)
-    return _Atari(rom, config, lanes) if rom else _Gymnasium(config.id, lanes)
+    rom = atari.rom_of(config.id)
+    return atari.AtariEnv(rom, config, lanes) if rom else _Gymnasium(config.id, lanes)
 
 
 def make_rendered(config: EnvConfig) -> tuple[VectorEnv, Callable[[], Array]]:
-    """Make one lane with vector observations, and a function that renders it: uint8 [H, W, 3].
+    """Make one lane, and a function that renders it: uint8 [H, W, 3].
 
     Raises:
         EnvUnavailable: the environment cannot be made or rendered, or its spaces are not supported.
     """
+    rom = atari.rom_of(config.id)
+    if rom:
+        game = atari.AtariEnv(rom, config, 1)
+        return game, game.render
     env = _Gymnasium(config.id, 1, render_mode="rgb_array")
     try:
         env.reset(np.zeros(1, np.int64))
@@ -163,55 +140,11 @@ def _gymnasium(env_id: str, **options: str) -> gymnasium.Env[Any, Any]:
             f"expected the package behind {env_id}, got none: install it ({error})"
         ) from None
     except (gymnasium.error.Error, ImportError) as error:
-        known = [*ale_py.roms.get_all_rom_ids(), *gymnasium.registry]
+        known = [*atari.known_roms(), *gymnasium.registry]
         close = difflib.get_close_matches(env_id, known, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(close)}?" if close else "name an Atari game or a Gymnasium id"
         reason = str(error).splitlines()[0]
         raise EnvUnavailable(f"expected a known environment, got {env_id!r} ({reason}): {hint}") from None
-
-
-class _Atari:
-    """An Atari game in ALE's vector environment. Every option is set, as ALE's defaults are not RND's."""
-
-    def __init__(self, rom: str, config: EnvConfig, lanes: int) -> None:
-        self._env = ale_py.AtariVectorEnv(
-            rom,
-            lanes,
-            num_threads=1,
-            max_num_frames_per_episode=config.max_frames,
-            repeat_action_probability=config.sticky,
-            full_action_space=False,
-            autoreset_mode=AutoresetMode.SAME_STEP,
-            img_height=IMAGE_SHAPE[0],
-            img_width=IMAGE_SHAPE[1],
-            grayscale=True,
-            stack_num=_STACK,
-            frameskip=FRAMES_PER_STEP,
-            maxpool=True,
-            noop_max=0,
-            episodic_life=False,
-            life_loss_info=False,
-            reward_clipping=False,
-            use_fire_reset=False,
-        )
-        actions = int(self._env.single_action_space.n)  # type: ignore[attr-defined]  # it is Discrete
-        self.spaces = Spaces(IMAGE_SHAPE, _STACK, actions)
-
-    def reset(self, seeds: npt.NDArray[np.int64]) -> Array:
-        # ALE accepts 32-bit seeds; -1 means no seed.
-        stack, _ = self._env.reset(seed=seeds & 0x7FFFFFFF)
-        return np.asarray(stack)
-
-    def step(self, action: npt.NDArray[Any]) -> Transition:
-        if action.min() < 0 or action.max() >= self.spaces.actions:  # ALE would never return
-            raise ValueError(f"expected actions in [0, {self.spaces.actions}), got {action.tolist()}")
-        stack, reward, terminated, truncated, info = self._env.step(action)
-        truncated = truncated & ~terminated
-        final = info["final_obs"][truncated, -1] if truncated.any() else stack[:0, -1]
-        return Transition(stack, reward.astype(np.float32), terminated, truncated, final)
-
-    def close(self) -> None:
-        self._env.close()
 
 
 class _Gymnasium:
@@ -240,7 +173,12 @@ class _Gymnasium:
             final = np.stack([info["final_obs"][lane] for lane in np.flatnonzero(truncated)]).astype(
                 np.float32
             )
-        return Transition(observation[:, None], reward.astype(np.float32), terminated, truncated, final)
+        none = np.zeros(len(reward), np.uint8)  # neither lives nor rooms
+        return Transition(
+            *(observation[:, None], reward.astype(np.float32), terminated, truncated, final),
+            life_lost=none.astype(np.bool_),
+            room=none,
+        )
 
     def render(self) -> Array:
         return np.asarray(self._env.render()[0])  # one image per lane

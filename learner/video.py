@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from common import envs
+from common import atari, envs
 from common.model.bonus import BonusModel
 from common.process.lifecycle import EXIT_CONFIGURATION, Fatal
 from common.rng import RngKey, environment_seeds
@@ -184,7 +184,7 @@ def _empty(content: int, agent: Agent) -> Image.Image:
     """Return a frame with its heading and room for `content` pixels of height; H.264 needs even sides."""
     total = _HEAD + content + _MARGIN
     base = Image.new("RGB", (_SIDE + 2 * _MARGIN, total + total % 2), _GROUND)
-    rom = envs.atari_rom(agent.config.env.id)
+    rom = atari.rom_of(agent.config.env.id)
     game = agent.config.env.id if rom is None else rom.replace("_", " ").title()
     draw = ImageDraw.Draw(base)
     draw.text((_MARGIN, 14), game, _TEXT, _font(24, bold=True))

@@ -32,6 +32,8 @@ class Chunk:
     bonus: npt.NDArray[np.float32]  # [T, B], prediction error of the next observation, unscaled
     terminated: npt.NDArray[np.bool_]  # [T, B], the episode reached a terminal state
     truncated: npt.NDArray[np.bool_]  # [T, B], a time limit ended the episode
+    life_lost: npt.NDArray[np.bool_]  # [T, B], the game lost a life
+    room: npt.NDArray[np.uint8]  # [T, B], 1 + the number of the room after the step; 0 if the game tells none
 
     @property
     def done(self) -> npt.NDArray[np.bool_]:
@@ -56,6 +58,8 @@ def layout(rollout: RolloutConfig, spaces: Spaces, truncations: int) -> dict[str
         "bonus": ("<f4", grid),
         "terminated": ("|b1", grid),
         "truncated": ("|b1", grid),
+        "life_lost": ("|b1", grid),
+        "room": ("|u1", grid),
     }
 
 

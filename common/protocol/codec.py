@@ -227,8 +227,8 @@ def unpack(message: ChunkMessage, rollout: RolloutConfig, spaces: Spaces) -> Chu
     others = _inflate(message.body[length:], sum(sizes.values()))
     for name, size in sizes.items():
         raw[name], others = others[:size], others[size:]
-    if max(raw[name].max() for name in ("terminated", "truncated")) > 1:
-        raise WireError("array", "expected terminated and truncated to be 0 or 1")
+    if max(raw[name].max() for name, (dtype, _) in specs.items() if dtype == "|b1") > 1:
+        raise WireError("array", "expected terminated, truncated and life_lost to be 0 or 1")
     chunk = Chunk(**{name: raw[name].view(dtype).reshape(shape) for name, (dtype, shape) in specs.items()})
     _check_values(chunk, spaces, truncations)
     return chunk

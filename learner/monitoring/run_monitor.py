@@ -83,7 +83,7 @@ class RunMonitor:
     @property
     def _frames(self) -> int:
         """The number of emulator frames in `env_steps`."""
-        return self.env_steps * envs.frames_per_step(self._config.env.id)
+        return self.env_steps * envs.frames_per_step(self._config.env)
 
     @property
     def _steps_per_second(self) -> float:
@@ -136,6 +136,8 @@ class RunMonitor:
             scalars["speed/steps_per_second"] = speed
         if mean is not None:
             scalars["episodes/return_mean_100"] = mean
+        if self._episodes.rooms:
+            scalars["episodes/rooms_found"] = len(self._episodes.rooms)
         return scalars
 
     def summarise(self, exit_reason: str) -> dict[str, object]:

@@ -45,6 +45,7 @@ def summarise(
         "steps_per_second": round(process.steps_per_second, 2),
         "return_mean_100": episodes.mean,
         "return_max": episodes.best if episodes.count else None,
+        "rooms_found": len(episodes.rooms) or None,
         "intrinsic_reward_mean": report.figures["intrinsic_reward_mean"] if report else None,
         "max_lag_seen": trainer.lag_max,
         "failed_updates": trainer.failed_updates,

@@ -169,6 +169,11 @@ def episode_metrics(episodes: EpisodeTracker) -> Iterator[Family]:
     if episodes.mean is not None:
         yield gauge("episode_return_mean", "Mean unclipped return of the last 100 episodes.", episodes.mean)
         yield gauge("episode_return_max", "Largest unclipped return of an episode of the run.", episodes.best)
+    yield gauge(
+        "run_rooms",
+        "Number of rooms that any lane has visited; 0 in games whose rooms have no number.",
+        len(episodes.rooms),
+    )
     lengths = list(episodes.lengths)
     if lengths:
         yield gauge(

@@ -50,6 +50,7 @@ class Batch:
     intrinsic: Tensor  # float32 [T, E], scaled
     terminated: Tensor  # bool [T, E]
     truncated: Tensor  # bool [T, E]
+    life_lost: Tensor  # bool [T, E]
 
     @property
     def done(self) -> Tensor:
@@ -103,6 +104,7 @@ def make_batch(
         intrinsic=torch.from_numpy(intrinsic).to(device),
         terminated=torch.from_numpy(joined.terminated).to(device),
         truncated=torch.from_numpy(joined.truncated).to(device),
+        life_lost=torch.from_numpy(joined.life_lost).to(device),
     )
 
 

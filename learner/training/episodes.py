@@ -40,6 +40,7 @@ class EpisodeTracker:
     lengths: deque[int] = field(default_factory=lambda: deque(maxlen=100))  # in steps; not checkpointed
     count: int = 0
     best: float = float("-inf")
+    rooms: set[int] = field(default_factory=set)  # that any lane has visited; see `Chunk.room`
     _lanes: dict[int, _Lanes] = field(default_factory=dict)
 
     def advance(self, decoded: DecodedChunk) -> list[Episode]:
@@ -56,6 +57,7 @@ class EpisodeTracker:
             whole = np.full(lanes, decoded.fresh)
             zeros = np.zeros(lanes), np.zeros(lanes, np.int64)
             state = self._lanes[decoded.slot] = _Lanes(decoded.incarnation, 0, *zeros, whole)
+        self.rooms |= set(np.unique(chunk.room).tolist()) - {0}
         state.next_offset = decoded.offset + steps * lanes
         ended = []
         for t in range(steps):
@@ -81,12 +83,15 @@ class EpisodeTracker:
 
     def state(self) -> dict[str, object]:
         """Return the JSON of a checkpoint, without running episodes: a resumed run resets every lane."""
-        return {"recent": list(self.recent), "count": self.count, "best": self.best if self.count else None}
+        best = self.best if self.count else None
+        return {"recent": list(self.recent), "count": self.count, "best": best, "rooms": sorted(self.rooms)}
 
     def load(self, state: dict[str, object]) -> None:
         """Restore `state`."""
         recent, count, best = state["recent"], state["count"], state["best"]
-        assert isinstance(recent, list) and isinstance(count, int)
+        rooms = state.get("rooms", [])  # absent in checkpoints of earlier releases
+        assert isinstance(recent, list) and isinstance(count, int) and isinstance(rooms, list)
         self.recent.extend(recent)
+        self.rooms.update(rooms)
         self.count = count
         self.best = float(best) if isinstance(best, (int, float)) else float("-inf")

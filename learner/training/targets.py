@@ -46,8 +46,9 @@ def compute_targets(batch: Batch, values: Values, config: Config) -> Targets:
     lag = batch.lag if ppo.correct_lag else torch.zeros_like(batch.lag)
     rho = importance(values.log_prob, batch.log_prob, lag)
     next_value = values.extrinsic[1:].masked_scatter(batch.truncated, values.final_extrinsic)
+    terminated = batch.terminated | batch.life_lost if config.env.life_loss_is_end else batch.terminated
     discount, trace = extrinsic_ends(
-        batch.terminated, batch.truncated, ppo.gamma_extrinsic, ppo.gae_lambda, config.env.time_limit_is_end
+        terminated, batch.truncated, ppo.gamma_extrinsic, ppo.gae_lambda, config.env.time_limit_is_end
     )
     advantage, target = vtrace(batch.reward, values.extrinsic[:-1], next_value, discount, trace, rho)
     advantage = ppo.coef_extrinsic * advantage

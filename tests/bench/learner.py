@@ -101,6 +101,8 @@ def _batch(config: Config, spaces: Spaces, device: torch.device) -> Batch:
         reward=(rng.random(grid) < 0.05).astype(np.float32),
         terminated=terminated,
         truncated=np.zeros(grid, np.bool_),
+        life_lost=np.zeros(grid, np.bool_),
+        room=np.zeros(grid, np.uint8),
         bonus=rng.random(grid, np.float32),
     )
     statistics_of = (torch.zeros(spaces.observation), torch.ones(spaces.observation))

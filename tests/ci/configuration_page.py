@@ -34,10 +34,10 @@ The learner writes all settings to `config.json` in the run directory and sends 
 Sources: RND is Burda et al. 2018 (arXiv:1810.12894), PPO is Schulman et al. 2017 (arXiv:1707.06347), and GAE
 is Schulman et al. 2016 (arXiv:1506.02438).
 """
-_PRESETS = f"""\
+_PRESETS = """\
 ## Presets
 
-Each preset starts from the defaults above, which are those of `{DEFAULT_PRESET}`, and changes these settings.
+Each preset starts from the defaults above and changes these settings.
 """
 
 

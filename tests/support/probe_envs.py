@@ -22,8 +22,8 @@ from actor.rollout import Rollout
 from actor.service import Actor, PlayingState
 from actor.session import SessionCounters
 from actor.weights import Blob
+from common.atari import Transition
 from common.config import Config
-from common.envs import Transition
 from common.model import rnd
 from common.model.bonus import BonusModel
 from common.model.bundle import Bundle
@@ -78,7 +78,12 @@ class Probe:
         ended = self._state == 0
         truncated = ended & self.time_limit
         seen = self.states[self._state]
-        return Transition(seen[:, None], reward, ended & ~truncated, truncated, seen[truncated])
+        none = np.zeros(len(ended), np.uint8)
+        return Transition(
+            *(seen[:, None], reward, ended & ~truncated, truncated, seen[truncated]),
+            life_lost=none.astype(np.bool_),
+            room=none,
+        )
 
     def close(self) -> None:
         """See `VectorEnv`."""

@@ -255,6 +255,7 @@ class Reference:
             intrinsic=torch.from_numpy(intrinsic),
             terminated=torch.from_numpy(play.terminated),
             truncated=torch.from_numpy(play.truncated),
+            life_lost=torch.zeros_like(torch.from_numpy(play.truncated)),
         )
 
     @torch.no_grad()

@@ -79,6 +79,8 @@ class Replayer(SessionPeer):
             reward=np.ones(grid, np.float32),
             terminated=never,
             truncated=never,
+            life_lost=never,
+            room=np.zeros(grid, np.uint8),
             bonus=np.zeros(grid, np.float32),
         )
 

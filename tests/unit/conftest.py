@@ -50,6 +50,8 @@ def make_chunk() -> ChunkMaker:
             reward=rng.normal(size=grid).astype(np.float32),
             terminated=flags[0],
             truncated=flags[1],
+            life_lost=np.zeros(grid, np.bool_),
+            room=np.zeros(grid, np.uint8),
             bonus=rng.random(grid, np.float32),
         )
 

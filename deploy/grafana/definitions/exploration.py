@@ -77,6 +77,12 @@ DASHBOARD = Dashboard(
                     minimum=0,
                 ),
                 Panel(
+                    "Rooms found",
+                    "Number of rooms that any lane has visited. Only Montezuma's Revenge has them.",
+                    single("outrider_run_rooms"),
+                    minimum=0,
+                ),
+                Panel(
                     "Observations",
                     "Number of observations in the statistics that normalise the input of RND.",
                     single("outrider_rnd_observations"),

@@ -11,9 +11,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import ale_py.vector_env
+from common.atari import AtariEnv
 
-_step = ale_py.vector_env.AtariVectorEnv.step
+_step = AtariEnv.step
 
 
 @cache
@@ -32,4 +32,4 @@ def _counted(self: Any, actions: Any) -> Any:
 
 
 if "STEP_COUNT_DIR" in os.environ:
-    ale_py.vector_env.AtariVectorEnv.step = _counted  # type: ignore[method-assign]
+    AtariEnv.step = _counted  # type: ignore[assignment, method-assign]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
@@ -19,6 +19,7 @@ from actor.service import Actor, PlayingState
 from common.config import Config, EnvConfig, PPOConfig, RNDConfig, RolloutConfig
 from common.phase_timer import PhaseTimer
 from common.protocol.chunk import WARMUP_VERSION
+from common.rng import RngKey
 from common.spaces import Spaces
 from tests.support.probe_envs import Array, Loop, Probe
 from tests.support.processes import PATIENCE_SECONDS
@@ -66,21 +67,15 @@ def test_playing_imports_no_compiler_and_nothing_of_the_learner() -> None:
 
 @pytest.fixture
 def built(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[PlayingState, list[int]]]:
-    """The playing state of Pong, and the number of lanes of each emulator that was made for it."""
+    """The playing state of Pong, and an entry for each emulator that was made for it."""
     made: list[int] = []
-    make: Callable[..., ale_py.AtariVectorEnv] = ale_py.AtariVectorEnv
 
-    def counted(rom: str, lanes: int, **options: object) -> ale_py.AtariVectorEnv:
-        made.append(lanes)
-        return make(rom, lanes, **options)
-
-    class Single(ale_py.ALEInterface):
+    class Counted(ale_py.ALEInterface):
         def __init__(self) -> None:
             made.append(1)
             super().__init__()
 
-    monkeypatch.setattr(ale_py, "AtariVectorEnv", counted)
-    monkeypatch.setattr(ale_py, "ALEInterface", Single)
+    monkeypatch.setattr(ale_py, "ALEInterface", Counted)
     config = Config(
         precision="float32",
         env=EnvConfig(id="pong"),
@@ -96,11 +91,15 @@ def built(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[PlayingState, list[
     state.rollout._env.close()
 
 
-def test_a_game_is_loaded_once_per_lane(built: tuple[PlayingState, list[int]]) -> None:
-    """Loading costs as much as a thousand steps, so the environment itself reports its spaces."""
+def test_a_game_is_loaded_once_to_know_its_spaces_and_then_once_per_lane(
+    built: tuple[PlayingState, list[int]],
+) -> None:
+    """Loading costs as much as a thousand steps."""
     state, made = built
     assert state.spaces == Spaces((84, 84), 4, 6)
-    assert made == [B]
+    assert len(made) == 1
+    state.rollout.reset(RngKey(1, 0, 0, warmup=False))
+    assert len(made) == 1 + B
 
 
 @dataclass

@@ -66,8 +66,9 @@ def test_noise_stays_below_the_message_limit(spaces: Spaces, make_chunk: Callabl
 
 WORDS = 8 * 2 * 84 * 84 // 8  # of 8 rows (4 steps and a history of 4) and 2 lanes; a word is 8 bytes
 BITS_BYTES = WORDS // 8  # a bit for each word
+# The bytes of the other arrays, with one truncation, in their order.
 SIZES_BYTES = {"final_observation": 84 * 84, "action": 32, "log_prob": 32, "reward": 32, "bonus": 32}
-SIZES_BYTES |= {"terminated": 8, "truncated": 8}  # of the other arrays, with one truncation, in their order
+SIZES_BYTES |= dict.fromkeys(("terminated", "truncated", "life_lost", "room"), 8)
 
 
 def rebuilt(message: m.ChunkMessage, observations: bytes | None, others: bytes | None) -> m.ChunkMessage:
@@ -91,6 +92,7 @@ def changed(message: m.ChunkMessage, array: str, value: bytes) -> bytes:
 VALUES: list[tuple[str, str, bytes]] = [
     ("a termination flag of 2", "terminated", b"\2"),
     ("a truncation flag of 255", "truncated", b"\xff"),
+    ("a lost-life flag of 2", "life_lost", b"\2"),
     ("an action out of range", "action", struct.pack("<i", 7)),
     ("a negative action", "action", struct.pack("<i", -1)),
     ("a reward that is not a number", "reward", struct.pack("<f", np.nan)),

@@ -21,9 +21,20 @@ def test_presets_survive_json(name: str) -> None:
     assert Config.from_json(config.to_json().encode()) == config
 
 
-def test_the_default_preset_is_the_default_configuration() -> None:
-    """`python -m learner` without a preset is `breakout`."""
-    assert PRESETS[DEFAULT_PRESET] == Config()
+def test_the_default_settings_are_those_of_rnd() -> None:
+    """A preset of a hard game changes the game alone; the default preset is another one."""
+    assert PRESETS["gravitar"] == Config(preset="gravitar", env=EnvConfig(id="gravitar"))
+    assert DEFAULT_PRESET in PRESETS
+
+
+def test_ppo_and_its_twin_with_a_bonus_differ_in_the_bonus_and_its_weights() -> None:
+    """Freeway without a bonus is PPO alone: normalisation cancels the weight of the score."""
+    freeway, pong = PRESETS["freeway"], PRESETS["pong"]
+    assert freeway.ppo.normalise_advantages
+    changed = replace(freeway.ppo, minibatches=4, coef_extrinsic=1.0, coef_intrinsic=1.0)
+    assert (changed, freeway.rollout) == (pong.ppo, pong.rollout)
+    assert freeway.rnd.enabled
+    assert not pong.rnd.enabled
 
 
 def edited(path: str, value: object) -> str:

@@ -114,7 +114,7 @@ def test_variables_choose_the_run_and_its_directory(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("learner.commandline.KeyDirectory.open", lambda path: path)
     learner = COMPOSE["services"]["learner"]
     [(config, options)] = parse(command(learner)[3:])
-    assert (config.preset, config.seed, options.run_dir.name) == ("breakout", 1, "breakout-1")
+    assert (config.preset, config.seed, options.run_dir.name) == ("freeway", 1, "freeway-1")
     assert (config.rollout.lanes, config.rollout.batch_lanes) == (4, 128)
     [(config, options)] = parse(
         command(learner, PRESET="smoke", GAME="gravitar", SEED="7", TOTAL_STEPS="300", ARGS="")[3:]

@@ -83,7 +83,7 @@ def test_a_seed_that_never_ran_does_not_start_with_other_settings_than_the_resum
     write_config(tmp_path / "seed-1", "cartpole", 1)
     fatal = refusal("--resume", "--run-dir", str(tmp_path), "--seeds", "1,2")
     assert fatal.code == EXIT_CONFIGURATION
-    assert "preset was cartpole, now breakout" in str(fatal)
+    assert "preset was cartpole, now freeway" in str(fatal)
 
 
 @pytest.mark.parametrize(

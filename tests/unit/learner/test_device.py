@@ -37,7 +37,7 @@ CONFIG = Config(
 UPDATE_UPLOADS = 3  # rows of all minibatches, those that the predictor sees, those that the target sees
 STATISTICS_UPLOADS = 2  # mean and standard deviation
 RATE_UPLOADS = 1 + STATISTICS_UPLOADS  # the observations of stale lanes
-BATCH_UPLOADS = 10  # nine arrays of the chunk and the rows that a time limit cut
+BATCH_UPLOADS = 11  # ten arrays of the chunk and the rows that a time limit cut
 Maker = Callable[..., Chunk]
 
 

@@ -125,6 +125,22 @@ def test_only_the_last_hundred_count_for_the_mean(chunk: Chunk) -> None:
     assert tracker.mean < 50 < tracker.best == max(episode.score for episode in first)
 
 
+def test_rooms_are_counted_over_all_lanes_and_chunks(chunk: Chunk) -> None:
+    """0 stands for no room; a restart keeps the rooms, and earlier checkpoints have none."""
+    tracker = EpisodeTracker()
+    for offset, rooms in ((0, [0, 2]), (T * B, [2, 5, 24])):
+        room = np.resize(np.array(rooms, np.uint8), (T, B))
+        tracker.advance(decoded(dataclasses.replace(chunk, room=room), offset))
+    assert tracker.rooms == {2, 5, 24}
+    restored, older = EpisodeTracker(), tracker.state()
+    restored.load(tracker.state())
+    assert restored.rooms == {2, 5, 24}
+    del older["rooms"]
+    restored = EpisodeTracker()
+    restored.load(older)
+    assert not restored.rooms
+
+
 def test_state_survives_a_restart(chunk: Chunk) -> None:
     """A restored tracker has the same figures, also before the first end."""
     for tracker in (EpisodeTracker(), EpisodeTracker()):

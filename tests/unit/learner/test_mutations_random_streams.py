@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from common import envs
+from common import atari, envs
 from common.config import EnvConfig
 from common.rng import RngKey, environment_seeds
 from tests.support.mutation import Mutant, check_noticed
@@ -48,9 +48,9 @@ MUTANTS = [
     ),
     Mutant(
         "lanes share their sticky actions",
-        envs._Atari.reset,
-        "seed=seeds & 0x7FFFFFFF",
-        "seed=np.full_like(seeds, 5)",
+        atari.AtariEnv.reset,
+        "seed & _SEED_MASK",
+        "5",
         test_lanes_repeat_actions_independently_of_each_other,
     ),
     Mutant(

@@ -206,6 +206,22 @@ def test_without_a_bonus_the_intrinsic_stream_has_no_effect(make_chunk: Maker) -
     assert torch.equal(alone.advantage, compute_targets(batch, values, weightless).advantage)
 
 
+def test_a_lost_life_ends_the_extrinsic_return_if_the_setting_says_so(make_chunk: Maker) -> None:
+    """It then equals a termination for the extrinsic stream; the intrinsic stream does not change."""
+    batch = batch_of(make_chunk, FRESH)
+    lost = torch.zeros(T, E, dtype=torch.bool)
+    lost[3, 2] = True
+    values = values_of(batch, 0.0)
+    cut = replace(CONFIG, env=replace(CONFIG.env, life_loss_is_end=True))
+    plain = compute_targets(batch, values, CONFIG)
+    assert same(compute_targets(replace(batch, life_lost=lost), values, CONFIG), plain)
+    found = compute_targets(replace(batch, life_lost=lost), values, cut)
+    terminal = compute_targets(replace(batch, terminated=batch.terminated | lost), values, CONFIG)
+    assert same(found, terminal)
+    assert not torch.equal(found.extrinsic, plain.extrinsic)
+    assert torch.equal(found.intrinsic, plain.intrinsic)
+
+
 def test_targets_do_not_change_their_inputs(make_chunk: Maker) -> None:
     batch = batch_of(make_chunk, MIXED)
     values = values_of(batch, 1.0)
