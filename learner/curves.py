@@ -52,6 +52,15 @@ class FinishedEpisodes:
         last = np.append(self.env_steps[1:] != self.env_steps[:-1], True)
         return MetricCurve(self.env_steps[last], sliding_mean(self.score, WINDOW)[last])
 
+    def score_at(self, env_steps: int, run_steps: int = 0) -> float | None:
+        """Return the mean score of the last `WINDOW` episodes at `env_steps`.
+
+        It is None before the first episode, and beyond both the last episode and the `run_steps` of the run.
+        """
+        curve = self.curve()
+        end = np.searchsorted(curve.x, env_steps, side="right")
+        return float(curve.y[end - 1]) if end and env_steps <= max(run_steps, curve.x[-1]) else None
+
     def first_steps_at(self, threshold: float) -> float | None:
         """Return the first env steps at which the mean of `WINDOW` episodes is at least `threshold`."""
         curve = self.curve()
@@ -102,6 +111,16 @@ class RunRecords:
         """The hours of training over env steps, without pauses; None if there are no events of updates."""
         times = self._curve("train/policy_loss", "wall_time")
         return None if times is None else MetricCurve(times.x, training_hours(times.y))
+
+    def first_at(self, threshold: float) -> tuple[float | None, float | None]:
+        """Return the env steps and the hours at which the mean of `WINDOW` episodes first is `threshold`.
+
+        Both are None if the run never reaches it; the hours are None if they are unknown.
+        """
+        steps = self.episodes.first_steps_at(threshold)
+        if steps is None or self.hours is None:
+            return steps, None
+        return steps, float(self.hours.interpolate(np.array(steps)))
 
     def _curve(self, tag: str, field: str) -> MetricCurve | None:
         if tag not in self._events.Tags()["scalars"]:

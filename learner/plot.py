@@ -19,7 +19,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from common import arguments
 from common.config import Config
@@ -42,6 +42,7 @@ _AXES = {  # with the text of the horizontal axis
     "frames": "emulator frames",
     "hours": "hours of training, without pauses",
 }
+_LEGEND = "line: interquartile mean; thin lines: seeds\nband: 95 % bootstrap interval"
 _SUFFIXES = (".png", ".pdf", ".svg")
 _TEXT, _QUIET = "#222222", "#6b7280"
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#555555")
@@ -153,7 +154,7 @@ def draw(runs: Sequence[PlottedRun], metric: str = "score", axis: str = "steps")
         _format_axes(list(rows), metric, axis)
         if len(runs) > 1:
             several = any(len(group) > 1 for group in groups)
-            title = "interquartile mean and its 95 % bootstrap interval" if several else None
+            title = _LEGEND if several else None
             rows[0].legend(frameon=False, loc="best", title=title, title_fontsize=9, alignment="left")
     return figure
 
@@ -186,6 +187,8 @@ def _format_axes(rows: Sequence[Axes], metric: str, axis: str) -> None:
     rows[0].set_ylabel(_METRICS[metric])
     if metric != "score":
         rows[0].set_ylim(bottom=0.0)
+    if metric == "rooms":
+        rows[0].yaxis.set_major_locator(MaxNLocator(integer=True))
     if len(rows) > 1:
         rows[1].set_ylabel("intrinsic\nreward")
         rows[1].set_ylim(bottom=0.0)

@@ -107,6 +107,14 @@ def test_pauses_do_not_count_as_hours() -> None:
     assert training_hours(np.array([7.0])).tolist() == [0.0]
 
 
+def test_the_score_at_a_step_is_that_of_the_update_before_it_within_the_run() -> None:
+    steps = np.array([10.0, 20.0, 20.0, 40.0])
+    episodes = FinishedEpisodes(steps, steps, np.array([1.0, 2.0, 6.0, 7.0]))
+    assert [episodes.score_at(at) for at in (9, 10, 19, 20, 39, 40)] == [None, 1.0, 1.0, 3.0, 3.0, 4.0]
+    assert [episodes.score_at(at) for at in (41, 60)] == [None, None]
+    assert [episodes.score_at(at, run_steps=60) for at in (41, 60, 61)] == [4.0, 4.0, None]
+
+
 def test_a_threshold_is_reached_by_the_mean_of_100_episodes_at_the_end_of_an_update() -> None:
     """Two episodes end in each update of 10 steps; the 100th ends in update 50."""
     steps = np.repeat(np.arange(10.0, 610.0, 10.0), 2)
