@@ -42,7 +42,7 @@ _AXES = {  # with the text of the horizontal axis
     "frames": "emulator frames",
     "hours": "hours of training, without pauses",
 }
-_LEGEND = "line: interquartile mean; thin lines: seeds\nband: 95 % bootstrap interval"
+_LEGEND = "thick line: interquartile mean; thin lines: seeds\nband: 95 % bootstrap interval"
 _SUFFIXES = (".png", ".pdf", ".svg")
 _TEXT, _QUIET = "#222222", "#6b7280"
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#555555")
