@@ -1,52 +1,51 @@
 """`python -m learner.plot RUN_DIR... -o FILE.png`: draws the learning curves of runs.
 
-Runs that differ in their seed alone become one curve, their mean, with a confidence band. Other runs have a
-curve each. The command reads config.json, episodes.csv and TensorBoard events, and no checkpoint.
+Runs that differ in their seed alone form an arm. An arm of several runs has one curve, their interquartile
+mean, with a 95 % bootstrap interval. The command reads config.json, episodes.csv and TensorBoard events, and
+no checkpoint.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import io
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
-import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from common import arguments
 from common.config import Config
 from common.files import write_atomically
 from common.process.lifecycle import EXIT_CONFIGURATION, EXIT_USAGE, Fatal
-from learner.monitoring import episode_file
-from learner.runs import group_by_settings, read_config, settings, unreadable_file, unwritable_file
+from learner.curves import WINDOW, MetricCurve, RunRecords, curve_of_runs, sliding_mean
+from learner.runs import group_by_settings, read_config, settings, unwritable_file
 
-WINDOW = 100  # episodes behind each point
-_RESAMPLES = 2_000  # of the bootstrap
-_POINTS = 400  # of a mean curve
 _SMOOTH = 50  # the intrinsic reward is averaged over 1 / 50 of the updates
 _SAME_CURVE = ("seed", "total_steps", "stop_return")  # settings that may differ within a curve
-_SCALAR = "train/intrinsic_reward_mean"
+_BONUS = "train/intrinsic_reward_mean"
+_ROOMS = "episode/rooms_found"
+_METRICS = {  # with the text of the vertical axis
+    "score": f"score, mean of {WINDOW} episodes",
+    "bonus": "intrinsic reward per step",
+    "rooms": "rooms found so far",
+}
+_AXES = {  # with the text of the horizontal axis
+    "steps": "environment steps",
+    "frames": "emulator frames",
+    "hours": "hours of training, without pauses",
+}
+_LEGEND = "thick line: interquartile mean; thin lines: seeds\nband: 95 % bootstrap interval"
 _SUFFIXES = (".png", ".pdf", ".svg")
 _TEXT, _QUIET = "#222222", "#6b7280"
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#555555")
-F64 = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PlotCurve:
-    """Points with increasing x."""
-
-    x: F64
-    y: F64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,71 +54,63 @@ class PlottedRun:
 
     path: Path
     config: Config
-    score: PlotCurve  # mean raw score of the last `WINDOW` episodes over env steps
-    intrinsic: PlotCurve | None  # mean intrinsic reward of each update; None without a bonus
+    curve: MetricCurve  # the chosen metric
+    bonus: MetricCurve | None  # below a score: the intrinsic reward; None without a bonus
 
 
-def load_run(path: Path) -> PlottedRun:
+def load_run(path: Path, metric: str = "score", axis: str = "steps") -> PlottedRun:
     """Read a run directory.
 
     Raises:
-        Fatal: a file is missing, empty or damaged.
+        Fatal: a file is missing, empty or damaged, or the run has no such metric.
     """
-    config = read_config(path)
-    return PlottedRun(
-        path, config, _scores(path / "episodes.csv"), _intrinsic(path) if config.rnd.enabled else None
-    )
-
-
-def _scores(file: Path) -> PlotCurve:
-    try:
-        rows, unreadable = episode_file.read(file)
-    except OSError as error:
-        raise unreadable_file("finished episodes", file, error) from None
-    if not rows:
+    config, records = read_config(path), RunRecords(path)
+    below = None
+    match metric:
+        case "score":
+            curve: MetricCurve | None = records.episodes.curve()
+            below = _bonus(records, config)
+        case "bonus":
+            curve = _bonus(records, config)
+        case _:
+            curve = records.scalar(_ROOMS)
+    if curve is None:
+        tag = _BONUS if metric == "bonus" else _ROOMS
         raise Fatal(
             EXIT_CONFIGURATION,
-            f"expected finished episodes in {file}, got none: wait until the run has finished some",
+            f"expected the scalar {tag} in the TensorBoard events of {path}, got none: "
+            "name runs that record it, or choose another --metric",
         )
-    if unreadable:  # a learner may be writing the last one
-        sys.stderr.write(f"plot: skipped {unreadable} unreadable rows of {file}\n")
-    points = sorted(((row.env_steps, row.score) for row in rows), key=lambda point: point[0])
-    steps, score = np.array(points, np.float64).T
-    last = np.append(steps[1:] != steps[:-1], True)  # one point for all episodes that end in one update
-    return PlotCurve(steps[last], sliding_mean(score, WINDOW)[last])
-
-
-def sliding_mean(values: F64, window: int) -> F64:
-    """Return the mean of the last `window` values at each index, or of all values so far at the beginning."""
-    sums = np.cumsum(values)
-    sums[window:] -= sums[:-window].copy()
-    mean: F64 = sums / np.minimum(np.arange(1, len(values) + 1), window)
-    return mean
-
-
-def load_events(path: Path) -> Any:
-    """Read the TensorBoard events of a run directory into an `EventAccumulator`."""
-    # The import is slow, and only curves other than the score need it.
-    from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
-        EventAccumulator,
+    return PlottedRun(
+        path,
+        config,
+        _over(axis, curve, records, path),
+        None if below is None else _over(axis, below, records, path),
     )
 
-    events = EventAccumulator(str(path), size_guidance={"scalars": 0})
-    events.Reload()
-    return events
 
-
-def _intrinsic(path: Path) -> PlotCurve | None:
-    """Return the run's intrinsic reward, smoothed; None if there are no events of it."""
-    events = load_events(path)
-    if _SCALAR not in events.Tags()["scalars"]:
+def _bonus(records: RunRecords, config: Config) -> MetricCurve | None:
+    """Return the intrinsic reward, smoothed; None without a bonus or without events of it."""
+    curve = records.scalar(_BONUS) if config.rnd.enabled else None
+    if curve is None:
         return None
-    points = events.Scalars(_SCALAR)
-    values = np.array([point.value for point in points])
-    return PlotCurve(
-        np.array([float(point.step) for point in points]),
-        sliding_mean(values, max(1, len(values) // _SMOOTH)),
-    )
+    return dataclasses.replace(curve, y=sliding_mean(curve.y, max(1, len(curve.y) // _SMOOTH)))
+
+
+def _over(axis: str, curve: MetricCurve, records: RunRecords, path: Path) -> MetricCurve:
+    """Return a curve over env steps as one over `axis`."""
+    if axis == "frames":
+        episodes = records.episodes
+        return dataclasses.replace(curve, x=curve.x * (episodes.frames[-1] / episodes.env_steps[-1]))
+    if axis == "hours":
+        if records.hours is None:
+            raise Fatal(
+                EXIT_CONFIGURATION,
+                f"expected the times of updates in the TensorBoard events of {path}, got none: "
+                "choose --x steps or --x frames",
+            )
+        return dataclasses.replace(curve, x=records.hours.interpolate(curve.x))
+    return curve
 
 
 def labels(groups: Sequence[Sequence[PlottedRun]]) -> list[str]:
@@ -143,31 +134,10 @@ def labels(groups: Sequence[Sequence[PlottedRun]]) -> list[str]:
     ]
 
 
-def mean_with_band(curves: Sequence[PlotCurve]) -> tuple[F64, F64, F64, F64] | None:
-    """Return the mean of curves with its 95 % bootstrap interval, or None if no x is common to all.
-
-    Whole curves are resampled with replacement. The interval is pointwise: it holds at each x alone.
-
-    Returns:
-        x, mean, lower and upper bound of the interval, each [400].
-
-    Source: Efron and Tibshirani 1993, section 13.3 (percentile interval).
-    """
-    first, last = max(curve.x[0] for curve in curves), min(curve.x[-1] for curve in curves)
-    if first >= last:
-        return None
-    x = np.linspace(first, last, _POINTS)
-    y = np.stack([np.interp(x, curve.x, curve.y) for curve in curves])
-    generator = np.random.default_rng(0)
-    weights = generator.multinomial(len(y), np.full(len(y), 1 / len(y)), _RESAMPLES) / len(y)
-    low, high = np.percentile(weights @ y, [2.5, 97.5], axis=0)
-    return x, y.mean(0), low, high
-
-
-def draw(runs: Sequence[PlottedRun]) -> Figure:
-    """Return the figure: scores, and below them the intrinsic reward of runs with a bonus."""
+def draw(runs: Sequence[PlottedRun], metric: str = "score", axis: str = "steps") -> Figure:
+    """Return the figure: the metric, and below a score the intrinsic reward of runs with a bonus."""
     groups = group_by_settings(runs)
-    has_bonus = any(run.intrinsic is not None for run in runs)
+    has_bonus = any(run.bonus is not None for run in runs)
     with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(8.0, 6.4 if has_bonus else 4.6), dpi=150, layout="constrained")
         rows = figure.subplots(
@@ -176,51 +146,61 @@ def draw(runs: Sequence[PlottedRun]) -> Figure:
         names = labels(groups)
         for number, group in enumerate(groups):
             colour = _COLOURS[number % len(_COLOURS)]
-            _draw_curves(rows[0], [run.score for run in group], colour, names[number])
-            bonus = [run.intrinsic for run in group if run.intrinsic is not None]
+            _draw_curves(rows[0], [run.curve for run in group], colour, names[number])
+            bonus = [run.bonus for run in group if run.bonus is not None]
             if bonus:
                 _draw_curves(rows[1], bonus, colour, None)
-        _format(list(rows), runs, banded=any(len(group) > 1 for group in groups))
+        _format_titles(rows[0], runs)
+        _format_axes(list(rows), metric, axis)
+        if len(runs) > 1:
+            several = any(len(group) > 1 for group in groups)
+            title = _LEGEND if several else None
+            rows[0].legend(frameon=False, loc="best", title=title, title_fontsize=9, alignment="left")
     return figure
 
 
-def _draw_curves(axes: Axes, curves: Sequence[PlotCurve], colour: str, name: str | None) -> None:
-    band = mean_with_band(curves) if len(curves) > 1 else None
-    if band is None:
+def _draw_curves(axes: Axes, curves: Sequence[MetricCurve], colour: str, name: str | None) -> None:
+    """Draw the runs of an arm; several runs with a common x are thin lines below the curve of the arm."""
+    arm = curve_of_runs(curves) if len(curves) > 1 else None
+    if arm is None:
         for curve in curves:
             axes.plot(curve.x, curve.y, color=colour, linewidth=1.6, label=name)
             name = None
         return
     for curve in curves:
         axes.plot(curve.x, curve.y, color=colour, linewidth=0.7, alpha=0.35)
-    x, mean, low, high = band
+    x, middle, low, high = arm
     axes.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
-    axes.plot(x, mean, color=colour, linewidth=2.0, label=name)
+    axes.plot(x, middle, color=colour, linewidth=2.0, label=name)
 
 
-def _format(rows: Sequence[Axes], runs: Sequence[PlottedRun], banded: bool) -> None:
-    """Set titles, axes and legend."""
+def _format_titles(axes: Axes, runs: Sequence[PlottedRun]) -> None:
     games = sorted({run.config.env.id.replace("_", " ") for run in runs})
     seeds = sorted({run.config.seed for run in runs})
-    rows[0].set_title(", ".join(games), loc="left", fontsize=14, fontweight="bold", color=_TEXT)
+    axes.set_title(", ".join(games), loc="left", fontsize=14, fontweight="bold", color=_TEXT)
     subtitle = f"preset {', '.join(sorted({run.config.preset for run in runs}))}"
     subtitle += f"  ·  seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
-    rows[0].set_title(subtitle, loc="right", fontsize=9, color=_QUIET)
-    rows[0].set_ylabel(f"score, mean of {WINDOW} episodes")
+    axes.set_title(subtitle, loc="right", fontsize=9, color=_QUIET)
+
+
+def _format_axes(rows: Sequence[Axes], metric: str, axis: str) -> None:
+    rows[0].set_ylabel(_METRICS[metric])
+    if metric != "score":
+        rows[0].set_ylim(bottom=0.0)
+    if metric == "rooms":
+        rows[0].yaxis.set_major_locator(MaxNLocator(integer=True))
     if len(rows) > 1:
         rows[1].set_ylabel("intrinsic\nreward")
         rows[1].set_ylim(bottom=0.0)
-    rows[-1].set_xlabel("environment steps")
-    rows[-1].xaxis.set_major_formatter(EngFormatter(sep=""))
+    rows[-1].set_xlabel(_AXES[axis])
+    if axis != "hours":
+        rows[-1].xaxis.set_major_formatter(EngFormatter(sep=""))
     for axes in rows:
         axes.grid(alpha=0.25, linewidth=0.6)
         axes.set_axisbelow(True)
         axes.spines[:].set_color(_QUIET)
         axes.tick_params(colors=_QUIET, labelcolor=_TEXT)
         axes.margins(x=0.01)
-    if len(runs) > 1:
-        title = "mean and its 95 % bootstrap interval" if banded else None
-        rows[0].legend(frameon=False, loc="best", title=title, title_fontsize=9, alignment="left")
 
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -229,6 +209,8 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "-o", "--output", metavar="FILE.png", type=Path, required=True, help="picture to write"
     )
+    parser.add_argument("--metric", choices=list(_METRICS), default="score", help="what to draw (score)")
+    parser.add_argument("--x", choices=list(_AXES), default="steps", help="the horizontal axis (steps)")
     options = parser.parse_args(argv)
     if options.output.suffix not in _SUFFIXES:
         known = ", ".join(_SUFFIXES)
@@ -253,7 +235,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def command() -> None:
         options = _options(argv)
-        _write(options.output, draw([load_run(path) for path in options.run_dirs]))
+        runs = [load_run(path, options.metric, options.x) for path in options.run_dirs]
+        _write(options.output, draw(runs, options.metric, options.x))
         sys.stdout.write(f"written to {options.output}\n")
 
     return arguments.exit_code(command, "plot")

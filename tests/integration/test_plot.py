@@ -5,15 +5,16 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from torch.utils.tensorboard import SummaryWriter
 
 from learner import plot
 from learner.monitoring.run_logger import RunLogger
-from learner.plot import PlotCurve, mean_with_band, sliding_mean
 from learner.presets import PRESETS
 from learner.runs import group_by_settings
 from learner.training.episodes import Episode
@@ -21,7 +22,14 @@ from learner.training.episodes import Episode
 pytestmark = pytest.mark.integration
 
 
-def write_run(path: Path, preset: str, seed: int, rnd: bool, updates: int = 30) -> Path:
+def write_run(
+    path: Path,
+    preset: str,
+    seed: int,
+    rnd: bool,
+    updates: int = 30,
+    scalars: Mapping[str, float] | None = None,
+) -> Path:
     """Write a run directory as a learner does, with made-up scores that rise."""
     config = PRESETS[preset]
     config = dataclasses.replace(config, seed=seed, rnd=dataclasses.replace(config.rnd, enabled=rnd))
@@ -34,7 +42,7 @@ def write_run(path: Path, preset: str, seed: int, rnd: bool, updates: int = 30) 
         scores = generator.normal(update, 2.0, 3)
         ended = [Episode(0, lane, 50, float(score)) for lane, score in enumerate(scores)]
         logger.episodes(ended, steps, 4 * steps, 1.5 * update)
-        logger.scalars({"train/intrinsic_reward_mean": 1.0 / update}, steps)
+        logger.scalars({"train/intrinsic_reward_mean": 1.0 / update, **(scalars or {})}, steps)
     logger.close()
     return path
 
@@ -68,9 +76,9 @@ def test_points_are_means_of_the_last_hundred_raw_scores(tmp_path: Path) -> None
     run = plot.load_run(write_run(tmp_path / "run", "breakout", 1, rnd=True, updates=41))
     rows = np.loadtxt(tmp_path / "run" / "episodes.csv", delimiter=",", skiprows=1)
     scores = rows[:, 6]
-    assert run.score.x.tolist() == [640.0 * n for n in range(1, 42)]
-    assert run.score.y[-1] == pytest.approx(scores[-100:].mean())
-    assert run.score.y[4] == pytest.approx(scores[:15].mean())
+    assert run.curve.x.tolist() == [640.0 * n for n in range(1, 42)]
+    assert run.curve.y[-1] == pytest.approx(scores[-100:].mean())
+    assert run.curve.y[4] == pytest.approx(scores[:15].mean())
 
 
 def test_a_run_without_a_bonus_has_no_second_panel(tmp_path: Path) -> None:
@@ -97,33 +105,75 @@ def test_the_same_seed_twice_is_not_averaged(tmp_path: Path) -> None:
     assert plot.labels(group_by_settings(runs)) == ["a", "b"]
 
 
-def test_the_band_contains_the_mean_and_lies_within_the_curves() -> None:
-    x = np.array([0.0, 5.0, 10.0])
-    curves = [PlotCurve(x, x * slope) for slope in (1.0, 2.0, 6.0)]
-    banded = mean_with_band(curves)
-    assert banded is not None
-    at, mean, low, high = banded
-    assert mean == pytest.approx(3.0 * at)
-    assert ((at <= low + 1e-9) & (low <= mean) & (mean <= high) & (high <= 6.0 * at + 1e-9)).all()
-    assert (low < mean)[1:].all()
-    assert mean_with_band([PlotCurve(x, x), PlotCurve(x + 20, x)]) is None
+def test_frames_are_those_of_the_episodes_and_hours_those_of_the_updates_without_pauses(
+    tmp_path: Path,
+) -> None:
+    run = write_run(tmp_path / "run", "pong", 1, rnd=True, updates=4)
+    with SummaryWriter(str(run), filename_suffix=".times") as writer:
+        for update, seconds in enumerate((36.0, 72.0, 108.0, 108.0 + 86_400.0), start=1):
+            writer.add_scalar("train/policy_loss", 0.0, 640 * update, walltime=1e9 + seconds)
+    frames, hours = (plot.load_run(run, axis=axis) for axis in ("frames", "hours"))
+    assert frames.curve.x.tolist() == [2560.0, 5120.0, 7680.0, 10240.0]
+    np.testing.assert_allclose(hours.curve.x, [0.0, 0.01, 0.02, 0.03])
+    for run_over in (frames, hours):
+        assert run_over.bonus is not None
+        assert run_over.bonus.x.tolist() == run_over.curve.x.tolist()
 
 
-def test_the_sliding_mean_covers_all_values_so_far_up_to_its_window() -> None:
-    assert sliding_mean(np.array([2.0, 4.0, 6.0, 1.0]), 3) == pytest.approx([2.0, 3.0, 4.0, 11 / 3])
-    assert sliding_mean(np.array([2.0, 4.0]), 7) == pytest.approx([2.0, 3.0])
+def test_rooms_and_bonus_are_scalars_of_the_events_in_one_panel(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "run", "pong", 1, rnd=True, updates=3, scalars={"episode/rooms_found": 2.0})
+    rooms, bonus = (plot.load_run(path, metric) for metric in ("rooms", "bonus"))
+    assert rooms.curve.x.tolist() == [640.0, 1280.0, 1920.0]
+    assert rooms.curve.y.tolist() == [2.0, 2.0, 2.0]
+    np.testing.assert_allclose(bonus.curve.y, [1.0, 1 / 2, 1 / 3], rtol=1e-6)
+    for run, metric in ((rooms, "rooms"), (bonus, "bonus")):
+        (axes,) = plot.draw([run], metric).axes
+        assert axes.get_ylabel().startswith({"rooms": "rooms", "bonus": "intrinsic reward"}[metric])
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--metric", "rooms"], "episode/rooms_found"),
+        (["--metric", "bonus"], "train/intrinsic_reward_mean"),
+        (["--x", "hours"], "--x steps"),
+    ],
+)
+def test_a_run_without_what_is_asked_for_is_answered_with_one_sentence(
+    options: list[str], named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_run(tmp_path / "run", "pong", 1, rnd=False, updates=2)
+    error = error_of(capsys, [str(run), "-o", str(tmp_path / "a.png"), *options], 78)
+    assert named in error
+    assert str(run) in error
+    assert not (tmp_path / "a.png").exists()
+
+
+def test_several_arms_with_all_options_are_one_picture(tmp_path: Path) -> None:
+    paths = [
+        write_run(
+            tmp_path / f"{preset}-{seed}", preset, seed, rnd=True, scalars={"episode/rooms_found": rooms}
+        )
+        for preset, rooms in (("montezuma", 3.0), ("venture", 1.0))
+        for seed in (1, 2)
+    ]
+    file = tmp_path / "a.png"
+    argv = [*map(str, paths), "-o", str(file), "--metric", "rooms", "--x", "frames"]
+    assert plot.main(argv) == 0
+    assert has_colour(file, plot._COLOURS[0])
+    assert has_colour(file, plot._COLOURS[1])
 
 
 def test_unreadable_rows_and_one_that_is_still_being_written_are_left_out_with_one_warning(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = write_run(tmp_path / "run", "pong", 1, rnd=False)
-    before = plot.load_run(run).score
+    before = plot.load_run(run).curve
     assert capsys.readouterr().err == ""
     with (run / "episodes.csv").open("a") as file:
         file.write("19840,79\n19840,79360,5.0,0,1,50,1")
-    assert plot.load_run(run).score.y.tolist() == before.y.tolist()
-    assert capsys.readouterr().err == f"plot: skipped 2 unreadable rows of {run}/episodes.csv\n"
+    assert plot.load_run(run).curve.y.tolist() == before.y.tolist()
+    assert capsys.readouterr().err == f"warning: skipped 2 unreadable rows of {run}/episodes.csv\n"
 
 
 def test_damaged_events_remove_only_the_second_panel(tmp_path: Path) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from learner.curves import WINDOW, load_events, sliding_mean, training_hours
 from learner.monitoring import episode_file
-from learner.plot import F64, WINDOW, load_events, sliding_mean
 from tests.learning.campaign.rows import Row
 
 POINTS = 200  # of each curve
@@ -18,7 +17,6 @@ _SCALARS = {
     "bonus": "train/intrinsic_reward_mean",
     "explained_variance": "train/explained_variance_extrinsic",
 }
-_PAUSE = 5.0  # a longer gap between two updates, in median gaps, is a pause of the run
 _SUMMARY = (
     *("env_steps", "frames", "updates", "episodes", "return_mean_100", "exit_reason", "failed_updates"),
     *("produced_steps", "trained_steps", "dropped_steps", "imbalance_steps", "actors_seen"),
@@ -81,17 +79,8 @@ def _scalars(run_dir: Path) -> dict[str, dict[int, float]]:
     }
     times = {point.step: point.wall_time for point in events.Scalars("train/policy_loss")}
     steps = sorted(times)
-    return {"hours": dict(zip(steps, hours([times[step] for step in steps]).tolist(), strict=True)), **found}
-
-
-def hours(times: Sequence[float]) -> F64:
-    """The hours from the first of `times`, in seconds, without the pauses."""
-    gaps = np.diff(np.array(times, np.float64), prepend=times[:1]).clip(0.0)
-    typical = np.median(gaps[1:]) if len(gaps) > 1 else 0.0
-    gaps[gaps > _PAUSE * typical] = typical
-    gaps[:1] = 0.0
-    total: F64 = gaps.cumsum() / 3600
-    return total
+    hours = training_hours(np.array([times[step] for step in steps], np.float64))
+    return {"hours": dict(zip(steps, hours.tolist(), strict=True)), **found}
 
 
 def _rounded(value: float | None) -> float | None:

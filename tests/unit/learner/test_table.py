@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -54,9 +54,11 @@ def write_run(
     return path
 
 
-def rows(capsys: pytest.CaptureFixture[str], *paths: Path) -> list[dict[str, str]]:
+def rows(
+    capsys: pytest.CaptureFixture[str], *paths: Path, options: Sequence[str] = ()
+) -> list[dict[str, str]]:
     """The rows that the command prints, each by the names of the columns."""
-    assert table.main([str(path) for path in paths]) == 0
+    assert table.main([*map(str, paths), *options]) == 0
     lines = [line.strip("| \n").split(" | ") for line in capsys.readouterr().out.splitlines()]
     assert set(lines[1]) == {"---"}
     return [dict(zip(lines[0], line, strict=True)) for line in lines[2:]]

@@ -44,13 +44,6 @@ def test_each_row_has_a_name_of_its_own() -> None:
     assert len({row.name for row in ROWS}) == len(ROWS)
 
 
-def test_pauses_do_not_count_as_hours() -> None:
-    """Updates every 36 s, and a pause of a day."""
-    times = [0.0, 36.0, 72.0, 72.0 + 86_400.0, 108.0 + 86_400.0]
-    np.testing.assert_allclose(record.hours(times), [0.0, 0.01, 0.02, 0.03, 0.04])
-    assert record.hours([7.0]).tolist() == [0.0]
-
-
 def test_a_curve_has_the_mean_of_the_last_100_episodes_at_its_updates(tmp_path: Path) -> None:
     from torch.utils.tensorboard import SummaryWriter  # slow to import
 
