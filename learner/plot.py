@@ -31,7 +31,7 @@ from learner.runs import group_by_settings, read_config, settings, unwritable_fi
 _SMOOTH = 50  # the intrinsic reward is averaged over 1 / 50 of the updates
 _SAME_CURVE = ("seed", "total_steps", "stop_return")  # settings that may differ within a curve
 _BONUS = "train/intrinsic_reward_mean"
-_ROOMS = "episode/rooms_found"
+_ROOMS = "episodes/rooms_found"
 _METRICS = {  # with the text of the vertical axis
     "score": f"score, mean of {WINDOW} episodes",
     "bonus": "intrinsic reward per step",

@@ -121,7 +121,7 @@ def test_frames_are_those_of_the_episodes_and_hours_those_of_the_updates_without
 
 
 def test_rooms_and_bonus_are_scalars_of_the_events_in_one_panel(tmp_path: Path) -> None:
-    path = write_run(tmp_path / "run", "pong", 1, rnd=True, updates=3, scalars={"episode/rooms_found": 2.0})
+    path = write_run(tmp_path / "run", "pong", 1, rnd=True, updates=3, scalars={"episodes/rooms_found": 2.0})
     rooms, bonus = (plot.load_run(path, metric) for metric in ("rooms", "bonus"))
     assert rooms.curve.x.tolist() == [640.0, 1280.0, 1920.0]
     assert rooms.curve.y.tolist() == [2.0, 2.0, 2.0]
@@ -134,7 +134,7 @@ def test_rooms_and_bonus_are_scalars_of_the_events_in_one_panel(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        (["--metric", "rooms"], "episode/rooms_found"),
+        (["--metric", "rooms"], "episodes/rooms_found"),
         (["--metric", "bonus"], "train/intrinsic_reward_mean"),
         (["--x", "hours"], "--x steps"),
     ],
@@ -152,7 +152,7 @@ def test_a_run_without_what_is_asked_for_is_answered_with_one_sentence(
 def test_several_arms_with_all_options_are_one_picture(tmp_path: Path) -> None:
     paths = [
         write_run(
-            tmp_path / f"{preset}-{seed}", preset, seed, rnd=True, scalars={"episode/rooms_found": rooms}
+            tmp_path / f"{preset}-{seed}", preset, seed, rnd=True, scalars={"episodes/rooms_found": rooms}
         )
         for preset, rooms in (("montezuma", 3.0), ("venture", 1.0))
         for seed in (1, 2)

@@ -16,6 +16,7 @@ POINTS = 200  # of each curve
 _SCALARS = {
     "bonus": "train/intrinsic_reward_mean",
     "explained_variance": "train/explained_variance_extrinsic",
+    "rooms": "episodes/rooms_found",
 }
 _SUMMARY = (
     *("env_steps", "frames", "updates", "episodes", "return_mean_100", "exit_reason", "failed_updates"),

@@ -38,42 +38,66 @@ class Row:
 
 
 _NO_BONUS = ("--rnd.no-enabled",)
+_FREEWAY_STEPS = 1_500_000
+_DEEP_SEA = (
+    *("--env.id", "tests.support.deep_sea:DeepSea-20-v0", "--ppo.anneal", "--ppo.entropy-coef", "0.01"),
+    *("--ppo.normalise-advantages", "--ppo.coef-extrinsic", "5", "--ppo.coef-intrinsic", "50"),
+)
+_TWINS = ((), ""), (_NO_BONUS, "-no-bonus")
+
+
+def _title(task: str, options: tuple[str, ...]) -> str:
+    return f"{task}, {'its twin without a bonus' if options else 'PPO+RND'}"
+
 
 ARMS = (
-    Arm(
-        name="freeway",
-        title="Freeway, PPO+RND",
-        preset="freeway",
-        seeds=(1, 2, 3),
-        budget_steps=2_000_000,
-        target=30.0,
-    ),
-    Arm(
-        name="freeway-no-bonus",
-        title="Freeway, its twin without a bonus",
-        preset="freeway",
-        options=_NO_BONUS,
-        seeds=(1, 2, 3),
-        budget_steps=2_000_000,
+    *(
+        Arm(
+            name=f"freeway{suffix}",
+            title=_title("Freeway", options),
+            preset="freeway",
+            options=options,
+            seeds=(1, 2, 3),
+            budget_steps=_FREEWAY_STEPS,
+            target=None if options else 30.0,
+        )
+        for options, suffix in _TWINS
     ),
     Arm(
         name="freeway-8-lanes",
-        title="Freeway, pilot: PPO+RND with the usual settings of PPO on 8 lanes",
+        title="Freeway, first pilot: bonus with weight 1, all samples for the predictor",
         preset="freeway",
         options=(
-            *("--rollout.lanes", "4", "--rollout.batch-lanes", "8", "--ppo.minibatches", "8"),
-            *("--ppo.learning-rate", "2.5e-4", "--ppo.entropy-coef", "0.01", "--ppo.value-coef", "0.5"),
-            *("--ppo.gamma-extrinsic", "0.99", "--ppo.normalise-advantages", "--rnd.warmup-steps", "32768"),
+            *("--ppo.minibatches", "8", "--ppo.no-anneal", "--ppo.coef-intrinsic", "1"),
+            *("--rnd.predictor-keep", "1", "--rnd.warmup-steps", "32768"),
         ),
-        seeds=(1, 2),
+        seeds=(1,),
         budget_steps=1_000_000,
     ),
-    Arm(name="pong", title="Pong, PPO", preset="pong", seeds=(1, 2), budget_steps=3_000_000, target=15.0),
+    *(
+        Arm(
+            name=f"freeway-lag-{lag}",
+            title=f"Freeway, PPO+RND with chunks of up to {lag} versions before",
+            preset="freeway",
+            options=("--max-lag", str(lag)),
+            seeds=(1, 2),
+            budget_steps=_FREEWAY_STEPS,
+        )
+        for lag in (1, 4)
+    ),
+    Arm(
+        name="freeway-float32",
+        title="Freeway, PPO+RND in float32",
+        preset="freeway",
+        precision="float32",
+        seeds=(1, 2),
+        budget_steps=_FREEWAY_STEPS,
+    ),
+    Arm(name="pong", title="Pong, PPO", preset="pong", seeds=(1, 2), budget_steps=2_500_000, target=15.0),
     Arm(
         name="breakout",
         title="Breakout, PPO",
-        preset="pong",
-        options=("--env.id", "breakout"),
+        preset="breakout",
         seeds=(1,),
         budget_steps=3_000_000,
         target=100.0,
@@ -81,7 +105,7 @@ ARMS = (
     *(
         Arm(
             name=f"{game}{suffix}",
-            title=f"{title}, {'its twin without a bonus' if options else 'PPO+RND'}",
+            title=_title(title, options),
             preset=game,
             options=options,
             seeds=(1,),
@@ -94,7 +118,40 @@ ARMS = (
             ("venture", "Venture", 0.0, 3),
             ("montezuma", "Montezuma's Revenge", 100.0, 0),  # the first key
         )
-        for options, suffix in (((), ""), (_NO_BONUS, "-no-bonus"))
+        for options, suffix in _TWINS
+    ),
+    *(
+        Arm(
+            name=f"{name}{suffix}",
+            title=_title(title, options),
+            preset="mountain-car-sparse",
+            options=(*task, *options),
+            seeds=(1, 2, 3, 4, 5),
+            budget_steps=300_000,
+            precision="float32",
+            target=None if options else target,
+        )
+        for name, title, task, target in (
+            ("mountain-car-sparse", "MountainCar, reward at the flag alone", (), 0.95),
+            ("deep-sea", "DeepSea, N = 20", _DEEP_SEA, 0.9),
+        )
+        for options, suffix in _TWINS
+    ),
+    *(
+        Arm(
+            name=preset,
+            title=title,
+            preset=preset,
+            seeds=seeds,
+            budget_steps=budget_steps,
+            precision="float32",
+            target=target,
+        )
+        for preset, title, seeds, budget_steps, target in (
+            ("cartpole", "CartPole, PPO", (1, 2, 3, 4, 5), 150_000, 475.0),
+            ("pendulum", "Pendulum, PPO", (1, 2, 3), 200_000, -250.0),
+            ("bipedal-walker", "BipedalWalker, PPO", (1, 2, 3), 2_500_000, 250.0),
+        )
     ),
 )
 
