@@ -135,13 +135,16 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--video",
-        metavar="FILE.mp4",
+        metavar="FILE.mp4|FILE.gif",
         type=Path,
-        help="record a video of one more episode, with its score and bonus",
+        help=f"play {video.EPISODES} more episodes and write a video of the best one, with score and bonus",
     )
     options = parser.parse_args(argv)
-    if options.video is not None and options.video.suffix != ".mp4":
-        raise Fatal(EXIT_USAGE, f"expected --video FILE.mp4, got {options.video}: end the name in .mp4")
+    if options.video is not None and options.video.suffix not in video.FORMATS:
+        raise Fatal(
+            EXIT_USAGE,
+            f"expected --video FILE.mp4 or FILE.gif, got {options.video}: end the name in .mp4 or .gif",
+        )
     return options
 
 
@@ -166,8 +169,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(_table(agent, played), flush=True)
         _write(options.run_dir / "evaluation.json", report(agent, played, options.seed))
         if options.video is not None:
-            steps = video.make(options.video, agent, RngKey(options.seed, _SLOT, 1, warmup=False))
-            print(f"recorded one more episode, {steps:,} steps: {options.video}")
+            episodes = range(1, 1 + video.EPISODES)
+            keys = [RngKey(options.seed, _SLOT, episode, warmup=False) for episode in episodes]
+            print(video.make(options.video, agent, keys))
 
     return arguments.exit_code(command, "evaluate")
 

@@ -1,15 +1,14 @@
-"""Records one episode as a video: what the agent sees, with its score and its bonus over time.
+"""Writes the best of several episodes as a video: what a player sees, with its score and its bonus over time.
 
-imageio and its ffmpeg belong to the optional extra `video`. Only this module imports them, on demand.
+An MP4 shows the whole episode; a GIF shows the part with the most score, small enough for a README.
+imageio and its ffmpeg belong to the optional extra `video`. Only this module imports them, for an MP4.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib.util
-import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -20,50 +19,46 @@ from PIL import Image, ImageDraw, ImageFont
 from common import atari, envs
 from common.model.bonus import BonusModel
 from common.process.lifecycle import EXIT_CONFIGURATION, Fatal
-from common.rng import RngKey, environment_seeds
+from common.rng import RngKey
 from learner.agent import Agent
+from learner.recording import F64, Recording, record_best
 from learner.runs import unwritable_file
 
-MAX_STEPS = 4_500  # five minutes of an Atari game: 18,000 frames
-HOLD_FRAMES = 15  # repetitions of the last frame
+EPISODES = 4  # episodes to choose from
+HOLD_FRAMES = 15  # repetitions of the last frame in an MP4
+GIF_STEPS = 300  # most steps in a GIF; 20 seconds of an Atari game
+GIF_STRIDE = 2  # steps from one frame of a GIF to the next
+_GIF_COLOURS = 255  # one less than a GIF can have: the last one marks pixels that do not change
+_GIF_HOLD_MILLISECONDS = 2_000
 _IMAGE_FPS = 15  # real time: 60 emulator frames a second, 4 to a step
 _VECTOR_FPS = 30
 
-_SIDE = 504  # pixels: 84 x 6
-_MARGIN = 28
-_HEAD = 76
-_STRIP = 72  # height of a curve
-_LABEL = 34  # height of the label above it
+# Lengths are in units: a unit is as wide as a pixel of an Atari screen.
+FORMATS = {".mp4": 3, ".gif": 2}  # pixels per unit
+_SIDE = 160  # width of the picture
+_MARGIN = 4
+_HEAD = 24
+_STRIP = 24  # height of a curve
+_LABEL = 11  # height of the label above it
+_FOOT = 11
+_TITLE, _VALUE, _PLAIN = 8, 6, 5  # font sizes
 _SHARP = 3  # factor by which curves are drawn larger and then reduced, which smooths them
 _GROUND, _PANEL, _TEXT, _QUIET = (15, 18, 24), (25, 30, 39), (235, 239, 245), (139, 149, 165)
 _SCORE, _BONUS = (247, 183, 74), (86, 194, 255)
-Pixels = npt.NDArray[np.uint8]
-F64 = npt.NDArray[np.float64]
 Colour = tuple[int, int, int]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Recording:
-    """An episode, or its first `MAX_STEPS` steps."""
-
-    pictures: list[bytes]  # [n] compressed, each `shape` uint8
-    shape: tuple[int, ...]  # [H, W] or [H, W, 3]
-    observation: npt.NDArray[np.generic]  # [n, ...], the newest one at each picture
-    score: F64  # [n + 1] so far, before each step and after the last
-    ended: bool  # whether the episode ended
 
 
 def check(path: Path, agent: Agent) -> None:
     """Check that a recording is possible, before the episodes are played.
 
     Raises:
-        Fatal: a package is missing, the task cannot be drawn, or `path` cannot be written.
+        Fatal: a package is missing, the task cannot be rendered, or `path` cannot be written.
     """
-    for package in ("imageio", "imageio_ffmpeg"):
+    for package in ("imageio", "imageio_ffmpeg") if path.suffix == ".mp4" else ():
         if importlib.util.find_spec(package) is None:
             raise Fatal(
                 EXIT_CONFIGURATION,
-                f"expected the package {package} for --video, got none: pip install 'outrider[video]'",
+                f"expected the package {package} for --video {path}, got none: pip install 'outrider[video]'",
             )
     try:
         if path.is_dir():
@@ -74,55 +69,24 @@ def check(path: Path, agent: Agent) -> None:
     except OSError as error:
         raise unwritable_file(path, error, "name a file in a writable directory") from None
     try:
-        _make_lane(agent)[0].close()
+        envs.make_rendered(agent.config.env)[0].close()
     except envs.EnvUnavailable as error:
         raise Fatal(EXIT_CONFIGURATION, str(error)) from None
 
 
-def _make_lane(agent: Agent) -> tuple[envs.VectorEnv, Callable[[], Pixels] | None]:
-    """Return one lane, and a function that renders it, or None if its observations are images."""
-    if agent.spaces.is_image:
-        return envs.make(agent.config.env, 1), None
-    return envs.make_rendered(agent.config.env)
-
-
-def make(path: Path, agent: Agent, rng_key: RngKey) -> int:
-    """Record one episode; return its number of steps.
+def make(path: Path, agent: Agent, rng_keys: Sequence[RngKey]) -> str:
+    """Play one episode per key and write the best one; return a line that says which, and its size.
 
     Raises:
         Fatal: `path` cannot be written.
     """
-    recording = record(agent, rng_key)
+    number, recording = record_best(agent, rng_keys)
     bonus = compute_bonus(agent, recording.observation) if agent.config.rnd.enabled else None
     write(path, recording, bonus, agent)
-    return len(recording.pictures)
-
-
-def record(agent: Agent, rng_key: RngKey) -> Recording:
-    """Play one episode in one lane and keep every picture."""
-    env, render = _make_lane(agent)
-    generators = rng_key.generators(1)
-    pictures: list[bytes] = []
-    observation, score, ended = [], [0.0], False
-    try:
-        stack = env.reset(environment_seeds(generators))
-        while not ended and len(pictures) < MAX_STEPS:
-            picture = stack[0, -1] if render is None else _resized(render())
-            pictures.append(zlib.compress(picture.tobytes(), 1))
-            observation.append(stack[0, -1].copy())
-            transition = env.step(agent.act(stack, generators))
-            stack = transition.stack
-            score.append(score[-1] + float(transition.reward[0]))
-            ended = bool(transition.terminated[0] or transition.truncated[0])
-    finally:
-        env.close()
-    return Recording(pictures, picture.shape, np.stack(observation), np.array(score), ended)
-
-
-def _resized(picture: Pixels) -> Pixels:
-    """Return a rendered picture at the width of the video."""
-    height = round(picture.shape[0] * _SIDE / picture.shape[1])
-    return np.asarray(Image.fromarray(picture).resize((_SIDE, height), Image.Resampling.LANCZOS))
+    return (
+        f"wrote {path} ({path.stat().st_size / 1e6:.2f} MB): episode {number} of {len(rng_keys)}, "
+        f"which has the highest score, {recording.score[-1]:,.0f}, in {recording.steps:,} steps"
+    )
 
 
 def compute_bonus(agent: Agent, observation: npt.NDArray[np.generic]) -> F64:
@@ -134,14 +98,16 @@ def compute_bonus(agent: Agent, observation: npt.NDArray[np.generic]) -> F64:
 
 def write(path: Path, recording: Recording, bonus: F64 | None, agent: Agent) -> None:
     """Encode the video; `path` exists only once it is complete."""
-    import imageio.v2 as imageio  # the optional extra
-
     temporary = _temporary(path)
     fps = _IMAGE_FPS if agent.spaces.is_image else _VECTOR_FPS
+    rom = atari.rom_of(agent.config.env.id)
+    game = agent.config.env.id if rom is None else rom.replace("_", " ").title()
+    part, encode = range(recording.steps), _encode_mp4
+    if path.suffix == ".gif":
+        part, encode = best_part(recording.score), _encode_gif
+    canvas = Canvas(recording, bonus, part, FORMATS[path.suffix], (game, agent.caption))
     try:
-        with imageio.get_writer(temporary, fps=fps, codec="libx264", quality=8, macro_block_size=2) as out:
-            for frame in frames(recording, bonus, agent):
-                out.append_data(frame)  # type: ignore[attr-defined]  # a writer has it
+        encode(temporary, canvas, fps)
         temporary.rename(path)
     except OSError as error:
         raise unwritable_file(path, error, "name a file in a writable directory") from None
@@ -150,90 +116,130 @@ def write(path: Path, recording: Recording, bonus: F64 | None, agent: Agent) -> 
 
 
 def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.part.mp4")  # ffmpeg takes the format from the ending
+    return path.with_name(f".{path.name}.part{path.suffix}")  # the ending is the format
 
 
-def frames(recording: Recording, bonus: F64 | None, agent: Agent) -> Iterator[Pixels]:
-    """Yield the frames of the video, uint8 [H, W, 3]: one per step, then the last one `HOLD_FRAMES` times."""
-    count = len(recording.pictures)
-    scale = _SIDE // recording.shape[1]
-    width, height = recording.shape[1] * scale, recording.shape[0] * scale
-    strips = [_Strip("score", recording.score, count, _SCORE, "{:,.0f}")]
-    if bonus is not None:
-        strips.append(_Strip("bonus (prediction error)", bonus, count, _BONUS, "{:.3g}"))
-    base = _empty(height + len(strips) * (_LABEL + _STRIP), agent)
-    right = base.width - _MARGIN
-    for t in [*range(count), *[count] * HOLD_FRAMES]:
-        frame = base.copy()
-        raw = np.frombuffer(zlib.decompress(recording.pictures[min(t, count - 1)]), np.uint8)
-        picture = Image.fromarray(raw.reshape(recording.shape)).resize(
-            (width, height), Image.Resampling.NEAREST
-        )
-        frame.paste(picture, ((frame.width - width) // 2, _HEAD))
-        draw = ImageDraw.Draw(frame)
-        draw.text((right, 42), f"step {t:,} of {count:,}", _TEXT, _font(14), anchor="rs")
-        if t == count:
-            ending = "end of episode" if recording.ended else f"recorded {count:,} steps only"
-            draw.text((right, 60), ending, _SCORE, _font(14), anchor="rs")
-        for number, strip in enumerate(strips):
-            strip.paint(frame, _HEAD + height + number * (_LABEL + _STRIP), t)
-        yield np.asarray(frame)
+def best_part(score: F64) -> range:
+    """Return the steps of a GIF, from the score [n + 1]: every `GIF_STRIDE`-th of one part of the episode.
+
+    The part has `GIF_STEPS` steps, or all of a shorter episode. It is the part in which the score increases
+    most, and the first of equals: the beginning of an episode without a score.
+    """
+    length = min(len(score) - 1, GIF_STEPS)
+    start = int((score[length:] - score[: len(score) - length]).argmax())
+    return range(start, start + length, GIF_STRIDE)
 
 
-def _empty(content: int, agent: Agent) -> Image.Image:
-    """Return a frame with its heading and room for `content` pixels of height; H.264 needs even sides."""
-    total = _HEAD + content + _MARGIN
-    base = Image.new("RGB", (_SIDE + 2 * _MARGIN, total + total % 2), _GROUND)
-    rom = atari.rom_of(agent.config.env.id)
-    game = agent.config.env.id if rom is None else rom.replace("_", " ").title()
-    draw = ImageDraw.Draw(base)
-    draw.text((_MARGIN, 14), game, _TEXT, _font(24, bold=True))
-    draw.text((_MARGIN, 46), agent.caption, _QUIET, _font(14))
-    return base
+def _encode_mp4(file: Path, canvas: Canvas, fps: int) -> None:
+    import imageio.v2 as imageio  # the optional extra
+
+    with imageio.get_writer(file, fps=fps, codec="libx264", quality=8, macro_block_size=2) as out:
+        for step in [*canvas.part, *[canvas.part.stop] * HOLD_FRAMES]:
+            out.append_data(np.asarray(canvas.frame(step)))  # type: ignore[attr-defined]  # a writer has it
+
+
+def _encode_gif(file: Path, canvas: Canvas, fps: int) -> None:
+    """Write an animation that repeats. All frames have one palette, so that unchanged pixels cost little."""
+    samples = np.hstack([np.asarray(canvas.frame(step)) for step in canvas.part[::10]])
+    palette = Image.fromarray(samples).quantize(_GIF_COLOURS)
+    steps = [*canvas.part, canvas.part.stop]
+    frames = (canvas.frame(step).quantize(palette=palette, dither=Image.Dither.NONE) for step in steps)
+    milliseconds = round(100 * GIF_STRIDE / fps) * 10  # GIF counts hundredths of a second
+    durations = [*[milliseconds] * len(canvas.part), _GIF_HOLD_MILLISECONDS]
+    next(frames).save(file, save_all=True, append_images=frames, duration=durations, loop=0, optimize=True)
+
+
+class Canvas:
+    """Draws the frames of a part of a recording."""
+
+    def __init__(
+        self, recording: Recording, bonus: F64 | None, part: range, scale: int, heading: tuple[str, str]
+    ) -> None:
+        self.part = part
+        self._recording, self._scale = recording, scale
+        shown, steps = slice(part.start, part.stop + 1), part.stop - part.start
+        self._strips = [_Strip("score", recording.score[shown], steps, scale, _SCORE, "{:,.0f}")]
+        if bonus is not None:
+            label = "bonus (prediction error)"
+            self._strips.append(_Strip(label, bonus[shown], steps, scale, _BONUS, "{:.3g}"))
+        rows, columns, _ = recording.shape
+        self._size = (_SIDE * scale, round(_SIDE * scale * rows / columns))
+        height = (_HEAD + len(self._strips) * (_LABEL + _STRIP) + _FOOT) * scale + self._size[1]
+        # H.264 needs even sides.
+        self._empty = Image.new("RGB", ((_SIDE + 2 * _MARGIN) * scale, height + height % 2), _GROUND)
+        draw = ImageDraw.Draw(self._empty)
+        title, caption = heading
+        draw.text((_MARGIN * scale, 11 * scale), title, _TEXT, _font(_TITLE * scale, bold=True), anchor="ls")
+        draw.text((_MARGIN * scale, 19 * scale), caption, _QUIET, _font(_PLAIN * scale), anchor="ls")
+
+    def frame(self, step: int) -> Image.Image:
+        """Draw the frame before a step, or the frame after the last step."""
+        scale, steps = self._scale, self._recording.steps
+        frame = self._empty.copy()
+        frame.paste(self._resized(min(step, steps - 1)), (_MARGIN * scale, _HEAD * scale))
+        top = _HEAD * scale + self._size[1]
+        for strip in self._strips:
+            strip.paint(frame, top, step - self.part.start)
+            top += (_LABEL + _STRIP) * scale
+        draw, baseline = ImageDraw.Draw(frame), top + 7 * scale
+        font = _font(_PLAIN * scale)
+        draw.text((_MARGIN * scale, baseline), f"step {step:,} of {steps:,}", _TEXT, font, anchor="ls")
+        if step == steps:
+            ending = "end of episode" if self._recording.ended else f"recorded {steps:,} steps only"
+            draw.text(((_MARGIN + _SIDE) * scale, baseline), ending, _SCORE, font, anchor="rs")
+        return frame
+
+    def _resized(self, step: int) -> Image.Image:
+        """Return a picture at the width of the video; whole factors keep its pixels sharp."""
+        picture = Image.fromarray(self._recording.picture(step))
+        whole = self._size[0] % picture.width == 0
+        return picture.resize(self._size, Image.Resampling.NEAREST if whole else Image.Resampling.LANCZOS)
 
 
 class _Strip:
-    """A curve over the whole episode, bright up to the present step."""
+    """A curve over all steps of a part, bright up to the present step."""
 
-    def __init__(self, label: str, values: F64, steps: int, colour: Colour, form: str) -> None:
-        self._label, self._values, self._steps = label, values, steps
+    def __init__(self, label: str, values: F64, steps: int, scale: int, colour: Colour, form: str) -> None:
+        self._values, self._steps, self._scale = values, steps, scale
         self._colour, self._form = colour, form
         self._low, self._high = min(0.0, float(values.min())), max(0.0, float(values.max()))
+        name, far = ("maximum", self._high) if self._high >= -self._low else ("minimum", self._low)
+        self._label = f"{label}, {name} {form.format(far)}"
         self._bright, self._dim = self._curve(colour), self._curve(_mixed(colour, 0.4))
 
     def _height(self, value: float) -> float:
         """Return the distance of a value from the top of the strip, with a margin above and below."""
         share = (value - self._low) / ((self._high - self._low) or 1.0)
-        return _STRIP - 6 - share * (_STRIP - 14)
+        return (_STRIP - 2 - share * (_STRIP - 5)) * self._scale
 
     def _curve(self, colour: Colour) -> Image.Image:
-        large = Image.new("RGB", (_SIDE * _SHARP, _STRIP * _SHARP), _PANEL)
+        width, height = _SIDE * self._scale, _STRIP * self._scale
+        large = Image.new("RGB", (width * _SHARP, height * _SHARP), _PANEL)
         draw = ImageDraw.Draw(large)
-        x = np.arange(len(self._values)) / self._steps * (_SIDE * _SHARP - 1)
+        x = np.arange(len(self._values)) / self._steps * (width * _SHARP - 1)
         points = [(float(a), self._height(b) * _SHARP) for a, b in zip(x, self._values, strict=True)]
         zero = self._height(0.0) * _SHARP
         draw.polygon([(points[0][0], zero), *points, (points[-1][0], zero)], fill=_mixed(colour, 0.25))
         draw.line([*points, points[-1]], colour, 2 * _SHARP, "curve")
-        small = large.resize((_SIDE, _STRIP), Image.Resampling.LANCZOS)
-        far, row = (self._high, 4) if self._high >= -self._low else (self._low, _STRIP - 18)
-        ImageDraw.Draw(small).text((6, row), self._form.format(far), _QUIET, _font(11))
-        return small
+        return large.resize((width, height), Image.Resampling.LANCZOS)
 
     def paint(self, frame: Image.Image, top: int, t: int) -> None:
         """Draw label, curve and the present step into the frame, from row `top` on."""
-        draw = ImageDraw.Draw(frame)
+        scale, draw = self._scale, ImageDraw.Draw(frame)
+        width, height, left = _SIDE * scale, _STRIP * scale, _MARGIN * scale
         now = float(self._values[min(t, len(self._values) - 1)])
-        baseline = top + _LABEL - 9
-        draw.text((_MARGIN, baseline), self._label, _QUIET, _font(14), anchor="ls")
-        value = self._form.format(now)
-        draw.text((_MARGIN + _SIDE, baseline), value, self._colour, _font(18, bold=True), anchor="rs")
-        left, top = _MARGIN, top + _LABEL
-        x = round(t / self._steps * (_SIDE - 1))
+        baseline = top + (_LABEL - 3) * scale
+        draw.text((left, baseline), self._label, _QUIET, _font(_PLAIN * scale), anchor="ls")
+        value, font = self._form.format(now), _font(_VALUE * scale, bold=True)
+        draw.text((left + width, baseline), value, self._colour, font, anchor="rs")
+        top += _LABEL * scale
+        x = round(t / self._steps * (width - 1))
         frame.paste(self._dim, (left, top))
-        frame.paste(self._bright.crop((0, 0, x + 1, _STRIP)), (left, top))
-        draw.line([(left + x, top), (left + x, top + _STRIP - 1)], _TEXT, 1)
-        y = top + self._height(now)
-        draw.ellipse([(left + x - 4, y - 4), (left + x + 4, y + 4)], self._colour, _TEXT)
+        frame.paste(self._bright.crop((0, 0, x + 1, height)), (left, top))
+        draw.line([(left + x, top), (left + x, top + height - 1)], _TEXT, 1)
+        y, radius = top + self._height(now), scale + 1
+        dot = [(left + x - radius, y - radius), (left + x + radius, y + radius)]
+        draw.ellipse(dot, self._colour, _TEXT)
 
 
 def _mixed(colour: Colour, share: float) -> Colour:

@@ -12,11 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from PIL import Image
 
 from common import envs
 from common.config import Config, EnvConfig, NetworkConfig, RolloutConfig
 from common.rng import RngKey
-from learner import evaluate, video
+from learner import evaluate, recording, video
 from learner.agent import load_agent
 from learner.presets import PRESETS
 from learner.training import checkpoint
@@ -131,6 +132,21 @@ def test_a_video_of_an_atari_run_has_a_frame_for_every_step(
     assert "37 steps" in capsys.readouterr().out
 
 
+def test_a_gif_of_an_atari_run_needs_no_optional_package(
+    breakout: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("imageio", "imageio.v2", "imageio_ffmpeg"):
+        monkeypatch.setitem(sys.modules, name, None)
+    file = tmp_path / "video.gif"
+    assert evaluate.main([str(breakout), "--episodes", "1", "--video", str(file)]) == 0
+    with Image.open(file) as image:
+        assert image.n_frames == len(range(0, MAX_FRAMES // 4, video.GIF_STRIDE)) + 1  # type: ignore[attr-defined]
+    assert list(tmp_path.iterdir()) == [file]
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert f"of {video.EPISODES}" in line
+    assert "37 steps" in line
+
+
 def test_the_bonus_of_a_video_is_the_error_of_the_run_s_predictor(breakout: Path) -> None:
     agent = load_agent(breakout)
     observation = np.random.default_rng(3).integers(0, 255, (3, 84, 84), np.uint8)
@@ -152,10 +168,11 @@ def test_a_video_of_a_vector_task_shows_what_the_task_renders(cartpole: Path, tm
 
 
 def test_a_video_is_no_longer_than_its_bound(breakout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(video, "MAX_STEPS", 5)
-    recorded = video.record(load_agent(breakout), RngKey(1, 2, 3, warmup=False))
+    monkeypatch.setattr(recording, "MAX_STEPS", 5)
+    recorded = recording.record(load_agent(breakout), RngKey(1, 2, 3, warmup=False))
     lengths = len(recorded.pictures), len(recorded.observation), len(recorded.score)
     assert (*lengths, recorded.ended) == (5, 5, 6, False)
+    assert recorded.picture(4).shape == (210, 160, 3)
 
 
 def test_a_task_that_cannot_be_rendered_is_refused_before_the_first_game(
