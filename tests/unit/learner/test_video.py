@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from common import envs
+from common import atari, envs
 from common.config import Config, EnvConfig, RNDConfig
 from common.process.lifecycle import Fatal
 from common.rng import RngKey
@@ -53,12 +53,13 @@ class FakeGame:
     def reset(self, seeds: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
         return np.zeros((1, 4, 84, 84), np.uint8)
 
-    def step(self, action: npt.NDArray[Any]) -> envs.Transition:
+    def step(self, action: npt.NDArray[Any]) -> atari.Transition:
         reward = np.array([self._rewards[self._t]], np.float32)
         self._t += 1
         ended = np.array([self._t == len(self._rewards)])
         stack = np.full((1, 4, 84, 84), self._t % 256, np.uint8)
-        return envs.Transition(stack, reward, ended, np.zeros(1, np.bool_), stack[:0, -1])
+        never = np.zeros(1, np.bool_)
+        return atari.Transition(stack, reward, ended, never, stack[:0, -1], never, np.zeros(1, np.uint8))
 
     def render(self) -> Pixels:
         return screen(self._t)
@@ -195,7 +196,7 @@ def test_a_gif_is_small_and_has_the_colours_and_the_time_of_the_game(
                 milliseconds += image.info["duration"]
             difference = np.asarray(image.convert("RGB")).astype(int) - np.asarray(canvas.frame(step))
             assert np.abs(difference).mean() < 1
-    assert milliseconds / 1_000 == pytest.approx(video.GIF_STEPS * envs.FRAMES_PER_STEP / 60, rel=0.05)
+    assert milliseconds / 1_000 == pytest.approx(video.GIF_STEPS * AGENT.config.env.frame_skip / 60, rel=0.05)
 
 
 def test_only_an_mp4_needs_the_optional_packages(
