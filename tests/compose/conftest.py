@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.support import container_engine as engines
-from tests.support.container_engine import BUILD_SECONDS, Service, shell
-from tests.support.processes import free_port
+from tests.support.container_engine import Service
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -21,12 +20,7 @@ def _engine() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def images(_engine: None) -> None:
-    """Build every image; without a registry, stand-ins replace the public base images."""
-    scripts = engines.stand_in_scripts()
-    if scripts is not None:
-        files = [word for name in ("deploy/Dockerfile", "docker-compose.yml") for word in ("--scan", name)]
-        shell([scripts / "base-images", *files], BUILD_SECONDS)
-    shell(["make", "images"], BUILD_SECONDS)
+    engines.build_images()
 
 
 @pytest.fixture
@@ -35,11 +29,13 @@ def service(images: None) -> Iterator[Callable[..., Service]]:
     made: list[Service] = []
 
     def make(actors: int, **variables: str) -> Service:
-        published = ("GRAFANA", "PROMETHEUS", "TENSORBOARD", "PAGE")
-        ports = {f"{name}_PORT": str(free_port()) for name in published}
         # A batch has one chunk per actor, as with the defaults and 32 actors; each lane costs time to set up.
         lanes = f"--rollout.lanes 2 --rollout.batch-lanes {2 * actors}"
-        made.append(Service({"ACTORS": str(actors), "PRESET": "smoke", "ARGS": lanes} | ports | variables))
+        made.append(
+            Service(
+                {"ACTORS": str(actors), "PRESET": "smoke", "ARGS": lanes} | engines.free_ports() | variables
+            )
+        )
         return made[-1]
 
     yield make

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.support.processes import holds_within
+from tests.support.processes import free_port, holds_within
 
 ROOT = Path(__file__).parents[2]
 COMMAND_SECONDS = 300.0
@@ -89,6 +89,21 @@ def engine() -> Iterator[bool]:
         yield True
     finally:
         shell([scripts / "engine-down"])
+
+
+def build_images() -> None:
+    """Build every image; without a registry, stand-ins replace the public base images."""
+    scripts = stand_in_scripts()
+    if scripts is not None:
+        files = [word for name in ("deploy/Dockerfile", "docker-compose.yml") for word in ("--scan", name)]
+        shell([scripts / "base-images", *files], BUILD_SECONDS)
+    shell(["make", "images"], BUILD_SECONDS)
+
+
+def free_ports() -> dict[str, str]:
+    """The variables that give the published ports of a service free numbers."""
+    published = ("GRAFANA", "PROMETHEUS", "TENSORBOARD", "PAGE")
+    return {f"{name}_PORT": str(free_port()) for name in published}
 
 
 @dataclass

@@ -21,11 +21,13 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 from common.files import write_atomically
 from common.process.lifecycle import EXIT_DONE, EXIT_INTERNAL
 from learner.runs import read_config
 from tests.bench.machine import hardware
+from tests.learning.campaign import compose
 from tests.learning.campaign.record import record
 from tests.learning.campaign.report import DIRECTORY, read_records, state
 from tests.learning.campaign.rows import ROWS, Row
@@ -50,7 +52,9 @@ def _run(work: Path, results: Path, names: Sequence[str]) -> int:
     for row in named:
         if state(row.arm, records.get(row.name)) == "finished":
             continue
-        code = _train(row, work / row.name)
+        code = (
+            _train_in_containers(row, work / row.name) if row.arm.containers else _train(row, work / row.name)
+        )
         if code != EXIT_DONE:
             print(f"{row.name}: the learner ended with {code}: see {work / row.name}.log", file=sys.stderr)
             return EXIT_INTERNAL
@@ -81,11 +85,19 @@ def _train(row: Row, run_dir: Path) -> int:
                 break
         code = learner.wait()
         if code == EXIT_DONE and _trained_steps(run_dir) >= row.arm.budget_steps:
-            evaluate = ["learner.evaluate", str(run_dir), "--episodes", str(_EPISODES)]
-            code = subprocess.run(
-                [sys.executable, "-m", *evaluate], cwd=_ROOT, stdout=log, stderr=log, check=False
-            ).returncode
+            code = _evaluate(run_dir, log)
     return code
+
+
+def _train_in_containers(row: Row, run_dir: Path) -> int:
+    compose.train(row, run_dir)
+    with run_dir.with_suffix(".log").open("a") as log:
+        return _evaluate(run_dir, log)
+
+
+def _evaluate(run_dir: Path, log: IO[str]) -> int:
+    words = [sys.executable, "-m", "learner.evaluate", str(run_dir), "--episodes", str(_EPISODES)]
+    return subprocess.run(words, cwd=_ROOT, stdout=log, stderr=log, check=False).returncode
 
 
 def _trained_steps(run_dir: Path) -> int:

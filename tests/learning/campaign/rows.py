@@ -18,6 +18,7 @@ class Arm:
     precision: str = "bfloat16"
     target: float | None = None  # of the mean evaluation score; None: the result is reported
     standard_errors: int = 0  # by which the score must exceed the target
+    containers: int = 0  # actors of a service of containers, which are killed in turn; 0: two local actors
 
     def command(self, seed: int) -> tuple[str, ...]:
         """The arguments of `python -m learner`, without those of the machine."""
@@ -62,6 +63,16 @@ ARMS = (
             target=None if options else 30.0,
         )
         for options, suffix in _TWINS
+    ),
+    Arm(
+        name="freeway-containers",
+        title="Freeway, PPO+RND through `docker compose`, an actor killed every five minutes",
+        preset="freeway",
+        options=("--rollout.lanes", "2"),
+        seeds=(1,),
+        budget_steps=_FREEWAY_STEPS,
+        target=30.0,
+        containers=4,
     ),
     Arm(
         name="freeway-8-lanes",
