@@ -31,11 +31,8 @@ def service(images: None) -> Iterator[Callable[..., Service]]:
     def make(actors: int, **variables: str) -> Service:
         # A batch has one chunk per actor, as with the defaults and 32 actors; each lane costs time to set up.
         lanes = f"--rollout.lanes 2 --rollout.batch-lanes {2 * actors}"
-        made.append(
-            Service(
-                {"ACTORS": str(actors), "PRESET": "smoke", "ARGS": lanes} | engines.free_ports() | variables
-            )
-        )
+        usual = {"ACTORS": str(actors), "PRESET": "smoke", "ARGS": lanes}
+        made.append(Service(usual | engines.free_ports() | variables))
         return made[-1]
 
     yield make

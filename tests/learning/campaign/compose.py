@@ -15,7 +15,7 @@ _TIMEOUT_SECONDS = 24 * 3600.0
 
 
 def train(row: Row, run_dir: Path) -> None:
-    """Run `docker compose up` to the row's budget, kill an actor every few minutes, and copy the run directory.
+    """Run a service to the row's budget, kill an actor every few minutes, and copy the run directory.
 
     An interrupted run leaves nothing: its volumes are removed.
 
