@@ -42,10 +42,10 @@ _AXES = {  # with the text of the horizontal axis
     "frames": "emulator frames",
     "hours": "hours of training, without pauses",
 }
-_LEGEND = "thick line: interquartile mean; thin lines: seeds\nband: 95 % bootstrap interval"
+LEGEND = "thick line: interquartile mean; thin lines: seeds\nband: 95 % bootstrap interval"
 _SUFFIXES = (".png", ".pdf", ".svg")
 _TEXT, _QUIET = "#222222", "#6b7280"
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#555555")
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#555555")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -145,22 +145,22 @@ def draw(runs: Sequence[PlottedRun], metric: str = "score", axis: str = "steps")
         )[:, 0]
         names = labels(groups)
         for number, group in enumerate(groups):
-            colour = _COLOURS[number % len(_COLOURS)]
-            _draw_curves(rows[0], [run.curve for run in group], colour, names[number])
+            colour = COLOURS[number % len(COLOURS)]
+            draw_arm(rows[0], [run.curve for run in group], colour, names[number])
             bonus = [run.bonus for run in group if run.bonus is not None]
             if bonus:
-                _draw_curves(rows[1], bonus, colour, None)
+                draw_arm(rows[1], bonus, colour, None)
         _format_titles(rows[0], runs)
-        _format_axes(list(rows), metric, axis)
+        format_axes(list(rows), metric, axis)
         if len(runs) > 1:
             several = any(len(group) > 1 for group in groups)
-            title = _LEGEND if several else None
+            title = LEGEND if several else None
             rows[0].legend(frameon=False, loc="best", title=title, title_fontsize=9, alignment="left")
     return figure
 
 
-def _draw_curves(axes: Axes, curves: Sequence[MetricCurve], colour: str, name: str | None) -> None:
-    """Draw the runs of an arm; several runs with a common x are thin lines below the curve of the arm."""
+def draw_arm(axes: Axes, curves: Sequence[MetricCurve], colour: str, name: str | None) -> None:
+    """Draw an arm; several runs with a common x are thin lines below its curve."""
     arm = curve_of_runs(curves) if len(curves) > 1 else None
     if arm is None:
         for curve in curves:
@@ -183,7 +183,8 @@ def _format_titles(axes: Axes, runs: Sequence[PlottedRun]) -> None:
     axes.set_title(subtitle, loc="right", fontsize=9, color=_QUIET)
 
 
-def _format_axes(rows: Sequence[Axes], metric: str, axis: str) -> None:
+def format_axes(rows: Sequence[Axes], metric: str, axis: str) -> None:
+    """Label the axes of a figure: the metric, and below a score the intrinsic reward."""
     rows[0].set_ylabel(_METRICS[metric])
     if metric != "score":
         rows[0].set_ylim(bottom=0.0)

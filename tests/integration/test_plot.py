@@ -67,8 +67,8 @@ def test_one_run_becomes_a_picture_with_its_curve(tmp_path: Path) -> None:
     assert plot.main([str(run), "-o", str(file)]) == 0
     with Image.open(file) as picture:
         assert picture.width >= 1000
-    assert has_colour(file, plot._COLOURS[0])
-    assert not has_colour(file, plot._COLOURS[1])
+    assert has_colour(file, plot.COLOURS[0])
+    assert not has_colour(file, plot.COLOURS[1])
     assert sorted(p.name for p in tmp_path.iterdir()) == ["one", "one.png"]
 
 
@@ -96,8 +96,8 @@ def test_seeds_of_one_setting_share_a_mean_and_other_settings_keep_their_own_lin
     assert plot.labels(found) == ["rnd.enabled = True, 3 seeds", "rnd.enabled = False"]
     file = tmp_path / "all.png"
     assert plot.main([*map(str, paths), "-o", str(file)]) == 0
-    assert has_colour(file, plot._COLOURS[0])
-    assert has_colour(file, plot._COLOURS[1])
+    assert has_colour(file, plot.COLOURS[0])
+    assert has_colour(file, plot.COLOURS[1])
 
 
 def test_the_same_seed_twice_is_not_averaged(tmp_path: Path) -> None:
@@ -160,8 +160,8 @@ def test_several_arms_with_all_options_are_one_picture(tmp_path: Path) -> None:
     file = tmp_path / "a.png"
     argv = [*map(str, paths), "-o", str(file), "--metric", "rooms", "--x", "frames"]
     assert plot.main(argv) == 0
-    assert has_colour(file, plot._COLOURS[0])
-    assert has_colour(file, plot._COLOURS[1])
+    assert has_colour(file, plot.COLOURS[0])
+    assert has_colour(file, plot.COLOURS[1])
 
 
 def test_unreadable_rows_and_one_that_is_still_being_written_are_left_out_with_one_warning(

@@ -13,9 +13,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from learner.curves import MetricCurve
+from learner.plot import COLOURS, LEGEND, draw_arm, format_axes
 from tests.learning.campaign.rows import ARMS, Arm
 
 PAGE = Path(__file__).parents[3] / "docs" / "results.md"
@@ -121,24 +124,24 @@ def page(records: Mapping[str, Record], text: str) -> str:
 
 def draw(records: Mapping[str, Record], arms: Iterable[str]) -> Figure:
     """The training scores of the arms by steps, and their bonus below."""
-    figure = Figure(figsize=(8.0, 6.0), dpi=150, layout="constrained")
-    scores, bonus = figure.subplots(2, sharex=True, height_ratios=[3, 1])
-    for number, arm in enumerate(arm for arm in ARMS if arm.name in set(arms)):
-        label: str | None = arm.title
-        for one in (records[f"{arm.name}-{seed}"] for seed in arm.seeds if f"{arm.name}-{seed}" in records):
-            curve = one["curve"]
-            scores.plot(curve["env_steps"], _gaps(curve["score"]), color=f"C{number}", label=label)
-            bonus.plot(curve["env_steps"], _gaps(curve["bonus"]), color=f"C{number}")
-            label = None
-    scores.set_ylabel("score, mean of 100 episodes")
-    bonus.set_ylabel("bonus")
-    bonus.set_xlabel("environment steps")
-    scores.legend(frameon=False)
+    figure = Figure(figsize=(8.0, 6.4), dpi=150, layout="constrained")
+    rows = list(figure.subplots(2, sharex=True, height_ratios=[3, 1]))
+    for colour, arm in zip(COLOURS, (arm for arm in ARMS if arm.name in set(arms)), strict=False):
+        kept = [records[name] for seed in arm.seeds if (name := f"{arm.name}-{seed}") in records]
+        for axes, column, label in zip(rows, ("score", "bonus"), (arm.title, None), strict=True):
+            curves = [curve for one in kept if len((curve := _curve(one, column)).x)]
+            if curves:
+                draw_arm(axes, curves, colour, label)
+    format_axes(rows, "score", "steps")
+    rows[0].legend(frameon=False, title=LEGEND, title_fontsize=9, alignment="left")
     return figure
 
 
-def _gaps(values: list[float | None]) -> list[float]:
-    return [float("nan") if value is None else value for value in values]
+def _curve(kept: Record, column: str) -> MetricCurve:
+    """One column of a record over its steps; steps without a value are left out."""
+    pairs = zip(kept["curve"]["env_steps"], kept["curve"][column], strict=True)
+    points = np.array([pair for pair in pairs if pair[1] is not None], np.float64).reshape(-1, 2)
+    return MetricCurve(*points.T)
 
 
 def main() -> int:

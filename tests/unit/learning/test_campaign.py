@@ -111,3 +111,14 @@ def test_every_arm_with_a_bonus_is_compared_with_its_twin() -> None:
     names = {arm.name for arm in ARMS}
     games = ("freeway", "gravitar", "venture", "montezuma")
     assert {game for game in games if f"{game}-no-bonus" not in names} == set()
+
+
+def test_the_picture_has_a_curve_for_each_arm_that_was_run() -> None:
+    """A run without a value yet, and an arm that was not run, have none."""
+    records = {f"freeway-{seed}": kept(seed=seed) for seed in (1, 2)}
+    records["freeway-no-bonus-1"] = {**kept(), "curve": {**kept()["curve"], "bonus": [None, None]}}
+    figure = report.draw(records, ("freeway", "freeway-no-bonus", "pong"))
+    scores, bonus = figure.axes
+    labels = scores.get_legend_handles_labels()[1]
+    assert labels == ["Freeway, PPO+RND", "Freeway, its twin without a bonus"]
+    assert len(bonus.lines) == 3  # two seeds and their mean
