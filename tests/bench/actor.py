@@ -112,7 +112,7 @@ def _measure(game: str) -> dict[str, object]:
         parent, phases = _BoundedParent(), PhaseTimer(PHASES)
         session = parent.session = Session(lambda: DealerSocket(context, endpoint, _MESSAGE_BYTES), parent)
         _welcome(server, session, config, digest)
-        state = _playing_state(session, config, bare, weights, phases)
+        state = _playing_state(session, config, weights, phases)
         actor = Actor(session, weights, parent, threading.Event(), phases, lambda stats: None, state)
         _play(actor, parent)  # resets the lanes, warms up
         _take_chunk(server)
@@ -138,13 +138,10 @@ def _measure(game: str) -> dict[str, object]:
     }
 
 
-def _playing_state(
-    session: Session, config: Config, bare: Emulator, weights: _Blobs, phases: PhaseTimer
-) -> PlayingState:
-    """The playing state, with the lanes of the reference: a new lane takes half a second."""
+def _playing_state(session: Session, config: Config, weights: _Blobs, phases: PhaseTimer) -> PlayingState:
     assert session.welcome is not None
     spaces = envs.spaces(config.env)
-    rollout = Rollout(bare.env, spaces, config.rollout, phases)
+    rollout = Rollout(envs.make(config.env, config.rollout.lanes), spaces, config.rollout, phases)
     intrinsic = BonusModel(spaces, config, weights.blobs["target"].tensors())
     return PlayingState(session.welcome, config, spaces, rollout, Policy(spaces, config), intrinsic)
 

@@ -8,11 +8,13 @@ import resource
 import time
 from pathlib import Path
 
+import ale_py
 import numpy as np
 import torch
+from gymnasium.vector import AutoresetMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from common import envs
+from common import atari, envs
 from common.config import Config
 from common.model.networks import make_policy, make_predictor, make_target
 from common.model.precision import has_bfloat16, resolve_precision
@@ -81,26 +83,38 @@ def matrix_ceiling(device: torch.device = _CPU) -> float:
 
 
 class Emulator:
-    """The vector emulator alone, with random actions, on one core."""
+    """ALE's vector environment alone, with random actions, on one core."""
 
     def __init__(self, config: Config, lanes: int = 16) -> None:
-        self.env = envs.make(config.env, lanes)
+        rom = atari.rom_of(config.env.id)
+        assert rom is not None, f"expected an Atari game, got {config.env.id}"
+        self._env = ale_py.AtariVectorEnv(
+            rom,
+            lanes,
+            num_threads=1,
+            max_num_frames_per_episode=config.env.max_frames,
+            repeat_action_probability=config.env.sticky,
+            autoreset_mode=AutoresetMode.SAME_STEP,
+            noop_max=0,
+            reward_clipping=False,
+            use_fire_reset=False,
+        )
         self._actions = envs.spaces(config.env).actions
         self._rng = np.random.default_rng(0)
         self._lanes = lanes
-        self.env.reset(np.arange(lanes))
+        self._env.reset(seed=np.arange(lanes))
 
     def measure_rate(self, steps: int = 100) -> float:
         """The steps per second of all lanes together, over `steps` steps of each lane."""
         actions = self._rng.integers(0, self._actions, (steps, self._lanes), np.int32)
         start = time.perf_counter()
         for action in actions:
-            self.env.step(action)
+            self._env.step(action)
         return self._lanes * steps / (time.perf_counter() - start)
 
     def close(self) -> None:
         """Free the lanes."""
-        self.env.close()
+        self._env.close()
 
 
 def _forward_flops(network: torch.nn.Module, *shape: int) -> float:
