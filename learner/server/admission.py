@@ -159,25 +159,33 @@ class Admission:
         if not self._receive(session, chunk, result):
             return
         flow.clear_damaged()
-        self.registry.scheduler.chunk_received(session.sid, now)
-        batch = self.registry.scheduler.batch_of(session.sid)
-        reason = self._drop_reason(chunk, batch, flow.credit, damaged)
+        scheduler = self.registry.scheduler
+        current = chunk.generation == self.registry.generation
+        granted_seconds = scheduler.chunk_received(session.sid, now) if current else None
+        batch = scheduler.batch_of(session.sid)
+        reason = self._drop_reason(chunk, batch, flow.credit, damaged, granted_seconds)
         if reason == "invalid":
             result.violations.append("expected an undamaged, full chunk within its credit, got another")
         if reason is not None:
             self.registry.ledger.settle(session.sid, chunk.offset, reason)
         else:
+            assert granted_seconds is not None
+            scheduler.add_chunk_seconds(granted_seconds)
             result.chunks.append(AdmittedChunk(batch, session.slot, session.incarnation, chunk))
         self.registry.grant(now)
 
-    def _drop_reason(self, chunk: m.ChunkMessage, batch: int, credit: int, damaged: bool) -> m.Reason | None:
-        """Return why a chunk is dropped, or None if its batch admits it."""
+    def _drop_reason(
+        self, chunk: m.ChunkMessage, batch: int, credit: int, damaged: bool, granted_seconds: float | None
+    ) -> m.Reason | None:
+        """Return why a chunk is dropped, or None if its batch admits it; a grant is for one chunk."""
         if chunk.generation != self.registry.generation:
             return "old_generation"
         if self.registry.draining is not None:
             return ending_reason(self.registry.draining)
         if damaged or chunk.offset + chunk.steps > credit or chunk.steps != self._chunk_steps:
             return "invalid"
+        if granted_seconds is None:
+            return "surplus"
         return self.registry.scheduler.admit(batch, chunk.version)
 
     def _receive(

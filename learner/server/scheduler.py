@@ -16,9 +16,10 @@ from common.config import Config
 from common.protocol.chunk import WARMUP_VERSION
 from common.protocol.messages import ChunkMessage, Reason
 
-# A grant is overdue after the longer of these times.
+# A grant is overdue after the longer of the first two times, and in any case after the third.
 _OVERDUE_SECONDS = 2.0
-_OVERDUE_MEDIANS = 3.0  # in medians of the recent times from a grant to its chunk
+_OVERDUE_MEDIANS = 3.0  # in medians of the recent times from a grant to its admitted chunk
+_OVERDUE_LIMIT_SECONDS = 60.0
 
 
 @dataclass(slots=True)
@@ -118,14 +119,20 @@ class GrantScheduler:
         self._release(sid)
         self._grants.pop(sid, None)
 
-    def chunk_received(self, sid: bytes, now: float) -> None:
-        """End the grant of a session whose chunk arrived."""
+    def chunk_received(self, sid: bytes, now: float) -> float | None:
+        """End the grant of a session whose chunk arrived; return its age in seconds, None without a grant."""
         grant = self._grants[sid]
-        if grant.granted_at is not None:
-            self._chunk_seconds.append(now - grant.granted_at)
-            grant.granted_at = None
-            self._release(sid)
-            self._idle[sid] = grant
+        if grant.granted_at is None:
+            return None
+        seconds = now - grant.granted_at
+        grant.granted_at = None
+        self._release(sid)
+        self._idle[sid] = grant
+        return seconds
+
+    def add_chunk_seconds(self, seconds: float) -> None:
+        """Add the time from a grant to its admitted chunk."""
+        self._chunk_seconds.append(seconds)
 
     def grant(self, now: float) -> list[bytes]:
         """Grant chunks of open batches to idle sessions; return those sessions."""
@@ -149,7 +156,7 @@ class GrantScheduler:
 
     @property
     def median_chunk_seconds(self) -> float | None:
-        """Median time from a grant to its chunk, of the newest 64 chunks; None before the first."""
+        """Median time from a grant to its admitted chunk, of the newest 64; None before the first."""
         return statistics.median(self._chunk_seconds) if self._chunk_seconds else None
 
     def _grant_chunk(self, sid: bytes, grant: Grant, batch: int, now: float) -> None:
@@ -173,6 +180,7 @@ class GrantScheduler:
         while median is not None and self._counted:
             sid, oldest = next(iter(self._counted.items()))
             assert oldest.granted_at is not None
-            if now - oldest.granted_at <= max(_OVERDUE_SECONDS, _OVERDUE_MEDIANS * median):
+            patience = min(_OVERDUE_LIMIT_SECONDS, max(_OVERDUE_SECONDS, _OVERDUE_MEDIANS * median))
+            if now - oldest.granted_at <= patience:
                 return
             self._release(sid)

@@ -111,6 +111,24 @@ def test_a_chunk_without_a_grant_is_a_violation_and_takes_no_credit_of_others() 
     assert len(harness.take_violations()) == 1
 
 
+def test_a_grant_is_for_one_chunk_whatever_credit_the_session_has() -> None:
+    """Skipped steps raise the credit; the chunks that it allows take no place that others were granted."""
+    harness = AdmissionHarness()
+    harness.join("a", "b", "c")
+    harness.open_batch()
+    assert harness.granted() == {"a", "b", "c"}
+    facts = {"sid": sid("a"), "generation": GENERATION, "reason": "old_generation"}
+    skip = m.Skip(offset=0, steps=CHUNK_STEPS, produced=CHUNK_STEPS, **facts)  # type: ignore[arg-type]
+    assert last_ack(harness.send("a", skip)).credit == 2 * CHUNK_STEPS
+    harness.registry.flows[sid("a")].raise_credit(4 * CHUNK_STEPS)
+    for number in (1, 2, 3):
+        harness.send_chunk("a", number * CHUNK_STEPS)
+    harness.send_chunk("b")
+    harness.send_chunk("c")
+    assert harness.admitted() == [("a", CHUNK_STEPS), ("b", 0), ("c", 0)]
+    assert harness.dropped() == {"old_generation": CHUNK_STEPS, "surplus": 2 * CHUNK_STEPS}
+
+
 def test_a_skip_is_recorded_and_its_credit_returned() -> None:
     """The session then plays a whole chunk."""
     harness = AdmissionHarness(config=ONE_CHUNK_BATCH)

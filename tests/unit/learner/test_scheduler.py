@@ -42,6 +42,13 @@ def granted(scheduler: GrantScheduler, now: float = 0.0) -> list[tuple[int, int]
     return [(sid[0], scheduler.batch_of(sid)) for sid in scheduler.grant(now)]
 
 
+def chunk_admitted(scheduler: GrantScheduler, sid: bytes, now: float) -> None:
+    """The chunk of a session's grant arrives and is admitted."""
+    seconds = scheduler.chunk_received(sid, now)
+    assert seconds is not None
+    scheduler.add_chunk_seconds(seconds)
+
+
 @pytest.mark.parametrize("max_lag", [0, 1, 3])
 @pytest.mark.parametrize("version", [0, 7])
 def test_publishing_a_version_opens_its_batch_and_as_many_more_as_may_lag(version: int, max_lag: int) -> None:
@@ -75,7 +82,7 @@ def test_the_oldest_batch_is_filled_first() -> None:
     assert [batch for _, batch in granted(scheduler)] == [4, 4, 4, 5, 5, 5, 6]
     for sid in sids[3:]:  # the chunks of the later batches arrive first
         assert scheduler.admit(scheduler.batch_of(sid), 4) is None
-        scheduler.chunk_received(sid, 1.0)
+        chunk_admitted(scheduler, sid, 1.0)
     assert [batch for _, batch in granted(scheduler, 1.0)] == [6, 6]
     assert [batch.admitted for batch in scheduler.batches.values()] == [0, 3, 1]
 
@@ -147,7 +154,7 @@ def test_grants_go_to_the_least_recently_served_of_the_connected_sessions() -> N
     assert granted(scheduler) == []  # one grant each, and no more than the batch takes
     for sid in (sids[3], sids[0], sids[2]):
         scheduler.admit(0, 0)
-        scheduler.chunk_received(sid, 1.0)
+        chunk_admitted(scheduler, sid, 1.0)
     scheduler.open(1)
     assert granted(scheduler, 1.0) == [(4, 1), (0, 1), (2, 1)]
 
@@ -158,7 +165,7 @@ def test_an_overdue_chunk_of_any_batch_is_granted_to_another_session() -> None:
     assert [batch for _, batch in granted(scheduler)] == [0, 0, 0, 1, 1, 1]
     for sid in sids[:2] + sids[3:5]:
         scheduler.admit(scheduler.batch_of(sid), 0)
-        scheduler.chunk_received(sid, 0.5)  # chunks take half a second
+        chunk_admitted(scheduler, sid, 0.5)  # chunks take half a second
     for sid in (sids[0], sids[1], sids[3]):
         scheduler.remove(sid)
     assert granted(scheduler, 1.9) == []
@@ -173,11 +180,34 @@ def test_one_slow_chunk_does_not_delay_the_next_overdue_grant() -> None:
     scheduler.grant(0.0)
     for sid, seconds in zip(sids, (0.5, 0.5, 60.0), strict=False):
         scheduler.admit(0, 0)
-        scheduler.chunk_received(sid, seconds)
+        chunk_admitted(scheduler, sid, seconds)
     scheduler.open(1)
     assert granted(scheduler, 60.0) == [(3, 1), (0, 1), (1, 1)]
     assert granted(scheduler, 61.9) == []
     assert granted(scheduler, 62.1) == [(2, 1)]
+
+
+def test_a_grant_is_overdue_after_a_minute_however_long_chunks_usually_take() -> None:
+    scheduler = scheduler_of(0, 0)
+    sids = add_all(scheduler, BATCH_CHUNKS + 1)
+    scheduler.grant(0.0)
+    for sid in sids[:BATCH_CHUNKS]:
+        scheduler.admit(0, 0)
+        chunk_admitted(scheduler, sid, 50.0)
+    scheduler.open(1)
+    assert granted(scheduler, 50.0) == [(3, 1), (0, 1), (1, 1)]
+    assert granted(scheduler, 109.9) == []
+    assert granted(scheduler, 110.1) == [(2, 1)]
+
+
+def test_a_chunk_that_is_not_admitted_does_not_change_the_usual_time() -> None:
+    """A second chunk of a session answers no grant."""
+    scheduler = scheduler_of(0, 0)
+    sids = add_all(scheduler, 1)
+    scheduler.grant(0.0)
+    assert scheduler.chunk_received(sids[0], 40.0) == 40.0
+    assert scheduler.chunk_received(sids[0], 41.0) is None
+    assert scheduler.median_chunk_seconds is None
 
 
 @pytest.mark.parametrize("max_lag", [1, 3])
@@ -197,7 +227,7 @@ def test_with_as_many_sessions_as_chunks_of_a_batch_each_plays_one_chunk_of_ever
                 if scheduler.is_collecting(sid):
                     played[sid[0], scheduler.batch_of(sid)] += 1
                     assert scheduler.admit(scheduler.batch_of(sid), version) is None
-                    scheduler.chunk_received(sid, now)
+                    chunk_admitted(scheduler, sid, now)
                     scheduler.grant(now)
         if version + 1 < UPDATES:
             scheduler.open(version + 1)
@@ -211,7 +241,7 @@ def test_a_fast_session_gets_no_second_chunk_of_a_batch_while_there_are_enough_s
     scheduler.grant(0.0)
     for now in (1.0, 2.0):  # slot 0 sends two chunks before the others send one
         scheduler.admit(scheduler.batch_of(sids[0]), 0)
-        scheduler.chunk_received(sids[0], now)
+        chunk_admitted(scheduler, sids[0], now)
         again = granted(scheduler, now)
     assert again == []
 
@@ -237,8 +267,8 @@ def test_the_late_chunk_of_an_overdue_grant_makes_its_session_idle_once() -> Non
     sids = add_all(scheduler, BATCH_CHUNKS + 1)
     scheduler.grant(0.0)
     scheduler.admit(0, 0)
-    scheduler.chunk_received(sids[0], 0.5)
+    chunk_admitted(scheduler, sids[0], 0.5)
     assert granted(scheduler, 2.1) == [(BATCH_CHUNKS, 0), (0, 0)]  # the overdue chunks of slots 1 and 2
-    scheduler.chunk_received(sids[1], 2.2)
+    chunk_admitted(scheduler, sids[1], 2.2)
     assert scheduler.admit(0, 0) is None
     assert granted(scheduler, 2.2) == []  # every chunk is granted or admitted
