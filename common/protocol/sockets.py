@@ -7,7 +7,9 @@ socket belongs to the thread that made it. No routing id is set: a peer that rec
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import ipaddress
+import os
 import socket as sockets
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -86,6 +88,9 @@ class RouterSocket:
     """
 
     def __init__(self, context: Context, message_bytes: int, zap_handler: ZapHandler | None = None) -> None:
+        # A ROUTER numbers its connections from a start that it draws with C's `rand`. libzmq does not seed it,
+        # so a client could ask for the next number as its routing id, and libzmq aborts if a number is in use.
+        ctypes.CDLL(None).srand(int.from_bytes(os.urandom(4)))
         self.raw = context.raw.socket(zmq.ROUTER)
         _set_options(self.raw, message_bytes)
         self.raw.setsockopt(zmq.ROUTER_MANDATORY, 1)
