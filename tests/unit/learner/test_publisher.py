@@ -77,4 +77,4 @@ def test_the_target_is_served_beside_the_bundles() -> None:
     target = WeightsBlob.of("target", Bundle(0, 0, {"weight": torch.zeros(3)}))
     meta, piece = Publisher(target).answer(replace(FIRST, name="target"))
     assert isinstance(meta, WeightsMeta) and meta.name == "target"
-    assert isinstance(piece, WeightsPiece) and piece.body == target.data
+    assert isinstance(piece, WeightsPiece) and (piece.body,) == target.pieces
