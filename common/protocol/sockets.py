@@ -7,7 +7,9 @@ socket belongs to the thread that made it. No routing id is set: a peer that rec
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import ipaddress
+import os
 import socket as sockets
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -86,10 +88,15 @@ class RouterSocket:
     """
 
     def __init__(self, context: Context, message_bytes: int, zap_handler: ZapHandler | None = None) -> None:
+        # A ROUTER numbers its connections from a start that it draws with C's `rand`, which libzmq does not
+        # seed. A client could ask for the next number as its routing id: libzmq aborts if a number is in use.
+        ctypes.CDLL(None).srand(int.from_bytes(os.urandom(4)))
         self.raw = context.raw.socket(zmq.ROUTER)
         _set_options(self.raw, message_bytes)
         self.raw.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self.raw.setsockopt(zmq.SNDHWM, 64)
+        # libzmq aborts if a connection is reset while this queue is full and a PING waits behind it. Without
+        # a limit it would not, but nothing else bounds the memory that unread messages take.
         self.raw.setsockopt(zmq.RCVHWM, 16)
         self.raw.setsockopt(zmq.BACKLOG, 1024)
         self._zap_handler = zap_handler

@@ -19,24 +19,29 @@ _REQUEST_PIECES_MAX = 16  # pieces that one request is answered with
 
 @dataclass(frozen=True, slots=True)
 class WeightsBlob:
-    """Serialised tensors and their description."""
+    """Serialised tensors in pieces, and their description.
+
+    Every connection is sent the same pieces without a copy. A message in a send queue holds one piece and not
+    the whole blob, so an actor that never reads does not keep former blobs in memory.
+    """
 
     meta: WeightsMeta
-    data: bytes
+    pieces: tuple[bytes, ...]
 
     @staticmethod
     def of(name: Literal["bundle", "target"], bundle: Bundle) -> WeightsBlob:
         """Serialise tensors. It takes long, so the network thread must not call it."""
         data = safetensors.torch.save({key: value.contiguous() for key, value in bundle.tensors.items()})
+        pieces = tuple(data[first : first + PIECE_BYTES] for first in range(0, len(data), PIECE_BYTES))
         meta = WeightsMeta(
             name=name,
             generation=bundle.generation,
             version=bundle.version,
             size=len(data),
-            pieces=-(-len(data) // PIECE_BYTES),
+            pieces=len(pieces),
             digest=hashlib.sha256(data).digest(),
         )
-        return WeightsBlob(meta, data)
+        return WeightsBlob(meta, pieces)
 
     @property
     def version(self) -> tuple[int, int]:
@@ -45,11 +50,9 @@ class WeightsBlob:
 
     def piece(self, number: int) -> WeightsPiece:
         """Return one piece of the data."""
-        meta = self.meta
-        body = self.data[number * PIECE_BYTES : (number + 1) * PIECE_BYTES]
-        return WeightsPiece(
-            name=meta.name, generation=meta.generation, version=meta.version, piece=number, body=body
-        )
+        name, generation, version = self.meta.name, *self.version
+        body = self.pieces[number]
+        return WeightsPiece(name=name, generation=generation, version=version, piece=number, body=body)
 
 
 class Publisher:

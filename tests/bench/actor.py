@@ -94,7 +94,9 @@ def _blobs(config: Config) -> tuple[_Blobs, bytes]:
         "bundle": WeightsBlob.of("bundle", Bundle(1, 0, ppo.tensors() | moments)),
         "target": WeightsBlob.of("target", Bundle(0, 0, dict(ppo.target.state_dict()))),
     }
-    blobs = {name: Blob(x.meta.generation, x.meta.version, x.data) for name, x in published.items()}
+    blobs = {
+        name: Blob(x.meta.generation, x.meta.version, b"".join(x.pieces)) for name, x in published.items()
+    }
     return _Blobs(blobs), published["target"].meta.digest
 
 

@@ -70,7 +70,7 @@ def _measure(pullers: int, readers: int) -> dict[str, float]:
         status = intake.server.refresh_status()
     return {
         "pullers": pullers,
-        "bundle_mb": round(len(WeightsBlob.of("bundle", bundles[0]).data) / 1e6, 2),
+        "bundle_mb": round(WeightsBlob.of("bundle", bundles[0]).meta.size / 1e6, 2),
         "pull_p50_seconds": round(float(np.quantile(seconds, 0.5)), 3),
         "pull_p99_seconds": round(float(np.quantile(seconds, 0.99)), 3),
         "last_seconds": round(max(seconds), 3),

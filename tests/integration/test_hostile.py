@@ -24,6 +24,7 @@ from learner.presets import PRESETS
 from tests.bench.intake import Intake
 from tests.support.hostile_peer import FALSE_CLAIMS, FalseClaim, HostilePeer
 from tests.support.processes import PATIENCE_SECONDS, ROOT, Command, Run, free_port, wait_until
+from tests.support.raw_peer import GREETING, handshake
 from tests.support.result_files import keep
 from tests.support.serving import Peer
 
@@ -32,7 +33,6 @@ pytestmark = pytest.mark.integration
 CONNECTIONS, CONNECTIONS_AT_ONCE = 10_000, 100
 STEPS = 4_000
 SID = bytes(range(16))
-GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00"  # of ZMTP 3, to which a mechanism of 20 bytes belongs
 
 
 @dataclass
@@ -61,12 +61,6 @@ def learner(tmp_path: Path) -> Iterator[LearnerProcess]:
         assert command.finish() == 0, command.err.read_text()
     finally:
         command.end()
-
-
-def handshake() -> bytes:
-    """The first bytes of a DEALER without keys."""
-    ready = b"\x05READY" + b"\x0bSocket-Type" + (6).to_bytes(4, "big") + b"DEALER"
-    return (GREETING + b"NULL").ljust(64, b"\0") + b"\x04" + bytes([len(ready)]) + ready
 
 
 def garbage(rng: random.Random) -> bytes:

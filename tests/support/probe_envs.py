@@ -186,7 +186,7 @@ class Loop:
 
     def fetch(self, name: str, held: tuple[int, int], meanwhile: Callable[[], bool]) -> Blob:
         blob = self.blobs[self.version]
-        return Blob(blob.meta.generation, blob.meta.version, blob.data)
+        return Blob(blob.meta.generation, blob.meta.version, b"".join(blob.pieces))
 
     def poll(self) -> None:
         pass

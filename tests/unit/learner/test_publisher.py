@@ -73,8 +73,16 @@ def test_a_request_gets_at_most_sixteen_pieces() -> None:
     assert len(pieces_of(list(publisher.answer(replace(FIRST, count=1_000))))) == 16
 
 
+def test_two_answers_hold_the_same_pieces_and_no_copies() -> None:
+    publisher = Publisher(None)
+    publisher.publish(blob_of(0))
+    first, second = (pieces_of(list(publisher.answer(FIRST))) for _ in range(2))
+    assert len(first) == 4
+    assert all(one.body is other.body for one, other in zip(first, second, strict=True))
+
+
 def test_the_target_is_served_beside_the_bundles() -> None:
     target = WeightsBlob.of("target", Bundle(0, 0, {"weight": torch.zeros(3)}))
     meta, piece = Publisher(target).answer(replace(FIRST, name="target"))
     assert isinstance(meta, WeightsMeta) and meta.name == "target"
-    assert isinstance(piece, WeightsPiece) and piece.body == target.data
+    assert isinstance(piece, WeightsPiece) and (piece.body,) == target.pieces
