@@ -87,6 +87,24 @@ ARMS = (
     ),
     *(
         Arm(
+            name=f"freeway-2-epochs{suffix}",
+            title=f"Freeway, pilot: 2 epochs{title}",
+            preset="freeway",
+            options=("--rollout.lanes", "8", "--ppo.epochs", "2", *options),
+            seeds=(1,),
+            budget_steps=_FREEWAY_STEPS,
+        )
+        for suffix, title, options in (
+            ("", "", ()),
+            (
+                "-clip-0.2",
+                ", clip range 0.2, learning rate 5e-4",
+                ("--ppo.clip", "0.2", "--ppo.learning-rate", "5e-4"),
+            ),
+        )
+    ),
+    *(
+        Arm(
             name=f"freeway-lag-{lag}",
             title=f"Freeway, PPO+RND with chunks of up to {lag} versions before",
             preset="freeway",
