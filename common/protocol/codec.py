@@ -170,7 +170,6 @@ class Packed:
 
     truncations: int
     observation_bytes: int
-    crc: int
     body: bytes
 
     def message(
@@ -185,7 +184,7 @@ class Packed:
         fresh: bool,
     ) -> ChunkMessage:
         """The message of the chunk as steps [offset, offset + steps) of a session."""
-        return ChunkMessage(
+        message = ChunkMessage(
             sid=sid,
             generation=generation,
             version=version,
@@ -195,9 +194,16 @@ class Packed:
             fresh=fresh,
             truncations=self.truncations,
             observation_bytes=self.observation_bytes,
-            crc=self.crc,
+            crc=0,
             body=self.body,
         )
+        return dataclasses.replace(message, crc=checksum(message))
+
+
+def checksum(message: ChunkMessage) -> int:
+    """The CRC-32 of the body and of all other fields except `crc`; it detects damage, not forgery."""
+    names = (name for name in _SCHEMAS[ChunkMessage.KIND] if name not in ("crc", "body"))
+    return zlib.crc32(msgpack.packb([getattr(message, name) for name in names]), zlib.crc32(message.body))
 
 
 def pack(chunk: Chunk) -> Packed:
@@ -206,7 +212,7 @@ def pack(chunk: Chunk) -> Packed:
     seen = zlib_ng.compress(_changes(chunk.observation) if video else chunk.observation.tobytes(), _LEVEL)
     others = (getattr(chunk, field.name).tobytes() for field in dataclasses.fields(chunk)[1:])
     body = seen + zlib_ng.compress(b"".join(others), _LEVEL)
-    return Packed(len(chunk.final_observation), len(seen), zlib.crc32(body), body)
+    return Packed(len(chunk.final_observation), len(seen), body)
 
 
 def unpack(message: ChunkMessage, rollout: RolloutConfig, spaces: Spaces) -> Chunk:
