@@ -47,7 +47,9 @@ def _check(hint: Any) -> _Check:
         return lambda value: type(value) is int and -1 <= value < _INTEGER_LIMIT
     if hint is float:
         return lambda value: type(value) in (int, float) and math.isfinite(value)
-    if hint in (str, bool, bytes):
+    if hint is str:  # printable, because texts are logged and shown on terminals
+        return lambda value: type(value) is str and value.isprintable()
+    if hint in (bool, bytes):
         return lambda value: type(value) is hint
     if origin is Literal:
         return lambda value: type(value) is str and value in arguments
