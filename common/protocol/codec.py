@@ -47,10 +47,8 @@ def _check(hint: Any) -> _Check:
         return lambda value: type(value) is int and -1 <= value < _INTEGER_LIMIT
     if hint is float:
         return lambda value: type(value) in (int, float) and math.isfinite(value)
-    if hint is str:  # printable, because texts are logged and shown on terminals
-        return lambda value: type(value) is str and value.isprintable()
-    if hint in (bool, bytes):
-        return lambda value: type(value) is hint
+    if hint in (str, bool, bytes):  # text must be printable, because logs and terminals show it
+        return lambda value: type(value) is hint and (hint is not str or value.isprintable())
     if origin is Literal:
         return lambda value: type(value) is str and value in arguments
     if origin is Annotated:
@@ -70,7 +68,6 @@ _SCHEMAS: dict[int, dict[str, tuple[Any, _Check]]] = {
     }
     for kind in _KINDS.values()
 }
-
 
 WireReason = Literal["frames", "version", "kind", "size", "header", "array"]
 
@@ -157,10 +154,8 @@ def _unpack(header: bytes, kind: str) -> dict[str, Any]:
             max_ext_len=0,
         )
     except Exception as error:  # noqa: BLE001  # msgpack raises at least six kinds on hostile input
-        raise WireError(
-            "header",
-            f"{kind}: expected a header in msgpack, got {header[:16].hex()} ({type(error).__name__})",
-        ) from None
+        text = f"{kind}: expected a header in msgpack, got {header[:16].hex()} ({type(error).__name__})"
+        raise WireError("header", text) from None
     if not isinstance(fields, dict):
         raise WireError("header", f"{kind}: expected a map, got {type(fields).__name__}")
     return fields
