@@ -18,6 +18,16 @@ def host_and_port(endpoint: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
+def is_loopback_host(host: str) -> bool:
+    """Whether a name or an address without brackets always belongs to this machine's loopback interface."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.removeprefix("::ffff:")).is_loopback
+    except ValueError:
+        return False
+
+
 @functools.cache  # caches successes only; a lookup during a DNS outage blocks for 10 s and more
 def family(host: str) -> socket.AddressFamily:
     """The address family to use: IPv4 if the host has an IPv4 address, else IPv6. The result is cached.

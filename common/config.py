@@ -279,6 +279,8 @@ def _build(kind: type, data: object, where: str) -> object:
 
 def _value(hint: Any, value: Any, where: str) -> object:
     """Check a JSON value against the type `hint` of its field and convert it."""
+    if isinstance(value, str) and not value.isprintable():  # an actor's log and terminal show it
+        raise ValueError(f"expected printable text at {where}, got {value!r}")
     if dataclasses.is_dataclass(hint):
         return _build(typing.cast(type, hint), value, where)
     if typing.get_origin(hint) is Literal:

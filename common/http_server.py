@@ -2,6 +2,9 @@
 
 It serves at most `CONNECTIONS` connections at a time, each for at most `DEADLINE_SECONDS` in total. At the
 limit, a new connection closes the oldest one: a normal request takes only milliseconds.
+
+A server on a loopback address refuses requests with another name in the Host header (421). Otherwise a
+website whose name resolves to 127.0.0.1 could read the server through the browser of a user of this machine.
 """
 
 from __future__ import annotations
@@ -19,6 +22,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import structlog
+
+from common.addresses import is_loopback_host
 
 log = structlog.get_logger()
 
@@ -73,6 +78,7 @@ class _Server(ThreadingMixIn, HTTPServer):
         self._lock = threading.Lock()
         family, *_, resolved = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
         self.address_family = family
+        self.loopback = is_loopback_host(str(resolved[0]))
         super().__init__((str(resolved[0]), port), _Handler)
 
     def server_bind(self) -> None:
@@ -132,6 +138,14 @@ def _shut_down(connection: socket.socket) -> None:
         connection.shutdown(socket.SHUT_RDWR)
 
 
+def _names_loopback(host: str) -> bool:
+    """Whether the value of a Host header names the loopback interface; the port does not matter."""
+    try:
+        return is_loopback_host(urlsplit(f"//{host}").hostname or "")
+    except ValueError:  # brackets without an IPv6 address
+        return False
+
+
 class _Handler(BaseHTTPRequestHandler):
     server: _Server
     timeout = DEADLINE_SECONDS
@@ -139,7 +153,13 @@ class _Handler(BaseHTTPRequestHandler):
     error_content_type, error_message_format = "text/plain", "%(code)d %(message)s\n"
 
     def do_GET(self) -> None:
-        """Respond to GET, and to HEAD without the body."""
+        """Respond to GET, and to HEAD without the body.
+
+        A request without a Host header is accepted, because every browser sends the header.
+        """
+        if self.server.loopback and not all(map(_names_loopback, self.headers.get_all("Host", []))):
+            self.send_error(421)
+            return
         respond = self.server.routes.get(urlsplit(self.path).path)
         if respond is None:
             self.send_error(404)

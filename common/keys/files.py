@@ -4,17 +4,23 @@ A key directory holds the learner's key pair (`learner.json`), the key pairs of 
 the public keys of the authorised actors (`authorised/`), one file per actor. A running learner reads
 `authorised/` within a second of a change. Each file is written atomically. A file that is incomplete
 because another program is copying it revokes no key.
+
+Only root and the user of the process may be able to change a key file. Therefore the file and its
+directories, up to the key directory, must belong to one of them, and neither their group nor others may write
+to them. The directories above are not checked. Only regular files are read, not through symbolic links.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
 import os
 import re
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +29,9 @@ from common.keys.curve import ActorKeys, KeyPair
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 _FILE_BYTES = 4096
 _SECRET_MODE, _DIRECTORY_MODE = 0o600, 0o700
+_OTHERS_WRITE, _OTHERS_READ_OR_WRITE = 0o022, 0o077  # modes that are refused
+_READ_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
+_READ_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # opening a FIFO does not wait for a writer
 
 
 class KeysError(Exception):
@@ -41,10 +50,12 @@ class KeyDirectory:
         """Read the learner's key pair.
 
         Raises:
-            KeysError: the file is absent, damaged, or readable by other users.
+            KeysError: the file is absent or damaged, or other users can read or change it.
         """
-        values = _read(path / "learner.json", ("public", "secret"))
-        return KeyDirectory(path, _pair(values, path / "learner.json"))
+        file = path / "learner.json"
+        with _opened(path, f"the key file {file}", _READ_DIRECTORY) as directory:
+            values = _read(file, directory, ("public", "secret"))
+        return KeyDirectory(path, _pair(values, file))
 
     def authorised(self, previous: Mapping[str, str] | None = None) -> tuple[dict[str, str], list[str]]:
         """The names of the authorised actors by public key, and one sentence for each unusable file.
@@ -53,41 +64,35 @@ class KeyDirectory:
         the file is being copied, keeps its key of `previous`, the result of the previous call.
 
         Raises:
-            KeysError: the directory cannot be read, or other users may write to it.
+            KeysError: the directory cannot be read, or other users can change it.
         """
-        folder = self.path / "authorised"
-        try:
-            files = sorted(file for file in folder.iterdir() if file.suffix == ".json")
-            mode = stat.S_IMODE(folder.stat().st_mode)
-        except OSError as error:
-            raise KeysError(
-                f"expected the directory {folder}, got {error.strerror}: make it with python -m common.keys"
-            ) from None
-        if mode & 0o022:
-            raise KeysError(
-                f"expected {folder} to be writable by its owner alone, got mode {mode:04o}: "
-                f"chmod 700 {folder}"
-            )
         previous_keys = {name: key for key, name in (previous or {}).items()}
         names: dict[str, str] = {}
         errors = []
-        for file in files:
-            try:
-                names[_read(file, ("public",))["public"]] = file.stem
-            except KeysError as error:
-                errors.append(str(error))
-                if file.stem in previous_keys:
-                    names.setdefault(previous_keys[file.stem], file.stem)
+        with _opened_folder(self.path, "authorised") as folder:
+            for file in sorted(self.path / "authorised" / name for name in os.listdir(folder)):  # noqa: PTH208
+                if file.suffix != ".json":
+                    continue
+                try:
+                    names[_read(file, folder, ("public",))["public"]] = file.stem
+                except KeysError as error:
+                    errors.append(str(error))
+                    if file.stem in previous_keys:
+                        names.setdefault(previous_keys[file.stem], file.stem)
         return names, errors
 
 
 def read_key_file(path: Path) -> ActorKeys:
     """Read the key file of one actor, as `export` writes it.
 
+    Its directory may be one like /tmp, in which each user can replace only the user's own files.
+
     Raises:
-        KeysError: the file is absent, damaged, or readable by other users.
+        KeysError: the file is absent or damaged, or other users can read or change it.
     """
-    values = _read(path, ("learner", "name", "public", "secret"))
+    folder = path.absolute().parent
+    with _opened(folder, f"the key file {path}", _READ_DIRECTORY, sticky=True) as directory:
+        values = _read(path, directory, ("learner", "name", "public", "secret"))
     return ActorKeys(values["name"], values["learner"], _pair(values, path))
 
 
@@ -133,7 +138,8 @@ def export(path: Path, name: str, out: Path) -> None:
     directory = KeyDirectory.open(path)
     _require_one_of(directory.authorised()[0].values(), name)
     source = path / "secrets" / f"{name}.json"
-    pair = _pair(_read(source, ("public", "secret")), source)
+    with _opened_folder(path, "secrets") as folder:
+        pair = _pair(_read(source, folder, ("public", "secret")), source)
     _write(out, {"learner": directory.pair.public, "name": name, **dataclasses.asdict(pair)})
 
 
@@ -153,21 +159,80 @@ def _check_name(name: str) -> None:
         )
 
 
-def _read(path: Path, fields: tuple[str, ...]) -> dict[str, str]:
-    """The fields of a file; its content never appears in an error message."""
+@contextlib.contextmanager
+def _opened(
+    path: Path,
+    expected: str,
+    flags: int,
+    parent: int | None = None,
+    refused_mode: int = _OTHERS_WRITE,
+    sticky: bool = False,
+) -> Iterator[int]:
+    """Open a file or directory that only root and this user can change.
+
+    Args:
+        path: the file or directory.
+        expected: what it should be, for error messages.
+        flags: the flags of `os.open`.
+        parent: the open directory of `path`, so that no link above it can be exchanged meanwhile.
+        refused_mode: the permissions that must not be set.
+        sticky: accept a directory in which each user can replace only the user's own files.
+    """
     try:
-        with path.open("rb") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            data = file.read(_FILE_BYTES + 1)
+        descriptor = os.open(path if parent is None else path.name, flags, dir_fd=parent)
+        try:
+            info = os.fstat(descriptor)
+            _check_access(path, info, 0 if sticky and info.st_mode & stat.S_ISVTX else refused_mode)
+            yield descriptor
+        finally:
+            os.close(descriptor)
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise KeysError(
+                f"expected {expected}, got a symbolic link: replace the link by the file"
+            ) from None
         raise KeysError(
-            f"expected the key file {path}, got {error.strerror}: make it with python -m common.keys"
+            f"expected {expected}, got {error.strerror}: make it with python -m common.keys"
         ) from None
-    if "secret" in fields and mode & 0o077:
+
+
+@contextlib.contextmanager
+def _opened_folder(directory: Path, name: str) -> Iterator[int]:
+    """Open a folder of a key directory."""
+    expected = f"the directory {directory / name}"
+    with (
+        _opened(directory, expected, _READ_DIRECTORY) as parent,
+        _opened(directory / name, expected, _READ_DIRECTORY | os.O_NOFOLLOW, parent) as folder,
+    ):
+        yield folder
+
+
+def _check_access(path: Path, info: os.stat_result, refused_mode: int) -> None:
+    """Check the owner and the permissions of a file or directory."""
+    user, mode = os.geteuid(), stat.S_IMODE(info.st_mode)
+    if info.st_uid not in (0, user):
         raise KeysError(
-            f"expected {path} to be readable by its owner alone, got mode {mode:04o}: make a new key if "
-            f"others may have read it, then chmod 600 {path}"
+            f"expected {path} to belong to root or user {user}, got user {info.st_uid}: run the "
+            "command as that user if it is trusted, else make a new key"
         )
+    if mode & refused_mode:
+        secret = refused_mode == _OTHERS_READ_OR_WRITE
+        raise KeysError(
+            f"expected {path} to be {'readable' if secret else 'writable'} by its owner alone, got mode "
+            f"{mode:04o}: make a new key if others may have {'read' if secret else 'changed'} it, then chmod "
+            f"{'600' if secret else 'go-w'} {path}"
+        )
+
+
+def _read(path: Path, directory: int, fields: tuple[str, ...]) -> dict[str, str]:
+    """The fields of a file in an open directory; its content never appears in an error message."""
+    refused_mode = _OTHERS_READ_OR_WRITE if "secret" in fields else _OTHERS_WRITE
+    with _opened(path, f"the key file {path}", _READ_FILE, directory, refused_mode) as descriptor:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise KeysError(
+                f"expected {path} to be a regular file, got another kind: make it with python -m common.keys"
+            )
+        data = os.read(descriptor, _FILE_BYTES + 1)
     try:
         values = json.loads(data.decode("ascii"))
         checksum = values.pop("checksum")

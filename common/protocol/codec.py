@@ -47,8 +47,8 @@ def _check(hint: Any) -> _Check:
         return lambda value: type(value) is int and -1 <= value < _INTEGER_LIMIT
     if hint is float:
         return lambda value: type(value) in (int, float) and math.isfinite(value)
-    if hint in (str, bool, bytes):
-        return lambda value: type(value) is hint
+    if hint in (str, bool, bytes):  # text must be printable, because logs and terminals show it
+        return lambda value: type(value) is hint and (hint is not str or value.isprintable())
     if origin is Literal:
         return lambda value: type(value) is str and value in arguments
     if origin is Annotated:
@@ -68,7 +68,6 @@ _SCHEMAS: dict[int, dict[str, tuple[Any, _Check]]] = {
     }
     for kind in _KINDS.values()
 }
-
 
 WireReason = Literal["frames", "version", "kind", "size", "header", "array"]
 
@@ -155,10 +154,8 @@ def _unpack(header: bytes, kind: str) -> dict[str, Any]:
             max_ext_len=0,
         )
     except Exception as error:  # noqa: BLE001  # msgpack raises at least six kinds on hostile input
-        raise WireError(
-            "header",
-            f"{kind}: expected a header in msgpack, got {header[:16].hex()} ({type(error).__name__})",
-        ) from None
+        text = f"{kind}: expected a header in msgpack, got {header[:16].hex()} ({type(error).__name__})"
+        raise WireError("header", text) from None
     if not isinstance(fields, dict):
         raise WireError("header", f"{kind}: expected a map, got {type(fields).__name__}")
     return fields
@@ -170,7 +167,6 @@ class Packed:
 
     truncations: int
     observation_bytes: int
-    crc: int
     body: bytes
 
     def message(
@@ -185,7 +181,7 @@ class Packed:
         fresh: bool,
     ) -> ChunkMessage:
         """The message of the chunk as steps [offset, offset + steps) of a session."""
-        return ChunkMessage(
+        message = ChunkMessage(
             sid=sid,
             generation=generation,
             version=version,
@@ -195,9 +191,16 @@ class Packed:
             fresh=fresh,
             truncations=self.truncations,
             observation_bytes=self.observation_bytes,
-            crc=self.crc,
+            crc=0,
             body=self.body,
         )
+        return dataclasses.replace(message, crc=checksum(message))
+
+
+def checksum(message: ChunkMessage) -> int:
+    """The CRC-32 of the body and of all other fields except `crc`; it detects damage, not forgery."""
+    names = (name for name in _SCHEMAS[ChunkMessage.KIND] if name not in ("crc", "body"))
+    return zlib.crc32(msgpack.packb([getattr(message, name) for name in names]), zlib.crc32(message.body))
 
 
 def pack(chunk: Chunk) -> Packed:
@@ -206,7 +209,7 @@ def pack(chunk: Chunk) -> Packed:
     seen = zlib_ng.compress(_changes(chunk.observation) if video else chunk.observation.tobytes(), _LEVEL)
     others = (getattr(chunk, field.name).tobytes() for field in dataclasses.fields(chunk)[1:])
     body = seen + zlib_ng.compress(b"".join(others), _LEVEL)
-    return Packed(len(chunk.final_observation), len(seen), zlib.crc32(body), body)
+    return Packed(len(chunk.final_observation), len(seen), body)
 
 
 def unpack(message: ChunkMessage, rollout: RolloutConfig, spaces: Spaces) -> Chunk:

@@ -101,7 +101,8 @@ class ChunkMessage:
 
     The body holds the compressed observations, `observation_bytes` long, then the other arrays, compressed
     together. The run's configuration and `truncations`, the number of final observations, determine their
-    shapes. With `fresh`, every lane was reset directly before the first of these steps.
+    shapes. With `fresh`, every lane was reset directly before the first of these steps. `crc` is the checksum
+    of all other fields (`codec.checksum`).
     """
 
     KIND: ClassVar[int] = 4

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import ipaddress
 import os
 import socket as sockets
 from collections import Counter
@@ -35,13 +34,7 @@ def is_loopback(endpoint: str) -> bool:
     """Whether the endpoint is reachable only from this machine."""
     if endpoint.startswith(("ipc://", "inproc://")):
         return True
-    host, _ = addresses.host_and_port(endpoint)
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.removeprefix("::ffff:")).is_loopback
-    except ValueError:
-        return False
+    return addresses.is_loopback_host(addresses.host_and_port(endpoint)[0])
 
 
 def weights_endpoint(endpoint: str) -> str:

@@ -6,10 +6,10 @@ chunks to train on and which violations to count. Owned by the network thread.
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass, field
 
 from common.config import Config
+from common.protocol import codec
 from common.protocol import messages as m
 from learner.server import validation
 from learner.server.hello import LearnerTerms, decide_hello, welcome
@@ -69,9 +69,18 @@ class Admission:
     def _on_progress(
         self, session: SessionRecord, message: m.Message, now: float, result: AdmissionResult
     ) -> None:
-        """Handle a message of a connected session; a violation is recorded and changes nothing."""
+        """Handle a message of a connected session; a violation is recorded and changes nothing.
+
+        The checksum of a chunk is checked first, because each field of a damaged copy may be wrong: the copy
+        counts as not received, so the same steps can arrive again. After three copies the chunk is received
+        and dropped.
+        """
         flow = self.registry.flows[session.sid]
         result.violations += flow.take_decode_violation()
+        damaged = isinstance(message, m.ChunkMessage) and codec.checksum(message) != message.crc
+        if damaged and flow.retry_damaged():
+            _reply(result, session, m.Resend(offset=self.registry.ledger.accounts[session.sid].received))
+            return
         limit_steps = validation.produced_limit(flow.credit, session.produced_at_join, self._chunk_steps)
         violation = validation.progress_violation(message, limit_steps)
         if violation is not None:
@@ -81,7 +90,7 @@ class Admission:
         self.registry.sessions.renew(session, now, setup_ended)
         match message:
             case m.ChunkMessage():
-                self._on_chunk(session, message, now, result)
+                self._on_chunk(session, message, damaged, now, result)
             case m.Skip():
                 if self._receive(session, message, result):
                     self.registry.ledger.settle(session.sid, message.offset, message.reason)
@@ -144,18 +153,15 @@ class Admission:
         result.replies.append((peer, accepted))
 
     def _on_chunk(
-        self, session: SessionRecord, chunk: m.ChunkMessage, now: float, result: AdmissionResult
+        self,
+        session: SessionRecord,
+        chunk: m.ChunkMessage,
+        damaged: bool,
+        now: float,
+        result: AdmissionResult,
     ) -> None:
-        """Admit a chunk to its batch, or record why it is dropped.
-
-        The checksum is checked before the ledger receives the steps: a damaged copy counts as not received,
-        so the same steps can arrive again. After three copies the chunk is received and dropped.
-        """
+        """Admit a chunk to its batch, or record why it is dropped."""
         flow = self.registry.flows[session.sid]
-        damaged = zlib.crc32(chunk.body) != chunk.crc
-        if damaged and flow.retry_damaged():
-            _reply(result, session, m.Resend(offset=chunk.offset))
-            return
         if not self._receive(session, chunk, result):
             return
         flow.clear_damaged()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import replace
 
 from common.config import Config, PPOConfig, RolloutConfig
+from common.protocol import codec
 from common.protocol import messages as m
 from learner.server.admission import Admission
 from learner.server.scheduler import AdmittedChunk
@@ -82,22 +82,24 @@ class AdmissionHarness:
             self.send_hello(name)
             self.send_heartbeat(name, 0)
 
-    def send_chunk(self, name: str, offset: int = 0, version: int = 0, **facts: object) -> list[m.Message]:
-        """Send a chunk; return the replies."""
+    def chunk(self, name: str, offset: int = 0, version: int = 0, **facts: object) -> m.ChunkMessage:
+        """Make the message of a chunk, with its checksum unless `facts` has another."""
         values = {
             "generation": self.registry.generation,
             "steps": CHUNK_STEPS,
             "fresh": offset == 0,
             "truncations": 0,
             "observation_bytes": 0,
-            "crc": zlib.crc32(_BODY),
+            "crc": 0,
             "body": _BODY,
         } | facts
         produced = offset + int(str(values["steps"]))
-        return self.send(
-            name,
-            m.ChunkMessage(sid=sid(name), version=version, offset=offset, produced=produced, **values),  # type: ignore[arg-type]
-        )
+        chunk = m.ChunkMessage(sid=sid(name), version=version, offset=offset, produced=produced, **values)  # type: ignore[arg-type]
+        return chunk if "crc" in facts else replace(chunk, crc=codec.checksum(chunk))
+
+    def send_chunk(self, name: str, offset: int = 0, version: int = 0, **facts: object) -> list[m.Message]:
+        """Send a chunk; return the replies."""
+        return self.send(name, self.chunk(name, offset, version, **facts))
 
     def open_batch(self, version: int = 0) -> None:
         """Open the batch of a version, and discard the Acks."""

@@ -11,7 +11,6 @@ import random
 import secrets
 import threading
 import time
-import zlib
 from collections.abc import Callable
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -132,7 +131,7 @@ def unreadable_chunk(
 ) -> m.ChunkMessage:
     """A chunk whose body is noise with a valid checksum; it uses a grant until it is decoded."""
     body, steps = rng.randbytes(500), max(1, credit - offset)
-    return m.ChunkMessage(
+    chunk = m.ChunkMessage(
         sid=sid,
         generation=generation,
         version=0,
@@ -142,9 +141,10 @@ def unreadable_chunk(
         fresh=True,
         truncations=0,
         observation_bytes=100,
-        crc=zlib.crc32(body),
+        crc=0,
         body=body,
     )
+    return dataclasses.replace(chunk, crc=codec.checksum(chunk))
 
 
 def damaged_chunk(rng: random.Random, sid: bytes, generation: int, offset: int, credit: int) -> m.Message:

@@ -31,7 +31,7 @@ from tests.support.clock import Clock
 TICK_SECONDS = 0.25
 _POLL_STEPS = 64  # steps of an actor between two polls of its session
 _CHECKPOINTS = 3
-_EMPTY = codec.Packed(0, 0, 0, b"")
+_EMPTY = codec.Packed(0, 0, b"")
 
 
 @dataclass(slots=True)

@@ -196,10 +196,10 @@ def mutant_chunk(message: m.ChunkMessage, rng: random.Random) -> m.ChunkMessage:
             place = 4 * rng.randrange(max(1, len(raw) // 4))
             raw[place : place + 4] = rng.choice(_VALUES)
             blocks[at] = zlib.compress(raw, 1)
-    return dataclasses.replace(
+    changed = dataclasses.replace(
         message,
         truncations=truncations,
         observation_bytes=len(blocks[0]) if length is None else length,
         body=b"".join(blocks),
-        crc=zlib.crc32(b"".join(blocks)),
     )
+    return dataclasses.replace(changed, crc=codec.checksum(changed))

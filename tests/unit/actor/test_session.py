@@ -37,7 +37,7 @@ WELCOME = m.Welcome(
 )
 LOST = m.Reject(code="lost", text="begin a new session", produced=3)
 FULL = m.Reject(code="full", text="expected fewer actors", retry_after_ms=40_000)
-PACKED = codec.Packed(0, 0, 0, b"")
+PACKED = codec.Packed(0, 0, b"")
 
 
 class Learner:

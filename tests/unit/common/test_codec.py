@@ -26,6 +26,51 @@ def test_every_message_survives_the_wire(message: m.Message) -> None:
     assert decoded == message
 
 
+UNPRINTABLE = {
+    "escape": "\x1b[2J",
+    "line feed": "a\nlearner: stopped",
+    "carriage return": "a\rb",
+    "null": "\0",
+    "delete": "\x7f",
+    "C1 control sequence": "\x9b2J",
+    "right-to-left override": "a\u202eb",
+    "line separator": "a\u2028b",
+}
+TEXTS = [  # every field of text that a peer supplies
+    (type(message), name)
+    for message in CORPUS
+    for name, hint in typing.get_type_hints(type(message), include_extras=True).items()
+    if hint is str or hint == dict[str, float]
+]
+
+
+def test_the_texts_of_peers_are_known() -> None:
+    fields = {(kind.__name__, name) for kind, name in TEXTS}
+    assert fields == {
+        *(("Hello", "host"), ("Hello", "software"), ("Welcome", "software")),
+        *(("Reject", "text"), ("Heartbeat", "stats")),
+    }
+
+
+@pytest.mark.parametrize("text", UNPRINTABLE.values(), ids=UNPRINTABLE)
+@pytest.mark.parametrize(("kind", "field"), TEXTS, ids=lambda value: getattr(value, "__name__", value))
+def test_text_that_is_not_printable_is_refused_and_the_refusal_is_printable(
+    kind: type[m.Message], field: str, text: str
+) -> None:
+    """Such text could move the cursor of a terminal, hide lines or forge lines of a log."""
+    [message] = [message for message in CORPUS if type(message) is kind]
+    for sent, accepted in (("Zürich 1", True), (text, False)):
+        value = {sent: 1.0} if field == "stats" else sent
+        parts = [part(kind.KIND, header_of(message) | {field: value}, len(getattr(message, "body", b"")))]
+        parts += [message.body] if hasattr(message, "body") else []
+        if accepted:
+            assert getattr(codec.decode(parts), field) == value
+            continue
+        with pytest.raises(codec.WireError, match=f"in field {field}") as refused:
+            codec.decode(parts)
+        assert refused.value.reason == "header" and str(refused.value).isprintable()
+
+
 REJECT = header_of(CORPUS[2])
 ACK = header_of(CORPUS[5])
 HEARTBEAT = header_of(CORPUS[8])

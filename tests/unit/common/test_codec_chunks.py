@@ -7,6 +7,7 @@ import struct
 import tracemalloc
 import zlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,10 +43,35 @@ def test_images_survive_where_their_words_do_not_fill_the_last_byte_of_bits(
     assert same_arrays(codec.unpack(chunk_message(chunk), rollout, IMAGES), chunk)
 
 
-@pytest.mark.parametrize("spaces", [IMAGES, VECTORS, TORQUES], ids=["images", "vectors", "continuous"])
-def test_the_checksum_covers_the_whole_body(spaces: Spaces, make_chunk: Callable[..., Chunk]) -> None:
-    packed = codec.pack(make_chunk(4, 2, spaces, 1))
-    assert packed.crc == zlib.crc32(packed.body)
+def test_a_flipped_bit_of_any_part_of_a_chunk_message_is_found(make_chunk: Callable[..., Chunk]) -> None:
+    """The message is refused, or its checksum differs, or its fields are those that were sent."""
+    whole = chunk_message(make_chunk(4, 2, VECTORS, 1, truncated=[(1, 1)]))
+    assert codec.checksum(whole) == whole.crc
+    changed = 0
+    for part, data in enumerate(parts := codec.encode(whole)):
+        for bit in range(8 * len(data)):
+            flipped = bytearray(data)
+            flipped[bit // 8] ^= 1 << bit % 8
+            try:
+                message = codec.decode([*parts[:part], bytes(flipped), *parts[part + 1 :]])
+            except codec.WireError:
+                continue
+            assert isinstance(message, m.ChunkMessage)
+            assert codec.checksum(message) != message.crc or message == whole
+            changed += message != whole
+    assert changed > 8 * len(whole.body)  # bits of the body and of header fields
+
+
+@pytest.mark.parametrize(
+    "field", [field.name for field in dataclasses.fields(m.ChunkMessage) if field.name != "crc"]
+)
+def test_the_checksum_covers_each_field_of_a_chunk_message(
+    field: str, make_chunk: Callable[..., Chunk]
+) -> None:
+    message = chunk_message(make_chunk(4, 2, VECTORS, 1))
+    value: Any = getattr(message, field)
+    other: Any = bytes([value[0] ^ 1]) + value[1:] if isinstance(value, bytes) else type(value)(value ^ 1)
+    assert codec.checksum(dataclasses.replace(message, **{field: other})) != message.crc
 
 
 def test_repeated_images_need_almost_no_space(make_chunk: Callable[..., Chunk]) -> None:

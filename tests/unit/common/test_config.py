@@ -186,3 +186,15 @@ def test_rnd_paper_has_the_numbers_of_the_paper() -> None:
     assert (ppo.coef_extrinsic, ppo.coef_intrinsic, ppo.entropy_coef) == (2.0, 1.0, 0.001)
     assert paper.predictor_share == 0.25
     assert (paper.env.sticky, paper.env.max_frames, paper.env.time_limit_is_end) == (0.25, 18_000, True)
+
+
+@pytest.mark.parametrize("field", ["env.id", "preset", "rollout.lanes"])
+def test_text_with_control_characters_is_refused_and_not_shown(field: str) -> None:
+    """An actor shows values of its learner's configuration on its terminal."""
+    data = json.loads(Config().to_json())
+    *groups, name = field.split(".")
+    target = data[groups[0]] if groups else data
+    target[name] = "\x1b[2J"
+    with pytest.raises(ValueError, match=f"printable text at configuration.{field}") as refused:
+        Config.from_json(json.dumps(data))
+    assert str(refused.value).isprintable()

@@ -124,7 +124,7 @@ def test_a_secret_that_others_may_read_or_write_is_refused(
 
 def test_a_list_of_authorised_actors_that_others_may_extend_is_refused(directory: Path) -> None:
     (directory / "authorised").chmod(0o770)
-    assert "chmod 700" in sentence(KeyDirectory.open(directory).authorised)
+    assert "chmod go-w" in sentence(KeyDirectory.open(directory).authorised)
 
 
 def test_absent_files_and_directories_are_named(directory: Path, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from common.protocol import messages as m
@@ -9,6 +11,7 @@ from learner.server.sessions import LEASE_SECONDS
 from tests.support.admission_harness import (
     CHUNK_STEPS,
     GENERATION,
+    HUGE,
     ONE_CHUNK_BATCH,
     AdmissionHarness,
     last_ack,
@@ -48,11 +51,30 @@ def test_a_damaged_body_is_requested_three_times_and_then_dropped() -> None:
     for _ in range(3):
         assert m.Resend(offset=0) in harness.send_chunk("a", crc=1)
         assert harness.dropped() == {}
-    assert last_ack(harness.send_chunk("a", crc=1)).settled == CHUNK_STEPS
+    replies = harness.send_chunk("a", crc=1)
     assert harness.dropped() == {"invalid": CHUNK_STEPS}
+    assert last_ack(replies).settled == CHUNK_STEPS
     assert m.Resend(offset=CHUNK_STEPS) in harness.send_chunk("a", CHUNK_STEPS, crc=1)  # its own three tries
     harness.send_chunk("a", CHUNK_STEPS)
     assert harness.admitted() == [("a", CHUNK_STEPS)]
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [("generation", 3), ("version", 1), ("offset", 2 * CHUNK_STEPS), ("produced", HUGE), ("fresh", False)],
+)
+def test_a_chunk_with_a_damaged_header_is_requested_again_and_not_believed(field: str, value: int) -> None:
+    """A damaged field causes no violation, drops no step and changes no count of steps."""
+    harness = AdmissionHarness()
+    harness.join("a")
+    harness.open_batch()
+    sent = harness.chunk("a")
+    before = harness.registry.to_json(set())
+    assert harness.send("a", replace(sent, **{field: value})) == [m.Resend(offset=0)]  # type: ignore[arg-type]
+    assert harness.registry.to_json(set()) == before
+    assert harness.take_violations() == []
+    harness.send("a", sent)
+    assert harness.admitted() == [("a", 0)]
 
 
 def test_a_chunk_that_cannot_be_decoded_is_invalid_and_its_batch_is_granted_another() -> None:

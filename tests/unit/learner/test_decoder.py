@@ -59,7 +59,7 @@ def admitted(chunk: Chunk, batch: int, slot: int = 0, body: bytes | None = None)
         fresh=False,
     )
     if body is not None:
-        message = codec.Packed(packed.truncations, packed.observation_bytes, packed.crc, body).message(
+        message = codec.Packed(packed.truncations, packed.observation_bytes, body).message(
             sid=message.sid, generation=0, version=batch, offset=0, steps=T * B, produced=T * B, fresh=False
         )
     return AdmittedChunk(batch, slot, 1, message)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import zlib
+from dataclasses import replace
 
 import pytest
 
+from common.protocol import codec
 from common.protocol import messages as m
 from learner.server import validation
 from tests.support.admission_harness import CHUNK_STEPS, GENERATION, HUGE, AdmissionHarness, sid
@@ -25,15 +26,16 @@ def chunk(**facts: int) -> m.ChunkMessage:
         "steps": CHUNK_STEPS,
         "produced": CHUNK_STEPS,
     }
-    return m.ChunkMessage(
+    chunk = m.ChunkMessage(
         sid=sid("a"),
         fresh=True,
         truncations=0,
         observation_bytes=0,
-        crc=zlib.crc32(b""),
+        crc=0,
         body=b"",
         **(right | facts),
     )
+    return replace(chunk, crc=codec.checksum(chunk))
 
 
 def skip(name: str, offset: int, steps: int, produced: int) -> m.Skip:

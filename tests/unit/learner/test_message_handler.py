@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+import structlog
 
 from common.config import Config
 from common.protocol import codec, messages
@@ -51,6 +54,21 @@ def test_replies_leave_in_the_order_of_the_messages_that_they_answer(handler: Ha
         (b"other", messages.Reject),
         (PEER, messages.HelloRequired),
     ]
+
+
+def test_the_host_name_of_an_actor_writes_no_control_characters_to_the_log(
+    handler: Handler, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where the log is a terminal, whose renderer does not escape text."""
+    structlog.configure(processors=[structlog.dev.ConsoleRenderer(colors=False)])
+    try:
+        handler.send(replace(hello(SID), host="\x1b]0;learner stopped\x07\x1b[2J"))
+    finally:
+        structlog.reset_defaults()
+    shown = capsys.readouterr()
+    assert "message_refused" in shown.out
+    assert all(line.isprintable() for line in (shown.out + shown.err).splitlines())
+    assert len(handler.admission.registry.sessions) == 0 and handler.wire_errors["header"] == 1
 
 
 def test_messages_and_bytes_are_counted_by_kind(handler: Handler) -> None:

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 
 from common.protocol import codec
-from tests.support.chunk_messages import IMAGES, VECTORS
+from tests.support.chunk_messages import IMAGES
 from tests.support.mutation import Fact, Mutant, check_noticed
 from tests.unit.common import test_codec, test_codec_chunks
 
@@ -82,11 +82,18 @@ MUTANTS = [
         refused_message("text beyond 256 characters"),
     ),
     Mutant(
-        "the checksum covers the observations alone",
-        codec.pack,
-        "zlib.crc32(body)",
-        "zlib.crc32(seen)",
-        partial(test_codec_chunks.test_the_checksum_covers_the_whole_body, VECTORS),
+        "the checksum covers the body alone",
+        codec.checksum,
+        "msgpack.packb([getattr(message, name) for name in names])",
+        'b""',
+        test_codec_chunks.test_a_flipped_bit_of_any_part_of_a_chunk_message_is_found,
+    ),
+    Mutant(
+        "the checksum covers the header alone",
+        codec.checksum,
+        ", zlib.crc32(message.body))",
+        ")",
+        test_codec_chunks.test_a_flipped_bit_of_any_part_of_a_chunk_message_is_found,
     ),
     Mutant(
         "images are changed by packing",
