@@ -15,10 +15,10 @@ from common.spaces import Spaces
 
 WARMUP_VERSION = -1  # of chunks with random actions, before the first policy
 
-# The largest magnitude of observations, log-probabilities, rewards and bonuses. The square of a discounted sum
-# of such numbers stays below 1e20, and the largest float32 is 3e38. Honest numbers are smaller: the score of a
-# game has six digits, whitened inputs keep a bonus below 1e4, and a sampled action has at least the smallest
-# positive float32, e^-104, or as a density e^-16 over its standard deviation for each component.
+# The largest magnitude of observations, log-probabilities, rewards and bonuses. The square of a discounted
+# sum of such numbers stays below 1e20, and the largest float32 is 3e38. Honest numbers are smaller: the score
+# of a game has six digits, whitened inputs keep a bonus below 1e4, and a sampled action has at least the
+# smallest positive float32, e^-104, or as a density e^-16 over its standard deviation for each component.
 VALUE_LIMIT = 1e6
 _LIMITED = ("observation", "final_observation", "log_prob", "reward", "bonus")
 
