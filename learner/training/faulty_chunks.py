@@ -5,6 +5,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 
+import numpy as np
+
+from common.config import Config
+from common.protocol.chunk import Chunk, layout
+from common.spaces import Spaces
 from learner.interface import DecodedChunk
 from learner.training.batch_builder import BatchBuilder
 from learner.training.normaliser import Normaliser
@@ -14,13 +19,16 @@ from learner.training.ppo import PPO
 class FaultyChunkFinder:
     """Runs an update on each chunk of a failed batch alone, and undoes it.
 
-    If every chunk fails alone, the networks or the settings may be the cause. Then a chunk that an earlier
-    update trained on decides: if it fails as well, no chunk is to blame.
+    If every chunk fails alone, the networks or the settings may be the cause. Then a reference decides: if it
+    fails as well, no chunk is to blame. The reference is a chunk of the last successful update, and one of
+    zeros before the first, so that a peer that fills the first batches alone cannot end a run either.
     """
 
-    def __init__(self, ppo: PPO, builder: BatchBuilder) -> None:
+    def __init__(self, config: Config, spaces: Spaces, ppo: PPO, builder: BatchBuilder) -> None:
         self._ppo, self._builder = ppo, builder
-        self.trained: DecodedChunk | None = None  # a chunk of the last successful update
+        arrays = layout(config.rollout, spaces, truncations=0)
+        zeros = Chunk(**{name: np.zeros(shape, dtype) for name, (dtype, shape) in arrays.items()})
+        self.reference = DecodedChunk(bytes(16), 0, 0, 0, 0, 0, True, zeros)
 
     def find(
         self, chunks: Sequence[DecodedChunk], version: int, normaliser: Normaliser, progress: float
@@ -35,6 +43,4 @@ class FaultyChunkFinder:
             return report is None
 
         faulty = [decoded for decoded in chunks if fails(decoded)]
-        if len(faulty) == len(chunks) and (self.trained is None or fails(self.trained)):
-            return []
-        return faulty
+        return [] if len(faulty) == len(chunks) and fails(self.reference) else faulty

@@ -72,7 +72,7 @@ class Trainer:
         self._gatherer = BatchGatherer(server, config.rollout.batch_chunks, self._timer, stop, on_wait)
         self._builder = BatchBuilder(config, spaces, device, ppo.compute_bonus)
         self._failed = FailedBatches(failed_batches)
-        self._faulty_chunks = FaultyChunkFinder(ppo, self._builder)
+        self._faulty_chunks = FaultyChunkFinder(config, spaces, ppo, self._builder)
 
     @property
     def status(self) -> TrainerStatus:
@@ -192,7 +192,7 @@ class Trainer:
     def _record(self, chunks: list[DecodedChunk], report: UpdateReport) -> None:
         """Move the status to the next version."""
         self._failed.clear()
-        self._faulty_chunks.trained = chunks[0]
+        self._faulty_chunks.reference = chunks[0]
         status = self._status
         lags = [status.version - decoded.version for decoded in chunks]
         self._status = replace(

@@ -42,7 +42,7 @@ class Learner:
         self.ppo = PPO(config, TORQUES, CPU)
         self.builder = BatchBuilder(config, TORQUES, CPU, self.ppo.compute_bonus)
         self.normaliser = Normaliser(TORQUES, config)
-        self.finder = FaultyChunkFinder(self.ppo, self.builder)
+        self.finder = FaultyChunkFinder(config, TORQUES, self.ppo, self.builder)
 
     def train(self, chunks: list[DecodedChunk]) -> bool:
         """Run an update; return whether it succeeded."""
@@ -95,21 +95,23 @@ def test_the_examination_changes_nothing(updates: int, make_chunk: Maker) -> Non
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
 
 
-def test_if_every_chunk_fails_a_chunk_that_was_trained_decides(make_chunk: Maker) -> None:
-    """Without one the networks may be the cause, so no chunk is to blame."""
+def test_if_every_chunk_fails_a_reference_decides(make_chunk: Maker) -> None:
+    """A chunk of zeros before the first update; if the reference fails as well, no chunk is to blame."""
     learner, chunks = Learner(), chunks_of(make_chunk, far=(0, 1, 2))
-    assert learner.faulty(chunks) == []
-    learner.finder.trained = chunks_of(make_chunk)[0]
     assert learner.faulty(chunks) == [0, 1, 2]
-    learner.finder.trained = chunks[0]
+    learner.finder.reference = chunks_of(make_chunk)[0]
+    assert learner.faulty(chunks) == [0, 1, 2]
+    learner.finder.reference = chunks[0]
     assert learner.faulty(chunks) == []
 
 
-def test_no_chunk_is_to_blame_if_the_settings_are_the_cause(make_chunk: Maker) -> None:
+@pytest.mark.parametrize("updated", [False, True])
+def test_no_chunk_is_to_blame_if_the_settings_are_the_cause(updated: bool, make_chunk: Maker) -> None:
     """The learning rate is far too large, so that every update fails."""
     config = replace(CONFIG, ppo=PPOConfig(epochs=2, minibatches=3, learning_rate=1e38, max_grad_norm=0.0))
     learner, chunks = Learner(config), chunks_of(make_chunk)
-    learner.finder.trained = chunks_of(make_chunk, seed=20)[0]
+    if updated:
+        learner.finder.reference = chunks_of(make_chunk, seed=20)[0]
     assert not learner.train(chunks)
     assert learner.faulty(chunks) == []
 
