@@ -255,8 +255,8 @@ def test_staleness_of_a_batch_with_known_ratios(make_chunk: Maker) -> None:
 def test_the_staleness_of_actions_that_were_almost_impossible_is_finite(make_chunk: Maker) -> None:
     """An actor that claims the smallest accepted log-probabilities does not make an update infinite."""
     batch = batch_of(make_chunk, MIXED)
-    batch = replace(batch, log_prob=torch.full_like(batch.log_prob, -VALUE_LIMIT))
     values = values_of(batch, 0.0)
+    batch = replace(batch, log_prob=torch.full_like(batch.log_prob, -VALUE_LIMIT))
     found = staleness(batch, values, compute_targets(batch, values, CONFIG))
     assert all(torch.isfinite(value) for value in found.values())
 
