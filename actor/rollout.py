@@ -14,7 +14,7 @@ from common.envs import VectorEnv
 from common.model.policy import Policy
 from common.phase_timer import PhaseTimer
 from common.process.lifecycle import EXIT_CONFIGURATION, Fatal
-from common.protocol.chunk import Chunk, layout
+from common.protocol.chunk import VALUE_LIMIT, Chunk, is_within_limit, layout
 from common.rng import RngKey, environment_seeds
 from common.spaces import Spaces
 
@@ -53,7 +53,7 @@ class Rollout:
             The chunk, with a bonus of zero; None if it was abandoned, and then the lanes must be reset.
 
         Raises:
-            Fatal: the environment returned a number that is not finite.
+            Fatal: the environment returned a number that is not finite or is beyond `VALUE_LIMIT`.
         """
         steps, stack, chunk = self._config.steps, self._spaces.stack, self._chunk
         chunk.observation[:stack] = np.moveaxis(self._stack, 1, 0)
@@ -79,19 +79,20 @@ class Rollout:
                 return None
         faulthandler.cancel_dump_traceback_later()
         self.fresh = False
-        self._require_finite("rewards", chunk.reward)
-        self._require_finite("observations", chunk.observation)
-        return dataclasses.replace(
-            chunk, final_observation=np.concatenate(final_observations), bonus=np.zeros_like(chunk.bonus)
-        )
+        final = np.concatenate(final_observations)
+        self._require_limit("rewards", chunk.reward)
+        self._require_limit("observations", chunk.observation)
+        self._require_limit("observations", final)
+        return dataclasses.replace(chunk, final_observation=final, bonus=np.zeros_like(chunk.bonus))
 
     @staticmethod
-    def _require_finite(name: str, array: npt.NDArray[np.generic]) -> None:
-        """Raise `Fatal` if a float array is not finite: the learner would refuse this and later chunks."""
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
+    def _require_limit(name: str, array: npt.NDArray[np.generic]) -> None:
+        """Raise `Fatal` if a number is beyond the limit: the learner would refuse this and later chunks."""
+        if not is_within_limit(array):
             raise Fatal(
                 EXIT_CONFIGURATION,
-                f"expected finite {name} from the environment, got NaN or infinity: repair the environment",
+                f"expected finite {name} within {VALUE_LIMIT:g} from the environment, got NaN, infinity or a "
+                "larger number: repair the environment, or scale them with a wrapper",
             )
 
     def _act(self, policy: Policy | None, t: int, uniform: npt.NDArray[np.float32]) -> None:

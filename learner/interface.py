@@ -41,14 +41,17 @@ class TrainerServer(Protocol):
     def open_batch(self, version: int) -> None:
         """Hand out credit for the batch of `version` and `max_lag` more; -1 is the warm-up."""
 
-    def retry_batch(self) -> None:
-        """Hand out credit for the present batch again, because its update failed."""
+    def retry_batch(self, chunks: int) -> None:
+        """Hand out credit for `chunks` more chunks of the present batch, because its update failed."""
 
     def take(self, timeout_seconds: float) -> DecodedChunk | None:
         """Return the next decoded chunk, oldest batch first, or None after the timeout."""
 
     def settle(self, chunks: Sequence[DecodedChunk], verdict: Verdict) -> None:
         """Record the steps of `chunks` in the ledger as trained, or as dropped for a reason."""
+
+    def record_violations(self, chunks: Sequence[DecodedChunk], violation: str) -> None:
+        """Record a violation for the session of each chunk; too many ban its connection."""
 
     def publish(self, bundle: Bundle) -> None:
         """Serialise a bundle and make it the newest that actors can fetch."""

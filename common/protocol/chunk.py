@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,13 @@ from common.config import RolloutConfig
 from common.spaces import Spaces
 
 WARMUP_VERSION = -1  # of chunks with random actions, before the first policy
+
+# The largest magnitude of observations, log-probabilities, rewards and bonuses. The square of a discounted
+# sum of such numbers stays below 1e20, and the largest float32 is 3e38. Honest numbers are smaller: the score
+# of a game has six digits, whitened inputs keep a bonus below 1e4, and a sampled action has at least the
+# smallest positive float32, e^-104, or as a density e^-16 over its standard deviation for each component.
+VALUE_LIMIT = 1e6
+_LIMITED = ("observation", "final_observation", "log_prob", "reward", "bonus")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -39,6 +47,31 @@ class Chunk:
     def done(self) -> npt.NDArray[np.bool_]:
         """bool [T, B]: the next row belongs to the next episode."""
         return self.terminated | self.truncated
+
+
+def is_within_limit(array: npt.NDArray[Any]) -> bool:
+    """Return whether every number is finite and within `VALUE_LIMIT`; images always are."""
+    return array.dtype.kind != "f" or bool((np.abs(array) <= VALUE_LIMIT).all())
+
+
+def value_error(chunk: Chunk, spaces: Spaces) -> str | None:
+    """Return why the values of a chunk cannot be those of an honest actor, or None."""
+    for name in _LIMITED:
+        if not is_within_limit(getattr(chunk, name)):
+            return f"expected finite numbers within {VALUE_LIMIT:g} in {name}"
+    if not np.isfinite(chunk.action).all():
+        return "expected finite actions"
+    if not spaces.is_continuous:
+        if (chunk.action < 0).any() or (chunk.action >= spaces.actions).any():  # type: ignore[operator]
+            return f"expected actions in [0, {spaces.actions})"
+        if (chunk.log_prob > 1e-3).any():
+            return "expected log-probabilities of at most 0"
+    if (chunk.bonus < 0).any():
+        return "expected bonuses of at least 0"
+    truncations = len(chunk.final_observation)
+    if (chunk.terminated & chunk.truncated).any() or int(chunk.truncated.sum()) != truncations:
+        return f"expected one final observation per truncation, got {truncations}"
+    return None
 
 
 ArraySpec = tuple[str, tuple[int, ...]]  # dtype, shape

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from zlib_ng import zlib_ng
 
 from common.config import RolloutConfig
-from common.protocol.chunk import Chunk, layout, raw_bytes
+from common.protocol.chunk import Chunk, layout, raw_bytes, value_error
 from common.protocol.messages import ChunkMessage, Message
 from common.spaces import Spaces
 
@@ -217,7 +217,7 @@ def unpack(message: ChunkMessage, rollout: RolloutConfig, spaces: Spaces) -> Chu
 
     Raises:
         WireError: a size differs from the configuration's, a stream is damaged or too long, or a value is
-            out of range or not finite.
+            out of range (see `chunk.value_error`).
     """
     truncations, length = message.truncations, message.observation_bytes
     if not (0 <= truncations <= rollout.chunk_steps and 0 <= length <= len(message.body)):
@@ -233,23 +233,10 @@ def unpack(message: ChunkMessage, rollout: RolloutConfig, spaces: Spaces) -> Chu
     if max(raw[name].max() for name, (dtype, _) in specs.items() if dtype == "|b1") > 1:
         raise WireError("array", "expected terminated, truncated and life_lost to be 0 or 1")
     chunk = Chunk(**{name: raw[name].view(dtype).reshape(shape) for name, (dtype, shape) in specs.items()})
-    _check_values(chunk, spaces, truncations)
+    error = value_error(chunk, spaces)
+    if error is not None:
+        raise WireError("array", error)
     return chunk
-
-
-def _check_values(chunk: Chunk, spaces: Spaces, truncations: int) -> None:
-    arrays = [getattr(chunk, field.name) for field in dataclasses.fields(Chunk)]
-    if not all(np.isfinite(array).all() for array in arrays if array.dtype == np.float32):
-        raise WireError("array", "expected finite numbers")
-    if not spaces.is_continuous:
-        if (chunk.action < 0).any() or (chunk.action >= spaces.actions).any():  # type: ignore[operator]
-            raise WireError("array", f"expected actions in [0, {spaces.actions})")
-        if (chunk.log_prob > 1e-3).any():
-            raise WireError("array", "expected log-probabilities of at most 0")
-    if (chunk.bonus < 0).any():
-        raise WireError("array", "expected bonuses of at least 0")
-    if (chunk.terminated & chunk.truncated).any() or int(chunk.truncated.sum()) != truncations:
-        raise WireError("array", f"expected one final observation per truncation, got {truncations}")
 
 
 def _inflate(block: bytes, size: int) -> npt.NDArray[np.uint8]:

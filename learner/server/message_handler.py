@@ -74,7 +74,7 @@ class MessageHandler:
         for chunk in result.chunks:
             self._submit(chunk)
         for violation in result.violations:
-            self._record_violation(sender, "violation", violation, now)
+            self.record_violation(sender, "violation", violation, now)
         return 0
 
     def handle_request(self, sender: Sender, parts: list[bytes], now: float) -> WeightsRequest | int:
@@ -95,7 +95,7 @@ class MessageHandler:
         message_class = self.rate_limiter.classify_message(sender.peer, size_bytes, now)
         if message_class == "excess":
             text = "expected fewer or smaller messages, got more than the quota"
-            self._record_violation(sender, "quota", text, now)
+            self.record_violation(sender, "quota", text, now)
         return message_class == "accepted"
 
     def _allow_hello(self, sender: Sender, hello: Hello, now: float) -> bool:
@@ -115,12 +115,12 @@ class MessageHandler:
         """Count a message that cannot be decoded; one of another protocol version is no violation."""
         self.wire_errors[error.reason] += 1
         if error.reason != "version":
-            self._record_violation(sender, error.reason, str(error), now)
+            self.record_violation(sender, error.reason, str(error), now)
             return
         log.warning("message_refused", reason=error.reason, text=str(error))
         self.rate_limiter.charge(sender.peer, VERSION_SECONDS, now)  # the sender may run another release
 
-    def _record_violation(self, sender: Sender, reason: str, text: str, now: float) -> None:
+    def record_violation(self, sender: Sender, reason: str, text: str, now: float) -> None:
         """Log a violation; the one that exceeds the limit bans the connection and ends its session."""
         log.warning("message_refused", reason=reason, text=text)
         if self.rate_limiter.record_violation(sender.peer, now):

@@ -86,6 +86,27 @@ class Network:
         """Send replies at the end of this loop. Only the network thread calls it."""
         self._outbox += replies
 
+    def record_violations(self, sids: Sequence[bytes], violation: str) -> None:
+        """Log and count a violation of each session. Only the network thread calls it.
+
+        A session that has ended, or has not returned after a restart, has no connection to count it for.
+        """
+        for sid in sids:
+            session = self._admission.registry.sessions.get(sid)
+            if session is None or session.peer is None:
+                log.warning("session_to_blame", sid=sid.hex(), text=violation)
+                continue
+            sender = self._ports.sender(session.peer, session.key)
+            log.warning(
+                "session_to_blame",
+                sid=sid.hex(),
+                slot=session.slot,
+                host=session.host,
+                key=sender.name,
+                text=violation,
+            )
+            self._message_handler.record_violation(sender, "violation", violation, time.monotonic())
+
     def close(self) -> None:
         """End the thread; later calls raise."""
         self._closing.set()

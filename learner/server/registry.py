@@ -51,9 +51,9 @@ class SessionRegistry:
         self.scheduler.open(version)
         self.grant(now)
 
-    def reopen(self, now: float) -> None:
-        """Hand out credit for the present batch again, because its update failed."""
-        self.scheduler.reopen()
+    def reopen(self, chunks: int, now: float) -> None:
+        """Hand out credit for `chunks` more chunks of the present batch, because its update failed."""
+        self.scheduler.withdraw(self.scheduler.version, chunks)
         self.grant(now)
 
     def settle(self, chunks: list[tuple[bytes, int]], verdict: Verdict) -> None:

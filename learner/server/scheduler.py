@@ -74,10 +74,6 @@ class GrantScheduler:
         numbers = range(version, max(version, min(last, self._config.updates - 1)) + 1)
         self.batches = {number: self.batches.get(number, OpenBatch(chunks)) for number in numbers}
 
-    def reopen(self) -> None:
-        """Open the batch of the present version again, because its update failed."""
-        self.batches[self.version] = OpenBatch(self._config.rollout.batch_chunks)
-
     def close(self) -> None:
         """Close every batch."""
         self.batches = {}
@@ -92,10 +88,10 @@ class GrantScheduler:
         batch.admitted += 1
         return None
 
-    def withdraw(self, batch: int) -> None:
-        """Take back the admission of a chunk that could not be decoded."""
+    def withdraw(self, batch: int, chunks: int = 1) -> None:
+        """Take back the admission of chunks that could not be decoded or trained on."""
         if batch in self.batches:
-            self.batches[batch].admitted -= 1
+            self.batches[batch].admitted -= chunks
 
     def batch_of(self, sid: bytes) -> int:
         """Return the batch of a session's newest grant."""

@@ -95,9 +95,9 @@ class Server:
         """Hand out credit for the batch of `version` and `max_lag` more; -1 is the warm-up."""
         self._network.call(lambda: self._registry.open(version, time.monotonic()))
 
-    def retry_batch(self) -> None:
-        """Hand out credit for the present batch again, because its update failed."""
-        self._network.call(lambda: self._registry.reopen(time.monotonic()))
+    def retry_batch(self, chunks: int) -> None:
+        """Hand out credit for `chunks` more chunks of the present batch, because its update failed."""
+        self._network.call(lambda: self._registry.reopen(chunks, time.monotonic()))
 
     def take(self, timeout_seconds: float) -> DecodedChunk | None:
         """Return the next decoded chunk, oldest batch first, or None after the timeout."""
@@ -109,6 +109,11 @@ class Server:
         """Record the steps of `chunks` in the ledger as trained, or as dropped for a reason."""
         offsets = [(chunk.sid, chunk.offset) for chunk in chunks]
         self._network.call(lambda: self._registry.settle(offsets, verdict))
+
+    def record_violations(self, chunks: Sequence[DecodedChunk], violation: str) -> None:
+        """Record a violation for the session of each chunk; too many ban its connection."""
+        sids = [chunk.sid for chunk in chunks]
+        self._network.call(lambda: self._network.record_violations(sids, violation))
 
     def publish(self, bundle: Bundle) -> None:
         """Serialise a bundle and make it the newest that actors can fetch."""

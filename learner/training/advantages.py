@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_MAX_LOG_RATIO = 20.0  # keeps the exponential finite; the caps of V-trace are far below e^20
+MAX_LOG_RATIO = 20.0  # keeps the exponential finite; the caps of V-trace are far below e^20
 
 
 def vtrace(
@@ -68,5 +68,5 @@ def importance(log_prob: Tensor, behaviour_log_prob: Tensor, lag: Tensor) -> Ten
     Returns:
         float32 [T, B].
     """
-    difference = (log_prob - behaviour_log_prob).clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)
+    difference = (log_prob - behaviour_log_prob).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     return torch.where(lag > 0, difference, 0.0).exp()

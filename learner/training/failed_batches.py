@@ -15,10 +15,11 @@ from common.protocol.chunk import Chunk
 log = structlog.get_logger()
 
 _MAX_IN_A_ROW = 3
+_KEPT_FILES = 10  # so that a peer that sends faulty chunks does not fill the disk
 
 
 class FailedBatches:
-    """The failed batches of this process. Three in a row end the run."""
+    """The failed batches of this process. Three in a row without a chunk to blame end the run."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory  # made when the first batch fails
@@ -26,25 +27,28 @@ class FailedBatches:
         self.total = 0
 
     def clear(self) -> None:
-        """Reset the number of failures in a row, after an update that succeeded."""
+        """Reset the number of unexplained failures in a row, after an update that succeeded."""
         self._in_a_row = 0
 
     def keep(self, joined: Chunk, version: int) -> None:
-        """Count a failed batch, log it and write its arrays to disk. A full disk does not end the run."""
-        self._in_a_row += 1
+        """Count and log a failed batch, and write the first ten to disk. A full disk does not end the run."""
         self.total += 1
-        path = self._directory / f"{version:09d}-{self.total}.npz"
+        path = self._directory / f"{version:09d}-{self.total}.npz" if self.total <= _KEPT_FILES else None
+        log.error("update_failed", version=version, batch=str(path), next="examining each chunk alone")
+        if path is None:
+            return
         with contextlib.suppress(OSError):
             self._directory.mkdir(exist_ok=True)
             np.savez_compressed(path, **{x.name: getattr(joined, x.name) for x in dataclasses.fields(joined)})
-        log.error("update_failed", version=version, batch=str(path), next="trying another batch")
 
-    def check(self) -> None:
-        """Raise after too many failed batches in a row.
+    def count_unexplained(self) -> None:
+        """Count a failure for which no chunk is to blame.
 
         Raises:
-            Fatal: three batches in a row failed.
+            Fatal: it is the third in a row.
         """
+        self._in_a_row += 1
+        log.error("no_chunk_to_blame", failures_in_a_row=self._in_a_row, next="collecting another batch")
         if self._in_a_row >= _MAX_IN_A_ROW:
             raise Fatal(
                 EXIT_INTERNAL,

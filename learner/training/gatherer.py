@@ -40,6 +40,11 @@ class BatchGatherer:
             self._on_wait()
         return None
 
+    def put_back(self, chunks: list[DecodedChunk]) -> None:
+        """Keep gathered chunks for the next `gather` of their batch."""
+        for decoded in chunks:
+            self._early[decoded.batch].append(decoded)
+
     def gather(self, version: int) -> list[DecodedChunk] | None:
         """Wait for all chunks of the batch of `version`, and return them in batch order.
 

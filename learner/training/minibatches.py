@@ -27,6 +27,7 @@ def draw_minibatches(
 
     A minibatch is a random set of steps, or without `shuffle` a block of whole lanes in order. The rows are
     drawn on the host and sent to the device in one copy, because every copy from the host waits for it.
+    Steps that the number of minibatches does not divide, as those of a single chunk, leave a smaller one.
 
     Args:
         predictor_mask: rows that the predictor learns from, bool [epochs, T x E], on the host.
@@ -39,7 +40,7 @@ def draw_minibatches(
     Returns:
         One pair of int64 arrays for each minibatch of each epoch.
     """
-    size = steps * lanes // ppo.minibatches
+    size = max(1, steps * lanes // ppo.minibatches)
     lane_by_lane = torch.arange(steps * lanes).view(steps, lanes).t().reshape(-1)
     orders = [
         torch.randperm(steps * lanes, generator=generator) if ppo.shuffle else lane_by_lane
@@ -50,6 +51,6 @@ def draw_minibatches(
         for order, mask in zip(orders, predictor_mask, strict=True)
         for rows in torch.split(order, size)
     ]
-    all_rows = torch.split(torch.cat(orders).to(device), size)
+    all_rows = [rows for order in torch.stack(orders).to(device) for rows in torch.split(order, size)]
     predictor_rows = torch.split(torch.cat(selected_rows).to(device), [len(rows) for rows in selected_rows])
     return list(zip(all_rows, predictor_rows, strict=True))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from common.config import Config
-from learner.training.advantages import extrinsic_ends, importance, vtrace
+from learner.training.advantages import MAX_LOG_RATIO, extrinsic_ends, importance, vtrace
 from learner.training.batch import Batch
 
 _MIN_VARIANCE = 1e-12  # of targets; below it the explained variance is undefined
@@ -92,7 +92,7 @@ def staleness(batch: Batch, values: Values, targets: Targets) -> dict[str, Tenso
     weight = targets.weight
     return {
         "actor_learner_log_prob_diff_max": torch.where(batch.lag == 0, log_ratio.abs(), 0.0).max(),
-        "kl_behaviour": (log_ratio.exp() - 1 - log_ratio).mean(),
+        "kl_behaviour": (log_ratio.clamp(max=MAX_LOG_RATIO).exp() - 1 - log_ratio).mean(),
         "weight_capped": (weight >= WEIGHT_CAP).float().mean(),
         "effective_samples": weight.sum().square() / (weight.numel() * weight.square().sum()),
     }

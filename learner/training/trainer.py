@@ -26,6 +26,7 @@ from learner.training.checkpoint import Checkpoint
 from learner.training.checkpoint_writer import CheckpointWriter
 from learner.training.episodes import Episode, EpisodeTracker
 from learner.training.failed_batches import FailedBatches
+from learner.training.faulty_chunks import FaultyChunkFinder
 from learner.training.gatherer import BatchGatherer
 from learner.training.normaliser import Normaliser
 from learner.training.ppo import PPO, UpdateReport
@@ -71,6 +72,7 @@ class Trainer:
         self._gatherer = BatchGatherer(server, config.rollout.batch_chunks, self._timer, stop, on_wait)
         self._builder = BatchBuilder(config, spaces, device, ppo.compute_bonus)
         self._failed = FailedBatches(failed_batches)
+        self._faulty_chunks = FaultyChunkFinder(config, spaces, ppo, self._builder)
 
     @property
     def status(self) -> TrainerStatus:
@@ -117,7 +119,7 @@ class Trainer:
             The episodes that ended in the batch; None if asked to stop.
 
         Raises:
-            Fatal: three batches in a row had no finite losses.
+            Fatal: three batches in a row had no finite losses, and no chunk is to blame.
         """
         chunks = self._gatherer.gather(self._status.version)
         if chunks is None:
@@ -157,27 +159,40 @@ class Trainer:
         }
         return Checkpoint(self.ppo.state() | normaliser, meta)
 
+    @property
+    def _progress(self) -> float:
+        """The share of the run's updates that are done, in [0, 1)."""
+        return self._status.version / self._config.updates
+
     def _train(self, built: BuiltBatch) -> UpdateReport | None:
         """Update networks and statistics; change neither and return None if a figure is not finite."""
         with self._timer.measure("train"):
-            progress = self._status.version / self._config.updates
-            report = self.ppo.update(built.batch, built.statistics, progress)
+            report = self.ppo.update(built.batch, built.statistics, self._progress)
         if report is None:
             return None
         self.normaliser = built.normaliser
         return replace(report, figures=report.figures | {"stale_bonus_shift": built.stale_bonus_shift})
 
     def _drop(self, chunks: list[DecodedChunk], built: BuiltBatch) -> None:
-        """Keep the failed batch on disk, settle its steps as dropped, and ask for another batch."""
-        self._failed.keep(built.joined, self._status.version)
+        """Drop the chunks to blame for a failed update, or all of them, and ask for others in their place."""
+        version = self._status.version
+        self._failed.keep(built.joined, version)
         self._status = replace(self._status, failed_updates=self._failed.total)
-        self._server.settle(chunks, "update_failed")
-        self._failed.check()
-        self._server.retry_batch()
+        with self._timer.measure("train"):
+            faulty = self._faulty_chunks.find(chunks, version, self.normaliser, self._progress)
+        dropped = faulty or chunks
+        self._server.settle(dropped, "update_failed")
+        if faulty:
+            self._server.record_violations(faulty, "expected a chunk with finite losses, got NaN or infinity")
+            self._gatherer.put_back([decoded for decoded in chunks if decoded not in faulty])
+        else:
+            self._failed.count_unexplained()
+        self._server.retry_batch(len(dropped))
 
     def _record(self, chunks: list[DecodedChunk], report: UpdateReport) -> None:
         """Move the status to the next version."""
         self._failed.clear()
+        self._faulty_chunks.reference = chunks[0]
         status = self._status
         lags = [status.version - decoded.version for decoded in chunks]
         self._status = replace(

@@ -23,7 +23,7 @@ from gymnasium.spaces import Box, Discrete
 
 STEP_SECONDS = 0.001  # sleep per step, so that many actors leave processor time to the learner
 _EPISODE_STEPS = 50
-_EXACT = 1 << 22  # float32 represents every integer below this exactly
+_IDENTITIES = 1 << 19  # float32 represents them exactly, and the learner accepts numbers up to a million
 
 Observation = npt.NDArray[np.float32]
 
@@ -44,7 +44,7 @@ class Counted(gymnasium.Env[Observation, int]):
 
     def __init__(self) -> None:
         secret = random.SystemRandom()
-        self._identity = (secret.randrange(_EXACT), secret.randrange(_EXACT))
+        self._identity = (secret.randrange(_IDENTITIES), secret.randrange(_IDENTITIES))
         self._made = 0
 
     def reset(

@@ -32,14 +32,17 @@ class FakeServer:
     def open_batch(self, version: int) -> None:
         self.calls.append(("open_batch", version))
 
-    def retry_batch(self) -> None:
-        self.calls.append(("retry_batch",))
+    def retry_batch(self, chunks: int) -> None:
+        self.calls.append(("retry_batch", chunks))
 
     def take(self, timeout_seconds: float) -> DecodedChunk | None:
         return self.chunks.popleft() if self.chunks else None
 
     def settle(self, chunks: Sequence[DecodedChunk], verdict: Verdict) -> None:
         self.calls.append(("settle", verdict, [decoded.order for decoded in chunks]))
+
+    def record_violations(self, chunks: Sequence[DecodedChunk], violation: str) -> None:
+        self.calls.append(("record_violations", [decoded.order for decoded in chunks]))
 
     def publish(self, bundle: Bundle) -> None:
         self.bundles.append(bundle)

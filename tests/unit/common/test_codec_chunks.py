@@ -15,7 +15,7 @@ import pytest
 from common.config import RolloutConfig
 from common.protocol import codec
 from common.protocol import messages as m
-from common.protocol.chunk import Chunk
+from common.protocol.chunk import VALUE_LIMIT, Chunk
 from common.spaces import Spaces
 from tests.support.chunk_messages import IMAGES, TORQUES, VECTORS, chunk_message, same_arrays
 
@@ -215,13 +215,36 @@ def test_vectors_that_are_not_finite_are_refused(make_chunk: Callable[..., Chunk
         codec.unpack(chunk_message(chunk), ROLLOUT, VECTORS)
 
 
-def test_continuous_actions_and_their_log_probabilities_may_be_any_finite_numbers(
+@pytest.mark.parametrize("value", [1.01e6, -3e38, np.inf, np.nan])
+@pytest.mark.parametrize("name", ["observation", "final_observation", "log_prob", "reward", "bonus"])
+def test_numbers_beyond_the_limit_are_refused(
+    name: str, value: float, make_chunk: Callable[..., Chunk]
+) -> None:
+    """Their squares or exponentials would make the update of the whole batch infinite."""
+    message = chunk_message(with_value(make_chunk(4, 2, TORQUES, 3, truncated=[(0, 1)]), name, value))
+    with pytest.raises(codec.WireError, match=f"within 1e\\+06 in {name}"):
+        codec.unpack(message, ROLLOUT, TORQUES)
+
+
+@pytest.mark.parametrize("name", ["observation", "final_observation", "log_prob", "reward", "bonus"])
+def test_numbers_at_the_limit_are_accepted(name: str, make_chunk: Callable[..., Chunk]) -> None:
+    chunk = with_value(make_chunk(4, 2, TORQUES, 3, truncated=[(0, 1)]), name, VALUE_LIMIT)
+    assert same_arrays(codec.unpack(chunk_message(chunk), ROLLOUT, TORQUES), chunk)
+
+
+def with_value(chunk: Chunk, name: str, value: float) -> Chunk:
+    """The chunk with `value` as the last number of one array."""
+    getattr(chunk, name).reshape(-1)[-1] = value
+    return chunk
+
+
+def test_continuous_actions_may_be_any_finite_numbers_and_a_density_may_exceed_1(
     make_chunk: Callable[..., Chunk],
 ) -> None:
-    """Actions are sent as sampled, also beyond the bounds, and a density may exceed 1."""
+    """Actions are sent as sampled, also beyond the bounds; wide bounds make the density of a draw small."""
     chunk = make_chunk(4, 2, TORQUES, 3)
-    chunk.action[1, 0] = [-1e6, 2.5, 0.0]
-    chunk.log_prob[1, 0] = 7.5
+    chunk.action[1, 0] = [-1e9, 2.5, 0.0]
+    chunk.log_prob[1, :] = [7.5, -17 * np.log(2e3)]
     assert same_arrays(codec.unpack(chunk_message(chunk), ROLLOUT, TORQUES), chunk)
     for name in ("action", "log_prob"):
         for bad in (np.nan, np.inf):

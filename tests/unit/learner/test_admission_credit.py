@@ -121,6 +121,19 @@ def test_a_chunk_of_the_version_before_is_admitted_with_a_lag_and_stale_without(
         assert [chunk.batch for chunk in harness.chunks] == ([] if reason else [1])
 
 
+def test_after_a_failed_update_only_the_dropped_chunks_are_granted_again() -> None:
+    """The rest of the batch waits for them."""
+    harness = AdmissionHarness()
+    harness.join("a", "b", "c")
+    harness.open_batch()
+    for name in "abc":
+        harness.send_chunk(name)
+    harness.registry.settle([(sid("b"), 0)], "update_failed")
+    harness.registry.reopen(1, harness.now)
+    assert harness.granted() == {"a"}  # the session whose last grant is the oldest
+    assert harness.dropped() == {"update_failed": CHUNK_STEPS}
+
+
 def test_after_a_failed_update_the_whole_batch_is_granted_again() -> None:
     """For the same version."""
     harness = AdmissionHarness()
@@ -130,7 +143,7 @@ def test_after_a_failed_update_the_whole_batch_is_granted_again() -> None:
         harness.send_chunk(name)
     assert harness.granted() == set()
     harness.registry.settle([(sid(name), 0) for name in "abc"], "update_failed")
-    harness.registry.reopen(harness.now)
+    harness.registry.reopen(3, harness.now)
     assert harness.granted() == {"a", "b", "c"}
     for name in "abc":
         harness.send_chunk(name, CHUNK_STEPS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from learner.training.minibatches import draw_minibatches
@@ -18,6 +20,18 @@ def test_shuffled_minibatches_cover_every_row_once_per_epoch() -> None:
     assert not torch.equal(*epochs)
     for number, (rows, chosen) in enumerate(minibatches):
         assert chosen.tolist() == [row for row in rows.tolist() if kept[number // 3, row]]
+
+
+def test_steps_that_the_number_of_minibatches_does_not_divide_leave_a_smaller_one() -> None:
+    """As those of a single chunk; each epoch covers every row once."""
+    kept = torch.ones(2, 7, dtype=torch.bool)
+    for count, sizes in ((2, [3, 3, 1]), (3, [2, 2, 2, 1]), (20, [1] * 7)):
+        ppo = replace(CONFIG.ppo, minibatches=count)
+        minibatches = draw_minibatches(kept, 7, 1, ppo, torch.Generator(), CPU)
+        assert [len(rows) for rows, _ in minibatches] == sizes * 2
+        assert all(torch.equal(rows, chosen) for rows, chosen in minibatches)
+        epochs = [minibatches[: len(sizes)], minibatches[len(sizes) :]]
+        assert [sorted(torch.cat([r for r, _ in part]).tolist()) for part in epochs] == [list(range(7))] * 2
 
 
 def test_unshuffled_minibatches_are_blocks_of_whole_lanes() -> None:

@@ -6,8 +6,8 @@ from functools import partial
 
 import pytest
 
-from common.protocol import codec
-from tests.support.chunk_messages import IMAGES
+from common.protocol import chunk, codec
+from tests.support.chunk_messages import IMAGES, VECTORS
 from tests.support.mutation import Fact, Mutant, check_noticed
 from tests.unit.common import test_codec, test_codec_chunks
 
@@ -112,21 +112,28 @@ MUTANTS = [
     ),
     Mutant(
         "an action may be one too high",
-        codec._check_values,
+        chunk.value_error,
         "chunk.action >= spaces.actions",
         "chunk.action > spaces.actions",
         false_value("an action out of range"),
     ),
     Mutant(
         "one bonus of at least 0 is enough",
-        codec._check_values,
+        chunk.value_error,
         "(chunk.bonus < 0).any()",
         "(chunk.bonus < 0).all()",
         false_value("a negative bonus"),
     ),
     Mutant(
+        "log-probabilities have no limit",
+        chunk.value_error,
+        "for name in _LIMITED:",
+        'for name in set(_LIMITED) - {"log_prob"}:',
+        partial(test_codec_chunks.test_numbers_beyond_the_limit_are_refused, "log_prob", -3e38),
+    ),
+    Mutant(
         "final observations may be too many",
-        codec._check_values,
+        chunk.value_error,
         "int(chunk.truncated.sum()) != truncations",
         "int(chunk.truncated.sum()) > truncations",
         false_value("a final observation without a truncation"),

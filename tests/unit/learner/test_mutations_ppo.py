@@ -17,10 +17,18 @@ from common.model.policy import Policy
 from common.spaces import Spaces
 from learner.training import advantages, batch, losses, samples, targets
 from learner.training.batch_builder import BatchBuilder
+from learner.training.faulty_chunks import FaultyChunkFinder
 from learner.training.ppo import PPO
 from learner.training.trainer import Trainer
 from tests.support.mutation import Mutant, check_noticed
-from tests.unit.learner import test_advantages, test_batch, test_losses, test_ppo, test_probes
+from tests.unit.learner import (
+    test_advantages,
+    test_batch,
+    test_faulty_chunks,
+    test_losses,
+    test_ppo,
+    test_probes,
+)
 
 
 @pytest.mark.parametrize("spaces", [Spaces((84, 84), 4, 3), Spaces((5,), 1, 3)], ids=["images", "vectors"])
@@ -136,8 +144,15 @@ MUTANTS = [
         test_probes.test_annealing_begins_at_the_full_rate_and_ends_above_zero,
     ),
     Mutant(
+        "the examination of a failed batch trains on its chunks",
+        FaultyChunkFinder.find,
+        "self._ppo.load(copy.deepcopy(before))",
+        "pass",
+        partial(test_faulty_chunks.test_the_examination_changes_nothing, 2),
+    ),
+    Mutant(
         "learning rate below zero at the end",
-        Trainer._train,
+        Trainer._progress.fget,  # type: ignore[attr-defined]  # mypy sees the property's value
         "self._status.version / self._config.updates",
         "(self._status.version + 1) / (self._config.updates - 1)",
         test_probes.test_annealing_begins_at_the_full_rate_and_ends_above_zero,

@@ -40,11 +40,11 @@ MUTANTS = [
         test_scheduler.test_a_chunk_beyond_the_size_of_its_batch_is_surplus,
     ),
     Mutant(
-        "a failed update closes the later batches",
-        GrantScheduler.reopen,
-        "self.batches[self.version] = OpenBatch(self._config.rollout.batch_chunks)",
-        "self.batches = {self.version: OpenBatch(self._config.rollout.batch_chunks)}",
-        test_scheduler.test_reopening_grants_the_whole_batch_again_and_no_other,
+        "after a failed update one chunk is asked for",
+        GrantScheduler.withdraw,
+        ".admitted -= chunks",
+        ".admitted -= 1",
+        test_scheduler.test_chunks_that_a_failed_update_drops_are_granted_again_and_no_others,
     ),
     Mutant(
         "a session that reconnects gets a second grant",

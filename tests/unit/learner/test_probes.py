@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from common.atari import Transition
 from common.config import Config, EnvConfig, NetworkConfig, PPOConfig, RNDConfig, RolloutConfig
 from common.process.lifecycle import Fatal
 from learner.training.normaliser import Normaliser
@@ -188,7 +189,27 @@ def test_annealing_begins_at_the_full_rate_and_ends_above_zero() -> None:
     assert all(0 < rate <= 1 for rate in rates)
 
 
-@pytest.mark.parametrize("reward", [math.nan, math.inf])
-def test_a_reward_that_is_not_finite_ends_the_actor_with_one_sentence(reward: float) -> None:
-    with pytest.raises(Fatal, match="expected finite rewards from the environment"):
+@pytest.mark.parametrize("reward", [math.nan, math.inf, -1.01e6])
+def test_a_reward_beyond_the_limit_ends_the_actor_with_one_sentence(reward: float) -> None:
+    """The learner would refuse this chunk and every later one."""
+    with pytest.raises(Fatal, match=r"expected finite rewards within 1e\+06 from the environment"):
         Loop(Probe(3, lambda state, action: np.full(len(state), reward)), config()).update()
+
+
+@pytest.mark.parametrize("time_limit", [False, True])
+def test_an_observation_beyond_the_limit_ends_the_actor_with_one_sentence(time_limit: bool) -> None:
+    probe = Probe(3, one, scale=1e7, time_limit=time_limit)
+    with pytest.raises(Fatal, match=r"expected finite observations within 1e\+06 from the environment"):
+        Loop(probe, config()).update()
+
+
+def test_only_the_last_observation_of_an_episode_is_beyond_the_limit() -> None:
+    """It is sent apart from the others, and the actor ends as well."""
+
+    class FarEnd(Probe):
+        def step(self, action: Array) -> Transition:
+            transition = super().step(action)
+            return transition._replace(final=transition.final + 1e7)
+
+    with pytest.raises(Fatal, match="expected finite observations"):
+        Loop(FarEnd(3, one, time_limit=True), config()).update()

@@ -136,14 +136,14 @@ def test_a_withdrawn_chunk_is_granted_and_admitted_again() -> None:
     assert list(scheduler.batches) == [0, 1]
 
 
-def test_reopening_grants_the_whole_batch_again_and_no_other() -> None:
+def test_chunks_that_a_failed_update_drops_are_granted_again_and_no_others() -> None:
     scheduler = scheduler_of(1, 3)
     for batch in (3, 3, 3, 4):
         scheduler.admit(batch, 3)
-    scheduler.reopen()
-    assert {number: batch.admitted for number, batch in scheduler.batches.items()} == {3: 0, 4: 1}
+    scheduler.withdraw(3, 2)
+    assert {number: batch.admitted for number, batch in scheduler.batches.items()} == {3: 1, 4: 1}
     add_all(scheduler, 50)
-    assert [batch for _, batch in granted(scheduler)] == [3] * BATCH_CHUNKS + [4] * (BATCH_CHUNKS - 1)
+    assert [batch for _, batch in granted(scheduler)] == [3] * 2 + [4] * (BATCH_CHUNKS - 1)
 
 
 def test_grants_go_to_the_least_recently_served_of_the_connected_sessions() -> None:

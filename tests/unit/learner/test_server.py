@@ -8,14 +8,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from common.config import Config, EnvConfig, PPOConfig, RolloutConfig
 from common.process.lifecycle import Fatal
 from common.protocol import codec, messages
+from common.protocol.chunk import Chunk
 from common.protocol.sockets import BindError, Context, DealerSocket, weights_endpoint
 from common.spaces import Spaces
+from learner.interface import DecodedChunk
 from learner.server.admission import Admission
 from learner.server.decoder import ChunkDecoder
+from learner.server.rate_limit import VIOLATIONS_PER_BAN
 from learner.server.registry import SessionRegistry
 from learner.server.server import Server
 from tests.support.processes import PATIENCE_SECONDS, free_port
@@ -133,6 +137,26 @@ def test_a_chunk_that_proves_unreadable_during_close_is_still_dropped(
         client.close()
     server.close()
     assert server.take(0.0) is None
+
+
+def test_chunks_to_blame_name_their_session_and_ban_its_connection(
+    server: Server, start: Callable[[], str], make_chunk: Callable[..., Chunk]
+) -> None:
+    """Each counts as a violation; a session that has ended is named alone."""
+    endpoint, chunk = start(), make_chunk(T, B, SPACES, 0)
+    blamed = DecodedChunk(SID, 0, 0, 0, 0, 0, True, chunk)
+    with capture_logs() as logged, Context() as context:
+        client = DealerSocket(context, endpoint, 1 << 20)
+        exchange(client, messages.Welcome, hello(SID))
+        server.record_violations([blamed] * (VIOLATIONS_PER_BAN - 1), "expected finite losses")
+        assert (server.session_count(), server.refresh_status().bans) == (1, 0)
+        server.record_violations([blamed], "expected finite losses")
+        assert (server.session_count(), server.refresh_status().bans) == (0, 1)
+        server.record_violations([blamed], "expected finite losses")
+        assert server.refresh_status().bans == 1
+        client.close()
+    named = [(row["sid"], row.get("host")) for row in logged if row["event"] == "session_to_blame"]
+    assert named == [(SID.hex(), "host")] * VIOLATIONS_PER_BAN + [(SID.hex(), None)]
 
 
 def test_an_error_of_the_network_thread_ends_the_run(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from common.config import Config, EnvConfig, PPOConfig, RNDConfig, RolloutConfig
-from common.protocol.chunk import Chunk
+from common.protocol.chunk import VALUE_LIMIT, Chunk
 from common.spaces import Spaces
 from learner.training.batch import Batch, make_batch
 from learner.training.targets import (
@@ -250,6 +250,15 @@ def test_staleness_of_a_batch_with_known_ratios(make_chunk: Maker) -> None:
         },
         abs=1e-6,
     )
+
+
+def test_the_staleness_of_actions_that_were_almost_impossible_is_finite(make_chunk: Maker) -> None:
+    """An actor that claims the smallest accepted log-probabilities does not make an update infinite."""
+    batch = batch_of(make_chunk, MIXED)
+    values = values_of(batch, 0.0)
+    batch = replace(batch, log_prob=torch.full_like(batch.log_prob, -VALUE_LIMIT))
+    found = staleness(batch, values, compute_targets(batch, values, CONFIG))
+    assert all(torch.isfinite(value) for value in found.values())
 
 
 def test_fresh_data_is_all_effective_and_nothing_is_capped(make_chunk: Maker) -> None:

@@ -161,29 +161,62 @@ def test_a_failed_update_leaves_every_statistic_as_it_was(make_chunk: Maker, tmp
 
 
 def test_a_failed_batch_is_kept_settled_as_dropped_and_asked_for_again(
-    make_chunk: Maker, tmp_path: Path
+    make_chunk: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chunks = with_nan(chunks_of(make_chunk))
+    """If the networks are the cause: every chunk fails alone."""
+    chunks = chunks_of(make_chunk)
     server = FakeServer(chunks)
     trainer = make_trainer(CONFIG, SPACES, server, tmp_path, version=5)
     weights = {name: value.clone() for name, value in trainer.ppo.tensors().items()}
+    monkeypatch.setattr(trainer.ppo, "update", lambda *rest: None)
     assert trainer.update() == []
-    assert server.calls == [("settle", "update_failed", ORDER), ("retry_batch",)]
+    assert server.calls == [("settle", "update_failed", ORDER), ("retry_batch", 3)]
     assert (trainer.status.version, trainer.status.failed_updates) == (5, 1)
     assert all(torch.equal(value, weights[name]) for name, value in trainer.ppo.tensors().items())
     with np.load(tmp_path / "failed" / "000000005-1.npz") as kept:
         np.testing.assert_array_equal(kept["bonus"][:, :B], chunks[0].chunk.bonus)
 
 
-def test_three_failed_batches_in_a_row_end_the_run(make_chunk: Maker, tmp_path: Path) -> None:
+def test_a_chunk_that_makes_the_update_fail_is_dropped_and_named_and_the_others_are_trained(
+    make_chunk: Maker, tmp_path: Path
+) -> None:
+    """The retry equals an update that never got the faulty chunk."""
+    good = chunks_of(make_chunk)
+    good[0] = replace(good[0], offset=T * B)  # the second chunk of its session
+    server = FakeServer([*with_nan(chunks_of(make_chunk)), good[0]])
+    trainer = make_trainer(CONFIG, SPACES, server, tmp_path, version=5)
+    control = make_trainer(CONFIG, SPACES, FakeServer(good), tmp_path, version=5)
+    draws = trainer.ppo.generator.get_state()
+    assert trainer.update() == []
+    assert server.calls == [
+        ("settle", "update_failed", ORDER[:1]),
+        ("record_violations", ORDER[:1]),
+        ("retry_batch", 1),
+    ]
+    trainer.ppo.generator.set_state(draws)
+    trainer.update()
+    control.update()
+    assert server.calls[3] == ("settle", "trained", [(0, 0, T * B), *ORDER[1:]])
+    assert trainer.status.version == 6
+    states = [one.snapshot("").tensors for one in (trainer, control)]
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_three_failed_batches_in_a_row_without_a_chunk_to_blame_end_the_run(
+    make_chunk: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A successful update in between resets the count."""
     server = FakeServer()
     trainer = make_trainer(CONFIG, SPACES, server, tmp_path, version=5)
     for good in (False, False, True, False, False):
-        chunks = chunks_of(make_chunk, trainer.status.version)
-        server.chunks.extend(chunks if good else with_nan(chunks))
-        trainer.update()
-    server.chunks.extend(with_nan(chunks_of(make_chunk, 6)))
+        server.chunks.extend(chunks_of(make_chunk, trainer.status.version))
+        with monkeypatch.context() as patch:
+            if not good:
+                patch.setattr(trainer.ppo, "update", lambda *rest: None)
+            trainer.update()
+    server.chunks.extend(chunks_of(make_chunk, 6))
+    monkeypatch.setattr(trainer.ppo, "update", lambda *rest: None)
     with pytest.raises(Fatal, match="from 3 batches in a row") as ended:
         trainer.update()
     assert ended.value.code == EXIT_INTERNAL
@@ -191,9 +224,23 @@ def test_three_failed_batches_in_a_row_end_the_run(make_chunk: Maker, tmp_path: 
     assert trainer.status.failed_updates == 5
 
 
+def test_failures_with_a_chunk_to_blame_neither_end_the_run_nor_fill_the_disk(
+    make_chunk: Maker, tmp_path: Path
+) -> None:
+    failures = 12
+    server = FakeServer(with_nan(chunks_of(make_chunk)))
+    trainer = make_trainer(CONFIG, SPACES, server, tmp_path, version=5)
+    for number in range(failures):
+        assert trainer.update() == []
+        replacement = chunks_of(make_chunk)[0]
+        server.chunks.extend(with_nan([replace(replacement, offset=(number + 1) * T * B)]))
+    assert server.calls.count(("retry_batch", 1)) == failures == trainer.status.failed_updates
+    assert len(list((tmp_path / "failed").iterdir())) == 10
+
+
 def test_a_failed_batch_that_cannot_be_written_is_settled(make_chunk: Maker, tmp_path: Path) -> None:
     (tmp_path / "failed").write_text("a file where the directory should be")
     server = FakeServer(with_nan(chunks_of(make_chunk)))
     trainer = make_trainer(replace(CONFIG, max_lag=0), SPACES, server, tmp_path, version=5)
     assert trainer.update() == []
-    assert server.calls[-1] == ("retry_batch",)
+    assert server.calls[-1] == ("retry_batch", 1)
