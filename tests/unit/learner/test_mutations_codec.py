@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 
 from common.protocol import chunk, codec
-from tests.support.chunk_messages import IMAGES, VECTORS
+from tests.support.chunk_messages import IMAGES
 from tests.support.mutation import Fact, Mutant, check_noticed
 from tests.unit.common import test_codec, test_codec_chunks
 
