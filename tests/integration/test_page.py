@@ -11,7 +11,7 @@ import subprocess
 import urllib.request
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +125,9 @@ def made_up_page(host: str) -> Page:
     trainer = TrainerStatus(version=4, report=UpdateReport(defaultdict(float), 1e-4), lags=Counter({0: 4}))
     facts = ProgressFacts(4_000, 10_000, 16_000, 120.0, 1.5, 0.02, actors=1, lag=0)
     points = (Point(1_000, None, 0.5), Point(3_000, 1.0, 0.1))
-    return Page(replace(Config(), seed=7), lambda: facts, lambda: server, lambda: trainer, lambda: points)
+    return Page(
+        Config(preset="breakout", seed=7), lambda: facts, lambda: server, lambda: trainer, lambda: points
+    )
 
 
 def test_markup_in_a_host_name_is_shown_as_text(tmp_path: Path) -> None:
