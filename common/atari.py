@@ -71,7 +71,7 @@ class AtariEnv:
     screens, resized to 84 x 84 by the mean over the area of each pixel. A stack begins with zeros.
 
     Source: Burda et al. 2018, code, atari_wrappers.py. The images are those of ALE's vector environment up to
-    rounding. That environment shows no memory of its emulators, and loads the game of each lane twice at first.
+    rounding. That environment does not show the memory of its emulators.
     """
 
     def __init__(self, rom: str, config: EnvConfig, lanes: int) -> None:
