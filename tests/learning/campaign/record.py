@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from learner.curves import WINDOW, load_events, sliding_mean, training_hours
-from learner.monitoring import episode_file
+from learner.curves import RunRecords
 from tests.learning.campaign.rows import Row
 
 POINTS = 200  # of each curve
@@ -54,34 +53,20 @@ def curve(run_dir: Path) -> dict[str, list[float | None]]:
 
     `score` is the mean of the last 100 episodes; `hours` leave out the pauses of the run.
     """
-    scalars = _scalars(run_dir)
-    steps = np.array(sorted(scalars["hours"]))
-    if not len(steps):
+    records = RunRecords(run_dir)
+    hours = records.hours
+    if hours is None:
         return {}
-    kept = steps[np.unique(np.linspace(0, len(steps) - 1, POINTS).round().astype(int))]
-    columns: dict[str, list[float | None]] = {"env_steps": [int(step) for step in kept]}
-    for name, values in scalars.items():
-        columns[name] = [_rounded(values.get(int(step))) for step in kept]
-    rows, _ = episode_file.read(run_dir / "episodes.csv")
-    rows.sort(key=lambda row: row.env_steps)
-    means = sliding_mean(np.array([row.score for row in rows], np.float64), WINDOW)
-    ended = np.searchsorted([row.env_steps for row in rows], kept, side="right")
-    columns["score"] = [_rounded(float(means[count - 1])) if count else None for count in ended]
+    kept = np.unique(np.linspace(0, len(hours.x) - 1, POINTS).round().astype(int))
+    steps = [int(step) for step in hours.x[kept]]
+    columns: dict[str, list[float | None]] = {"env_steps": [*steps]}
+    columns["hours"] = [_rounded(value) for value in hours.y[kept].tolist()]
+    for name, tag in _SCALARS.items():
+        scalar = records.scalar(tag)
+        values = {} if scalar is None else dict(zip(scalar.x.tolist(), scalar.y.tolist(), strict=True))
+        columns[name] = [_rounded(values.get(step)) for step in steps]
+    columns["score"] = [_rounded(records.episodes.score_at(step, run_steps=step)) for step in steps]
     return columns
-
-
-def _scalars(run_dir: Path) -> dict[str, dict[int, float]]:
-    """Return the scalars of each update by its step; the value of the last process counts."""
-    events = load_events(run_dir)
-    known = events.Tags()["scalars"]
-    found = {
-        name: {point.step: point.value for point in events.Scalars(tag)} if tag in known else {}
-        for name, tag in _SCALARS.items()
-    }
-    times = {point.step: point.wall_time for point in events.Scalars("train/policy_loss")}
-    steps = sorted(times)
-    hours = training_hours(np.array([times[step] for step in steps], np.float64))
-    return {"hours": dict(zip(steps, hours.tolist(), strict=True)), **found}
 
 
 def _rounded(value: float | None) -> float | None:
