@@ -39,7 +39,9 @@ class Receipt(Enum):
 class Account:
     """The steps of one session. Written by `Ledger` alone.
 
-    `recorded` is sorted and disjoint, and neighbours of the same verdict are merged.
+    Every step before `settled` is recorded, and only their number is kept, by verdict. So the time of each
+    operation does not grow with the length of a session. `recorded` has the ranges after `settled`, sorted
+    and disjoint, and neighbours of the same verdict are merged.
     """
 
     key: str = ""  # public key that owns the session; empty without keys
@@ -47,6 +49,7 @@ class Account:
     received: int = 0  # first offset that is neither recorded nor pending
     settled: int = 0  # first offset that is not recorded
     closed: bool = False
+    settled_steps: Counter[str] = field(default_factory=Counter)  # steps before `settled`, by verdict
     recorded: list[tuple[int, int, str]] = field(default_factory=list)  # start, stop, verdict
     pending: dict[int, int] = field(default_factory=dict)  # start -> stop
 
@@ -63,6 +66,7 @@ class Account:
 
     def record(self, start: int, stop: int, verdict: str) -> None:
         """Record one range, and merge it with neighbours of the same verdict."""
+        assert self.settled <= start, "a step recorded twice"
         at = bisect_right(self.recorded, (start,))
         before = self.recorded[at - 1] if at else None
         after = self.recorded[at] if at < len(self.recorded) else None
@@ -78,6 +82,11 @@ class Account:
     def advance(self) -> None:
         """Advance `settled` over recorded steps, and `received` over recorded or pending ones."""
         self.settled = self._recorded_until(self.settled)
+        count = bisect_right(self.recorded, (self.settled,))
+        for start, stop, verdict in self.recorded[:count]:
+            self.settled_steps[verdict] += stop - start
+        del self.recorded[:count]
+        self.received = max(self.received, self.settled)
         while True:
             stop = self._recorded_until(self.pending.get(self.received, self.received))
             if stop == self.received:
@@ -93,10 +102,18 @@ class Account:
             offset = max(offset, stop)
         return offset
 
+    def ranges(self) -> list[tuple[int, int, str]]:
+        """Return the recorded ranges, with one range of each verdict for the steps before `settled`."""
+        found, end = [], 0
+        for verdict, steps in self.settled_steps.items():
+            found.append((end, end + steps, verdict))
+            end += steps
+        return found + self.recorded
+
     def gaps(self, stop: int) -> list[tuple[int, int]]:
         """Return the ranges of [0, stop) that are neither recorded nor pending."""
         taken = sorted([*((a, b) for a, b, _ in self.recorded), *self.pending.items()])
-        found, end = [], 0
+        found, end = [], self.settled
         for start, last in taken:
             if start >= stop:
                 break
@@ -181,6 +198,8 @@ class Ledger:
     def rollback(self, sid: bytes, base: int) -> None:
         """Record the missing steps before `base` as rolled back: an earlier generation settled them."""
         account = self.accounts[sid]
+        if base <= account.received:
+            return
         self.announce(sid, base)
         for start, stop in account.gaps(base):
             self._record(account, start, stop, "learner_rollback")
@@ -237,10 +256,13 @@ class Ledger:
         return Totals(self._produced, self._verdicts[TRAINED], dropped, in_flight)
 
     def to_json(self) -> str:
-        """Return the ledger as JSON for a checkpoint, without pending steps, which it does not contain."""
+        """Return the ledger as JSON for a checkpoint, without pending steps, which it does not contain.
+
+        The ranges before `settled` have the right number of steps of each verdict, in another order.
+        """
         order = [*self._ended, *(sid for sid in self.accounts if sid not in self._ended)]
         pairs = ((sid, self.accounts[sid]) for sid in order)
-        accounts = {sid.hex(): [a.produced, a.closed, a.recorded, a.key] for sid, a in pairs}
+        accounts = {sid.hex(): [a.produced, a.closed, a.ranges(), a.key] for sid, a in pairs}
         return json.dumps(
             {"produced": self._produced, "seen": self._seen, "verdicts": self._verdicts, "accounts": accounts}
         )
@@ -253,8 +275,8 @@ class Ledger:
         ledger._produced, ledger._seen = data["produced"], data["seen"]
         ledger._verdicts = Counter(data["verdicts"])
         for sid, (produced, closed, recorded, *key) in data["accounts"].items():
-            ranges = [(start, stop, verdict) for start, stop, verdict in recorded]
-            account = Account(key[0] if key else "", produced, 0, 0, closed, ranges)
+            account = Account(key[0] if key else "", produced, closed=closed)
+            account.recorded = [(start, stop, verdict) for start, stop, verdict in recorded]
             account.advance()
             ledger.accounts[bytes.fromhex(sid)] = account
             if closed:  # its pending steps will not be sent again

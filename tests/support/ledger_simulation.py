@@ -236,6 +236,10 @@ class LedgerSimulation:
 
 
 def covers(account: Account, stop: int) -> bool:
-    """Whether the recorded ranges cover [0, stop) without gap or overlap."""
-    edges = [0, *itertools.chain.from_iterable((start, end) for start, end, _ in account.recorded), stop]
+    """Whether the steps before `settled` and the recorded ranges cover [0, stop) without gap or overlap."""
+    edges = [
+        account.settled_steps.total(),
+        *itertools.chain.from_iterable((start, end) for start, end, _ in account.recorded),
+        stop,
+    ]
     return edges[::2] == edges[1::2] and all(start < end for start, end, _ in account.recorded)

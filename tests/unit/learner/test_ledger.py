@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from learner.server import ledger as ledger_module
-from learner.server.ledger import Ledger, Receipt, Totals
+from learner.server.ledger import Account, Ledger, Receipt, Totals
+from learner.verify_ledger import problems
 from tests.support.ledger_simulation import covers
 
 A, B = b"a" * 16, b"b" * 16
@@ -105,14 +108,60 @@ def test_settling_out_of_order_advances_settled_only_over_the_recorded_prefix() 
 
 
 def test_neighbours_of_one_verdict_are_one_range() -> None:
-    """In any order of settling, so that the account of a long session stays short."""
+    """In any order of settling; only the first chunk is not settled."""
     ledger = opened(A)
-    for start in range(0, 35, 5):
+    for start in range(0, 40, 5):
         ledger.receive(A, start, start + 5)
-    for start in (0, 10, 5, 20, 15, 30):
+    for start in (5, 15, 10, 25, 20, 35):
         ledger.settle(A, start, "trained")
-    ledger.settle(A, 25, "stale")
-    assert ledger.accounts[A].recorded == [(0, 25, "trained"), (25, 30, "stale"), (30, 35, "trained")]
+    ledger.settle(A, 30, "stale")
+    assert ledger.accounts[A].recorded == [(5, 30, "trained"), (30, 35, "stale"), (35, 40, "trained")]
+
+
+def test_the_account_of_a_long_session_has_no_ranges_of_settled_steps() -> None:
+    """So the cost of a message does not grow with the number of chunks and skips before it."""
+    ledger = opened(A)
+    for start in range(1_000):
+        ledger.receive(A, start, start + 1)
+        ledger.settle(A, start, "oversize" if start % 2 else "actor_lost")
+    account = ledger.accounts[A]
+    assert (account.settled, account.recorded) == (1_000, [])
+    assert account.settled_steps == {"oversize": 500, "actor_lost": 500}
+    text = ledger.to_json()
+    assert len(json.loads(text)["accounts"][A.hex()][2]) == 2
+    restored = Ledger.from_json(text)
+    assert restored.accounts[A] == account
+    assert restored.totals() == ledger.totals() == Totals(1_000, 0, {"actor_lost": 500, "oversize": 500}, 0)
+
+
+def test_a_ledger_with_every_range_of_an_older_release_is_restored() -> None:
+    """It has several ranges of one verdict before the first unsettled step, and may lack the key."""
+    ranges = [[0, 5, "trained"], [5, 8, "stale"], [8, 10, "trained"], [15, 20, "trained"]]
+    data = {
+        "produced": 25,
+        "seen": 1,
+        "verdicts": {"trained": 12, "stale": 3},
+        "accounts": {A.hex(): [25, False, ranges]},
+    }
+    ledger = Ledger.from_json(json.dumps(data))
+    account = ledger.accounts[A]
+    assert (account.settled, account.received, account.announced) == (10, 10, 10)
+    assert (account.settled_steps, account.recorded) == ({"trained": 7, "stale": 3}, [(15, 20, "trained")])
+    assert ledger.totals() == Totals(25, 12, {"stale": 3}, 10)
+    assert list(problems(json.loads(ledger.to_json()), 12)) == []
+
+
+def test_a_rollback_without_missing_steps_reads_no_range(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in each Hello of a session that only lost its connection."""
+    ledger = opened(A)
+    ledger.receive(A, 0, 5)
+    ledger.receive(A, 5, 10)
+    ledger.settle(A, 5, "stale")
+    before = ledger.to_json()
+    monkeypatch.setattr(Account, "gaps", None)
+    for base in (0, 5, 10):
+        ledger.rollback(A, base)
+    assert ledger.to_json() == before
 
 
 def test_closing_a_session_drops_only_steps_that_have_not_arrived() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import json
+from collections import Counter
 
 import hypothesis.strategies as st
 from hypothesis import HealthCheck, settings
@@ -10,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from learner.interface import Verdict
 from learner.server.ledger import Ledger, Receipt
+from learner.verify_ledger import problems
 
 SID = b"a" * 16
 
@@ -102,12 +105,16 @@ class OneSession(RuleBasedStateMachine):
         assert totals.produced == len(self.steps)
         assert totals.in_flight == self.steps.count(None) + self.steps.count("pending")
         assert (account.received, account.settled) == (self.first(None), self.first(None, "pending"))
-        ranges, at = [], 0
-        for state, group in itertools.groupby(self.steps):
+        assert account.settled_steps == Counter(self.steps[: account.settled])
+        ranges, at = [], account.settled
+        for state, group in itertools.groupby(self.steps[at:]):
             start, at = at, at + len(list(group))
             if state not in (None, "pending"):
                 ranges.append((start, at, state))
         assert account.recorded == ranges
+        if not (self.closed and self.pending):
+            saved = json.loads(self.ledger.to_json())
+            assert list(problems(saved, self.steps.count("trained"))) == []
 
 
 TestOneSession = OneSession.TestCase

@@ -21,7 +21,7 @@ MUTANTS = [
         Account.is_free,
         "self.recorded[at][1] <= start",
         "self.recorded[at][1] < start",
-        test_ledger.test_steps_are_announced_then_pending_then_recorded,
+        test_ledger.test_a_restored_ledger_expects_pending_steps_again,
     ),
     Mutant(
         "a range that begins at the offset does not count",
@@ -29,6 +29,28 @@ MUTANTS = [
         "start > offset",
         "start >= offset",
         test_ledger.test_settling_out_of_order_advances_settled_only_over_the_recorded_prefix,
+    ),
+    Mutant(
+        "the ranges of settled steps are kept",
+        Account.advance,
+        "del self.recorded[:count]",
+        "pass",
+        test_ledger.test_the_account_of_a_long_session_has_no_ranges_of_settled_steps,
+    ),
+    Mutant(
+        "settled steps are not received",
+        Account.advance,
+        "max(self.received, self.settled)",
+        "self.received",
+        test_ledger.test_a_rollback_leaves_the_steps_that_the_actor_still_holds,
+    ),
+    Mutant(
+        "a rollback reads every range of a session that lost its connection",
+        Ledger.rollback,
+        "base <= account.received",
+        "base <= 0",
+        test_ledger.test_a_rollback_without_missing_steps_reads_no_range,
+        error=TypeError,
     ),
     Mutant(
         "steps recorded beyond a gap are in flight as well",
