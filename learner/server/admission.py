@@ -81,7 +81,8 @@ class Admission:
         if damaged and flow.retry_damaged():
             _reply(result, session, m.Resend(offset=self.registry.ledger.accounts[session.sid].received))
             return
-        limit_steps = validation.produced_limit(flow.credit, session.produced_at_join, self._chunk_steps)
+        credit = validation.usable_credit(message, flow.credit, self.registry.generation)
+        limit_steps = validation.produced_limit(credit, session.produced_at_join, self._chunk_steps)
         violation = validation.progress_violation(message, limit_steps)
         if violation is not None:
             result.violations.append(violation)
@@ -93,8 +94,7 @@ class Admission:
                 self._on_chunk(session, message, damaged, now, result)
             case m.Skip():
                 if self._receive(session, message, result):
-                    self.registry.ledger.settle(session.sid, message.offset, message.reason)
-                    flow.raise_credit(flow.credit + message.steps)
+                    self.registry.drop(session.sid, message.offset, message.reason)
             case m.Heartbeat():
                 self.registry.ledger.announce(session.sid, message.produced)
                 self.registry.sessions.add_phase_times(session, validation.valid_phase_times(message.stats))
@@ -173,7 +173,7 @@ class Admission:
         if reason == "invalid":
             result.violations.append("expected an undamaged, full chunk within its credit, got another")
         if reason is not None:
-            self.registry.ledger.settle(session.sid, chunk.offset, reason)
+            self.registry.drop(session.sid, chunk.offset, reason)
         else:
             assert granted_seconds is not None
             scheduler.add_chunk_seconds(granted_seconds)

@@ -69,6 +69,15 @@ class SessionRegistry:
             self.flows[sid].record_decode_violation("expected a chunk of this run, got an unreadable one")
         self.grant(now)
 
+    def drop(self, sid: bytes, offset: int, reason: m.Reason) -> None:
+        """Record steps of a connected session as dropped when they arrive.
+
+        They use no grant: a session that holds one gets credit for a whole chunk after them.
+        """
+        self.ledger.settle(sid, offset, reason)
+        if self.scheduler.is_collecting(sid):
+            self.raise_credit(sid)
+
     def drain(self, finished: bool) -> Replies:
         """Ask every session to leave; grant nothing more."""
         self.draining = m.Drain(finished=finished)
@@ -124,13 +133,18 @@ class SessionRegistry:
     def grant(self, now: float) -> None:
         """Grant chunks of open batches to idle sessions, and raise their credit."""
         for sid in self.scheduler.grant(now):
-            account, session = self.ledger.accounts[sid], self.sessions.get(sid)
+            session = self.sessions.get(sid)
             assert session is not None
-            start = max(account.received, account.produced)
-            self.flows[sid].raise_credit(start + self.config.rollout.chunk_steps)
+            self.raise_credit(sid)
             if self.first_credit_at is None and self.scheduler.version > WARMUP_VERSION:
                 self.first_credit_at = now
             self.schedule_ack(session)
+
+    def raise_credit(self, sid: bytes) -> None:
+        """Permit one chunk after the steps that a session has produced."""
+        account = self.ledger.accounts[sid]
+        start = max(account.received, account.produced)
+        self.flows[sid].raise_credit(start + self.config.rollout.chunk_steps)
 
     def schedule_ack(self, session: SessionRecord) -> None:
         """Include a session in the next `acknowledge`."""

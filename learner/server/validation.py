@@ -41,6 +41,17 @@ def produced_limit(credit: int, produced_at_join: int, chunk_steps: int) -> int:
     return max(credit, produced_at_join) + chunk_steps
 
 
+def usable_credit(message: Message, credit: int, generation: int) -> int:
+    """Return the credit for the steps of a message: chunks and skips of another generation have none.
+
+    So their steps are those that the session announced when it joined, and the rest of the chunk that it
+    collected at that time.
+    """
+    if isinstance(message, ChunkMessage | Skip) and message.generation != generation:
+        return 0
+    return credit
+
+
 def history_violation(hello: Hello) -> str | None:
     """Return why the step counts of a Hello contradict each other, or None."""
     if hello.sid in hello.former or len(hello.former) > FORMER_SESSIONS:

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import pytest
+
 from common.protocol import messages as m
-from tests.support.admission_harness import CHUNK_STEPS, GENERATION, HUGE, AdmissionHarness, sid
+from tests.support.admission_harness import (
+    CHUNK_STEPS,
+    GENERATION,
+    HUGE,
+    AdmissionHarness,
+    last_ack,
+    sid,
+)
 
 
 def test_a_session_continues_with_the_next_generation() -> None:
@@ -27,6 +36,27 @@ def test_a_session_continues_with_the_next_generation() -> None:
     assert {session.sid for session in after.registry.sessions} == {sid("a"), sid("b")}
     after.wait(2)
     assert {session.sid for session in after.registry.sessions} == {sid("b")}  # "a" had 30 s to return
+
+
+@pytest.mark.parametrize("abandoned", [False, True], ids=["complete", "abandoned"])
+def test_an_actor_that_collects_while_it_rejoins_gets_credit_for_a_whole_chunk(abandoned: bool) -> None:
+    """It plays further steps of its chunk after its Hello, so its grant ends before the next whole chunk."""
+    harness = AdmissionHarness()
+    harness.join("a")
+    after = harness.restarted(set())
+    after.open_batch()
+    welcome = after.send_hello("a", generation=GENERATION, produced=4)[0]
+    assert isinstance(welcome, m.Welcome) and welcome.credit == 4 + CHUNK_STEPS
+    steps = CHUNK_STEPS - 1 if abandoned else CHUNK_STEPS
+    if abandoned:  # the Welcome has arrived
+        facts = {"sid": sid("a"), "generation": GENERATION + 1, "offset": 0, "reason": "old_generation"}
+        replies = after.send("a", m.Skip(steps=steps, produced=steps, **facts))  # type: ignore[arg-type]
+    else:
+        replies = after.send_chunk("a", generation=GENERATION)
+    assert last_ack(replies).credit == steps + CHUNK_STEPS
+    after.send_chunk("a", steps)
+    assert after.admitted() == [("a", steps)]
+    assert after.take_violations() == []
 
 
 def test_steps_that_were_settled_after_the_checkpoint_are_recorded_as_rolled_back() -> None:

@@ -137,6 +137,56 @@ def test_a_false_claim_is_a_violation_and_changes_no_account(message: m.Message,
     assert harness.registry.to_json(set()) == before
 
 
+@pytest.mark.parametrize("generation", [-1, GENERATION - 1, GENERATION + 1])
+@pytest.mark.parametrize("kind", ["chunk", "skip"])
+def test_steps_of_another_generation_end_with_the_chunk_that_the_session_held_when_it_joined(
+    kind: str, generation: int
+) -> None:
+    """No credit of this generation is for them. Otherwise each skip allows further ones without an end."""
+    harness = AdmissionHarness()
+    held = CHUNK_STEPS // 2
+    harness.send_hello("a", produced=held)
+    harness.open_batch()
+    harness.registry.flows[sid("a")].raise_credit(10 * CHUNK_STEPS)
+
+    def send(offset: int, steps: int, produced: int) -> list[str]:
+        message: m.Message = replace(skip("a", offset, steps, produced), generation=generation)
+        if kind == "chunk":
+            message = chunk(generation=generation, offset=offset, steps=steps, produced=produced)
+        harness.send("a", message)
+        return harness.take_violations()
+
+    limit = held + CHUNK_STEPS  # an actor completes its chunk while its Hello is answered
+    assert send(0, CHUNK_STEPS, CHUNK_STEPS) == []
+    before = harness.registry.to_json(set())
+    refusal = [f"expected at most {limit} steps, got {limit + 1}"]
+    for _ in range(3):
+        assert send(CHUNK_STEPS, limit + 1 - CHUNK_STEPS, CHUNK_STEPS) == refusal
+        assert send(CHUNK_STEPS, 1, limit + 1) == refusal
+    assert harness.registry.to_json(set()) == before
+    assert send(CHUNK_STEPS, limit - CHUNK_STEPS, limit) == []
+    assert harness.dropped() == {"old_generation": limit}
+    assert harness.registry.ledger.totals().produced == limit
+
+
+def test_skips_of_steps_before_the_join_raise_no_limit() -> None:
+    """The grant at the join begins after them, so a session cannot double its steps with each skip."""
+    harness = AdmissionHarness()
+    harness.join("a")
+    after = harness.restarted(set())
+    after.open_batch()
+    many = 1_000 * CHUNK_STEPS
+    after.send_hello("a", generation=GENERATION, produced=many)
+    after.send("a", skip("a", 0, many, many))
+    assert after.take_violations() == []
+    assert after.registry.flows[sid("a")].credit == many + CHUNK_STEPS
+    for number in range(1, 20):
+        offset = many + 2 * number * CHUNK_STEPS
+        after.send("a", replace(skip("a", offset, 1, HUGE), generation=GENERATION + 1))
+        assert len(after.take_violations()) == 1
+    assert after.registry.ledger.totals().produced == many
+
+
 def test_a_connection_has_one_session_at_a_time_also_if_it_names_former_ones() -> None:
     harness = AdmissionHarness()
     harness.open_batch()

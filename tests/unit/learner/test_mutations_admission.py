@@ -84,8 +84,8 @@ MUTANTS = [
     ),
     Mutant(
         "a skip uses up credit",
-        Admission._on_progress,
-        "flow.raise_credit(flow.credit + message.steps)",
+        SessionRegistry.drop,
+        "self.raise_credit(sid)",
         "pass",
         test_admission_chunks.test_a_skip_is_recorded_and_its_credit_returned,
     ),
