@@ -8,22 +8,33 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import os
 import socket as sockets
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import Self, get_args
+from typing import NamedTuple, Self, cast, get_args
 
 import zmq
 
 from common import addresses
 from common.keys.curve import ActorKeys, ZapHandler
 from common.keys.handshake import ClientHandshake, HandshakeMonitor, Refusal
+from common.protocol.frames import MessageReader
 
 _SMALL_BYTES = 65_536  # from this size on, sending without a copy takes less time
 _DONTWAIT, _DONTWAIT_MORE = int(zmq.DONTWAIT), int(zmq.DONTWAIT) | int(zmq.SNDMORE)
-_POLL_BATCH = 256  # messages read per call of `receive`
+
+
+class Received(NamedTuple):
+    """A message that a ROUTER received, with at most two of its parts."""
+
+    peer: bytes  # routing id of the connection
+    key: str  # public key of the peer, empty without a ZAP handler
+    parts: list[bytes]
+    excess_parts: int  # number of parts that were discarded
+    excess_bytes: int  # of the discarded parts
 
 
 class BindError(Exception):
@@ -94,6 +105,8 @@ class RouterSocket:
         self.raw.setsockopt(zmq.BACKLOG, 1024)
         self._zap_handler = zap_handler
         self._monitor = HandshakeMonitor(self.raw) if zap_handler is not None else None
+        receive = cast(Callable[[], zmq.Frame], functools.partial(self.raw.recv, _DONTWAIT, copy=False))
+        self._reader = MessageReader(receive)
         self.refused: Counter[str] = Counter(dict.fromkeys((*get_args(Refusal), "revoked"), 0))
         self.send_queue_full = 0  # messages that were not sent because the peer's queue was full
 
@@ -116,19 +129,25 @@ class RouterSocket:
             ) from None
         return self.raw.getsockopt(zmq.LAST_ENDPOINT).decode().rstrip("\0")  # type: ignore[union-attr]
 
-    def receive(self) -> Iterator[tuple[bytes, str, list[bytes]]]:
-        """Yield up to 256 waiting messages as (peer, its public key or "", parts); does not block."""
+    @property
+    def discarding(self) -> bool:
+        """Whether the messages of all peers wait behind one of too many parts; see `MessageReader`."""
+        return self._reader.discarding
+
+    def receive(self) -> Iterator[Received]:
+        """Yield the waiting messages of one turn; does not block."""
         if self._monitor is not None:
             self.refused.update(outcome for outcome in self._monitor.read() if outcome != "done")
         with contextlib.suppress(zmq.Again):
-            for _ in range(_POLL_BATCH):
-                frame = self.raw.recv(zmq.DONTWAIT, copy=False)
-                parts = self.raw.recv_multipart(zmq.DONTWAIT)
-                key = "" if self._zap_handler is None else self._zap_handler.owner(frame)
+            for message in self._reader.read_turn():
+                routing_id = message.routing_id
+                key = "" if self._zap_handler is None else self._zap_handler.owner(routing_id)
                 if key is None:
                     self.refused["revoked"] += 1
                 else:
-                    yield frame.bytes, key, parts
+                    yield Received(
+                        routing_id.bytes, key, message.parts, message.excess_parts, message.excess_bytes
+                    )
 
     def send(self, peer: bytes, parts: Sequence[bytes]) -> bool:
         """Queue a message for the peer; False if the peer has disconnected or its queue is full."""

@@ -107,6 +107,13 @@ def network_metrics(status: ServerStatus) -> Iterator[Family]:
         "reason",
         status.auth_refused,
     )
+    yield counters(
+        "wire_violations",
+        "Total number of violations of the protocol's rules, by the name of the peer's key. The name is empty"
+        " without keys.",
+        "key",
+        status.violations,
+    )
     yield counter("wire_bans", "Total number of temporary bans of peers after violations.", status.bans)
     yield counter(
         "wire_ignored_messages",

@@ -135,7 +135,8 @@ class Network:
         ignored_bytes = self._read_data(now)
         ignored_bytes += self._read_weights(now, 2 * _PAUSE_AFTER_BYTES - ignored_bytes)
         self._calls.run_pending()
-        self._admission.registry.tick(time.monotonic())
+        if not self._ports.data.discarding:  # else heartbeats may wait unread; the next tick extends leases
+            self._admission.registry.tick(time.monotonic())
         self.enqueue(self._admission.registry.acknowledge())
         for peer, message in self._outbox:
             self._ports.data.send(peer, codec.encode(message))
@@ -152,8 +153,9 @@ class Network:
     def _read_data(self, now: float) -> int:
         """Handle the messages of the data port; return the bytes that ignored ones count as."""
         ignored_bytes = 0
-        for peer, key, parts in self._ports.data.receive():
-            ignored_bytes += self._message_handler.handle(self._ports.sender(peer, key), parts, now)
+        for peer, key, parts, *excess in self._ports.data.receive():
+            sender = self._ports.sender(peer, key)
+            ignored_bytes += self._message_handler.handle(sender, parts, now, *excess)
             if ignored_bytes >= _PAUSE_AFTER_BYTES:
                 break
         return ignored_bytes
@@ -164,9 +166,9 @@ class Network:
         One answer has at most 4 MiB, so that chunks do not wait while a whole fleet fetches weights.
         """
         ignored_bytes = 0
-        for peer, key, parts in self._ports.weights.receive():
+        for peer, key, parts, *excess in self._ports.weights.receive():
             sender = self._ports.sender(peer, key)
-            request = self._message_handler.handle_request(sender, parts, now)
+            request = self._message_handler.handle_request(sender, parts, now, *excess)
             if not isinstance(request, int):
                 self._answer_request(peer, request, now)
                 break
@@ -214,6 +216,7 @@ class Network:
             weights_pulls=self._publisher.pulls,
             send_queue_full=self._ports.send_queue_full,
             auth_refused=self._ports.refused,
+            violations=dict(messages.violations),
             bans=messages.rate_limiter.bans,
             ignored_messages=messages.rate_limiter.ignored_messages,
         )

@@ -1,9 +1,9 @@
 """Limits what peers may send, by quotas and bans. No I/O; the caller passes the time as `now`.
 
 Messages, bytes and violations are counted per connection, because a fleet may share one key, and one
-faulty session must not end the others. Ten violations within a minute cause a ban: the learner ignores the
-connection for a minute. Fewer, such as an occasional damaged message, cause none. Hellos are counted per key;
-those beyond the quota wait and are no violation.
+faulty session must not end the others. A discarded part of a message counts as a message. Ten violations
+within a minute cause a ban: the learner ignores the connection for a minute. Fewer, such as an occasional
+damaged message, cause none. Hellos are counted per key; those beyond the quota wait and are no violation.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ BAN_SECONDS = 60.0
 VERSION_SECONDS = (
     0.01  # of quota for a message of another protocol version, which the learner logs and answers
 )
+# Of quota for a skip. An actor sends one when its learner restarts, when it leaves, and for a chunk that is
+# too large to send. A skip has no data, so only this bounds the steps that a session can invent.
+SKIP_SECONDS = 0.1
 _MESSAGES_PER_SECOND = 1_000.0  # twice the number of chunks that the decoder thread can read
 _BYTES_PER_SECOND = 32.0 * 2**20  # twice the bytes of compressed chunks that it can read
 _WEIGHTS_BYTES_PER_SECOND = 256.0 * 2**20
@@ -74,13 +77,16 @@ class PeerRateLimiter:
         self.bans = 0
         self.ignored_messages = 0  # of banned connections, and beyond a quota
 
-    def classify_message(self, identity: bytes, size_bytes: int, now: float) -> MessageClass:
+    def classify_message(
+        self, identity: bytes, size_bytes: int, now: float, excess_parts: int = 0
+    ) -> MessageClass:
         """Return whether to read a message; the caller records one beyond the quota as a violation."""
         usage = self._usage(identity, now)
         if now < usage.banned_until or usage.used_until > now + _BURST_SECONDS:
             self.ignored_messages += 1
             return "banned" if now < usage.banned_until else "excess"
-        self.charge(identity, 1 / _MESSAGES_PER_SECOND + size_bytes / _BYTES_PER_SECOND, now)
+        seconds = (1 + excess_parts) / _MESSAGES_PER_SECOND + size_bytes / _BYTES_PER_SECOND
+        self.charge(identity, seconds, now)
         return "accepted"
 
     def allow_hello(self, hello_identity: bytes, now: float) -> float:

@@ -49,5 +49,6 @@ class ServerStatus:
     weights_pulls: int = 0
     send_queue_full: int = 0  # messages not sent because the queue of the peer was full
     auth_refused: dict[str, int] = field(default_factory=dict)  # handshakes and messages, by reason
+    violations: dict[str, int] = field(default_factory=dict)  # by the name of the key
     bans: int = 0
     ignored_messages: int = 0  # of banned peers, or beyond a quota

@@ -185,9 +185,9 @@ def _take_chunk(server: RouterSocket) -> int:
     """Wait for the chunk that was sent; return its size in bytes."""
     deadline = time.monotonic() + 10.0
     while time.monotonic() < deadline:
-        for *_, parts in server.receive():
-            if isinstance(codec.decode(parts), ChunkMessage):
-                return sum(map(len, parts))
+        for message in server.receive():
+            if isinstance(codec.decode(message.parts), ChunkMessage):
+                return sum(map(len, message.parts))
         time.sleep(0.001)
     raise TimeoutError("expected the chunk that the actor sent, got none")
 

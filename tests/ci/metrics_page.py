@@ -54,6 +54,7 @@ def registries() -> tuple[CollectorRegistry, CollectorRegistry]:
         messages={"chunk": 1},
         wire_errors={"frames": 0},
         auth_refused={"unknown_key": 1},
+        violations={"actor": 1},
     )
     learner = LearnerCollector(
         lambda: server, lambda: trainer, episodes, Config(), 0, lambda: {"network": 0.1}

@@ -82,7 +82,7 @@ def answering(answer: bytes | None) -> Iterator[str]:
         def serve() -> None:
             while not done.is_set():
                 data.raw.poll(50)
-                for peer, _, _ in data.receive():
+                for peer, *_ in data.receive():
                     if answer is not None:
                         data.send(peer, [answer])
 

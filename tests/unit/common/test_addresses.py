@@ -124,7 +124,7 @@ def test_a_bound_address_is_reachable_if_the_machine_has_it(bound: str, connecte
         client = DealerSocket(context, f"tcp://{connected}:{port}", 1 << 16)
         assert client.raw.poll(int(1000 * PATIENCE_SECONDS), zmq.POLLOUT) and client.send([b"over"])
         assert server.raw.poll(int(1000 * PATIENCE_SECONDS))
-        assert [parts for _, _, parts in server.receive()] == [[b"over"]]
+        assert [message.parts for message in server.receive()] == [[b"over"]]
         assert read_zmtp_greeting(f"tcp://{connected}:{port}") == "NULL"
         client.close()
         server.close()

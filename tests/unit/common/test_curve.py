@@ -64,7 +64,7 @@ def exchange(
     def done() -> bool:
         handler.answer()
         client.send([b"hello"])
-        keys.extend(key for _, key, _ in server.receive())
+        keys.extend(message.key for message in server.receive())
         return until(keys)
 
     wait_until(done, "the condition on the received messages")
@@ -204,7 +204,7 @@ def test_dropped_connections_are_those_of_the_endpoint_and_their_clients_reconne
     def reached() -> bool:
         handler.answer()
         client.send([b"hello"])
-        peers.extend(peer for peer, _, _ in server.receive())
+        peers.extend(message.peer for message in server.receive())
         return len(set(peers)) > dropped
 
     dropped = 0

@@ -16,6 +16,7 @@ from common.protocol.sockets import (
     BindError,
     Context,
     DealerSocket,
+    Received,
     RouterSocket,
     Waker,
     is_loopback,
@@ -26,7 +27,6 @@ from common.protocol.sockets import (
 from tests.support.processes import PATIENCE_SECONDS, wait_until
 
 LIMIT_BYTES = 1 << 17
-Received = list[tuple[bytes, str, list[bytes]]]
 Connect = Callable[[], DealerSocket]
 
 
@@ -67,9 +67,9 @@ def waker() -> Iterator[Waker]:
         yield waker
 
 
-def receive(server: RouterSocket, count: int) -> Received:
+def receive(server: RouterSocket, count: int) -> list[Received]:
     """The next `count` messages."""
-    received: Received = []
+    received: list[Received] = []
 
     def complete() -> bool:
         received.extend(server.receive())
@@ -84,8 +84,8 @@ def test_messages_arrive_in_order_and_whole(server: RouterSocket, connect: Conne
     for number in range(10):
         assert client.send([b"head", bytes([number])])
     received = receive(server, 10)
-    assert [parts for _, _, parts in received] == [[b"head", bytes([number])] for number in range(10)]
-    assert {key for _, key, _ in received} == {""}
+    assert [message.parts for message in received] == [[b"head", bytes([number])] for number in range(10)]
+    assert {message.key for message in received} == {""}
 
 
 @pytest.mark.parametrize("size", [0, 1, 65_535, 65_536, LIMIT_BYTES])
@@ -96,7 +96,7 @@ def test_an_answer_reaches_the_client_that_sent_the_request(
     clients = connect(), connect()
     for number, client in enumerate(clients):
         assert client.send([bytes([number])])
-    peers = {parts[0]: peer for peer, _, parts in receive(server, 2)}
+    peers = {message.parts[0]: message.peer for message in receive(server, 2)}
     assert len(set(peers.values())) == 2
     for number in (1, 0):
         assert server.send(peers[bytes([number])], [b"to", bytes([number]) * size])
@@ -118,7 +118,7 @@ def test_a_message_to_an_unknown_peer_is_not_sent(server: RouterSocket) -> None:
 def test_a_full_queue_refuses_a_message_and_counts_it(server: RouterSocket, connect: Connect) -> None:
     client = connect()
     assert client.send([b"hello"])
-    ((peer, _, _),) = receive(server, 1)
+    ((peer, *_),) = receive(server, 1)
     assert server.send_queue_full == 0
     while server.send(peer, [bytes(LIMIT_BYTES)]):  # the client reads nothing
         pass
@@ -130,17 +130,42 @@ def test_a_message_over_the_limit_is_not_received_and_the_client_reconnects(
 ) -> None:
     client = connect()
     assert client.send([b"before"])
-    ((peer, _, _),) = receive(server, 1)
+    ((peer, *_),) = receive(server, 1)
     assert client.send([bytes(LIMIT_BYTES + 1)])
-    received: Received = []
+    received: list[Received] = []
 
     def reconnected() -> bool:
         client.send([b"after"])
         received.extend(server.receive())
-        return any(sender != peer for sender, _, _ in received)
+        return any(message.peer != peer for message in received)
 
     wait_until(reconnected, "a message on a new connection")
-    assert all(parts == [b"after"] for _, _, parts in received)
+    assert all(message.parts == [b"after"] for message in received)
+
+
+def test_a_message_of_many_parts_is_discarded_over_several_calls(
+    server: RouterSocket, connect: Connect
+) -> None:
+    """The parts of one message follow each other, so the state of the socket knows whose they are."""
+    hostile, honest = connect(), connect()
+    for client, parts in ((hostile, [b"1", b"2", *[b"xy"] * 10_000]), (honest, [b"head", b"body"])):
+        client.raw.send_multipart(parts)
+    received: list[Received] = []
+    calls = 0
+
+    def complete() -> bool:
+        nonlocal calls
+        received.extend(server.receive())
+        calls += server.discarding
+        return len(received) >= 2
+
+    wait_until(complete, "both messages")
+    assert sorted(message[2:] for message in received) == [
+        ([b"1", b"2"], 10_000, 20_000),
+        ([b"head", b"body"], 0, 0),
+    ]
+    assert calls >= 10_000 // 256
+    assert len({message.peer for message in received}) == 2
 
 
 def test_a_bound_endpoint_cannot_be_bound_again(context: Context) -> None:
@@ -168,7 +193,7 @@ def test_a_message_ends_the_wait_for_a_descriptor(
 ) -> None:
     client = connect()
     assert client.send([b"hello"])
-    ((peer, _, _),) = receive(server, 1)
+    ((peer, *_),) = receive(server, 1)
     assert server.send(peer, [b"answer"])
     assert client.receive(PATIENCE_SECONDS, waker.fileno()) == [b"answer"]
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import structlog
+from structlog.testing import capture_logs
 
 from common.config import Config
 from common.protocol import codec, messages
@@ -18,6 +19,7 @@ from tests.support.wire_fuzz import header_of, hello, part
 
 SID, PEER = bytes(range(16)), b"peer"
 SENDER = Sender(PEER)
+NAMED = Sender(b"hostile peer", key="public key", name="hostile")
 GARBAGE = [b"garbage"]
 
 
@@ -110,6 +112,65 @@ def test_only_a_request_for_weights_is_a_message_of_the_weights_port(handler: Ha
     assert handler.handle_request(SENDER, codec.encode(request), 0.0) == request
     assert handler.handle_request(SENDER, codec.encode(hello(SID)), 0.0) == 0
     assert handler.wire_errors["kind"] == 1
+
+
+def test_a_message_of_too_many_parts_is_one_violation_and_uses_the_quota_of_its_sender(
+    handler: Handler,
+) -> None:
+    """Each discarded part counts as a message, so the learner ignores what follows."""
+    parts = codec.encode(messages.Heartbeat(sid=SID, generation=0, produced=0, stats={}))
+    with capture_logs() as logged:
+        assert handler.handle(NAMED, parts, 0.0, excess_parts=50_000, excess_bytes=7) == 0
+        assert handler.handle(NAMED, parts, 30.0) > 0
+    assert handler.wire_errors["frames"] == 1 and handler.messages["heartbeat"] == 0
+    assert [(row["reason"], row["key"]) for row in logged] == [("frames", "hostile"), ("quota", "hostile")]
+    assert logged[0]["text"] == "expected 1 or 2 parts, got 50001"
+    assert handler.violations == {"hostile": 2}
+    assert handler.received_bytes == 2 * len(parts[0]) + 7
+    assert handler.handle(NAMED, parts, 50.0) == 0  # the quota is free again
+
+
+def test_requests_for_weights_have_the_same_limit_of_parts(handler: Handler) -> None:
+    request = messages.WeightsRequest(name="bundle", generation=-1, version=-1, piece=0, count=1)
+    parts = codec.encode(request)
+    assert handler.handle_request(SENDER, parts, 0.0, excess_parts=50_000) == 0
+    assert handler.wire_errors["frames"] == 1
+    assert handler.handle_request(SENDER, parts, 30.0) != request
+    assert handler.handle_request(SENDER, parts, 50.0) == request
+
+
+def test_ignored_messages_of_many_parts_make_the_caller_pause(handler: Handler) -> None:
+    """Parts of no bytes also take time."""
+    assert handler.handle(SENDER, [b"", b""], 0.0, excess_parts=50_000) == 0
+    few, many = (handler.handle(SENDER, [b"", b""], 0.0, excess_parts=parts) for parts in (1, 1_000))
+    assert 0 < few < many
+    assert many >= 1_000 * 2**12
+
+
+def test_skips_use_the_quota_of_their_connection_and_an_honest_number_is_accepted(handler: Handler) -> None:
+    """A flood of skips of one step each ends with a ban after about a hundred."""
+    handler.send(hello(SID), sender=NAMED)
+    for number in range(1_000):
+        skip = messages.Skip(
+            sid=SID, generation=0, offset=number, steps=1, produced=number + 1, reason="oversize"
+        )
+        handler.handle(NAMED, codec.encode(skip), 0.0)
+        if number == 50:
+            assert handler.violations == {}
+    assert handler.admission.registry.ledger.totals().produced <= 101
+    assert handler.rate_limiter.bans == 1 and handler.violations == {"hostile": VIOLATIONS_PER_BAN}
+
+
+def test_ten_skips_a_second_use_no_more_than_the_quota(handler: Handler) -> None:
+    """No honest actor drops whole chunks at a higher rate for long."""
+    handler.send(hello(SID))
+    for number in range(1_000):
+        skip = messages.Skip(
+            sid=SID, generation=0, offset=number, steps=1, produced=number + 1, reason="oversize"
+        )
+        handler.handle(SENDER, codec.encode(skip), number * 0.102)
+    assert handler.violations == {}
+    assert handler.admission.registry.ledger.totals().dropped == {"oversize": 1_000}
 
 
 def test_hellos_beyond_the_quota_of_a_key_are_told_when_to_return(handler: Handler) -> None:

@@ -68,6 +68,12 @@ def test_counters_begin_at_0_whatever_the_checkpoint_restored() -> None:
     assert scraped.value("learner_accounting_imbalance_steps") == 0
 
 
+def test_violations_are_counted_by_the_name_of_the_key() -> None:
+    scraped = Scraped(replace(QUIET, violations={"hostile": 12, "": 1}), TrainerStatus())
+    assert scraped.value("wire_violations_total", key="hostile") == 12
+    assert scraped.value("wire_violations_total", key="") == 1
+
+
 def test_an_imbalance_is_shown_with_its_sign() -> None:
     """Too many steps count as well as too few."""
     scraped = Scraped(replace(QUIET, totals=Totals(10, 12, {}, 0)), TrainerStatus())
