@@ -147,10 +147,12 @@ DASHBOARD = Dashboard(
                     decimals=0,
                 ),
                 Panel(
-                    "Bans and ignored messages",
-                    "Number of temporary bans of peers after violations, and of messages ignored because"
-                    " their peer was banned or over its quota, in five minutes.",
+                    "Violations, bans and ignored messages",
+                    "Number of violations by the name of the peer's key, of temporary bans of peers after"
+                    " violations, and of messages ignored because their peer was banned or over its quota,"
+                    " in five minutes.",
                     (
+                        Query("increase(outrider_wire_violations_total[5m])", "violations of {{key}}"),
                         Query("increase(outrider_wire_bans_total[5m])", "bans"),
                         Query("increase(outrider_wire_ignored_messages_total[5m])", "messages"),
                     ),

@@ -139,9 +139,7 @@ def test_a_false_claim_is_a_violation_and_changes_no_account(message: m.Message,
 
 @pytest.mark.parametrize("generation", [-1, GENERATION - 1, GENERATION + 1])
 @pytest.mark.parametrize("kind", ["chunk", "skip"])
-def test_steps_of_another_generation_end_with_the_chunk_that_the_session_held_when_it_joined(
-    kind: str, generation: int
-) -> None:
+def test_steps_of_another_generation_end_with_the_chunk_of_the_join(kind: str, generation: int) -> None:
     """No credit of this generation is for them. Otherwise each skip allows further ones without an end."""
     harness = AdmissionHarness()
     held = CHUNK_STEPS // 2

@@ -6,8 +6,9 @@ from functools import partial
 
 import pytest
 
-from learner.server import registry
+from learner.server import registry, validation
 from learner.server.admission import Admission
+from learner.server.network import Network
 from learner.server.registry import SessionRegistry
 from learner.server.sessions import FlowState, SessionTable
 from tests.support.mutation import Mutant, check_noticed
@@ -16,6 +17,8 @@ from tests.unit.learner import (
     test_admission_credit,
     test_admission_leases,
     test_admission_leave,
+    test_hostile_sessions,
+    test_network,
 )
 
 MUTANTS = [
@@ -88,6 +91,22 @@ MUTANTS = [
         "self.raise_credit(sid)",
         "pass",
         test_admission_chunks.test_a_skip_is_recorded_and_its_credit_returned,
+    ),
+    Mutant(
+        "steps of another generation use the credit of this one",
+        validation.usable_credit,
+        "message.generation != generation",
+        "False",
+        partial(
+            test_hostile_sessions.test_steps_of_another_generation_end_with_the_chunk_of_the_join, "skip", -1
+        ),
+    ),
+    Mutant(
+        "leases end while messages wait behind one of too many parts",
+        Network.poll_once,
+        "if not self._ports.data.discarding",
+        "if True",
+        test_network.test_no_lease_ends_while_messages_wait_behind_one_of_too_many_parts,
     ),
     Mutant(
         "a gap is requested from the first step that is not settled",
