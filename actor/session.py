@@ -18,9 +18,10 @@ from dataclasses import dataclass
 import structlog
 
 import common
+from actor import limits
 from actor.connection import HELLO_SECONDS, Connection
 from actor.resend_buffer import ResendBuffer
-from common.process.lifecycle import EXIT_CONFIGURATION, Fatal
+from common.process.lifecycle import EXIT_CONFIGURATION, EXIT_TEMPORARY, Fatal
 from common.process.parent_link import ParentLink
 from common.protocol import codec, messages
 from common.protocol.messages import (
@@ -176,7 +177,10 @@ class Session:
         if welcome.sid != self.sid or self.joined:
             return
         self.welcome, self.joined, self.generation = welcome, True, welcome.generation
-        self._connection.accepted(welcome.heartbeat_ms / 1000, welcome.lease_ms / 1000)
+        self._connection.accepted(
+            limits.limited_seconds(welcome.heartbeat_ms, limits.HEARTBEAT_SECONDS),
+            limits.limited_seconds(welcome.lease_ms, limits.LEASE_SECONDS),
+        )
         self.credit, self.version = welcome.credit, welcome.version
         self.counters.chunks_settled += self.buffer.settle(welcome.settled)
         self._resend(welcome.received)
@@ -188,7 +192,8 @@ class Session:
             return
         log.warning("learner_full", text=full.text, next="sending Hello again later")
         spread = random.uniform(1.0, 1.5)  # noqa: S311  # spreads load
-        self._connection.schedule_after(full.retry_after_ms / 1000 * spread)
+        retry_seconds = limits.limited_seconds(full.retry_after_ms, limits.RETRY_SECONDS)
+        self._connection.schedule_after(retry_seconds * spread)
 
     def _on_lost(self, lost: Reject) -> None:
         """Begin a new session, which reports the uncounted steps of the lost session as skipped."""
@@ -237,7 +242,18 @@ class Session:
             )
 
     def _seal(self, message: ChunkMessage | Skip) -> None:
+        """Send a message and keep it until it is settled.
+
+        Raises:
+            Fatal: the learner grants credit and settles nothing, which would fill memory.
+        """
         self._connection.send_encoded(self.buffer.encode(message))
+        if self.buffer.size_bytes > limits.UNSETTLED_BYTES:
+            raise Fatal(
+                EXIT_TEMPORARY,
+                f"expected a learner that settles chunks, got {limits.UNSETTLED_BYTES >> 20} MiB that it "
+                "left unsettled: restart the learner with --resume, or report this",
+            )
 
     def leave(self) -> bool:
         """Send Bye until the learner acknowledges it, for a bounded time; return whether it did.
