@@ -150,18 +150,11 @@ def arbitrary_message(rng: random.Random, sid: bytes) -> m.Message:
             return dataclasses.replace(
                 WELCOME,
                 sid=rng.choice([sid, sid, bytes(16)]),
-                **{
-                    name: number()
-                    for name in (
-                        "generation",
-                        "slot",
-                        "incarnation",
-                        "received",
-                        "settled",
-                        "credit",
-                        "version",
-                    )
-                },
+                generation=number(),
+                received=number(),
+                settled=number(),
+                credit=number(),
+                version=number(),
                 heartbeat_ms=number(),
                 lease_ms=number(),
             )
@@ -182,7 +175,8 @@ def arbitrary_message(rng: random.Random, sid: bytes) -> m.Message:
         case 5:
             return m.HelloRequired(generation=number())
         case 6:
-            return rng.choice([m.ByeAck(), m.Drain(finished=False), m.WeightsUnchanged(name="target")])
+            others: list[m.Message] = [m.ByeAck(), m.Drain(finished=False), m.WeightsUnchanged(name="target")]
+            return rng.choice(others)
         case _:  # a message that a learner never sends
             return m.Heartbeat(sid=sid, generation=number(), produced=number(), stats={})
 
