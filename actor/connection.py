@@ -93,9 +93,10 @@ class Connection:
         """Make the next message due after `seconds`; the learner's timeout starts then."""
         self._silent_since = self._next_message_at = time.monotonic() + seconds
 
-    def accepted(self, heartbeat_seconds: float, lease_seconds: float) -> None:
-        """Use the heartbeat interval and the timeout that a Welcome contains."""
-        self._heartbeat_seconds, self._lease_seconds = heartbeat_seconds, lease_seconds
+    def accepted(self, heartbeat_ms: int, lease_ms: int) -> None:
+        """Use the heartbeat interval and the timeout that a Welcome contains, within limits."""
+        self._heartbeat_seconds = limits.limited_seconds(heartbeat_ms, limits.HEARTBEAT_SECONDS)
+        self._lease_seconds = limits.limited_seconds(lease_ms, limits.LEASE_SECONDS)
         self._backoff.reset()
 
     def reconnect(self) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Collection
 
 from common import envs
 from common.config import Config
-from common.process.lifecycle import EXIT_CONFIGURATION, Fatal
+from common.process.lifecycle import EXIT_CONFIGURATION, EXIT_TEMPORARY, Fatal
 from common.protocol import chunk
 from common.spaces import Spaces
 
@@ -52,3 +52,17 @@ def require_chunk_size(config: Config, spaces: Spaces) -> None:
     error = chunk.size_error(config.rollout, spaces)
     if error is not None:
         raise Fatal(EXIT_CONFIGURATION, error)
+
+
+def require_settled(unsettled_bytes: int) -> None:
+    """Refuse a learner that settles too little of what an actor keeps for it.
+
+    Raises:
+        Fatal: it does.
+    """
+    if unsettled_bytes > UNSETTLED_BYTES:
+        raise Fatal(
+            EXIT_TEMPORARY,
+            f"expected a learner that settles chunks, got {UNSETTLED_BYTES >> 20} MiB that it left "
+            "unsettled: restart the learner with --resume, or report this",
+        )

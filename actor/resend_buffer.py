@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from actor import limits
 from common.protocol import codec
 from common.protocol.messages import ChunkMessage, Skip
 
@@ -45,11 +46,16 @@ class ResendBuffer:
         return self.encoded_steps - self.base
 
     def encode(self, message: ChunkMessage | Skip) -> list[bytes]:
-        """Encode and keep the next message; returns it encoded."""
+        """Encode and keep the next message; returns it encoded.
+
+        Raises:
+            Fatal: the learner grants credit and settles nothing, which would fill memory.
+        """
         parts = codec.encode(message)
         kept = _KeptMessage(message.offset, message.steps, parts)
         self._messages.append(kept)
         self.size_bytes += kept.size_bytes
+        limits.require_settled(self.size_bytes)
         self.encoded_steps += message.steps
         return parts
 

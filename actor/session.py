@@ -21,7 +21,7 @@ import common
 from actor import limits
 from actor.connection import HELLO_SECONDS, Connection
 from actor.resend_buffer import ResendBuffer
-from common.process.lifecycle import EXIT_CONFIGURATION, EXIT_TEMPORARY, Fatal
+from common.process.lifecycle import EXIT_CONFIGURATION, Fatal
 from common.process.parent_link import ParentLink
 from common.protocol import codec, messages
 from common.protocol.messages import (
@@ -177,10 +177,7 @@ class Session:
         if welcome.sid != self.sid or self.joined:
             return
         self.welcome, self.joined, self.generation = welcome, True, welcome.generation
-        self._connection.accepted(
-            limits.limited_seconds(welcome.heartbeat_ms, limits.HEARTBEAT_SECONDS),
-            limits.limited_seconds(welcome.lease_ms, limits.LEASE_SECONDS),
-        )
+        self._connection.accepted(welcome.heartbeat_ms, welcome.lease_ms)
         self.credit, self.version = welcome.credit, welcome.version
         self.counters.chunks_settled += self.buffer.settle(welcome.settled)
         self._resend(welcome.received)
@@ -242,18 +239,7 @@ class Session:
             )
 
     def _seal(self, message: ChunkMessage | Skip) -> None:
-        """Send a message and keep it until it is settled.
-
-        Raises:
-            Fatal: the learner grants credit and settles nothing, which would fill memory.
-        """
         self._connection.send_encoded(self.buffer.encode(message))
-        if self.buffer.size_bytes > limits.UNSETTLED_BYTES:
-            raise Fatal(
-                EXIT_TEMPORARY,
-                f"expected a learner that settles chunks, got {limits.UNSETTLED_BYTES >> 20} MiB that it "
-                "left unsettled: restart the learner with --resume, or report this",
-            )
 
     def leave(self) -> bool:
         """Send Bye until the learner acknowledges it, for a bounded time; return whether it did.
