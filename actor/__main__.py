@@ -23,6 +23,8 @@ from common.process.lifecycle import (
 from common.process.parent_link import ParentLink
 from common.protocol.sockets import parse_address
 
+_LOG_LINES_PER_MINUTE = 100  # of each event: the messages of a hostile learner must not fill the disk
+
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = arguments.Parser(
@@ -40,6 +42,14 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         type=Path,
         metavar="FILE",
         help="key file, for a learner with keys (python -m common.keys export)",
+    )
+    parser.add_argument(
+        "--allow-module",
+        dest="modules",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="module that a learner's environment MODULE:Task-v0 may import here; repeat it for others",
     )
     parser.add_argument(
         "--metrics-host",
@@ -66,7 +76,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 
 def main() -> NoReturn:
     """Run actors until the run is finished or a signal arrives, then end the process."""
-    log.configure("actor")
+    log.configure("actor", _LOG_LINES_PER_MINUTE)
     exit_process(arguments.exit_code(_run, "actor"))
 
 
@@ -86,13 +96,20 @@ def _run() -> int:
             options.endpoint,
             options.keys,
             options.keys_path,
+            options.modules,
             options.procs,
             options.metrics_host,
             stop,
         )
     parent = ParentLink(options.parent_fd, options.step_count_fd)
     return build.run_one(
-        options.endpoint, options.keys, parent, options.shared_weights, options.metrics_host, stop
+        options.endpoint,
+        options.keys,
+        options.modules,
+        parent,
+        options.shared_weights,
+        options.metrics_host,
+        stop,
     )
 
 

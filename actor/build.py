@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -31,6 +31,7 @@ _DATA_MESSAGE_BYTES = 1 << 20  # the learner sends only small messages on this p
 def run_one(
     endpoint: str,
     keys: ActorKeys | None,
+    modules: Sequence[str],
     parent: ParentLink,
     shared_weights: bool,
     metrics_host: str,
@@ -53,7 +54,8 @@ def run_one(
             lambda: DealerSocket(context, endpoint, _DATA_MESSAGE_BYTES, keys, watched=True), parent
         )
         stack.callback(session.close)
-        return Actor(session, weights, parent, stop, PhaseTimer(PHASES), export).run()
+        phases = PhaseTimer(PHASES)
+        return Actor(session, weights, parent, stop, phases, export, modules=frozenset(modules)).run()
 
 
 def run_many(
@@ -61,6 +63,7 @@ def run_many(
     endpoint: str,
     keys: ActorKeys | None,
     keys_path: Path | None,
+    modules: Sequence[str],
     procs: int,
     metrics_host: str,
     stop: threading.Event,
@@ -73,6 +76,7 @@ def run_many(
         weights = _weights_client(stack.enter_context(Context()), endpoint, keys)
         stack.callback(weights.close)
         argv = ["--learner", endpoint, "--shared-weights"]
+        argv += [word for module in modules for word in ("--allow-module", module)]
         if keys_path is not None:
             argv += ["--keys", str(keys_path)]
         return Fleet(ChildProcesses(server, argv, procs), weights, directory, collector).run(stop)

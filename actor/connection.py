@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 
+from actor import limits
 from common.process.lifecycle import Backoff
 from common.protocol import codec
 from common.protocol.messages import Message
@@ -30,7 +31,7 @@ class Connection:
         self._heartbeat_seconds, self._lease_seconds = HELLO_SECONDS, _FIRST_LEASE_SECONDS
 
     def receive(self, timeout_seconds: float, wake_descriptor: int | None) -> Iterator[list[bytes]]:
-        """Yield the messages that have arrived; wait for the first one.
+        """Yield the messages that have arrived, up to a limit; wait for the first one.
 
         A pause since the last call extends the learner's timeout, because this process read nothing then.
 
@@ -41,11 +42,12 @@ class Connection:
         pause_seconds = time.monotonic() - self._polled_at
         if pause_seconds > _PAUSE_SECONDS:
             self._silent_since += pause_seconds
-        parts = self._socket.receive(max(0.0, timeout_seconds), wake_descriptor)
-        while parts is not None:
+        for number in range(limits.POLL_MESSAGES):
+            parts = self._socket.receive(max(0.0, timeout_seconds) if number == 0 else 0.0, wake_descriptor)
+            if parts is None:
+                break
             self._silent_since = time.monotonic()
             yield parts
-            parts = self._socket.receive()
         self._polled_at = time.monotonic()
 
     def send(self, message: Message) -> None:
@@ -91,9 +93,10 @@ class Connection:
         """Make the next message due after `seconds`; the learner's timeout starts then."""
         self._silent_since = self._next_message_at = time.monotonic() + seconds
 
-    def accepted(self, heartbeat_seconds: float, lease_seconds: float) -> None:
-        """Use the heartbeat interval and the timeout that a Welcome contains."""
-        self._heartbeat_seconds, self._lease_seconds = heartbeat_seconds, lease_seconds
+    def accepted(self, heartbeat_ms: int, lease_ms: int) -> None:
+        """Use the heartbeat interval and the timeout that a Welcome contains, within limits."""
+        self._heartbeat_seconds = limits.limited_seconds(heartbeat_ms, limits.HEARTBEAT_SECONDS)
+        self._lease_seconds = limits.limited_seconds(lease_ms, limits.LEASE_SECONDS)
         self._backoff.reset()
 
     def reconnect(self) -> None:

@@ -6,8 +6,11 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from actor import limits
 from common.protocol import codec
 from common.protocol.messages import ChunkMessage, Skip
+
+_OBJECTS_BYTES = 400  # of a kept message, at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,12 +21,18 @@ class _KeptMessage:
     steps: int
     parts: list[bytes]
 
+    @property
+    def size_bytes(self) -> int:
+        """The memory that the message takes, with that of its objects."""
+        return sum(map(len, self.parts)) + _OBJECTS_BYTES
+
 
 class ResendBuffer:
     """Keeps each encoded message until its steps are settled, so that it can be sent again."""
 
     def __init__(self) -> None:
         self._messages: deque[_KeptMessage] = deque()
+        self.size_bytes = 0  # of the kept messages
         self.encoded_steps = 0  # of the session: the offset of its next message
 
     @property
@@ -37,9 +46,16 @@ class ResendBuffer:
         return self.encoded_steps - self.base
 
     def encode(self, message: ChunkMessage | Skip) -> list[bytes]:
-        """Encode and keep the next message; returns it encoded."""
+        """Encode and keep the next message; returns it encoded.
+
+        Raises:
+            Fatal: the learner grants credit and settles nothing, which would fill memory.
+        """
         parts = codec.encode(message)
-        self._messages.append(_KeptMessage(message.offset, message.steps, parts))
+        kept = _KeptMessage(message.offset, message.steps, parts)
+        self._messages.append(kept)
+        self.size_bytes += kept.size_bytes
+        limits.require_settled(self.size_bytes)
         self.encoded_steps += message.steps
         return parts
 
@@ -47,7 +63,7 @@ class ResendBuffer:
         """Drop every message that ends at or before `offset`; returns how many."""
         count = 0
         while self._messages and self._messages[0].offset + self._messages[0].steps <= offset:
-            self._messages.popleft()
+            self.size_bytes -= self._messages.popleft().size_bytes
             count += 1
         return count
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import structlog
+from safetensors import SafetensorError
 
 import common
+from actor import limits
 from actor.rollout import Rollout
 from actor.session import Session
 from actor.weights import Blob, WeightsSource
@@ -31,6 +34,7 @@ from common.spaces import Spaces
 log = structlog.get_logger()
 
 _POLL_SECONDS = 0.5
+_SHOWN_CHARACTERS = 500  # of the learner's text in an error message
 
 
 @dataclass(slots=True)
@@ -58,6 +62,7 @@ class Actor:
     export: Callable[[dict[str, float]], None]  # receives the statistics that heartbeats carry
     state: PlayingState | None = None
     reconnects: int = 0  # the session's count when the connection to the weights port was made
+    modules: frozenset[str] = frozenset()  # that the learner's environment may import
 
     def run(self) -> int:
         """Collect chunks until the run or the parent ends, or a signal arrives; return the exit code."""
@@ -100,6 +105,7 @@ class Actor:
     def _build(self, welcome: Welcome) -> PlayingState | None:
         """Build the playing state; None if the target network cannot be fetched now."""
         config = configuration(welcome)
+        limits.require_allowed_module(config.env.id, self.modules)
         target: Blob | None = None
         if config.rnd.enabled:
             target = self._fetch("target", (-1, -1))
@@ -110,7 +116,11 @@ class Actor:
         except envs.EnvUnavailable as error:
             raise Fatal(EXIT_CONFIGURATION, str(error)) from None
         spaces = env.spaces
-        bonus_model = BonusModel(spaces, config, target.tensors()) if target is not None else None
+        limits.require_chunk_size(config, spaces)
+        bonus_model = None
+        if target is not None:
+            with _weights_of_the_run():
+                bonus_model = BonusModel(spaces, config, target.tensors())
         rollout = Rollout(env, spaces, config.rollout, self.phases)
         return PlayingState(welcome, config, spaces, rollout, Policy(spaces, config), bonus_model)
 
@@ -123,10 +133,11 @@ class Actor:
                 blob = self._fetch("bundle", state.loaded)
                 if blob is None:
                     return False
-                bundle = Bundle(blob.generation, blob.version, blob.tensors())
-                state.policy.load(bundle)
-                if state.bonus_model is not None:
-                    state.bonus_model.load(bundle)
+                with _weights_of_the_run():
+                    bundle = Bundle(blob.generation, blob.version, blob.tensors())
+                    state.policy.load(bundle)
+                    if state.bonus_model is not None:
+                        state.bonus_model.load(bundle)
                 state.loaded = (bundle.generation, bundle.version)
                 if state.loaded < (welcome.generation, version):
                     return False  # the parent fetched it for another actor, before this version: fetch again
@@ -212,5 +223,22 @@ def configuration(welcome: Welcome) -> Config:
         raise Fatal(
             EXIT_CONFIGURATION,
             f"expected a learner of release {common.__version__}, got one of {welcome.software} whose "
-            f"configuration cannot be read ({error}): update the older side",
+            f"configuration cannot be read ({str(error)[:_SHOWN_CHARACTERS]}): update the older side",
+        ) from None
+
+
+@contextlib.contextmanager
+def _weights_of_the_run() -> Iterator[None]:
+    """Refuse weights that are not those of the run's networks.
+
+    Raises:
+        Fatal: they are not.
+    """
+    try:
+        yield
+    except (SafetensorError, KeyError, RuntimeError, ValueError) as error:
+        raise Fatal(
+            EXIT_TEMPORARY,
+            f"expected the weights of this run's networks, got others ({type(error).__name__}): "
+            "restart the actor, and check that --learner names your learner",
         ) from None

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import structlog
 
 import common
+from actor import limits
 from actor.connection import HELLO_SECONDS, Connection
 from actor.resend_buffer import ResendBuffer
 from common.process.lifecycle import EXIT_CONFIGURATION, Fatal
@@ -176,7 +177,7 @@ class Session:
         if welcome.sid != self.sid or self.joined:
             return
         self.welcome, self.joined, self.generation = welcome, True, welcome.generation
-        self._connection.accepted(welcome.heartbeat_ms / 1000, welcome.lease_ms / 1000)
+        self._connection.accepted(welcome.heartbeat_ms, welcome.lease_ms)
         self.credit, self.version = welcome.credit, welcome.version
         self.counters.chunks_settled += self.buffer.settle(welcome.settled)
         self._resend(welcome.received)
@@ -188,7 +189,8 @@ class Session:
             return
         log.warning("learner_full", text=full.text, next="sending Hello again later")
         spread = random.uniform(1.0, 1.5)  # noqa: S311  # spreads load
-        self._connection.schedule_after(full.retry_after_ms / 1000 * spread)
+        retry_seconds = limits.limited_seconds(full.retry_after_ms, limits.RETRY_SECONDS)
+        self._connection.schedule_after(retry_seconds * spread)
 
     def _on_lost(self, lost: Reject) -> None:
         """Begin a new session, which reports the uncounted steps of the lost session as skipped."""

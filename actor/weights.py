@@ -13,6 +13,8 @@ import safetensors.torch
 import structlog
 import torch
 
+from actor import limits
+from common.process.lifecycle import EXIT_CONFIGURATION, Fatal
 from common.process.parent_link import ParentLink
 from common.protocol import codec
 from common.protocol.messages import (
@@ -28,7 +30,6 @@ from common.protocol.sockets import DealerSocket
 log = structlog.get_logger()
 
 PIECE_MESSAGE_BYTES = 1 << 20
-_BLOB_BYTES = 1 << 30
 _WINDOW_PIECES = 8
 _REPEAT_SECONDS = 2.0  # after this time without a piece, the request is repeated
 _FETCH_SECONDS = 30.0
@@ -79,29 +80,30 @@ class WeightsClient:
     def fetch(self, name: BlobName, held: tuple[int, int], keep_waiting: Callable[[], bool]) -> Blob | None:
         """See `WeightsSource.fetch`."""
         meta: WeightsMeta | None = None
-        pieces: list[bytes] = []
+        pieces, data = 0, bytearray()
         deadline = time.monotonic() + _FETCH_SECONDS
         requested_at = -_REPEAT_SECONDS
         while keep_waiting() and time.monotonic() < deadline:
             if time.monotonic() - requested_at > _REPEAT_SECONDS:
-                self._request(name, held, meta, len(pieces))
+                self._request(name, held, meta, pieces)
                 requested_at = time.monotonic()
             match self._receive():
                 case WeightsUnchanged() as message if message.name == name and meta is None:
                     return None
-                case WeightsMeta() as message if message.name == name and message.size <= _BLOB_BYTES:
+                case WeightsMeta() as message if message.name == name:
                     if meta != message:
-                        meta, pieces = message, []
-                case WeightsPiece() as message if _continues(message, meta, len(pieces)):
-                    pieces.append(message.body)
+                        _require_blob_size(message.size)
+                        meta, pieces, data = message, 0, bytearray()
+                case WeightsPiece() as message if meta is not None and _continues(message, meta, pieces):
+                    pieces += 1
+                    data += message.body
                     requested_at = time.monotonic()
-                    if meta is not None and len(pieces) == meta.pieces:
-                        blob = b"".join(pieces)
-                        if len(blob) == meta.size and hashlib.sha256(blob).digest() == meta.digest:
-                            return Blob(meta.generation, meta.version, blob)
-                        meta, pieces = None, []
-                    if len(pieces) % _WINDOW_PIECES == 0:
-                        self._request(name, held, meta, len(pieces))
+                    if pieces == meta.pieces or len(data) > meta.size:
+                        if len(data) == meta.size and hashlib.sha256(data).digest() == meta.digest:
+                            return Blob(meta.generation, meta.version, bytes(data))
+                        meta, pieces, data = None, 0, bytearray()
+                    if pieces % _WINDOW_PIECES == 0:
+                        self._request(name, held, meta, pieces)
         self.reconnect()  # pieces of this fetch must not reach the next one
         return None
 
@@ -136,8 +138,17 @@ class WeightsClient:
         self._client.close()
 
 
-def _continues(piece: WeightsPiece, meta: WeightsMeta | None, count: int) -> bool:
-    return meta is not None and (piece.name, piece.generation, piece.version, piece.piece) == (
+def _require_blob_size(size: int) -> None:
+    if size > limits.BLOB_BYTES:
+        raise Fatal(
+            EXIT_CONFIGURATION,
+            f"expected weights of at most {limits.BLOB_BYTES >> 20} MiB, got {size >> 20} MiB: lower "
+            "network.hidden",
+        )
+
+
+def _continues(piece: WeightsPiece, meta: WeightsMeta, count: int) -> bool:
+    return (piece.name, piece.generation, piece.version, piece.piece) == (
         meta.name,
         meta.generation,
         meta.version,

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
+_TEXT_CHARACTERS = 256
 _PREDICTOR_LANES = 32  # the predictor trains on the samples of this many lanes (RND, appendix A.4)
 
 
@@ -279,8 +280,9 @@ def _build(kind: type, data: object, where: str) -> object:
 
 def _value(hint: Any, value: Any, where: str) -> object:
     """Check a JSON value against the type `hint` of its field and convert it."""
-    if isinstance(value, str) and not value.isprintable():  # an actor's log and terminal show it
-        raise ValueError(f"expected printable text at {where}, got {value!r}")
+    if isinstance(value, str):  # an actor's log and terminal show it
+        fits, shown = value.isprintable() and len(value) <= _TEXT_CHARACTERS, repr(value[:_TEXT_CHARACTERS])
+        _require(fits, f"printable text at {where} of at most {_TEXT_CHARACTERS} characters", shown)
     if dataclasses.is_dataclass(hint):
         return _build(typing.cast(type, hint), value, where)
     if typing.get_origin(hint) is Literal:
@@ -289,10 +291,10 @@ def _value(hint: Any, value: Any, where: str) -> object:
         return value
     if isinstance(hint, types.UnionType):  # an optional value
         return None if value is None else _value(typing.get_args(hint)[0], value, where)
+    _require(
+        type(value) is not int or abs(value) < 2**63, f"an integer of 64 bits at {where}", "a larger one"
+    )
     accepted = (int, float) if hint is float else hint
     if not isinstance(value, accepted) or isinstance(value, bool) != (hint is bool):
         raise ValueError(f"expected {hint.__name__} at {where}, got {value!r}")
-    try:
-        return hint(value)
-    except OverflowError:
-        raise ValueError(f"expected {hint.__name__} at {where}, got too large a number") from None
+    return hint(value)

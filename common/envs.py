@@ -48,6 +48,12 @@ def frames_per_step(config: EnvConfig) -> int:
     return config.frame_skip if atari.rom_of(config.id) else 1
 
 
+def module_of(env_id: str) -> str | None:
+    """The module that is imported to make an environment: "package.module" of "package.module:Task-v0"."""
+    module, colon, _ = env_id.partition(":")
+    return module if colon else None
+
+
 def spaces(config: EnvConfig) -> Spaces:
     """The spaces of an environment; the call makes one lane to read them.
 

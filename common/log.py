@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
+from collections import Counter
 from typing import TextIO, cast
 
 import structlog
@@ -29,12 +31,43 @@ class _Output:
         """Do nothing: `write` flushes."""
 
 
-def configure(role: str) -> None:
-    """Configure logging for this process: readable lines on a terminal, else JSON."""
+class _LineLimit:
+    """A processor that drops the lines of an event beyond a number in each minute.
+
+    The next line of the event has the number of dropped lines. Events are constants of the source.
+    """
+
+    def __init__(self, lines_per_minute: int) -> None:
+        self._lines_per_minute, self._minute = lines_per_minute, 0
+        self._lines: Counter[str] = Counter()  # of each event in this minute
+        self._dropped: Counter[str] = Counter()
+
+    def __call__(
+        self, logger: object, method: str, line: structlog.typing.EventDict
+    ) -> structlog.typing.EventDict:
+        minute, event = int(time.monotonic() // 60), str(line["event"])
+        if minute != self._minute:
+            self._minute, self._lines = minute, Counter()
+        self._lines[event] += 1
+        if self._lines[event] > self._lines_per_minute:
+            self._dropped[event] += 1
+            raise structlog.DropEvent
+        dropped = self._dropped.pop(event, 0)
+        return {**line, "lines_dropped": dropped} if dropped else line
+
+
+def configure(role: str, lines_per_minute: int | None = None) -> None:
+    """Configure logging for this process: readable lines on a terminal, else JSON.
+
+    Args:
+        role: the kind of process.
+        lines_per_minute: the most lines of each event in a minute; None: no limit.
+    """
     renderer: structlog.typing.Processor
     renderer = structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
     structlog.configure(
         processors=[
+            *([] if lines_per_minute is None else [_LineLimit(lines_per_minute)]),
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),

@@ -19,6 +19,7 @@ from common.keys.files import KeysError
 from common.model.bundle import Bundle
 from common.model.precision import configure_torch, resolve_precision
 from common.process.lifecycle import EXIT_CONFIGURATION, Fatal
+from common.protocol.chunk import size_error
 from common.protocol.sockets import BindError, weights_endpoint
 from learner.commandline import Options
 from learner.monitoring.run_monitor import RunMonitor
@@ -55,6 +56,9 @@ class Learner:
         self.config = config = replace(config, precision=resolve_precision(config.precision, device))
         configure_torch()
         spaces = envs.spaces(config.env)
+        oversize = size_error(config.rollout, spaces)
+        if oversize is not None:
+            raise Fatal(EXIT_CONFIGURATION, oversize)
         apply_limits(spaces, config.network)
         run = stack.enter_context(RunDirectory(options.run_dir, options.resume))
         saved = checkpoint.newest(run.checkpoints) if options.resume else None
@@ -110,7 +114,8 @@ class Learner:
         log.info("learner_serving", data=self.server.endpoints[0], generation=generation)
         if not options.local_actors:
             return None
-        supervisor = Supervisor(local, options.local_actors, self.server)
+        module = envs.module_of(self.config.env.id)  # this process has imported it already
+        supervisor = Supervisor(local, options.local_actors, self.server, module)
         stack.callback(supervisor.close)
         return supervisor
 

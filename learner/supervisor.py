@@ -27,10 +27,16 @@ class SupervisedServer(Protocol):
 
 
 class Supervisor:
-    """Runs local actors from a thread of its own, because the trainer is busy for seconds."""
+    """Runs local actors from a thread of its own, because the trainer is busy for seconds.
 
-    def __init__(self, endpoint: str, count: int, server: SupervisedServer) -> None:
-        self._children = ChildProcesses(ForkServer(ACTOR_SERVER), ["--learner", endpoint], count)
+    The actors may import `module` for their environment.
+    """
+
+    def __init__(
+        self, endpoint: str, count: int, server: SupervisedServer, module: str | None = None
+    ) -> None:
+        argv = ["--learner", endpoint, *([] if module is None else ["--allow-module", module])]
+        self._children = ChildProcesses(ForkServer(ACTOR_SERVER), argv, count)
         self._server = server
         self._closing = threading.Event()
         self.last_loop_at = time.monotonic()  # for the watchdog

@@ -49,7 +49,7 @@ class BonusModel:
     def load(self, bundle: Bundle) -> None:
         """Load the predictor and the statistics of `bundle`."""
         self._predictor.load_state_dict(bundle.part("predictor"))
-        self._mean, self._std = bundle.tensors["mean"], bundle.tensors["std"]
+        self._mean, self._std = bundle.statistics(tuple(self._mean.shape))
 
     @torch.inference_mode()
     def compute_bonus(self, observation: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:

@@ -24,6 +24,24 @@ class Bundle:
         """The state of a module: the tensors under `prefix.`, named without it."""
         return under(prefix, self.tensors)
 
+    def statistics(self, observation: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviation of the observations.
+
+        Args:
+            observation: the shape of one observation. Arithmetic would broadcast statistics of another shape.
+
+        Raises:
+            ValueError: their shape or dtype differs.
+        """
+        mean, std = self.tensors["mean"], self.tensors["std"]
+        for tensor in (mean, std):
+            if tensor.shape != observation or tensor.dtype != torch.float32:
+                raise ValueError(
+                    f"expected float32 statistics of shape {observation}, got {tensor.dtype} of "
+                    f"{tuple(tensor.shape)}"
+                )
+        return mean, std
+
 
 def under(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The tensors whose names begin with `prefix.`, by the rest of their names."""

@@ -34,7 +34,7 @@ class Policy:
     def load(self, bundle: Bundle) -> None:
         """Load the weights and the statistics of `bundle`."""
         self._network.load_state_dict(bundle.part("policy"))
-        self._mean, self._std = bundle.tensors["mean"], bundle.tensors["std"]
+        self._mean, self._std = bundle.statistics(self._spaces.observation)
 
     def distribution_parameters(self, stack: npt.NDArray[np.generic]) -> torch.Tensor:
         """Parameters of the action distribution of each lane, [B, S, ...] -> float32 [B, P]."""

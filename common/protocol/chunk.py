@@ -13,6 +13,7 @@ import numpy.typing as npt
 from common.config import RolloutConfig
 from common.spaces import Spaces
 
+CHUNK_BYTES = 1 << 28  # the largest chunk before its compression, for which an actor needs four copies
 WARMUP_VERSION = -1  # of chunks with random actions, before the first policy
 
 # The largest magnitude of observations, log-probabilities, rewards and bonuses. The square of a discounted
@@ -94,6 +95,23 @@ def layout(rollout: RolloutConfig, spaces: Spaces, truncations: int) -> dict[str
         "life_lost": ("|b1", grid),
         "room": ("|u1", grid),
     }
+
+
+def largest_raw_bytes(rollout: RolloutConfig, spaces: Spaces) -> int:
+    """The uncompressed size of the largest chunk of a run."""
+    truncations = rollout.lanes if spaces.is_image else rollout.chunk_steps
+    return raw_bytes(layout(rollout, spaces, truncations))
+
+
+def size_error(rollout: RolloutConfig, spaces: Spaces) -> str | None:
+    """Return why the chunks of a run are too large, or None."""
+    size = largest_raw_bytes(rollout, spaces)
+    if size <= CHUNK_BYTES:
+        return None
+    return (
+        f"expected chunks of at most {CHUNK_BYTES >> 20} MiB, got {size >> 20} MiB: lower rollout.steps or "
+        "rollout.lanes"
+    )
 
 
 def raw_bytes(specs: Mapping[str, ArraySpec]) -> int:

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from zlib_ng import zlib_ng
 
 from common.config import RolloutConfig
-from common.protocol.chunk import Chunk, layout, raw_bytes, value_error
+from common.protocol.chunk import Chunk, largest_raw_bytes, layout, value_error
 from common.protocol.messages import ChunkMessage, Message
 from common.spaces import Spaces
 
@@ -82,8 +82,7 @@ class WireError(Exception):
 
 def message_limit_bytes(rollout: RolloutConfig, spaces: Spaces) -> int:
     """The size limit of a message part: an uncompressed chunk, plus 1 % and 64 KiB."""
-    truncations = rollout.lanes if spaces.is_image else rollout.chunk_steps
-    return math.ceil(raw_bytes(layout(rollout, spaces, truncations)) * 1.01) + 65_536
+    return math.ceil(largest_raw_bytes(rollout, spaces) * 1.01) + 65_536
 
 
 def encode(message: Message) -> list[bytes]:

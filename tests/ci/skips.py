@@ -13,6 +13,8 @@ ALLOWED = {  # patterns of test ids -> why such a test cannot run on every CI ma
     "tests/unit/deploy/test_deployment.py::test_the_files_fit_their_schema*": "needs docker with Compose",
     "tests/unit/deploy/test_deployment.py::test_the_actor_machine_asks_*": "needs docker with Compose",
     "tests/unit/deploy/test_deployment.py::test_kustomize_builds_objects*": "needs kubectl",
+    "tests/unit/deploy/test_hardening.py::test_nft_*": "needs nft",
+    "tests/unit/deploy/test_hardening.py::test_systemd_*": "needs systemd-analyze",
     "tests/unit/common/test_addresses.py::*tcp://[[]::*": "needs IPv6 on the loopback interface",
     "tests/unit/common/test_host_header.py::*[[]::1*": "needs IPv6 on the loopback interface",
 }

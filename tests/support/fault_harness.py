@@ -23,9 +23,10 @@ from tests.support.processes import PATIENCE_SECONDS, Command, Run, free_port, w
 
 LANES, STEPS, BATCH_LANES = 2, 16, 4
 CHUNK_STEPS = LANES * STEPS
+_TASK_MODULE = "tests.support.counted"
 COUNTED = (
     "cartpole",
-    *("--env.id", "tests.support.counted:Counted-v0", "--ppo.epochs", "2", "--total-steps", "1000000000"),
+    *("--env.id", f"{_TASK_MODULE}:Counted-v0", "--ppo.epochs", "2", "--total-steps", "1000000000"),
     *(
         "--rollout.steps",
         str(STEPS),
@@ -131,7 +132,7 @@ class FaultHarness:
         """Run remote actors that connect to the learner's port, or to a proxy's."""
         self._actors += 1
         address = f"127.0.0.1:{port or self.run.port}"
-        argv = ("actor", "--learner", address, "--procs", str(procs))
+        argv = ("actor", "--learner", address, "--procs", str(procs), "--allow-module", _TASK_MODULE)
         name = f"actor{self._actors}"
         command = Command.start(self.directory, name, *argv, environment=self._counting)
         try:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-import actor.connection
 import actor.service
-import actor.session
 import common
 from actor.session import Session
 from common.process.lifecycle import EXIT_CONFIGURATION, Fatal
@@ -18,93 +15,21 @@ from common.process.parent_link import ParentLink
 from common.protocol import codec
 from common.protocol import messages as m
 from common.protocol.sockets import Context, DealerSocket
-from tests.support.clock import Clock
+from tests.support.simulated_learner import WELCOME, SimulatedLearner
 
-WELCOME = m.Welcome(
-    sid=bytes(16),
-    generation=0,
-    slot=0,
-    incarnation=0,
-    received=0,
-    settled=0,
-    credit=0,
-    version=0,
-    target=bytes(32),
-    heartbeat_ms=100,
-    lease_ms=60_000,
-    software="9.9",
-    body=b'{"a_setting_of_later_releases": 1}',
-)
 LOST = m.Reject(code="lost", text="begin a new session", produced=3)
 FULL = m.Reject(code="full", text="expected fewer actors", retry_after_ms=40_000)
 PACKED = codec.Packed(0, 0, b"")
 
 
-class Learner:
-    """Stands for the socket of a session; the test sends the learner's messages and sets the time."""
-
-    def __init__(self, clock: Clock) -> None:
-        self.clock = clock
-        self.received: list[m.Message] = []
-        self.replies: list[m.Message] = []  # to the next messages of the session
-        self._outbox: list[m.Message] = []
-        self.session = Session(lambda: self, ParentLink())  # type: ignore[arg-type, return-value]
-        self.session.poll()
-
-    def send(self, parts: list[bytes]) -> bool:
-        """Called by the session."""
-        self.received.append(codec.decode(parts))
-        if self.replies:
-            self._outbox.append(self.replies.pop(0))
-        return True
-
-    def receive(self, timeout_seconds: float = 0.0, also: int | None = None) -> list[bytes] | None:
-        """Called by the session."""
-        return codec.encode(self._outbox.pop(0)) if self._outbox else None
-
-    def refusal(self) -> str | None:
-        """Called by the session."""
-        return None
-
-    def close(self, linger_seconds: float = 0.0) -> None:
-        """Called by the session."""
-
-    def hello(self) -> m.Hello:
-        """The only message so far."""
-        (hello,) = self.received
-        assert isinstance(hello, m.Hello)
-        return hello
-
-    def tell(self, message: m.Message) -> None:
-        """Let the session handle a message; `received` then holds what it sent in return."""
-        self._outbox.append(message)
-        self.received.clear()
-        self.session.poll()
-
-    def welcome(self, **changes: Any) -> None:
-        """Accept the session."""
-        self.tell(dataclasses.replace(WELCOME, sid=self.session.sid, **changes))
-
-    def wait(self, seconds: float) -> None:
-        """Let time pass; the session polls twice a second."""
-        for _ in range(round(2 * seconds)):
-            self.clock.now += 0.5
-            self.session.poll()
-
-    def chunks(self) -> list[tuple[int, int]]:
-        """Offset and steps of every chunk and skip in `received`."""
-        return [(x.offset, x.steps) for x in self.received if isinstance(x, m.ChunkMessage | m.Skip)]
-
-
 @pytest.fixture
-def learner(monkeypatch: pytest.MonkeyPatch) -> Learner:
-    clock = Clock()
-    for module in (actor.connection, actor.session):
-        monkeypatch.setattr(module, "time", clock)
-    return Learner(clock)
+def learner(monkeypatch: pytest.MonkeyPatch) -> SimulatedLearner:
+    return SimulatedLearner.on(monkeypatch)
 
 
-def test_a_session_that_a_full_learner_refuses_waits_for_the_time_in_the_message(learner: Learner) -> None:
+def test_a_session_that_a_full_learner_refuses_waits_for_the_time_in_the_message(
+    learner: SimulatedLearner,
+) -> None:
     """It waits up to half as much more, so that a fleet does not return at once."""
     hello = learner.hello()
     learner.tell(FULL)
@@ -114,7 +39,7 @@ def test_a_session_that_a_full_learner_refuses_waits_for_the_time_in_the_message
     assert hello in learner.received
 
 
-def test_a_session_that_has_joined_ignores_a_refusal_of_its_repeated_hello(learner: Learner) -> None:
+def test_a_session_that_has_joined_ignores_a_refusal_of_its_repeated_hello(learner: SimulatedLearner) -> None:
     """It sends heartbeats as before; without them its lease would end."""
     learner.welcome()
     learner.tell(FULL)
@@ -122,7 +47,7 @@ def test_a_session_that_has_joined_ignores_a_refusal_of_its_repeated_hello(learn
     assert any(isinstance(message, m.Heartbeat) for message in learner.received)
 
 
-def test_a_session_names_former_sessions_of_the_last_hour(learner: Learner) -> None:
+def test_a_session_names_former_sessions_of_the_last_hour(learner: SimulatedLearner) -> None:
     first = learner.hello()
     learner.tell(dataclasses.replace(LOST, sid=first.sid))
     learner.wait(3_700.0)
@@ -131,7 +56,7 @@ def test_a_session_names_former_sessions_of_the_last_hour(learner: Learner) -> N
     assert hellos[-1].former == {}
 
 
-def test_a_session_names_the_step_at_which_each_former_session_ended(learner: Learner) -> None:
+def test_a_session_names_the_step_at_which_each_former_session_ended(learner: SimulatedLearner) -> None:
     first = learner.hello()
     assert first.former == {}
     learner.session.count_steps(7)
@@ -141,7 +66,7 @@ def test_a_session_names_the_step_at_which_each_former_session_ended(learner: Le
     assert second.produced == 4  # the steps that the learner does not count in the first session
 
 
-def test_a_session_leaves_a_learner_that_drains_without_joining_again(learner: Learner) -> None:
+def test_a_session_leaves_a_learner_that_drains_without_joining_again(learner: SimulatedLearner) -> None:
     """The learner would answer a Hello with another Drain until the time to leave is over."""
     learner.welcome()
     learner.tell(m.Drain(finished=False))
@@ -153,7 +78,7 @@ def test_a_session_leaves_a_learner_that_drains_without_joining_again(learner: L
 
 
 def test_chunks_are_kept_until_they_are_settled_and_sent_again_from_the_requested_offset(
-    learner: Learner,
+    learner: SimulatedLearner,
 ) -> None:
     """An acknowledgement of a received chunk releases nothing: the learner may restart from a checkpoint."""
     learner.welcome(credit=100)
@@ -173,7 +98,7 @@ def test_chunks_are_kept_until_they_are_settled_and_sent_again_from_the_requeste
 
 
 def test_a_session_that_reconnects_resends_what_a_restarted_learner_has_not_received(
-    learner: Learner,
+    learner: SimulatedLearner,
 ) -> None:
     learner.welcome(credit=100)
     for steps in (3, 5):
@@ -188,7 +113,7 @@ def test_a_session_that_reconnects_resends_what_a_restarted_learner_has_not_rece
     assert learner.chunks() == [(3, 5)]
 
 
-def test_a_session_reconnects_after_a_lease_without_messages(learner: Learner) -> None:
+def test_a_session_reconnects_after_a_lease_without_messages(learner: SimulatedLearner) -> None:
     learner.welcome(lease_ms=20_000)
     learner.wait(20.0)
     assert learner.session.counters.reconnects == 0
@@ -197,14 +122,16 @@ def test_a_session_reconnects_after_a_lease_without_messages(learner: Learner) -
     assert not learner.session.joined
 
 
-def test_a_pause_of_the_actor_does_not_count_as_silence_of_the_learner(learner: Learner) -> None:
+def test_a_pause_of_the_actor_does_not_count_as_silence_of_the_learner(learner: SimulatedLearner) -> None:
     learner.welcome(lease_ms=20_000)
     learner.clock.now += 3_600.0
     learner.session.poll()
     assert learner.session.counters.reconnects == 0
 
 
-def test_a_skip_covers_the_steps_since_the_last_chunk_and_is_not_sent_without_steps(learner: Learner) -> None:
+def test_a_skip_covers_the_steps_since_the_last_chunk_and_is_not_sent_without_steps(
+    learner: SimulatedLearner,
+) -> None:
     learner.welcome()
     learner.received.clear()
     learner.session.skip("old_generation")

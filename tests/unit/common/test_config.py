@@ -198,3 +198,18 @@ def test_text_with_control_characters_is_refused_and_not_shown(field: str) -> No
     with pytest.raises(ValueError, match=f"printable text at configuration.{field}") as refused:
         Config.from_json(json.dumps(data))
     assert str(refused.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"preset": "x" * 257}, "configuration.preset of at most 256 characters"),
+        ({"env": {"id": "x" * 1_000_000}}, "configuration.env.id of at most 256 characters"),
+        ({"total_steps": 2**63}, "an integer of 64 bits at configuration.total_steps"),
+        ({"env": {"max_frames": -(2**63)}}, "an integer of 64 bits at configuration.env.max_frames"),
+    ],
+)
+def test_long_texts_and_large_integers_are_refused(changes: dict[str, object], words: str) -> None:
+    with pytest.raises(ValueError, match=words) as refused:
+        Config.from_json(json.dumps(changes))
+    assert len(str(refused.value)) < 500

@@ -11,6 +11,7 @@ import pytest
 import structlog
 
 from common import log
+from tests.support.clock import Clock
 
 
 class Pipe(io.RawIOBase):
@@ -39,3 +40,22 @@ def test_a_log_line_is_one_write(length: int, unbuffered: bool, monkeypatch: pyt
         structlog.get_logger().info("event", number=number, text="x" * length)
     assert all(data.endswith(b"\n") for data in pipe.writes)
     assert [json.loads(data)["number"] for data in pipe.writes] == [0, 1]
+
+
+def test_an_event_has_a_limited_number_of_lines_in_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next line has the number of dropped lines; other events are not concerned."""
+    stream, clock = io.StringIO(), Clock(now=600.0)
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(log, "time", clock)
+    log.configure("actor", lines_per_minute=3)
+    logger = structlog.get_logger()
+    for _ in range(10):
+        logger.warning("flood")
+        clock.now += 1.0
+    logger.warning("other")
+    clock.now = 660.0
+    logger.warning("flood")
+    logger.warning("flood")
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [line["event"] for line in lines] == [*["flood"] * 3, "other", "flood", "flood"]
+    assert [line.get("lines_dropped") for line in lines] == [None, None, None, None, 7, None]

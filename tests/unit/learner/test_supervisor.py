@@ -20,9 +20,10 @@ class FakeChildProcesses:
     """Implements `ChildProcesses`: its children exit in the order of `exits`."""
 
     exits: queue.SimpleQueue[Exit]
+    argv: list[str]
 
     def __init__(self, server: object, argv: list[str], count: int) -> None:
-        self.count = count
+        FakeChildProcesses.argv, self.count = argv, count
 
     def tick(self) -> list[Exit]:
         return [self.exits.get()] if not self.exits.empty() else []
@@ -82,3 +83,13 @@ def test_the_sessions_of_local_actors_are_assigned_to_the_server(exits: queue.Si
     supervisor = Supervisor("ipc://nowhere", 2, server)
     assert server.assigned.get(timeout=PATIENCE_SECONDS) == frozenset(SIDS[:2])
     supervisor.close()
+
+
+@pytest.mark.parametrize(
+    ("module", "options"), [(None, []), ("package.task", ["--allow-module", "package.task"])]
+)
+def test_local_actors_may_import_the_module_of_the_environment(
+    module: str | None, options: list[str], exits: queue.SimpleQueue[Exit]
+) -> None:
+    Supervisor("ipc://nowhere", 1, RecordingServer(), module).close()
+    assert FakeChildProcesses.argv == ["--learner", "ipc://nowhere", *options]
