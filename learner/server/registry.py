@@ -24,7 +24,7 @@ from learner.server.status import SessionStatus
 _EXPIRY_SECONDS = 0.1  # between two checks of every lease
 
 Replies = list[tuple[bytes, m.Message]]  # each with the routing id of its peer
-SessionEvent = Literal["join", "leave", "lost", "revoked", "full"]
+SessionEvent = Literal["join", "leave", "lost", "revoked", "full", "restricted"]
 
 
 class SessionRegistry:
@@ -65,6 +65,7 @@ class SessionRegistry:
         """Record a chunk that could not be decoded as invalid, and grant another one for its batch."""
         self.ledger.settle(sid, offset, "invalid")
         self.scheduler.withdraw(batch)
+        self.scheduler.keys.add_failure(self.ledger.accounts[sid].key, now)
         if sid in self.flows:
             self.flows[sid].record_decode_violation("expected a chunk of this run, got an unreadable one")
         self.grant(now)
@@ -124,13 +125,26 @@ class SessionRegistry:
     def grant(self, now: float) -> None:
         """Grant chunks of open batches to idle sessions, and raise their credit."""
         for sid in self.scheduler.grant(now):
-            account, session = self.ledger.accounts[sid], self.sessions.get(sid)
+            session = self.sessions.get(sid)
             assert session is not None
-            start = max(account.received, account.produced)
-            self.flows[sid].raise_credit(start + self.config.rollout.chunk_steps)
+            self.raise_credit(sid)
             if self.first_credit_at is None and self.scheduler.version > WARMUP_VERSION:
                 self.first_credit_at = now
             self.schedule_ack(session)
+
+    def raise_credit(self, sid: bytes) -> None:
+        """Permit one chunk after the steps that a session has produced."""
+        account = self.ledger.accounts[sid]
+        start = max(account.received, account.produced)
+        self.flows[sid].raise_credit(start + self.config.rollout.chunk_steps)
+
+    def take_restricted(self) -> list[str]:
+        """Return the keys that were restricted since the last call, and count them."""
+        keys = list(self.scheduler.keys.newly_restricted)
+        self.scheduler.keys.newly_restricted.clear()
+        for _ in keys:
+            self.count_event("restricted")
+        return keys
 
     def schedule_ack(self, session: SessionRecord) -> None:
         """Include a session in the next `acknowledge`."""
@@ -141,6 +155,7 @@ class SessionRegistry:
         replies: Replies = []
         for sid, session in self._unacknowledged.items():
             account = self.ledger.accounts[sid]
+            self.scheduler.announce(sid)
             ack = m.Ack(
                 generation=self.generation,
                 received=account.received,

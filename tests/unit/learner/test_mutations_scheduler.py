@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 
+from learner.server.key_records import KeyRecords
 from learner.server.scheduler import GrantScheduler
 from tests.support.mutation import Mutant, check_noticed
 from tests.unit.learner import test_admission_credit, test_scheduler
@@ -35,8 +36,8 @@ MUTANTS = [
     Mutant(
         "a batch takes one chunk too many",
         GrantScheduler.admit,
-        "batch.admitted >= batch.size",
-        "batch.admitted > batch.size",
+        "taken >= batch.size",
+        "taken > batch.size",
         test_scheduler.test_a_chunk_beyond_the_size_of_its_batch_is_surplus,
     ),
     Mutant(
@@ -57,7 +58,7 @@ MUTANTS = [
         "a session that left keeps its grant",
         GrantScheduler.remove,
         "self._release(sid)",
-        "pass",
+        "False",
         test_scheduler.test_the_chunk_of_a_session_that_left_is_granted_again,
     ),
     Mutant(
@@ -69,15 +70,15 @@ MUTANTS = [
     ),
     Mutant(
         "grants go to the lowest slots",
-        GrantScheduler.grant,
-        "(item[1].serial, item[1].slot)",
-        "item[1].slot",
+        GrantScheduler._idle_in_order,
+        "(grant.serial, grant.slot, sid)",
+        "(0, grant.slot, sid)",
         test_scheduler.test_grants_go_to_the_least_recently_served_of_the_connected_sessions,
     ),
     Mutant(
         "more grants are given than the batch takes",
         GrantScheduler.grant,
-        " - granted[number]",
+        " - reserved[number]",
         "",
         test_scheduler.test_grants_go_to_the_least_recently_served_of_the_connected_sessions,
     ),
@@ -90,30 +91,30 @@ MUTANTS = [
     ),
     Mutant(
         "a grant is overdue before two seconds",
-        GrantScheduler._release_overdue,
+        KeyRecords.overdue_seconds,
         "max(_OVERDUE_SECONDS, ",
         "min(_OVERDUE_SECONDS, ",
         test_scheduler.test_an_overdue_chunk_of_any_batch_is_granted_to_another_session,
     ),
     Mutant(
         "a grant of slow actors is overdue after two seconds",
-        GrantScheduler._release_overdue,
+        KeyRecords.overdue_seconds,
         "max(_OVERDUE_SECONDS, _OVERDUE_MEDIANS * median)",
         "_OVERDUE_SECONDS",
         test_admission_credit.test_a_grant_is_overdue_after_three_medians_of_the_chunk_time,
     ),
     Mutant(
         "one slow chunk delays every overdue grant",
-        GrantScheduler.median_chunk_seconds.fget,  # type: ignore[attr-defined]  # mypy sees the property's value
+        KeyRecords.add_chunk_seconds,
         "statistics.median(",
         "statistics.mean(",
         test_scheduler.test_one_slow_chunk_does_not_delay_the_next_overdue_grant,
     ),
     Mutant(
-        "an overdue grant still counts",
+        "an overdue grant still reserves its place",
         GrantScheduler._release_overdue,
-        "self._release(sid)",
-        "return",
+        "self._release(sid)\n        self",
+        "break\n        self",
         test_scheduler.test_an_overdue_chunk_of_any_batch_is_granted_to_another_session,
     ),
 ]
