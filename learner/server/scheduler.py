@@ -165,7 +165,7 @@ class GrantScheduler:
             if free <= 0 or not self._idle:
                 continue
             behind = sum(count for other, count in reserved.items() if other < number)
-            for sid, grant in self._idle_in_order():
+            for sid, grant in _in_order(self._idle, self.keys):
                 restricted = grant.key in self.keys.restricted
                 if free <= (self._spare[number] if restricted else 0):
                     break
@@ -175,30 +175,6 @@ class GrantScheduler:
                     self._grant_chunk(sid, grant, number, now)
                     served.append(sid)
         return served
-
-    def _idle_in_order(self) -> Iterator[tuple[bytes, Grant]]:
-        """Yield the idle sessions in the order of their grants; the caller may grant a chunk to each.
-
-        The key with the fewest open grants is next; restricted keys come last. The sessions of a key come in
-        the order of their last grants, the new ones first.
-        """
-        queues: defaultdict[str, list[tuple[int, int, bytes]]] = defaultdict(list)
-        for sid, grant in self._idle.items():
-            queues[grant.key].append((grant.serial, grant.slot, sid))
-        heap: list[tuple[bool, int, int, int, bytes, str]] = []
-
-        def push(key: str) -> None:
-            if queues[key]:
-                restricted = key in self.keys.restricted
-                heapq.heappush(heap, (restricted, self.keys.open_grants(key), *queues[key].pop(), key))
-
-        for key, queue in queues.items():
-            queue.sort(reverse=True)
-            push(key)
-        while heap:
-            *_, sid, key = heapq.heappop(heap)
-            yield sid, self._idle[sid]
-            push(key)
 
     def _grant_chunk(self, sid: bytes, grant: Grant, batch: int, now: float) -> None:
         self._serial += 1
@@ -254,3 +230,27 @@ class GrantScheduler:
         restricted = self.keys.restrict(now)
         for sid in [sid for sid, grant in self._reserving.items() if grant.key in restricted]:
             self._release(sid)
+
+
+def _in_order(idle: dict[bytes, Grant], keys: KeyRecords) -> Iterator[tuple[bytes, Grant]]:
+    """Yield idle sessions in the order of their grants; the caller may grant a chunk to each.
+
+    The key with the fewest open grants is next; restricted keys come last. The sessions of a key come in the
+    order of their last grants, the new ones first.
+    """
+    queues: defaultdict[str, list[tuple[int, int, bytes]]] = defaultdict(list)
+    for sid, grant in idle.items():
+        queues[grant.key].append((grant.serial, grant.slot, sid))
+    heap: list[tuple[bool, int, int, int, bytes, str]] = []
+
+    def push(key: str) -> None:
+        if queues[key]:
+            heapq.heappush(heap, (key in keys.restricted, keys.open_grants(key), *queues[key].pop(), key))
+
+    for key, queue in queues.items():
+        queue.sort(reverse=True)
+        push(key)
+    while heap:
+        *_, sid, key = heapq.heappop(heap)
+        yield sid, idle[sid]
+        push(key)

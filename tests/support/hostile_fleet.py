@@ -20,9 +20,7 @@ from tests.support.protocol_peer import SessionPeer
 
 SESSIONS = 16
 _WAIT_SECONDS = 0.01  # for the messages of one session
-_REPEAT_SECONDS = (
-    1.0  # between two heartbeats or Hellos, and how long a grant is held before its session ends
-)
+_REPEAT_SECONDS = 1.0  # between two heartbeats or Hellos; a session that leaves holds its grant as long
 
 
 class SpoilingPeer(SessionPeer):

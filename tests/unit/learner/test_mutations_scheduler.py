@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 
+from learner.server import scheduler
 from learner.server.key_records import KeyRecords
 from learner.server.scheduler import GrantScheduler
 from tests.support.mutation import Mutant, check_noticed
@@ -70,7 +71,7 @@ MUTANTS = [
     ),
     Mutant(
         "grants go to the lowest slots",
-        GrantScheduler._idle_in_order,
+        scheduler._in_order,
         "(grant.serial, grant.slot, sid)",
         "(0, grant.slot, sid)",
         test_scheduler.test_grants_go_to_the_least_recently_served_of_the_connected_sessions,
