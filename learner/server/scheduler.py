@@ -228,8 +228,9 @@ class GrantScheduler:
             self._release(sid)
             self._add_delay(oldest, oldest.granted_at, now)
         restricted = self.keys.restrict(now)
-        for sid in [sid for sid, grant in self._reserving.items() if grant.key in restricted]:
-            self._release(sid)
+        if restricted:
+            for sid in [sid for sid, grant in self._reserving.items() if grant.key in restricted]:
+                self._release(sid)
 
 
 def _in_order(idle: dict[bytes, Grant], keys: KeyRecords) -> Iterator[tuple[bytes, Grant]]:
