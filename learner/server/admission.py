@@ -145,10 +145,11 @@ class Admission:
         )
         if lanes_reset:
             self.registry.count_event("join")
-        self.registry.scheduler.add(hello.sid, session.slot)
+        self.registry.scheduler.add(hello.sid, session.slot, key)
         flow = self.registry.flows.setdefault(hello.sid, FlowState())
         flow.raise_credit(account.received)
         self.registry.grant(now)
+        self.registry.scheduler.announce(hello.sid)
         accepted = welcome(session, account, flow.credit, self.registry.scheduler.version, self._terms)
         result.replies.append((peer, accepted))
 
@@ -166,33 +167,35 @@ class Admission:
             return
         flow.clear_damaged()
         scheduler = self.registry.scheduler
-        current = chunk.generation == self.registry.generation
-        granted_seconds = scheduler.chunk_received(session.sid, now) if current else None
+        answers = chunk.generation == self.registry.generation and scheduler.is_answer(session.sid)
         batch = scheduler.batch_of(session.sid)
-        reason = self._drop_reason(chunk, batch, flow.credit, damaged, granted_seconds)
+        reason = self._drop_reason(session, chunk, batch, damaged, answers)
         if reason == "invalid":
             result.violations.append("expected an undamaged, full chunk within its credit, got another")
-        if reason is not None:
+        if answers:
+            scheduler.end_grant(session.sid, reason is None, now)
+        if reason == "old_generation":
             self.registry.drop(session.sid, chunk.offset, reason)
+        elif reason is not None:
+            self.registry.ledger.settle(session.sid, chunk.offset, reason)
         else:
-            assert granted_seconds is not None
-            scheduler.add_chunk_seconds(granted_seconds)
             result.chunks.append(AdmittedChunk(batch, session.slot, session.incarnation, chunk))
         self.registry.grant(now)
 
     def _drop_reason(
-        self, chunk: m.ChunkMessage, batch: int, credit: int, damaged: bool, granted_seconds: float | None
+        self, session: SessionRecord, chunk: m.ChunkMessage, batch: int, damaged: bool, answers: bool
     ) -> m.Reason | None:
         """Return why a chunk is dropped, or None if its batch admits it; a grant is for one chunk."""
         if chunk.generation != self.registry.generation:
             return "old_generation"
         if self.registry.draining is not None:
             return ending_reason(self.registry.draining)
-        if damaged or chunk.offset + chunk.steps > credit or chunk.steps != self._chunk_steps:
+        beyond_credit = chunk.offset + chunk.steps > self.registry.flows[session.sid].credit
+        if damaged or beyond_credit or chunk.steps != self._chunk_steps:
             return "invalid"
-        if granted_seconds is None:
+        if not answers:
             return "surplus"
-        return self.registry.scheduler.admit(batch, chunk.version)
+        return self.registry.scheduler.admit(batch, chunk.version, session.key)
 
     def _receive(
         self, session: SessionRecord, message: m.ChunkMessage | m.Skip, result: AdmissionResult

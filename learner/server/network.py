@@ -106,6 +106,7 @@ class Network:
                 text=violation,
             )
             self._message_handler.record_violation(sender, "violation", violation, time.monotonic())
+            self._admission.registry.scheduler.keys.add_failure(session.key, time.monotonic())
 
     def close(self) -> None:
         """End the thread; later calls raise."""
@@ -138,6 +139,9 @@ class Network:
         if not self._ports.data.discarding:  # else heartbeats may wait unread; the next tick extends leases
             self._admission.registry.tick(time.monotonic())
         self.enqueue(self._admission.registry.acknowledge())
+        for key in self._admission.registry.take_restricted():
+            text = "its sessions delay the others: until they answer in time, its grants reserve no place"
+            log.warning("key_restricted", key=self._ports.sender(b"", key).name, text=text)
         for peer, message in self._outbox:
             self._ports.data.send(peer, codec.encode(message))
         self._outbox.clear()
@@ -200,7 +204,7 @@ class Network:
             heartbeat_age_max_seconds=max(lease_ages.values(), default=0.0),
             collecting=sum(registry.scheduler.is_collecting(sid) for sid in lease_ages),
             fleet=registry.session_statuses(now, _STATUS_SLOTS),
-            chunk_seconds=registry.scheduler.median_chunk_seconds,
+            chunk_seconds=registry.scheduler.keys.median_chunk_seconds,
             first_credit_at=registry.first_credit_at,
             decoder_chunks=decoder.waiting_chunks,
             decoder_seconds=decoder.decode_seconds,

@@ -24,7 +24,7 @@ from learner.server.status import SessionStatus
 _EXPIRY_SECONDS = 0.1  # between two checks of every lease
 
 Replies = list[tuple[bytes, m.Message]]  # each with the routing id of its peer
-SessionEvent = Literal["join", "leave", "lost", "revoked", "full"]
+SessionEvent = Literal["join", "leave", "lost", "revoked", "full", "restricted"]
 
 
 class SessionRegistry:
@@ -65,12 +65,13 @@ class SessionRegistry:
         """Record a chunk that could not be decoded as invalid, and grant another one for its batch."""
         self.ledger.settle(sid, offset, "invalid")
         self.scheduler.withdraw(batch)
+        self.scheduler.keys.add_failure(self.ledger.accounts[sid].key, now)
         if sid in self.flows:
             self.flows[sid].record_decode_violation("expected a chunk of this run, got an unreadable one")
         self.grant(now)
 
     def drop(self, sid: bytes, offset: int, reason: m.Reason) -> None:
-        """Record steps of a connected session as dropped when they arrive.
+        """Record steps of an earlier generation, or skipped ones, as dropped when they arrive.
 
         They use no grant: a session that holds one gets credit for a whole chunk after them.
         """
@@ -146,6 +147,14 @@ class SessionRegistry:
         start = max(account.received, account.produced)
         self.flows[sid].raise_credit(start + self.config.rollout.chunk_steps)
 
+    def take_restricted(self) -> list[str]:
+        """Return the keys that were restricted since the last call, and count them."""
+        keys = list(self.scheduler.keys.newly_restricted)
+        self.scheduler.keys.newly_restricted.clear()
+        for _ in keys:
+            self.count_event("restricted")
+        return keys
+
     def schedule_ack(self, session: SessionRecord) -> None:
         """Include a session in the next `acknowledge`."""
         self._unacknowledged[session.sid] = session
@@ -155,6 +164,7 @@ class SessionRegistry:
         replies: Replies = []
         for sid, session in self._unacknowledged.items():
             account = self.ledger.accounts[sid]
+            self.scheduler.announce(sid)
             ack = m.Ack(
                 generation=self.generation,
                 received=account.received,

@@ -20,7 +20,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import learner.server.scheduler
+import learner.server.key_records
 import learner.server.sessions
 import learner.service
 import learner.supervisor
@@ -90,7 +90,7 @@ class Service:
         # Even on a slow machine every actor keeps its session and its share of each batch.
         monkeypatch.setattr(learner.service, "_GATHER_SECONDS", 300.0)
         monkeypatch.setattr(learner.server.sessions, "LEASE_SECONDS", 300.0)
-        monkeypatch.setattr(learner.server.scheduler, "_OVERDUE_SECONDS", math.inf)
+        monkeypatch.setattr(learner.server.key_records, "_OVERDUE_SECONDS", math.inf)
 
     def _watch(self, monkeypatch: pytest.MonkeyPatch) -> None:
         scale, update, compute = Normaliser.scale_bonus, PPO.update, learner.training.targets.compute_targets

@@ -35,7 +35,8 @@ class AdmissionHarness:
         self.violations: list[str] = []
 
     def send(self, peer: str, message: m.Message) -> list[m.Message]:
-        """Send a message; return the replies to that peer."""
+        """Send a message in a loop of its own; return the replies to that peer."""
+        self.replies += self.registry.acknowledge()  # ends the loop before
         self.deliver(peer, message)
         return self.replies_to(peer)
 
@@ -63,6 +64,7 @@ class AdmissionHarness:
         for _ in range(round(seconds * 4)):
             self.now += 0.25
             self.registry.tick(self.now)
+            self.replies += self.registry.acknowledge()
 
     def send_hello(self, name: str, **facts: object) -> list[m.Message]:
         """Send a Hello; return the replies."""
@@ -130,6 +132,12 @@ class AdmissionHarness:
         successor = AdmissionHarness(GENERATION + 1)
         successor.registry.restore(self.registry.to_json(local), successor.now)
         return successor
+
+
+def batch_of(config: Config, chunks: int) -> Config:
+    """The configuration with batches of so many chunks."""
+    rollout = replace(config.rollout, batch_lanes=chunks * config.rollout.lanes)
+    return replace(config, rollout=rollout, ppo=replace(config.ppo, minibatches=1))
 
 
 def sid(name: str) -> bytes:

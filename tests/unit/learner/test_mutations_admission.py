@@ -67,8 +67,8 @@ MUTANTS = [
     Mutant(
         "a chunk goes to the batch of its version",
         Admission._drop_reason,
-        "scheduler.admit(batch, chunk.version)",
-        "scheduler.admit(chunk.version, chunk.version)",
+        "scheduler.admit(batch, chunk.version,",
+        "scheduler.admit(chunk.version, chunk.version,",
         test_admission_credit.test_a_chunk_goes_to_the_batch_that_it_was_granted_for,
     ),
     Mutant(
@@ -81,8 +81,8 @@ MUTANTS = [
     Mutant(
         "a chunk may begin within credit and end beyond it",
         Admission._drop_reason,
-        "chunk.offset + chunk.steps > credit",
-        "chunk.offset > credit",
+        "chunk.offset + chunk.steps > self",
+        "chunk.offset > self",
         test_admission_chunks.test_a_chunk_that_ends_beyond_its_credit_is_invalid,
     ),
     Mutant(

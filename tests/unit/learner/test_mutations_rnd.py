@@ -177,7 +177,7 @@ MUTANTS = [
     Mutant(
         "actor keeps its first statistics for the bonus",
         BonusModel.load,
-        'self._mean, self._std = bundle.tensors["mean"], bundle.tensors["std"]',
+        "self._mean, self._std = bundle.statistics(tuple(self._mean.shape))",
         "pass",
         FRESH_BONUS,
     ),

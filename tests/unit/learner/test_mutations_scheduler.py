@@ -6,9 +6,24 @@ from functools import partial
 
 import pytest
 
+from learner.server import scheduler
+from learner.server.key_records import KeyRecords
 from learner.server.scheduler import GrantScheduler
+from tests.support import hostile_sessions as hostile
+from tests.support.admission_harness import CONFIG
 from tests.support.mutation import Mutant, check_noticed
-from tests.unit.learner import test_admission_credit, test_scheduler
+from tests.unit.learner import (
+    test_admission_credit,
+    test_hostile_keys,
+    test_hostile_sessions,
+    test_scheduler,
+)
+
+
+def spoil(form: hostile.Behaviour, batch_chunks: int) -> None:
+    """The test of honest sessions beside hostile ones."""
+    test_hostile_keys.test_sixteen_hostile_sessions_do_not_slow_two_honest_ones(form, batch_chunks, CONFIG)
+
 
 MUTANTS = [
     Mutant(
@@ -35,8 +50,8 @@ MUTANTS = [
     Mutant(
         "a batch takes one chunk too many",
         GrantScheduler.admit,
-        "batch.admitted >= batch.size",
-        "batch.admitted > batch.size",
+        "taken >= batch.size",
+        "taken > batch.size",
         test_scheduler.test_a_chunk_beyond_the_size_of_its_batch_is_surplus,
     ),
     Mutant(
@@ -57,7 +72,7 @@ MUTANTS = [
         "a session that left keeps its grant",
         GrantScheduler.remove,
         "self._release(sid)",
-        "pass",
+        "False",
         test_scheduler.test_the_chunk_of_a_session_that_left_is_granted_again,
     ),
     Mutant(
@@ -69,15 +84,15 @@ MUTANTS = [
     ),
     Mutant(
         "grants go to the lowest slots",
-        GrantScheduler.grant,
-        "(item[1].serial, item[1].slot)",
-        "item[1].slot",
+        scheduler._in_order,
+        "(grant.serial, grant.slot, sid)",
+        "(0, grant.slot, sid)",
         test_scheduler.test_grants_go_to_the_least_recently_served_of_the_connected_sessions,
     ),
     Mutant(
         "more grants are given than the batch takes",
         GrantScheduler.grant,
-        " - granted[number]",
+        " - reserved[number]",
         "",
         test_scheduler.test_grants_go_to_the_least_recently_served_of_the_connected_sessions,
     ),
@@ -90,31 +105,80 @@ MUTANTS = [
     ),
     Mutant(
         "a grant is overdue before two seconds",
-        GrantScheduler._release_overdue,
+        KeyRecords.overdue_seconds,
         "max(_OVERDUE_SECONDS, ",
         "min(_OVERDUE_SECONDS, ",
         test_scheduler.test_an_overdue_chunk_of_any_batch_is_granted_to_another_session,
     ),
     Mutant(
         "a grant of slow actors is overdue after two seconds",
-        GrantScheduler._release_overdue,
+        KeyRecords.overdue_seconds,
         "max(_OVERDUE_SECONDS, _OVERDUE_MEDIANS * median)",
         "_OVERDUE_SECONDS",
         test_admission_credit.test_a_grant_is_overdue_after_three_medians_of_the_chunk_time,
     ),
     Mutant(
         "one slow chunk delays every overdue grant",
-        GrantScheduler.median_chunk_seconds.fget,  # type: ignore[attr-defined]  # mypy sees the property's value
+        KeyRecords.add_chunk_seconds,
         "statistics.median(",
         "statistics.mean(",
         test_scheduler.test_one_slow_chunk_does_not_delay_the_next_overdue_grant,
     ),
     Mutant(
-        "an overdue grant still counts",
+        "an overdue grant still reserves its place",
         GrantScheduler._release_overdue,
-        "self._release(sid)",
-        "return",
+        "self._release(sid)\n        self",
+        "break\n        self",
         test_scheduler.test_an_overdue_chunk_of_any_batch_is_granted_to_another_session,
+    ),
+    Mutant(
+        "grants do not consider the open grants of a key",
+        scheduler._in_order,
+        "keys.open_grants(key)",
+        "0",
+        test_hostile_keys.test_the_key_with_the_fewest_open_grants_is_served_first,
+    ),
+    Mutant(
+        "a session that ends with an open grant delays nobody",
+        GrantScheduler.remove,
+        "self._left.append((grant, grant.granted_at))",
+        "pass",
+        partial(spoil, hostile.leave_before_overdue, 2),
+    ),
+    Mutant(
+        "a late chunk delays nobody",
+        KeyRecords.on_time_seconds,
+        "max(_ON_TIME_SECONDS",
+        "max(1e9",
+        partial(spoil, hostile.answer_before_overdue, 2),
+    ),
+    Mutant(
+        "a chunk that is not admitted delays nobody",
+        GrantScheduler.end_grant,
+        "elif reserving",
+        "elif False",
+        partial(spoil, hostile.send_stale, 2),
+    ),
+    Mutant(
+        "the grant of a restricted key reserves a place",
+        GrantScheduler._grant_chunk,
+        "if grant.spare",
+        "if False",
+        partial(spoil, hostile.leave_after_overdue, 8),
+    ),
+    Mutant(
+        "a chunk answers a grant that its session does not know",
+        GrantScheduler.is_answer,
+        " and self._grants[sid].announced",
+        "",
+        partial(test_hostile_sessions.test_chunks_that_a_session_sends_at_once_fill_one_place_of_a_batch, 0),
+    ),
+    Mutant(
+        "a restricted key stays restricted when it is alone",
+        KeyRecords.restrict,
+        "if any(key not in over for key in self._connected) else frozenset()",
+        "",
+        test_hostile_keys.test_a_restricted_key_reserves_places_again_when_the_others_have_left,
     ),
 ]
 

@@ -44,9 +44,8 @@ def granted(scheduler: GrantScheduler, now: float = 0.0) -> list[tuple[int, int]
 
 def chunk_admitted(scheduler: GrantScheduler, sid: bytes, now: float) -> None:
     """The chunk of a session's grant arrives and is admitted."""
-    seconds = scheduler.chunk_received(sid, now)
-    assert seconds is not None
-    scheduler.add_chunk_seconds(seconds)
+    assert scheduler.is_collecting(sid)
+    scheduler.end_grant(sid, True, now)
 
 
 @pytest.mark.parametrize("max_lag", [0, 1, 3])
@@ -205,9 +204,9 @@ def test_a_chunk_that_is_not_admitted_does_not_change_the_usual_time() -> None:
     scheduler = scheduler_of(0, 0)
     sids = add_all(scheduler, 1)
     scheduler.grant(0.0)
-    assert scheduler.chunk_received(sids[0], 40.0) == 40.0
-    assert scheduler.chunk_received(sids[0], 41.0) is None
-    assert scheduler.median_chunk_seconds is None
+    scheduler.end_grant(sids[0], False, 40.0)
+    scheduler.end_grant(sids[0], True, 41.0)
+    assert scheduler.keys.median_chunk_seconds is None
 
 
 @pytest.mark.parametrize("max_lag", [1, 3])
