@@ -43,8 +43,11 @@ class HostilePeer(AttackingPeer):
         """Attack both ports until it is stopped."""
         data = self.connect()
         weights = DealerSocket(self.context, self._weights_endpoint, MESSAGE_BYTES)
-        while not self.stopped.is_set():
-            self._attack(data, weights)
+        try:
+            while not self.stopped.is_set():
+                self._attack(data, weights)
+        finally:
+            weights.close()
 
     def _attack(self, data: DealerSocket, weights: DealerSocket) -> None:
         """Join with a valid Hello, send false claims until the ban, then flood until the ban ends."""
