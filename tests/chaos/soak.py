@@ -1,8 +1,9 @@
 """`python -m tests.chaos.soak --minutes N --seed S`: random faults of all kinds, with Atari actors.
 
-It runs a local actor, remote actors behind a fault proxy and one with a direct connection, and prints a line
-for each fault and the totals. Each process counts its emulator steps; at the end each count is compared with
-the sessions of that process in the ledger of the last checkpoint.
+It runs a local actor, two remote actors behind a fault proxy and one with a direct connection, beside two
+hostile sessions of another key. It prints a line for each fault and the totals. Each process counts its
+emulator steps; at the end each count is compared with the sessions of that process in the ledger of the last
+checkpoint.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import contextlib
 import itertools
 import json
 import random
-import re
 import sys
 import tempfile
 import time
@@ -26,10 +26,13 @@ import psutil
 
 from learner import verify_ledger
 from learner.training import checkpoint
+from tests.chaos.soak_accounting import Losses, unaccounted_steps
 from tests.support.fault_harness import Sampler, frozen
+from tests.support.keyed_run import attack, make_keys, start_actors
 from tests.support.processes import Command, Run, free_port, kill, wait_until
 from tests.support.proxy import PARTITION, FaultProxy, NetworkConditions
 from tests.support.result_files import keep
+from tests.support.session_attack import SessionAttack
 
 LANES, STEPS = 2, 32
 ARGUMENTS = (
@@ -38,7 +41,7 @@ ARGUMENTS = (
     *("--rollout.batch-lanes", "4", "--rnd.warmup-steps", "512", "--ppo.epochs", "1", "--local-actors", "1"),
 )
 _TRAINING_SECONDS = 180.0  # the longest time from a fault to further training, on a busy machine
-_HELLO = re.compile(r'"sid": "([0-9a-f]{32})".*"pid": (\d+).*"event": "hello"')
+HONEST_SESSIONS, HOSTILE_SESSIONS = 4, 2
 
 
 @dataclass
@@ -50,16 +53,14 @@ class Soak:
     sampler: Sampler = field(default_factory=Sampler)
     faults: Counter[str] = field(default_factory=Counter)
     back_seconds: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    killed: set[int] = field(default_factory=set)
-    # Of each rollback, the time of the checkpoint and the time of the kill.
-    rollbacks: list[tuple[float, float]] = field(default_factory=list)
-    last_seen: dict[int, float] = field(default_factory=dict)
+    losses: Losses = field(default_factory=Losses)
 
     def __post_init__(self) -> None:
         self.rng = random.Random(self.seed)
-        self.run = Run(self.directory, free_port(), ARGUMENTS, count=True)
+        self.run = Run(self.directory, free_port(), (*ARGUMENTS, *make_keys(self.directory)), count=True)
         self.proxy = FaultProxy(free_port(), self.run.port, self.seed)
         self._actors = 0
+        self.hostile: list[SessionAttack]
         self.direct_actor: Command  # the remote actor that does not use the proxy
         self.started = time.monotonic()
 
@@ -72,8 +73,7 @@ class Soak:
     def start_actor(self, port: int, procs: int) -> Command:
         """Start remote actors that connect to `port`."""
         self._actors += 1
-        argv = ("actor", "--learner", f"127.0.0.1:{port}", "--procs", str(procs))
-        return Command.start(self.directory, f"actor{self._actors}", *argv, count=True)
+        return start_actors(self.run, f"actor{self._actors}", port, procs, count=True)
 
     def running_actors(self) -> list[psutil.Process]:
         """Every running process that has made steps; records the time at which each was seen."""
@@ -83,7 +83,7 @@ class Soak:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process = psutil.Process(pid)
                 if process.status() != psutil.STATUS_ZOMBIE:
-                    self.last_seen[pid] = now
+                    self.losses.last_seen[pid] = now
                     running.append(process)
         return running
 
@@ -102,7 +102,7 @@ class Soak:
 
     def kill_actor(self) -> str:
         actor = self.rng.choice(self.running_actors())
-        self.killed.add(actor.pid)
+        self.losses.killed.add(actor.pid)
         kill(actor.pid)
         if actor.pid == self.direct_actor.pid:  # the others are restarted by their parents
             self.direct_actor.finish(10)
@@ -116,7 +116,7 @@ class Soak:
         saved = max(path.stat().st_mtime for path in checkpoints.glob("*.safetensors"))
         kill(self.learner.pid)
         self._learner_stack.close()
-        self.rollbacks.append((saved, time.time()))
+        self.losses.rollbacks.append((saved, time.time()))
         self.start_learner()
         return "kill -9 of the learner, --resume"
 
@@ -192,8 +192,11 @@ class Soak:
             proxied = self.start_actor(self.proxy.port, 2)
             stack.callback(proxied.end)
             wait_until(
-                lambda: len(self.running_actors()) >= 4 and self.steps() > 0, "steps of all actors", 600.0
+                lambda: len(self.running_actors()) >= HONEST_SESSIONS and self.steps() > 0,
+                "steps of all actors",
+                600.0,
             )
+            self.hostile = stack.enter_context(attack(self.run, HOSTILE_SESSIONS))
             end = time.monotonic() + 60 * minutes
             while time.monotonic() < end:
                 name, _, fault = self.rng.choices(kinds, weights)[0]
@@ -203,7 +206,7 @@ class Soak:
                 back = self.training()
                 self.back_seconds[name].append(back)
                 print(f"{began - self.started:7.1f} s  {text}; training after {back:.1f} s", flush=True)
-                wait_until(lambda: len(self.running_actors()) >= 4, "all actors back", 300.0)
+                wait_until(lambda: len(self.running_actors()) >= HONEST_SESSIONS, "all actors back", 300.0)
                 time.sleep(self.rng.uniform(1.0, 4.0))
             self.training()
             self.running_actors()
@@ -222,23 +225,17 @@ class Soak:
         rows = list(itertools.chain.from_iterable(self.sampler.processes))
         summary, problems = self.run.summary(), verify_ledger.verify(saved)
         accounts = json.loads(json.loads(saved.meta["accounting"])["ledger"])["accounts"]
-        sessions: defaultdict[int, set[str]] = defaultdict(set)
-        for log in self.directory.glob("learner*.err"):
-            for sid, pid in _HELLO.findall(log.read_text()):
-                sessions[int(pid)].add(sid)
-        missing: Counter[str] = Counter(
-            killed_with_their_process=0, rolled_back_with_the_learner=0, no_reason=0
-        )
-        for pid, counted in self.run.counted_by_process().items():
-            recorded = sum(accounts[sid][0] for sid in sessions[pid] if sid in accounts)
-            if counted != recorded:
-                missing[self._why(pid, counted - recorded, len(sessions[pid]))] += abs(counted - recorded)
+        missing = unaccounted_steps(self.directory, self.run, accounts, self.losses, LANES * STEPS)
         return {
             "seed": self.seed,
             "minutes": round((time.monotonic() - self.started) / 60, 1),
             "faults": dict(self.faults),
             "fault_count": self.faults.total(),
             "back_seconds_max": {name: round(max(times), 1) for name, times in self.back_seconds.items()},
+            "hostile_messages": sum(peer.sent for peer in self.hostile),
+            "hostile_grants": sum(peer.grants for peer in self.hostile),
+            "hostile_sessions": sum(peer.sessions for peer in self.hostile),
+            "hostile_bans": sum(peer.bans for peer in self.hostile),
             "counted_steps": self.run.counted_steps(),
             "produced_steps": summary["produced_steps"],
             "trained_steps": summary["trained_steps"],
@@ -257,19 +254,6 @@ class Soak:
             "slopes_per_minute": self.sampler.slopes(),
             "memory_mb_by_process_and_minute": self.sampler.megabytes(),
         }
-
-    def _why(self, pid: int, steps: int, sessions: int) -> str:
-        """The reason why the ledger lacks steps that a process counted."""
-        if steps < 0:
-            return "no_reason"
-        # A killed process may not have reported the steps of one chunk.
-        if pid in self.killed and steps <= LANES * STEPS:
-            return "killed_with_their_process"
-        seen = self.last_seen.get(pid, 0.0)
-        for saved, killed in self.rollbacks:
-            if saved - 5.0 <= seen <= killed + 15.0 or (sessions > 1 and seen >= saved):
-                return "rolled_back_with_the_learner"
-        return "no_reason"
 
 
 def main() -> int:
@@ -291,6 +275,7 @@ def main() -> int:
         totals["imbalance_steps"] == totals["in_flight_steps"] == totals["steps_lost_without_a_reason"] == 0
         and totals["imbalances_exported"] == [0.0]
         and not totals["ledger_problems"]
+        and totals["hostile_grants"] > 0
     )
     return 0 if passed else 1
 

@@ -5,6 +5,7 @@ These commands write the results:
     export FIGURES_DIR=$PWD/docs/reliability
     pytest tests/unit tests/integration/test_hostile.py
     pytest -m chaos
+    python -m tests.chaos.attack --pairs 6 --seconds 60
     python -m tests.chaos.soak --minutes 30
 """
 

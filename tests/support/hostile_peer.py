@@ -9,48 +9,28 @@ import dataclasses
 import os
 import random
 import secrets
-import threading
 import time
 from collections.abc import Callable
-from types import TracebackType
-from typing import NamedTuple, Self
-
-import zmq
+from typing import NamedTuple
 
 from common.protocol import codec
 from common.protocol import messages as m
-from common.protocol.sockets import Context, DealerSocket
+from common.protocol.sockets import DealerSocket
 from learner.server.rate_limit import BAN_SECONDS
-from tests.support.protocol_peer import MESSAGE_BYTES, SessionPeer
+from tests.support.attacking_peer import WAIT_SECONDS, AttackingPeer
+from tests.support.protocol_peer import MESSAGE_BYTES
 from tests.support.wire_fuzz import CORPUS, hello, mutant
 
-_WAIT_SECONDS = 0.1  # the longest wait for an answer, or for room in the send queue
 
-
-class HostilePeer(SessionPeer):
-    """Attacks a learner from its own thread during the block, and counts its messages and bans."""
+class HostilePeer(AttackingPeer):
+    """Joins, makes false claims until it is banned, and then floods."""
 
     def __init__(self, data_endpoint: str, weights_endpoint: str, seed: int) -> None:
-        super().__init__(Context(), data_endpoint)
+        super().__init__(data_endpoint)
         self._weights_endpoint, self._rng = weights_endpoint, random.Random(seed)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-        self.sent = self.bans = 0
+        self.bans = 0
         self.chunks = 0  # unreadable chunks that it sent or tried to send
         self.banned = False
-        self.error: BaseException | None = None
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop.set()
-        self._thread.join()
-        if self.error is not None and error is None:
-            raise self.error
 
     def on_message(self, message: m.Message) -> None:
         """Record also the rejection that begins a ban."""
@@ -59,49 +39,41 @@ class HostilePeer(SessionPeer):
             self.banned = True
             self.bans += 1
 
-    def _run(self) -> None:
+    def attack(self) -> None:
+        """Attack both ports until it is stopped."""
+        data = self.connect()
+        weights = DealerSocket(self.context, self._weights_endpoint, MESSAGE_BYTES)
         try:
-            data = self.connect()
-            weights = DealerSocket(self.context, self._weights_endpoint, MESSAGE_BYTES)
-            while not self._stop.is_set():
+            while not self.stopped.is_set():
                 self._attack(data, weights)
-        except BaseException as error:  # noqa: BLE001  # the test raises it
-            self.error = error
         finally:
-            self.context.raw.destroy(linger=0)
+            weights.close()
 
     def _attack(self, data: DealerSocket, weights: DealerSocket) -> None:
         """Join with a valid Hello, send false claims until the ban, then flood until the ban ends."""
         rng = self._rng
         self.sid, self.banned = secrets.token_bytes(16), False
         self.generation, self.received, self.credit = 0, 0, 0
-        while not self._attempt(data, hello(self.sid)) and not self._stop.is_set():
+        while not self.attempt(data, hello(self.sid)) and not self.stopped.is_set():
             pass  # not connected yet
-        while not self.banned and not self._stop.is_set():
-            while self.receive(_WAIT_SECONDS) is not None:
+        while not self.banned and not self.stopped.is_set():
+            while self.receive(WAIT_SECONDS) is not None:
                 pass
             for _ in range(4):
                 message = rng.choice(CORPUS)
-                self._attempt(rng.choice([data, weights]), mutant(message, codec.encode(message), rng))
+                self.attempt(rng.choice([data, weights]), mutant(message, codec.encode(message), rng))
                 claim = rng.choice(FALSE_CLAIMS).message(
                     rng, self.sid, self.generation, self.received, self.credit
                 )
-                self._attempt(data, claim)
+                self.attempt(data, claim)
                 self.chunks += sum(isinstance(one, m.ChunkMessage) for one in (message, claim))
-            self._attempt(
+            self.attempt(
                 weights, m.WeightsRequest(name="bundle", generation=-1, version=-1, piece=0, count=1 << 40)
             )
         heartbeat = m.Heartbeat(sid=self.sid, generation=self.generation, produced=self.received, stats={})
         until = time.monotonic() + BAN_SECONDS
-        while time.monotonic() < until and not self._stop.is_set():
-            self._attempt(data, heartbeat)
-
-    def _attempt(self, socket: DealerSocket, message: m.Message | list[bytes]) -> bool:
-        """Send, unless the queue stays full: the learner may read more slowly than this peer writes."""
-        parts = message if isinstance(message, list) else codec.encode(message)
-        sent = bool(socket.raw.poll(int(_WAIT_SECONDS * 1000), zmq.POLLOUT)) and socket.send(parts)
-        self.sent += sent
-        return sent
+        while time.monotonic() < until and not self.stopped.is_set():
+            self.attempt(data, heartbeat)
 
 
 def false_heartbeat(rng: random.Random, sid: bytes, generation: int, offset: int, credit: int) -> m.Message:

@@ -30,7 +30,7 @@ from tests.support.clock import Clock
 
 TICK_SECONDS = 0.25
 _POLL_STEPS = 64  # steps of an actor between two polls of its session
-_CHECKPOINTS = 3
+CHECKPOINTS = 3
 _EMPTY = codec.Packed(0, 0, b"")
 
 
@@ -130,6 +130,8 @@ class Learner:
 class World:
     """One run: a learner that may have been killed, its checkpoints, and its actors."""
 
+    sessions_per_key = 100_000
+
     def __init__(self, config: Config, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
         self.config, self.random, self.clock = config, random.Random(seed), Clock()
         monkeypatch.setattr(actor.connection, "time", self.clock)
@@ -138,7 +140,7 @@ class World:
         monkeypatch.setattr(lifecycle, "random", random.Random(seed))
         self.requests: deque[tuple[bytes, str, list[bytes]]] = deque()
         self._sockets: dict[bytes, SimulatedSocket] = {}
-        self._checkpoints: deque[tuple[int, str]] = deque(maxlen=_CHECKPOINTS)
+        self._checkpoints: deque[tuple[int, str]] = deque(maxlen=CHECKPOINTS)
         self.version = self.next_generation = 0
         self.actors: list[SimulatedActor] = []
         self.learner: Learner | None = None
@@ -171,7 +173,7 @@ class World:
 
     def start(self) -> None:
         """Start the learner from a random one of its last checkpoints."""
-        admission = Admission(self.config, self.next_generation, bytes(32), sessions_per_key=100_000)
+        admission = Admission(self.config, self.next_generation, bytes(32), self.sessions_per_key)
         if self._checkpoints:
             while len(self._checkpoints) > 1 and self.random.random() < 0.3:
                 self._checkpoints.pop()
