@@ -32,7 +32,6 @@ class ModelSession:
     peer: bytes | None = None  # its connection
     joined_steps: int = 0  # produced when it joined
     credit: int = 0  # as it was told
-    skipped_steps: int = 0  # by its newest message
     granted: bool = False  # it was granted a chunk that has not arrived
     expires: float = 0.0
     damaged_copies: int = 0  # of its next chunk
@@ -182,11 +181,11 @@ class RunModel:
             assert (reply.received, reply.settled) == (session.received, session.settled), reply
             assert (reply.generation, reply.version) == (self.generation, self.version), reply
             assert reply.credit >= session.credit, f"credit fell from {session.credit}: {reply}"
-            most = session.credit + session.skipped_steps
+            most = session.credit
             if session.granted:
                 most = max(most, session.received + self.chunk_steps, session.produced + self.chunk_steps)
             assert reply.credit <= most, f"expected credit of at most {most}: {reply}"
-            session.credit, session.skipped_steps = reply.credit, 0
+            session.credit = reply.credit
 
     def check_totals(self, totals: Totals) -> None:
         """Compare the sums of the ledger with the fates of all steps."""

@@ -111,7 +111,7 @@ def _most(model: RunModel, session: ModelSession) -> int:
 
 def _on_progress(model: RunModel, delivery: Delivery, session: ModelSession) -> Outcome:
     """A message of the session that uses the connection."""
-    message, violations = delivery.message, len(delivery.result.violations)
+    message = delivery.message
     outcome = Outcome(violations=int(session.late_violation))
     session.late_violation = False
     damaged = isinstance(message, m.ChunkMessage) and codec.checksum(message) != message.crc
@@ -120,7 +120,7 @@ def _on_progress(model: RunModel, delivery: Delivery, session: ModelSession) -> 
         outcome.replies.append(m.Resend)
         return outcome
     if not isinstance(message, m.ChunkMessage | m.Skip | m.Heartbeat | m.Bye) or _is_false(
-        model, session, message, found=violations > outcome.violations
+        model, session, message
     ):
         outcome.violations += 1
         return outcome
@@ -139,30 +139,22 @@ def _on_progress(model: RunModel, delivery: Delivery, session: ModelSession) -> 
         session.claim(stop)
         if isinstance(message, m.Skip):
             session.give(message.offset, stop, message.reason)
-            session.skipped_steps = message.steps
         else:
             _on_chunk(model, session, message, damaged, delivery, outcome)
     return outcome
 
 
 def _is_false(
-    model: RunModel,
-    session: ModelSession,
-    message: m.ChunkMessage | m.Skip | m.Heartbeat | m.Bye,
-    found: bool,
+    model: RunModel, session: ModelSession, message: m.ChunkMessage | m.Skip | m.Heartbeat | m.Bye
 ) -> bool:
-    """Whether a claim cannot be true; `found` is what admission says where the rules are open."""
+    """Whether a claim cannot be true."""
     if not isinstance(message, m.ChunkMessage | m.Skip):
         return message.produced > _most(model, session)
     claimed = max(message.produced, message.offset + message.steps)
     if message.offset < 0 or message.steps < 1 or claimed > _most(model, session):
         return True
     # After a restart an actor has the steps that it announced, and the rest of a chunk.
-    return (
-        message.generation != model.generation
-        and claimed > session.joined_steps + model.chunk_steps
-        and found
-    )
+    return message.generation != model.generation and claimed > session.joined_steps + model.chunk_steps
 
 
 def _renew(model: RunModel, session: ModelSession, message: m.Message, now: float) -> None:
