@@ -29,7 +29,7 @@ def key_file(path: Path, name: str, out: Path) -> Path:
 
 def restricted_keys(learner: Command) -> set[str]:
     """The names of the keys that the learner restricted, from its log."""
-    rows = learner.err.read_text().splitlines()[:-1]  # the last one may be incomplete
+    rows = learner.err.read_text().split("\n")[:-1]  # the last one is incomplete
     return {json.loads(row)["key"] for row in rows if '"key_restricted"' in row}
 
 
