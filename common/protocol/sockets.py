@@ -20,6 +20,7 @@ import zmq
 from common import addresses
 from common.keys.curve import ActorKeys, ZapHandler
 from common.keys.handshake import ClientHandshake, HandshakeMonitor, Refusal
+from common.protocol.unread import MEASURABLE, UnreadBytes
 
 _SMALL_BYTES = 65_536  # from this size on, sending without a copy takes less time
 _DONTWAIT, _DONTWAIT_MORE = int(zmq.DONTWAIT), int(zmq.DONTWAIT) | int(zmq.SNDMORE)
@@ -64,6 +65,7 @@ class Context:
 
     def __init__(self) -> None:
         self.raw: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self.raw.set(10, 0)  # ZERO_COPY_RECV: a short message would keep a buffer of 18 KB
 
     def __enter__(self) -> Self:
         return self
@@ -88,12 +90,10 @@ class RouterSocket:
         _set_options(self.raw, message_bytes)
         self.raw.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self.raw.setsockopt(zmq.SNDHWM, 64)
-        # libzmq aborts if a connection is reset while this queue is full and a PING waits behind it. Without
-        # a limit it would not, but nothing else bounds the memory that unread messages take.
-        self.raw.setsockopt(zmq.RCVHWM, 16)
         self.raw.setsockopt(zmq.BACKLOG, 1024)
         self._zap_handler = zap_handler
-        self._monitor = HandshakeMonitor(self.raw) if zap_handler is not None else None
+        self.unread = UnreadBytes(message_bytes)
+        self._monitor = HandshakeMonitor(self.raw, self.unread.accept)
         self.refused: Counter[str] = Counter(dict.fromkeys((*get_args(Refusal), "revoked"), 0))
         self.send_queue_full = 0  # messages that were not sent because the peer's queue was full
 
@@ -103,8 +103,10 @@ class RouterSocket:
         Raises:
             BindError: the address is taken, unknown or malformed.
         """
-        if endpoint.startswith("tcp://"):
+        if tcp := endpoint.startswith("tcp://"):
             self.raw.setsockopt(zmq.IPV6, int(endpoint.startswith(("tcp://*", "tcp://["))))
+        # libzmq aborts if a connection is reset while this queue is full and a PING waits behind it.
+        self.raw.setsockopt(zmq.RCVHWM, 0 if tcp and MEASURABLE else 16)
         if self._zap_handler is not None:
             self._zap_handler.configure(self.raw, endpoint)
         try:
@@ -118,17 +120,21 @@ class RouterSocket:
 
     def receive(self) -> Iterator[tuple[bytes, str, list[bytes]]]:
         """Yield up to 256 waiting messages as (peer, its public key or "", parts); does not block."""
-        if self._monitor is not None:
-            self.refused.update(outcome for outcome in self._monitor.read() if outcome != "done")
+        self.refused.update(outcome for outcome in self._monitor.read() if outcome != "done")
         with contextlib.suppress(zmq.Again):
             for _ in range(_POLL_BATCH):
                 frame = self.raw.recv(zmq.DONTWAIT, copy=False)
                 parts = self.raw.recv_multipart(zmq.DONTWAIT)
                 key = "" if self._zap_handler is None else self._zap_handler.owner(frame)
+                with contextlib.suppress(zmq.ZMQError):  # closed before libzmq could ask for its address
+                    descriptor = int(frame.get(zmq.SRCFD))
+                    self.unread.count(descriptor, frame.bytes, key or "", sum(map(len, parts)), len(parts))
                 if key is None:
                     self.refused["revoked"] += 1
-                else:
+                elif frame.bytes not in self.unread.dropped:
                     yield frame.bytes, key, parts
+            return
+        self.unread.dropped.clear()  # none of their messages are left
 
     def send(self, peer: bytes, parts: Sequence[bytes]) -> bool:
         """Queue a message for the peer; False if the peer has disconnected or its queue is full."""
@@ -148,8 +154,7 @@ class RouterSocket:
 
     def close(self) -> None:
         """Close the socket; queued messages have one second to be sent."""
-        if self._monitor is not None:
-            self._monitor.close()
+        self._monitor.close()
         self.raw.close(linger=1_000)
 
 
