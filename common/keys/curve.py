@@ -20,6 +20,7 @@ from pathlib import Path
 import zmq
 from zmq.utils import z85
 
+from common import addresses
 from common.keys.handshake import RETRY_LATER, HandshakeMonitor, Outcome
 
 _KEYED, _LOCAL = b"keys", b"local"  # the ZAP domains of TCP sockets and of ipc sockets
@@ -173,7 +174,7 @@ def drop_connections(endpoints: Sequence[str]) -> int:
     libzmq has no function for this, and does not tell which connection belongs to which key before a
     message arrives. Authorised peers reconnect within a second.
     """
-    ports = {int(endpoint.rpartition(":")[2]) for endpoint in endpoints if endpoint.startswith("tcp://")}
+    ports = addresses.ports(endpoints)
     count = 0
     for path in list(Path("/dev/fd").iterdir()):
         with contextlib.suppress(OSError):  # closed meanwhile, a listening socket, or not connected

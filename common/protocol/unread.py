@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import os
 import socket as sockets
+import struct
 import sys
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ MEASURABLE = sys.platform == "linux"  # only Linux counts the bytes of a connect
 _MESSAGES = 4  # unread ones of the largest size; an actor has fewer in flight
 _BYTES_MIN = 2**20  # of the limit
 _FRAME_BYTES = 42  # what ZMTP and CURVE add to a frame, at most
+_RESET = struct.pack("ii", 1, 0)
 _INFO_BYTES, _RECEIVED = 136, 128  # of `struct tcp_info` with `tcpi_bytes_received`, and where this is
 
 
@@ -96,6 +98,7 @@ class UnreadBytes:
             if unread_bytes <= self._limit_bytes or duplicate.getsockname()[1] not in ports:
                 return []
             address = duplicate.getpeername()[0]
+            duplicate.setsockopt(sockets.SOL_SOCKET, sockets.SO_LINGER, _RESET)  # leave nothing to the kernel
             duplicate.shutdown(sockets.SHUT_RDWR)
         del self._connections[descriptor]
         self.dropped.add(connection.peer)

@@ -9,6 +9,7 @@ from typing import Self
 
 import structlog
 
+from common import addresses
 from common.keys.files import KeyDirectory
 from common.protocol.sockets import Context, RouterSocket, Waker, wait
 from learner.server.authenticator import SessionAuthenticator
@@ -50,8 +51,7 @@ class Ports:
             for data_endpoint, weights_endpoint in endpoints:
                 self.endpoints.append(self.data.bind(data_endpoint))
                 self.endpoints.append(self.weights.bind(weights_endpoint))
-            tcp = [endpoint for endpoint in self.endpoints if endpoint.startswith("tcp://")]
-            self._ports = {int(endpoint.rpartition(":")[2]) for endpoint in tcp}
+            self._ports = addresses.ports(self.endpoints[::2]), addresses.ports(self.endpoints[1::2])
             if self.authenticator is not None:
                 self.authenticator.verify_access_control(self.endpoints)
             self._stack = stack.pop_all()
@@ -66,7 +66,8 @@ class Ports:
         """Shut down and log the connections that flood a port, and refuse new ones of their address."""
         if now < self._check_at:
             return
-        for dropped in (*self.data.unread.drop(self._ports), *self.weights.unread.drop(self._ports)):
+        started = time.thread_time()
+        for dropped in (*self.data.unread.drop(self._ports[0]), *self.weights.unread.drop(self._ports[1])):
             self.data.refused["flood"] += 1
             name = None
             if self.authenticator is not None:
@@ -75,7 +76,7 @@ class Ports:
             log.warning(
                 "connection_dropped", address=dropped.address, key=name, unread_bytes=dropped.unread_bytes
             )
-        self._check_at = now + max(_CHECK_SECONDS, (time.monotonic() - now) / _CHECK_SHARE)
+        self._check_at = now + max(_CHECK_SECONDS, (time.thread_time() - started) / _CHECK_SHARE)
 
     def sender(self, peer: bytes, key: str) -> Sender:
         """Describe the connection of a message, with the name under which its key is authorised."""
