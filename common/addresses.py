@@ -10,12 +10,18 @@ import contextlib
 import functools
 import ipaddress
 import socket
+from collections.abc import Iterable
 
 
 def host_and_port(endpoint: str) -> tuple[str, int]:
     """The host and the port of a TCP endpoint; an IPv6 address is returned without brackets."""
     host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
     return host.strip("[]"), int(port)
+
+
+def ports(endpoints: Iterable[str]) -> set[int]:
+    """The ports of the TCP endpoints among `endpoints`."""
+    return {host_and_port(endpoint)[1] for endpoint in endpoints if endpoint.startswith("tcp://")}
 
 
 def is_loopback_host(host: str) -> bool:

@@ -20,7 +20,8 @@ from pathlib import Path
 import zmq
 from zmq.utils import z85
 
-from common.keys.handshake import HandshakeMonitor, Outcome
+from common import addresses
+from common.keys.handshake import RETRY_LATER, HandshakeMonitor, Outcome
 
 _KEYED, _LOCAL = b"keys", b"local"  # the ZAP domains of TCP sockets and of ipc sockets
 _REQUESTS_PER_POLL = 256
@@ -73,6 +74,7 @@ class ZapHandler:
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], pair: KeyPair) -> None:
         self._context, self._pair = context, pair
         self.authorised: dict[str, str] = {}
+        self.refused_until: dict[str, float] = {}  # by address; its open connections stay
         self.raw = context.socket(zmq.REP)
         self.raw.bind("inproc://zeromq.zap.01")
 
@@ -93,10 +95,18 @@ class ZapHandler:
         with contextlib.suppress(zmq.Again):
             for _ in range(_REQUESTS_PER_POLL):
                 request = self.raw.recv_multipart(zmq.DONTWAIT)
-                version, request_id, domain, _, _, mechanism, *credentials = request
+                version, request_id, domain, address, _, mechanism, *credentials = request
                 user = self._user_id(domain, mechanism, credentials)
                 status = [b"400", b"not authorised", b""] if user is None else [b"200", b"", user]
+                if user is not None and self._is_refused(address.decode()):
+                    status = [str(RETRY_LATER).encode(), b"try again later", b""]
                 self.raw.send_multipart([version, request_id, *status, b""], zmq.DONTWAIT)
+
+    def _is_refused(self, address: str) -> bool:
+        if self.refused_until.get(address, 0.0) > time.monotonic():
+            return True
+        self.refused_until.pop(address, None)
+        return False
 
     def _user_id(self, domain: bytes, mechanism: bytes, credentials: Sequence[bytes]) -> bytes | None:
         """The user id of the connection: its public key, or the local domain; None to refuse it."""
@@ -164,7 +174,7 @@ def drop_connections(endpoints: Sequence[str]) -> int:
     libzmq has no function for this, and does not tell which connection belongs to which key before a
     message arrives. Authorised peers reconnect within a second.
     """
-    ports = {int(endpoint.rpartition(":")[2]) for endpoint in endpoints if endpoint.startswith("tcp://")}
+    ports = addresses.ports(endpoints)
     count = 0
     for path in list(Path("/dev/fd").iterdir()):
         with contextlib.suppress(OSError):  # closed meanwhile, a listening socket, or not connected

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import zmq
@@ -18,20 +18,25 @@ from zmq.utils.monitor import parse_monitor_message
 from common import addresses
 
 _GREETING_SECONDS = 2.0
+RETRY_LATER = 300  # the status of a refusal that is temporary (ZAP, RFC 27)
 _HANGUPS = 3  # closed connections in a row that count as a refusal; a single one may be a broken connection
 
-Refusal = Literal["unknown_key", "mechanism", "garbled", "hangup", "silence"]
+Refusal = Literal["unknown_key", "flood", "mechanism", "garbled", "hangup", "silence"]
 Outcome = Literal["done"] | Refusal
 
 
 class HandshakeMonitor:
     """Monitors the handshakes of one socket; its queue has no bound, so the owner must read it often."""
 
-    def __init__(self, socket: zmq.Socket[bytes]) -> None:
-        self._socket = socket
+    def __init__(
+        self, socket: zmq.Socket[bytes], accept: Callable[[int], None] = lambda descriptor: None
+    ) -> None:
+        """Monitor the socket; `read` calls `accept` with the descriptor of each new connection."""
+        self._socket, self._accept = socket, accept
         name = f"inproc://handshakes-{secrets.token_hex(8)}"
         events = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_HANDSHAKE_FAILED_AUTH
         events |= zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+        events |= zmq.EVENT_ACCEPTED
         socket.monitor(name, events)
         self._events = socket.context.socket(zmq.PAIR)
         self._events.setsockopt(zmq.RCVHWM, 0)  # a full queue would block the I/O thread of libzmq
@@ -42,7 +47,10 @@ class HandshakeMonitor:
         with contextlib.suppress(zmq.Again):
             while True:
                 event = parse_monitor_message(self._events.recv_multipart(zmq.DONTWAIT))
-                yield _outcome(int(event["event"]), int(event["value"]))
+                if event["event"] == zmq.EVENT_ACCEPTED:
+                    self._accept(int(event["value"]))
+                else:
+                    yield _outcome(int(event["event"]), int(event["value"]))
 
     def close(self) -> None:
         """Stop monitoring."""
@@ -54,7 +62,7 @@ def _outcome(event: int, value: int) -> Outcome:
     if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
         return "done"
     if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
-        return "unknown_key"
+        return "flood" if value == RETRY_LATER else "unknown_key"
     if event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
         return "mechanism" if value == zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH else "garbled"
     return "hangup" if value in (errno.EPIPE, errno.ECONNRESET) else "silence"

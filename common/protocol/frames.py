@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 FRAMES_PER_TURN = 256
 PARTS = 2  # the most of a legal message
@@ -41,6 +41,16 @@ class RoutedMessage(Generic[F]):
     parts: list[bytes]
     excess_parts: int = 0  # number of discarded parts
     excess_bytes: int = 0  # of the discarded parts
+
+
+class Received(NamedTuple):
+    """A message that a ROUTER received, with at most two of its parts."""
+
+    peer: bytes  # routing id of the connection
+    key: str  # public key of the peer, empty without a ZAP handler
+    parts: list[bytes]
+    excess_parts: int  # number of parts that were discarded
+    excess_bytes: int  # of the discarded parts
 
 
 class MessageReader(Generic[F]):

@@ -14,27 +14,18 @@ import socket as sockets
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import NamedTuple, Self, cast, get_args
+from typing import Self, cast, get_args
 
 import zmq
 
 from common import addresses
 from common.keys.curve import ActorKeys, ZapHandler
 from common.keys.handshake import ClientHandshake, HandshakeMonitor, Refusal
-from common.protocol.frames import MessageReader
+from common.protocol.frames import MessageReader, Received
+from common.protocol.unread import MEASURABLE, UnreadBytes
 
 _SMALL_BYTES = 65_536  # from this size on, sending without a copy takes less time
 _DONTWAIT, _DONTWAIT_MORE = int(zmq.DONTWAIT), int(zmq.DONTWAIT) | int(zmq.SNDMORE)
-
-
-class Received(NamedTuple):
-    """A message that a ROUTER received, with at most two of its parts."""
-
-    peer: bytes  # routing id of the connection
-    key: str  # public key of the peer, empty without a ZAP handler
-    parts: list[bytes]
-    excess_parts: int  # number of parts that were discarded
-    excess_bytes: int  # of the discarded parts
 
 
 class BindError(Exception):
@@ -75,6 +66,7 @@ class Context:
 
     def __init__(self) -> None:
         self.raw: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self.raw.set(10, 0)  # ZERO_COPY_RECV: a short message would keep a buffer of 18 KB
 
     def __enter__(self) -> Self:
         return self
@@ -99,12 +91,10 @@ class RouterSocket:
         _set_options(self.raw, message_bytes)
         self.raw.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self.raw.setsockopt(zmq.SNDHWM, 64)
-        # libzmq aborts if a connection is reset while this queue is full and a PING waits behind it. Without
-        # a limit it would not, but nothing else bounds the memory that unread messages take.
-        self.raw.setsockopt(zmq.RCVHWM, 16)
         self.raw.setsockopt(zmq.BACKLOG, 1024)
         self._zap_handler = zap_handler
-        self._monitor = HandshakeMonitor(self.raw) if zap_handler is not None else None
+        self.unread = UnreadBytes(message_bytes)
+        self._monitor = HandshakeMonitor(self.raw, self.unread.accept)
         receive = cast(Callable[[], zmq.Frame], functools.partial(self.raw.recv, _DONTWAIT, copy=False))
         self._reader = MessageReader(receive)
         self.refused: Counter[str] = Counter(dict.fromkeys((*get_args(Refusal), "revoked"), 0))
@@ -116,8 +106,10 @@ class RouterSocket:
         Raises:
             BindError: the address is taken, unknown or malformed.
         """
-        if endpoint.startswith("tcp://"):
+        if tcp := endpoint.startswith("tcp://"):
             self.raw.setsockopt(zmq.IPV6, int(endpoint.startswith(("tcp://*", "tcp://["))))
+        # libzmq aborts if a connection is reset while this queue is full and a PING waits behind it.
+        self.raw.setsockopt(zmq.RCVHWM, 0 if tcp and MEASURABLE else 16)
         if self._zap_handler is not None:
             self._zap_handler.configure(self.raw, endpoint)
         try:
@@ -136,18 +128,21 @@ class RouterSocket:
 
     def receive(self) -> Iterator[Received]:
         """Yield the waiting messages of one turn; does not block."""
-        if self._monitor is not None:
-            self.refused.update(outcome for outcome in self._monitor.read() if outcome != "done")
+        self.refused.update(outcome for outcome in self._monitor.read() if outcome != "done")
         with contextlib.suppress(zmq.Again):
-            for message in self._reader.read_turn():
-                routing_id = message.routing_id
-                key = "" if self._zap_handler is None else self._zap_handler.owner(routing_id)
+            for one in self._reader.read_turn():
+                key = "" if self._zap_handler is None else self._zap_handler.owner(one.routing_id)
+                message = Received(
+                    one.routing_id.bytes, key or "", one.parts, one.excess_parts, one.excess_bytes
+                )
+                with contextlib.suppress(zmq.ZMQError):  # closed before libzmq could ask for its address
+                    self.unread.count(int(one.routing_id.get(zmq.SRCFD)), message)
                 if key is None:
                     self.refused["revoked"] += 1
-                else:
-                    yield Received(
-                        routing_id.bytes, key, message.parts, message.excess_parts, message.excess_bytes
-                    )
+                elif message.peer not in self.unread.dropped:
+                    yield message
+            return
+        self.unread.dropped.clear()  # none of their messages are left
 
     def send(self, peer: bytes, parts: Sequence[bytes]) -> bool:
         """Queue a message for the peer; False if the peer has disconnected or its queue is full."""
@@ -167,8 +162,7 @@ class RouterSocket:
 
     def close(self) -> None:
         """Close the socket; queued messages have one second to be sent."""
-        if self._monitor is not None:
-            self._monitor.close()
+        self._monitor.close()
         self.raw.close(linger=1_000)
 
 

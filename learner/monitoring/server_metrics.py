@@ -103,7 +103,9 @@ def network_metrics(status: ServerStatus) -> Iterator[Family]:
     yield counters(
         "auth_refused",
         "Total number of handshakes and messages refused because they have no authorised key, by reason. The"
-        " learner itself causes four when it starts, to verify its access control.",
+        " learner itself causes four when it starts, to verify its access control. The reason flood counts"
+        " the connections that were dropped because they sent much more than was read, and the handshakes"
+        " that their addresses were refused afterwards.",
         "reason",
         status.auth_refused,
     )

@@ -133,6 +133,7 @@ class Network:
         authenticator = self._ports.authenticator
         if authenticator is not None and authenticator.tick(now):
             self._admission.registry.revoke(authenticator.authorised)
+        self._ports.drop_floods(now)
         ignored_bytes = self._read_data(now)
         ignored_bytes += self._read_weights(now, 2 * _PAUSE_AFTER_BYTES - ignored_bytes)
         self._calls.run_pending()

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Sequence
 from typing import Self
 
+import structlog
+
+from common import addresses
 from common.keys.files import KeyDirectory
 from common.protocol.sockets import Context, RouterSocket, Waker, wait
 from learner.server.authenticator import SessionAuthenticator
-from learner.server.rate_limit import Sender
+from learner.server.rate_limit import BAN_SECONDS, Sender
+
+log = structlog.get_logger()
 
 _WEIGHTS_REQUEST_BYTES = 8_192  # the largest legal request
+_CHECK_SECONDS = 0.05  # between two checks of the unread bytes of all connections, at least
+_CHECK_SHARE = 0.05  # of the thread's time for them, at most; a check of 1,000 connections takes 2 ms
 
 
 class Ports:
@@ -27,6 +35,7 @@ class Ports:
             AccessControlError: a port with keys accepts a client without an authorised key.
             KeysError: no key is authorised.
         """
+        self._check_at = 0.0
         with contextlib.ExitStack() as stack:
             context = stack.enter_context(Context())
             self.authenticator = SessionAuthenticator(context, keys) if keys is not None else None
@@ -42,6 +51,7 @@ class Ports:
             for data_endpoint, weights_endpoint in endpoints:
                 self.endpoints.append(self.data.bind(data_endpoint))
                 self.endpoints.append(self.weights.bind(weights_endpoint))
+            self._ports = addresses.ports(self.endpoints[::2]), addresses.ports(self.endpoints[1::2])
             if self.authenticator is not None:
                 self.authenticator.verify_access_control(self.endpoints)
             self._stack = stack.pop_all()
@@ -51,6 +61,22 @@ class Ports:
         sockets: list[RouterSocket] = [self.data, self.weights]
         handlers = [self.authenticator.zap_handler] if self.authenticator is not None else []
         wait((*sockets, *handlers), waker, timeout_seconds)
+
+    def drop_floods(self, now: float) -> None:
+        """Shut down and log the connections that flood a port, and refuse new ones of their address."""
+        if now < self._check_at:
+            return
+        started = time.thread_time()
+        for dropped in (*self.data.unread.drop(self._ports[0]), *self.weights.unread.drop(self._ports[1])):
+            self.data.refused["flood"] += 1
+            name = None
+            if self.authenticator is not None:
+                name = self.authenticator.authorised.get(dropped.key)
+                self.authenticator.zap_handler.refused_until[dropped.address] = now + BAN_SECONDS
+            log.warning(
+                "connection_dropped", address=dropped.address, key=name, unread_bytes=dropped.unread_bytes
+            )
+        self._check_at = now + max(_CHECK_SECONDS, (time.thread_time() - started) / _CHECK_SHARE)
 
     def sender(self, peer: bytes, key: str) -> Sender:
         """Describe the connection of a message, with the name under which its key is authorised."""

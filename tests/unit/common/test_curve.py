@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -127,6 +128,19 @@ def test_a_request_is_granted_to_authorised_keys_and_to_ipc_sockets_alone(
         version, number, status, _, granted, metadata = socket.recv_multipart()
     assert (version, number, metadata) == (b"1.0", b"7", b"")
     assert (status, granted) == ((b"400", b"") if user is None else (b"200", user))
+
+
+@pytest.mark.parametrize(("until", "status"), [(math.inf, b"300"), (0.0, b"200")], ids=["now", "earlier"])
+def test_an_address_is_refused_for_a_time(
+    context: Context, handler: ZapHandler, until: float, status: bytes
+) -> None:
+    """The status 300 means a temporary refusal (RFC 27)."""
+    handler.refused_until = {"192.0.2.1": until, "192.0.2.2": math.inf}
+    with request(context, b"keys", b"CURVE", [RAW["alice"]]) as socket:
+        handler.answer()
+        assert socket.poll(POLL_MS)
+        assert socket.recv_multipart()[2] == status
+    assert ("192.0.2.1" in handler.refused_until) == (status == b"300")
 
 
 def test_one_call_answers_every_pending_request(context: Context, handler: ZapHandler) -> None:

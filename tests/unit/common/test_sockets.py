@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import zmq
 
+from common.protocol.frames import Received
 from common.protocol.sockets import (
     BindError,
     Context,
     DealerSocket,
-    Received,
     RouterSocket,
     Waker,
     is_loopback,
