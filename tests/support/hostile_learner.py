@@ -55,10 +55,10 @@ class HostileLearner:
             while not self._stop.is_set():
                 data.raw.poll(0 if self._flood and self._peers else 10)
                 for socket in (data, weights):
-                    for peer, _, parts in socket.receive():
-                        self._answer(socket, peer, parts)
+                    for message in socket.receive():
+                        self._answer(socket, message.peer, message.parts)
                 for peer in self._peers:
-                    self.flooded += sum(data.send(peer, codec.encode(message)) for message in self._flood)
+                    self.flooded += sum(data.send(peer, codec.encode(flooding)) for flooding in self._flood)
 
     def _answer(self, socket: RouterSocket, peer: bytes, parts: list[bytes]) -> None:
         message = codec.decode(parts)
