@@ -60,7 +60,11 @@ class Actor:
     reconnects: int = 0  # the session's count when the connection to the weights port was made
 
     def run(self) -> int:
-        """Collect chunks until the run or the parent ends, or a signal arrives; return the exit code."""
+        """Collect chunks until the run or the parent ends, or a signal arrives.
+
+        Returns:
+            The exit code: `EXIT_DONE` if the run is finished, else `EXIT_TEMPORARY`.
+        """
         while not self._must_stop():
             if not self.session.joined and not self.session.join(_POLL_SECONDS):
                 continue
@@ -77,7 +81,7 @@ class Actor:
         if self.parent.gone():
             return EXIT_TEMPORARY
         self.session.leave()
-        return EXIT_DONE
+        return EXIT_DONE if self.session.finished else EXIT_TEMPORARY
 
     def _must_stop(self) -> bool:
         return self.stop.is_set() or self.session.finished or self.parent.gone()

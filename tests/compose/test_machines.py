@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from common.process.lifecycle import EXIT_TEMPORARY
 from tests.support.container_engine import PATIENCE_SECONDS, ROOT, Service, script, shell
 from tests.support.machines import Machines, machines
 from tests.support.processes import holds_within
@@ -166,4 +167,4 @@ def test_a_machine_is_added_as_the_runbook_says(service: Make, key_file: Path, t
             home.progress(1)
         finally:
             processes.terminate()
-            assert processes.wait(90) == 0, log.read_text()[-3000:]
+            assert processes.wait(90) == EXIT_TEMPORARY, log.read_text()[-3000:]

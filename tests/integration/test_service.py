@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from common.process.lifecycle import EXIT_TEMPORARY
 from common.protocol import codec, messages
 from learner.training import checkpoint
 from tests.support.processes import PATIENCE_SECONDS, Command, Run, free_port, kill, wait_until
@@ -67,14 +68,14 @@ def test_a_killed_learner_resumes_and_remote_actors_rejoin(tmp_path: Path) -> No
             assert resumed_at >= 256
             wait_until(lambda: run.steps_reached(learner, int(resumed_at) + 512), "progress after the resume")
             learner.process.send_signal(signal.SIGTERM)
-            assert learner.finish() == 0, learner.err.read_text()[-2000:]
+            assert learner.finish() == EXIT_TEMPORARY, learner.err.read_text()[-2000:]
         summary = run.summary()
         assert (summary["exit_reason"], summary["epoch"]) == ("stopped", 1)
         assert (summary["imbalance_steps"], summary["in_flight_steps"]) == (0, 0)
         assert int(str(summary["trained_steps"])) >= resumed_at + 512
         assert remote.process.poll() is None, "expected the remote actor to wait for a new learner"
         remote.process.send_signal(signal.SIGTERM)
-        assert remote.finish() == 0
+        assert remote.finish() == EXIT_TEMPORARY
     finally:
         remote.end()
 
@@ -192,7 +193,7 @@ def test_garbage_on_the_port_is_counted_and_ignored(tmp_path: Path) -> None:
         steps = int(run.metric("outrider_run_env_steps", learner))
         wait_until(lambda: run.steps_reached(learner, steps + 512), "training after the garbage")
         learner.process.send_signal(signal.SIGTERM)
-        assert learner.finish() == 0, learner.err.read_text()[-2000:]
+        assert learner.finish() == EXIT_TEMPORARY, learner.err.read_text()[-2000:]
     assert run.summary()["imbalance_steps"] == 0
 
 

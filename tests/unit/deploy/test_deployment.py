@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from common.metrics import ACTOR_PORT, LEARNER_PORT
+from common.process.lifecycle import EXIT_CONFIGURATION, EXIT_TEMPORARY, EXIT_USAGE
 from learner.commandline import parse
 from tests.compose.test_runbook import ELSEWHERE, HERE
 from tests.support import runbook
@@ -65,12 +66,15 @@ def command(service: Tree, **variables: str) -> list[str]:
     return [interpolate(word, **variables) for word in words]
 
 
-def pod(name: str) -> Tree:
+def job(name: str) -> Tree:
     found: Tree = next(
-        tree["spec"]["template"]["spec"]
-        for _, tree in KUBERNETES
-        if tree["kind"] in ("Deployment", "StatefulSet") and tree["metadata"]["name"] == name
+        tree["spec"] for _, tree in KUBERNETES if tree["kind"] == "Job" and tree["metadata"]["name"] == name
     )
+    return found
+
+
+def pod(name: str) -> Tree:
+    found: Tree = job(name)["template"]["spec"]
     return found
 
 
@@ -204,9 +208,23 @@ def test_a_finished_run_is_not_started_again() -> None:
         COMPOSE["services"]["actor"],
         MACHINE["services"]["actor"],
     ):
-        assert service["restart"] == "on-failure"
+        assert service["restart"].startswith("on-failure")
     for name in ("learner", "actor"):
         assert STACK["services"][name]["deploy"]["restart_policy"]["condition"] == "on-failure"
+        assert pod(name)["restartPolicy"] == "Never"
+
+
+def test_a_configuration_error_is_not_restarted_without_end() -> None:
+    """Compose and Swarm limit the number of restarts; a job of Kubernetes ends at the first error."""
+    for tree in (COMPOSE, MACHINE):
+        for name in {"learner", "actor"} & tree["services"].keys():
+            assert re.fullmatch(r"on-failure:\d+", tree["services"][name]["restart"])
+    for name in ("learner", "actor"):
+        policy = STACK["services"][name]["deploy"]["restart_policy"]
+        assert policy["max_attempts"] > 0 and policy["window"]
+        rules = job(name)["podFailurePolicy"]["rules"]
+        codes = {rule["action"]: rule["onExitCodes"]["values"] for rule in rules if "onExitCodes" in rule}
+        assert codes == {"FailJob": [EXIT_USAGE, EXIT_CONFIGURATION], "Ignore": [EXIT_TEMPORARY]}
 
 
 def test_the_kubernetes_pods_are_restricted() -> None:
@@ -268,7 +286,7 @@ def test_kustomize_builds_objects_that_fit_their_schema(overlay: str) -> None:
         for tree in yaml.safe_load_all(_client("kubectl", "kustomize", f"deploy/kubernetes/{overlay}"))
         if tree
     ]
-    learner = next(tree for tree in built if tree["kind"] == "StatefulSet")
+    learner = next(tree for tree in built if (tree["kind"], tree["metadata"]["name"]) == ("Job", "learner"))
     limits = learner["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]
     assert ("nvidia.com/gpu" in limits) == (overlay == "gpu")
     for tree in built:
