@@ -32,6 +32,7 @@ COMMANDS = {
     "common.doctor",
     "common.keys",
     "learner",
+    "learner.checkpoints",
     "learner.evaluate",
     "learner.plot",
     "learner.table",
