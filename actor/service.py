@@ -16,6 +16,7 @@ from actor.session import Session
 from actor.weights import Blob, WeightsSource
 from common import envs
 from common.config import Config
+from common.log import fields as log_fields
 from common.model.bonus import BonusModel
 from common.model.bundle import Bundle
 from common.model.policy import Policy
@@ -104,11 +105,13 @@ class Actor:
     def _build(self, welcome: Welcome) -> PlayingState | None:
         """Build the playing state; None if the target network cannot be fetched now."""
         config = configuration(welcome)
+        log_fields["run"] = f"{config.preset}-{config.seed}"
         target: Blob | None = None
         if config.rnd.enabled:
             target = self._fetch("target", (-1, -1))
             if target is None or hashlib.sha256(target.data).digest() != welcome.target:
                 return None
+        log.info("loading_environments", env=config.env.id, lanes=config.rollout.lanes)
         try:
             env = envs.make(config.env, config.rollout.lanes)
         except envs.EnvUnavailable as error:

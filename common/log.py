@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import TextIO, cast
+from collections.abc import MutableMapping
+from typing import Any, TextIO, cast
 
 import structlog
 
 from common.process.output import discard_if_closed
+
+fields: dict[str, object] = {}  # in every line of this process, whichever thread logs it
 
 
 class _Output:
@@ -29,13 +32,19 @@ class _Output:
         """Do nothing: `write` flushes."""
 
 
+def _add_fields(logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Add `fields` to an event, which may have its own values of them."""
+    return {**fields, **event}
+
+
 def configure(role: str) -> None:
     """Configure logging for this process: readable lines on a terminal, else JSON."""
+    fields["role"] = role
     renderer: structlog.typing.Processor
     renderer = structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
     structlog.configure(
         processors=[
-            structlog.contextvars.merge_contextvars,
+            _add_fields,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
@@ -44,4 +53,3 @@ def configure(role: str) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _Output())),
     )
-    structlog.contextvars.bind_contextvars(role=role)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import signal
+import socket
 import sys
 from pathlib import Path
 
@@ -94,6 +96,20 @@ def test_remote_actors_are_trained_on_and_leave_with_the_run(tmp_path: Path) -> 
     summary = run.summary()
     assert (summary["imbalance_steps"], summary["actors_seen"]) == (0, 2)
     assert int(str(summary["trained_steps"])) >= 1_500
+    joined = [row for row in log_rows(remote) if row["event"] == "joined"]
+    machine = {"generation": 0, "machine": socket.gethostname(), "role": "actor"}
+    assert {row["slot"] for row in joined} == {0, 1}
+    assert all(row.items() >= machine.items() for row in joined)
+    loading = [row for row in log_rows(remote) if row["event"] == "loading_environments"]
+    assert {row["slot"] for row in loading} == {0, 1}
+    assert all(row.items() >= {**machine, "run": "cartpole-1"}.items() for row in loading)
+    hellos = [row for row in log_rows(learner) if row["event"] == "learner_serving"]
+    assert [(row["run"], row["generation"], row["role"]) for row in hellos] == [("run", 0, "learner")]
+
+
+def log_rows(command: Command) -> list[dict[str, object]]:
+    """The events that a command has written as JSON."""
+    return [json.loads(row) for row in command.err.read_text().splitlines() if row.startswith("{")]
 
 
 def test_ctrl_c_ends_a_run_with_its_checkpoint_and_its_actors(tmp_path: Path) -> None:

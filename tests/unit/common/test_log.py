@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+import threading
 from typing import cast
 
 import pytest
@@ -39,3 +40,17 @@ def test_a_log_line_is_one_write(length: int, unbuffered: bool, monkeypatch: pyt
         structlog.get_logger().info("event", number=number, text="x" * length)
     assert all(data.endswith(b"\n") for data in pipe.writes)
     assert [json.loads(data)["number"] for data in pipe.writes] == [0, 1]
+
+
+def test_the_fields_of_a_process_are_in_the_lines_of_every_thread(capsys: pytest.CaptureFixture[str]) -> None:
+    """An event that has such a field itself keeps its own value."""
+    log.configure("learner")
+    log.fields.update(run="freeway-1", generation=2)
+    logger = structlog.get_logger()
+    thread = threading.Thread(target=lambda: logger.info("event", slot=3))
+    thread.start()
+    thread.join()
+    logger.info("event", generation=1)
+    rows = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    found = [(row["role"], row["run"], row["generation"], row.get("slot")) for row in rows]
+    assert found == [("learner", "freeway-1", 2, 3), ("learner", "freeway-1", 1, None)]
