@@ -92,12 +92,15 @@ def engine() -> Iterator[bool]:
 
 
 def build_images() -> None:
-    """Build every image; without a registry, stand-ins replace the public base images."""
+    """Build every image; without a registry, stand-ins replace the public base images.
+
+    The stand-ins have PyTorch's wheels, so no index is asked for them.
+    """
     scripts = stand_in_scripts()
     if scripts is not None:
         files = [word for name in ("deploy/Dockerfile", "docker-compose.yml") for word in ("--scan", name)]
         shell([scripts / "base-images", *files], BUILD_SECONDS)
-    shell(["make", "images"], BUILD_SECONDS)
+    shell(["make", "images"], BUILD_SECONDS, {"TORCH_INDEX": ""} if scripts is not None else None)
 
 
 def free_ports() -> dict[str, str]:
@@ -117,6 +120,7 @@ class Service:
 
     def __post_init__(self) -> None:
         self.environment = {
+            "OUTRIDER_TAG": "latest",  # which the engines of other machines have, too
             **self.variables,
             "COMPOSE_FILE": ":".join(str(ROOT / file) for file in self.files),
         }

@@ -31,6 +31,7 @@ COMMANDS = {
     "actor",
     "common.doctor",
     "common.keys",
+    "deploy.settings",
     "learner",
     "learner.checkpoints",
     "learner.evaluate",
@@ -38,7 +39,7 @@ COMMANDS = {
     "learner.table",
     "tests.bench",
 }
-FOREIGN_FLAGS = {"--scale"}  # of Compose
+FOREIGN_FLAGS = {"--detach", "--scale"}  # of Compose
 FOLDERS = ("actor", "common", "deploy", "docs", "learner", "tests")
 NAMES = {path.name for top in FOLDERS for path in (ROOT / top).rglob("*.*")} | {
     path.name for path in ROOT.iterdir()

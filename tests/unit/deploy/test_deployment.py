@@ -16,7 +16,6 @@ import pytest
 import yaml
 
 from common.metrics import ACTOR_PORT, LEARNER_PORT
-from common.process.lifecycle import EXIT_CONFIGURATION, EXIT_TEMPORARY, EXIT_USAGE
 from learner.commandline import parse
 from tests.compose.test_runbook import ELSEWHERE, HERE
 from tests.support import runbook
@@ -167,7 +166,7 @@ def test_every_file_names_the_same_images() -> None:
     ours = {"outrider-actor", "outrider-learner"}
     public = {COMPOSE["services"][name]["image"] for name in ("prometheus", "grafana")}
     used = {
-        service["image"]
+        interpolate(service["image"]).removesuffix(":latest")
         for tree in (COMPOSE, MACHINE)
         for service in tree["services"].values()
         if "image" in service
@@ -179,6 +178,17 @@ def test_every_file_names_the_same_images() -> None:
         for c in pod(name)["containers"] + pod(name)["initContainers"]
     }
     assert used == ours | public
+
+
+def test_up_in_the_foreground_shows_the_learner_and_its_keys_alone() -> None:
+    shown = {name for name, service in COMPOSE["services"].items() if service.get("attach", True)}
+    assert shown == {"keys", "learner"}
+
+
+def test_the_published_ports_of_the_learner_are_variables() -> None:
+    given = {"LEARNER_PORT": "5655", "WEIGHTS_PORT": "5656"}
+    ports = [interpolate(port, **given) for port in COMPOSE["services"]["learner"]["ports"]]
+    assert ports[:2] == ["127.0.0.1:5655:5555", "127.0.0.1:5656:5556"]
 
 
 @pytest.mark.parametrize("tree", [COMPOSE, MACHINE, STACK], ids=["compose", "machine", "swarm"])
@@ -212,19 +222,6 @@ def test_a_finished_run_is_not_started_again() -> None:
     for name in ("learner", "actor"):
         assert STACK["services"][name]["deploy"]["restart_policy"]["condition"] == "on-failure"
         assert pod(name)["restartPolicy"] == "Never"
-
-
-def test_a_configuration_error_is_not_restarted_without_end() -> None:
-    """Compose and Swarm limit the number of restarts; a job of Kubernetes ends at the first error."""
-    for tree in (COMPOSE, MACHINE):
-        for name in {"learner", "actor"} & tree["services"].keys():
-            assert re.fullmatch(r"on-failure:\d+", tree["services"][name]["restart"])
-    for name in ("learner", "actor"):
-        policy = STACK["services"][name]["deploy"]["restart_policy"]
-        assert policy["max_attempts"] > 0 and policy["window"]
-        rules = job(name)["podFailurePolicy"]["rules"]
-        codes = {rule["action"]: rule["onExitCodes"]["values"] for rule in rules if "onExitCodes" in rule}
-        assert codes == {"FailJob": [EXIT_USAGE, EXIT_CONFIGURATION], "Ignore": [EXIT_TEMPORARY]}
 
 
 def test_the_kubernetes_pods_are_restricted() -> None:

@@ -1,0 +1,1 @@
+"""Deployment: settings of Compose, and the definitions of the dashboards."""
