@@ -1,1 +1,1 @@
-"""Deployment: settings of Compose, and the definitions of the dashboards."""
+"""Files and programs that run Outrider in containers."""

@@ -43,7 +43,7 @@ def service(images: None) -> Iterator[Callable[..., Service]]:
     def make(actors: int, **variables: str) -> Service:
         # A batch has one chunk per actor, as with the defaults and 32 actors; each lane costs time to set up.
         lanes = f"--rollout.lanes 2 --rollout.batch-lanes {2 * actors}"
-        usual = {"ACTORS": str(actors), "PRESET": "smoke", "ARGS": lanes}
+        usual = {"ACTORS": str(actors), "PRESET": "smoke", "ARGS": lanes} | engines.build_variables()
         made.append(Service(usual | engines.free_ports() | variables))
         return made[-1]
 

@@ -91,16 +91,18 @@ def engine() -> Iterator[bool]:
         shell([scripts / "engine-down"])
 
 
-def build_images() -> None:
-    """Build every image; without a registry, stand-ins replace the public base images.
+def build_variables() -> dict[str, str]:
+    """The variables of a build: the stand-ins have PyTorch's wheels, so no index is asked for them."""
+    return {"TORCH_INDEX": ""} if stand_in_scripts() is not None else {}
 
-    The stand-ins have PyTorch's wheels, so no index is asked for them.
-    """
+
+def build_images() -> None:
+    """Build every image; without a registry, stand-ins replace the public base images."""
     scripts = stand_in_scripts()
     if scripts is not None:
         files = [word for name in ("deploy/Dockerfile", "docker-compose.yml") for word in ("--scan", name)]
         shell([scripts / "base-images", *files], BUILD_SECONDS)
-    shell(["make", "images"], BUILD_SECONDS, {"TORCH_INDEX": ""} if scripts is not None else None)
+    shell(["make", "images"], BUILD_SECONDS, build_variables())
 
 
 def free_ports() -> dict[str, str]:
