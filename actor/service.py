@@ -32,6 +32,7 @@ from common.spaces import Spaces
 log = structlog.get_logger()
 
 _POLL_SECONDS = 0.5
+_RUN_NAME_CHARACTERS = 100  # in each log line; a hostile learner chooses the name
 
 
 @dataclass(slots=True)
@@ -105,7 +106,7 @@ class Actor:
     def _build(self, welcome: Welcome) -> PlayingState | None:
         """Build the playing state; None if the target network cannot be fetched now."""
         config = configuration(welcome)
-        log_fields["run"] = f"{config.preset}-{config.seed}"
+        log_fields["run"] = f"{config.preset}-{config.seed}"[:_RUN_NAME_CHARACTERS]
         target: Blob | None = None
         if config.rnd.enabled:
             target = self._fetch("target", (-1, -1))
