@@ -45,7 +45,8 @@ test-versions: $(READY)
 	$(BIN)/python -m tests.ci.versions $(ARGS)
 
 images:
-	VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) COMMIT=$$(git rev-parse --short HEAD) docker compose build
+	$(PYTHON) -m deploy.settings
+	docker compose build
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -91,7 +91,7 @@ def _run() -> int:
 
     stop = stop_on_signals()
     if server is not None:
-        return build.run_many(
+        code = build.run_many(
             server,
             options.endpoint,
             options.keys,
@@ -101,16 +101,18 @@ def _run() -> int:
             options.metrics_host,
             stop,
         )
-    parent = ParentLink(options.parent_fd, options.step_count_fd)
-    return build.run_one(
-        options.endpoint,
-        options.keys,
-        options.modules,
-        parent,
-        options.shared_weights,
-        options.metrics_host,
-        stop,
-    )
+    else:
+        parent = ParentLink(options.parent_fd, options.step_count_fd)
+        code = build.run_one(
+            options.endpoint,
+            options.keys,
+            options.modules,
+            parent,
+            options.shared_weights,
+            options.metrics_host,
+            stop,
+        )
+    return stop.exit_code(code)
 
 
 if __name__ == "__main__":

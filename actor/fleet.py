@@ -33,7 +33,12 @@ class Fleet:
         self._files: dict[str, list[tuple[Blob, Path]]] = {"bundle": [], "target": []}
 
     def run(self, stop: threading.Event) -> int:
-        """Run until no actor will be restarted or a signal arrives; return the worst exit code."""
+        """Run until no actor will be restarted or a signal arrives.
+
+        Returns:
+            The exit code: `EXIT_CONFIGURATION` if an actor ended with it, `EXIT_DONE` if the run is finished,
+            else `EXIT_TEMPORARY`.
+        """
         codes: dict[int, int] = {}
         try:
             while not stop.is_set():
@@ -47,8 +52,9 @@ class Fleet:
                 self.serve_notes(stop)
         finally:
             codes |= self._record(self._children.stop())
-        bad = [code for code in codes.values() if code != EXIT_DONE]
-        return EXIT_DONE if not bad else EXIT_CONFIGURATION if EXIT_CONFIGURATION in bad else EXIT_TEMPORARY
+        if EXIT_CONFIGURATION in codes.values():
+            return EXIT_CONFIGURATION
+        return EXIT_DONE if set(codes.values()) == {EXIT_DONE} else EXIT_TEMPORARY
 
     def _record(self, ends: list[Exit]) -> dict[int, int]:
         """Log the exits; return the exit code of each actor by its number."""

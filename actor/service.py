@@ -19,6 +19,7 @@ from actor.session import Session
 from actor.weights import Blob, WeightsSource
 from common import envs
 from common.config import Config
+from common.log import fields as log_fields
 from common.model.bonus import BonusModel
 from common.model.bundle import Bundle
 from common.model.policy import Policy
@@ -35,6 +36,7 @@ log = structlog.get_logger()
 
 _POLL_SECONDS = 0.5
 _SHOWN_CHARACTERS = 500  # of the learner's text in an error message
+_RUN_NAME_CHARACTERS = 100  # in each log line; a hostile learner chooses the name
 
 
 @dataclass(slots=True)
@@ -65,7 +67,11 @@ class Actor:
     modules: frozenset[str] = frozenset()  # that the learner's environment may import
 
     def run(self) -> int:
-        """Collect chunks until the run or the parent ends, or a signal arrives; return the exit code."""
+        """Collect chunks until the run or the parent ends, or a signal arrives.
+
+        Returns:
+            The exit code: `EXIT_DONE` if the run is finished, else `EXIT_TEMPORARY`.
+        """
         while not self._must_stop():
             if not self.session.joined and not self.session.join(_POLL_SECONDS):
                 continue
@@ -82,7 +88,7 @@ class Actor:
         if self.parent.gone():
             return EXIT_TEMPORARY
         self.session.leave()
-        return EXIT_DONE
+        return EXIT_DONE if self.session.finished else EXIT_TEMPORARY
 
     def _must_stop(self) -> bool:
         return self.stop.is_set() or self.session.finished or self.parent.gone()
@@ -106,11 +112,13 @@ class Actor:
         """Build the playing state; None if the target network cannot be fetched now."""
         config = configuration(welcome)
         limits.require_allowed_module(config.env.id, self.modules)
+        log_fields["run"] = f"{config.preset}-{config.seed}"[:_RUN_NAME_CHARACTERS]
         target: Blob | None = None
         if config.rnd.enabled:
             target = self._fetch("target", (-1, -1))
             if target is None or hashlib.sha256(target.data).digest() != welcome.target:
                 return None
+        log.info("loading_environments", env=config.env.id, lanes=config.rollout.lanes)
         try:
             env = envs.make(config.env, config.rollout.lanes)
         except envs.EnvUnavailable as error:

@@ -21,6 +21,7 @@ import common
 from actor import limits
 from actor.connection import HELLO_SECONDS, Connection
 from actor.resend_buffer import ResendBuffer
+from common.log import fields as log_fields
 from common.process.lifecycle import EXIT_CONFIGURATION, Fatal
 from common.process.parent_link import ParentLink
 from common.protocol import codec, messages
@@ -181,7 +182,8 @@ class Session:
         self.credit, self.version = welcome.credit, welcome.version
         self.counters.chunks_settled += self.buffer.settle(welcome.settled)
         self._resend(welcome.received)
-        log.info("joined", slot=welcome.slot, generation=welcome.generation, version=welcome.version)
+        log_fields.update(generation=welcome.generation, slot=welcome.slot, machine=socket.gethostname())
+        log.info("joined", version=welcome.version)
 
     def _on_full(self, full: Reject) -> None:
         """Send the next Hello after the time that the refusal asks for."""

@@ -6,11 +6,14 @@ import logging
 import sys
 import time
 from collections import Counter
-from typing import TextIO, cast
+from collections.abc import MutableMapping
+from typing import Any, TextIO, cast
 
 import structlog
 
 from common.process.output import discard_if_closed
+
+fields: dict[str, object] = {}  # in every line of this process, whichever thread logs it
 
 
 class _Output:
@@ -29,6 +32,11 @@ class _Output:
 
     def flush(self) -> None:
         """Do nothing: `write` flushes."""
+
+
+def _add_fields(logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Add `fields` to an event, which may have its own values of them."""
+    return {**fields, **event}
 
 
 class _LineLimit:
@@ -63,12 +71,13 @@ def configure(role: str, lines_per_minute: int | None = None) -> None:
         role: the kind of process.
         lines_per_minute: the most lines of each event in a minute; None: no limit.
     """
+    fields["role"] = role
     renderer: structlog.typing.Processor
     renderer = structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
     structlog.configure(
         processors=[
             *([] if lines_per_minute is None else [_LineLimit(lines_per_minute)]),
-            structlog.contextvars.merge_contextvars,
+            _add_fields,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
@@ -77,4 +86,3 @@ def configure(role: str, lines_per_minute: int | None = None) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _Output())),
     )
-    structlog.contextvars.bind_contextvars(role=role)

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from common import arguments, log
-from common.process.lifecycle import stop_on_signals
+from common.process.lifecycle import EXIT_DONE, EXIT_TEMPORARY, stop_on_signals
 from learner.commandline import parse
 
 
@@ -16,15 +16,19 @@ def main() -> int:
     return arguments.exit_code(_train, "learner")
 
 
-def _train() -> None:
+def _train() -> int:
     runs = parse(sys.argv[1:])
-    stop = stop_on_signals()  # before torch loads: a learner that is stopped while it starts ends with 0
+    stop = stop_on_signals()  # before torch loads, which takes seconds
     from learner.service import run  # torch takes seconds to import; a wrong option is answered before
 
+    finished = 0
     for config, options in runs:
-        _print_summary(run(config, options, stop), options.run_dir)
+        summary = run(config, options, stop)
+        _print_summary(summary, options.run_dir)
+        finished += summary["exit_reason"] == "finished"
         if stop.is_set():
             break
+    return stop.exit_code(EXIT_DONE if finished == len(runs) else EXIT_TEMPORARY)
 
 
 def _print_summary(summary: dict[str, object], path: Path) -> None:

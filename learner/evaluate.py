@@ -22,8 +22,8 @@ from common.files import write_atomically
 from common.model.precision import configure_torch
 from common.process.lifecycle import EXIT_USAGE, Fatal
 from common.rng import RngKey, environment_seeds
-from learner import video
-from learner.agent import Agent, load_agent
+from learner.evaluation import video
+from learner.evaluation.agent import Agent, load_agent
 from learner.runs import unwritable_file
 
 _LANES = 16

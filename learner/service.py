@@ -16,6 +16,7 @@ from common import envs
 from common.config import Config
 from common.keys.curve import AccessControlError
 from common.keys.files import KeysError
+from common.log import fields as log_fields
 from common.model.bundle import Bundle
 from common.model.precision import configure_torch, resolve_precision
 from common.process.lifecycle import EXIT_CONFIGURATION, Fatal
@@ -63,6 +64,7 @@ class Learner:
         run = stack.enter_context(RunDirectory(options.run_dir, options.resume))
         saved = checkpoint.newest(run.checkpoints) if options.resume else None
         generation = run.begin(None if saved is not None else config.to_json() + "\n")
+        log_fields.update(run=run.path.resolve().name, generation=generation)
         ppo = PPO(config, spaces, device)
         if saved is not None:
             ppo.load(saved.tensors)
@@ -83,7 +85,7 @@ class Learner:
         if saved is not None:
             self.server.restore(saved.meta["accounting"])
             self.trainer.restore(saved)
-        self._supervisor = self._serve(generation, stack)
+        self._supervisor = self._serve(stack)
         self._monitor = RunMonitor(
             config,
             generation,
@@ -100,7 +102,7 @@ class Learner:
         )
         stack.callback(exporter.close)
 
-    def _serve(self, generation: int, stack: contextlib.ExitStack) -> Supervisor | None:
+    def _serve(self, stack: contextlib.ExitStack) -> Supervisor | None:
         """Open the ports and start the local actors, which connect over ipc."""
         options = self._options
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="outrider-")))
@@ -111,7 +113,7 @@ class Learner:
             log.warning(
                 "insecure_plaintext", text="any program that reaches the ports can join and read the traffic"
             )
-        log.info("learner_serving", data=self.server.endpoints[0], generation=generation)
+        log.info("learner_serving", data=self.server.endpoints[0])
         if not options.local_actors:
             return None
         module = envs.module_of(self.config.env.id)  # this process has imported it already

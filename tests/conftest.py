@@ -14,6 +14,7 @@ import structlog
 import torch
 from hypothesis import HealthCheck, settings
 
+from common import log
 from tests.ci.skips import pytest_make_collect_report, pytest_runtest_makereport
 from tests.support.processes import SELECT_DESCRIPTORS, close_servers, holds_within, server_pids
 
@@ -67,7 +68,7 @@ def _resets_logging() -> Iterator[None]:
     """Reset logging, which a command inside a test directs to that test's output."""
     yield
     structlog.reset_defaults()
-    structlog.contextvars.clear_contextvars()
+    log.fields.clear()
 
 
 @pytest.fixture(autouse=True)

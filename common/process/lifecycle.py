@@ -26,14 +26,31 @@ class Fatal(Exception):
         self.code = code
 
 
-def stop_on_signals() -> threading.Event:
+class StopEvent(threading.Event):
+    """An event that a signal sets to ask this process to stop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.by_user = False  # whether the signal was SIGINT, which Ctrl-C sends
+
+    def exit_code(self, code: int) -> int:
+        """Return the exit code of a process whose work ended with `code`.
+
+        A process that SIGTERM stopped before the end of its work keeps `EXIT_TEMPORARY`, so that its
+        supervisor starts it again after a reboot. After Ctrl-C the user wants no restart.
+        """
+        return EXIT_DONE if self.by_user and code == EXIT_TEMPORARY else code
+
+
+def stop_on_signals() -> StopEvent:
     """Return an event that SIGTERM or SIGINT sets; a second signal ends the process at once."""
-    stop = threading.Event()
+    stop = StopEvent()
 
     def handle(number: int, frame: FrameType | None) -> None:
         if stop.is_set():
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
+        stop.by_user = number == signal.SIGINT
         stop.set()
 
     signal.signal(signal.SIGTERM, handle)
@@ -42,9 +59,9 @@ def stop_on_signals() -> threading.Event:
 
 
 def exit_on_signals() -> None:
-    """Let SIGTERM or SIGINT end this process at once with 0: while it starts, it has nothing to save."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, frame: exit_process(EXIT_DONE))
+    """Let SIGTERM or SIGINT end this process at once: while it starts, it has nothing to save."""
+    signal.signal(signal.SIGTERM, lambda number, frame: exit_process(EXIT_TEMPORARY))
+    signal.signal(signal.SIGINT, lambda number, frame: exit_process(EXIT_DONE))
 
 
 def exit_process(code: int) -> NoReturn:

@@ -1,8 +1,8 @@
 """Run directories and checkpoints: atomic, verified, without pickle.
 
 A checkpoint is one safetensors file: tensors, and JSON in its metadata beside a digest over both.
-A write goes to a temporary name; then the file is synced and renamed, and its directory is synced. The
-last three checkpoints are kept. A damaged checkpoint is skipped, and the one before it is used.
+A write goes to a temporary name; then the file is synced and renamed, and its directory is synced. A
+damaged checkpoint is skipped, and the one before it is used.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,6 @@ from common.model.bundle import under
 
 log = structlog.get_logger()
 
-_KEPT = 3
 FORMAT = 2  # format 1, of the releases before protocol 4, can be read
 
 
@@ -55,20 +55,23 @@ def _digest(tensors: Mapping[str, torch.Tensor], text: str) -> str:
     return sha.hexdigest()
 
 
+def file_of(directory: Path, version: int) -> Path:
+    """Return the path of a version's checkpoint; the order of the names is that of the versions."""
+    return directory / f"{version:09d}.safetensors"
+
+
 def save(directory: Path, version: int, checkpoint: Checkpoint) -> Path:
-    """Write a checkpoint, and delete all but the newest three.
+    """Write a checkpoint; its metadata also has the present time.
 
     Raises:
         OSError: the disk is full or broken; earlier checkpoints are untouched.
     """
-    text = json.dumps({"format": FORMAT, **checkpoint.meta}, sort_keys=True)
+    text = json.dumps({"format": FORMAT, "saved_at": time.time(), **checkpoint.meta}, sort_keys=True)
     # safetensors refuses tensors whose memory is not in the order of their shape, as channels-last weights.
     tensors = {name: value.detach().contiguous() for name, value in checkpoint.tensors.items()}
     data = safetensors.torch.save(tensors, {"json": text, "digest": _digest(tensors, text)})
-    path = directory / f"{version:09d}.safetensors"
+    path = file_of(directory, version)
     write_atomically(path, data)
-    for old in sorted(directory.glob("*.safetensors"))[:-_KEPT]:
-        old.unlink()
     return path
 
 
@@ -88,6 +91,7 @@ def load(path: Path) -> Checkpoint:
         values = json.loads(text)
     except (OSError, KeyError, ValueError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"expected a checkpoint, got {path} that cannot be read ({error})") from None
+    values.pop("saved_at", None)
     match values.pop("format", None):
         case 1:
             values = _from_format_1(values)

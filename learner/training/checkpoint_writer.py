@@ -1,4 +1,4 @@
-"""Decides when a checkpoint is due and writes it. A failed write never ends a run."""
+"""Decides when a checkpoint is due, writes it and deletes old ones. A failed write never ends a run."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import structlog
 
 from learner.training import checkpoint
 from learner.training.checkpoint import Checkpoint
+from learner.training.stored_checkpoints import delete_unneeded
 
 log = structlog.get_logger()
 
@@ -31,10 +32,11 @@ class CheckpointWriter:
         return time.monotonic() >= self._due_at
 
     def save(self, saved: Checkpoint) -> None:
-        """Write a checkpoint; count and log a failure. Slow writes make the next one due later."""
+        """Write a checkpoint and delete old ones; log a failure. Slow writes make the next one due later."""
         start = time.monotonic()
         try:
             checkpoint.save(self._directory, max(0, saved.meta["version"]), saved)
+            delete_unneeded(self._directory)
         except OSError as error:
             self.failures += 1
             log.error("checkpoint_failed", reason=str(error), next="trying again later")

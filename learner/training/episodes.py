@@ -10,6 +10,8 @@ import numpy.typing as npt
 
 from learner.interface import DecodedChunk
 
+WINDOW = 100  # episodes whose mean score is reported
+
 
 @dataclass(frozen=True, slots=True)
 class Episode:
@@ -36,8 +38,8 @@ class _Lanes:
 class EpisodeTracker:
     """Tracks the episodes of every lane. An episode is reported if all of its steps were trained on."""
 
-    recent: deque[float] = field(default_factory=lambda: deque(maxlen=100))
-    lengths: deque[int] = field(default_factory=lambda: deque(maxlen=100))  # in steps; not checkpointed
+    recent: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
+    lengths: deque[int] = field(default_factory=lambda: deque(maxlen=WINDOW))  # in steps; not checkpointed
     count: int = 0
     best: float = float("-inf")
     rooms: set[int] = field(default_factory=set)  # that any lane has visited; see `Chunk.room`

@@ -23,7 +23,7 @@ from common.protocol.chunk import Chunk
 from common.protocol.messages import ChunkMessage
 from common.rng import RngKey
 from common.spaces import Spaces
-from learner.agent import load_agent
+from learner.evaluation.agent import load_agent
 from tests.bench.machine import hardware
 
 _GAMES = (

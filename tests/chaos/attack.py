@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from common.process.lifecycle import EXIT_TEMPORARY
 from tests.bench.machine import Load
 from tests.support.keyed_run import attack, make_keys, start_actors
 from tests.support.processes import Command, Run, free_port, wait_until
@@ -83,7 +84,7 @@ def _rate(directory: Path, seed: int, hostile: int, seconds: float, attacks: Cou
                 attacks.update(counts | {"bans": peer.bans})
             for command in (actors, learner):
                 command.process.terminate()
-                assert command.finish() == 0, command.err.read_text()[-2000:]
+                assert command.finish() == EXIT_TEMPORARY, command.err.read_text()[-2000:]
         finally:
             actors.end()
     summary = run.summary()

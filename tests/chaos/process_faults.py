@@ -175,7 +175,7 @@ def wedged_learner(directory: Path, limit_seconds: float) -> Figures:
 
 
 def terminated(directory: Path) -> Figures:
-    """B12: SIGTERM ends remote actors, then the learner and its local actor; all exit with 0."""
+    """B12: SIGTERM ends remote actors, then the learner and its local actor; all exit with 75."""
     harness = FaultHarness(directory)
     with harness.learner("--local-actors", "1") as learner, harness.actor(procs=2) as actors:
         harness.wait_steps(actors, more=4 * CHUNK_STEPS)

@@ -24,6 +24,7 @@ from typing import Any
 
 import psutil
 
+from common.process.lifecycle import EXIT_TEMPORARY
 from learner import verify_ledger
 from learner.training import checkpoint
 from tests.chaos.soak_accounting import Losses, unaccounted_steps
@@ -155,9 +156,9 @@ class Soak:
         self.running_actors()
         self.direct_actor.process.terminate()
         code = self.direct_actor.finish(40)
-        assert code == 0, self.direct_actor.err.read_text()[-2000:]
+        assert code == EXIT_TEMPORARY, self.direct_actor.err.read_text()[-2000:]
         self.direct_actor = self.start_actor(self.run.port, 1)
-        return "SIGTERM of an actor (exit 0), another one started"
+        return "SIGTERM of an actor (exit 75), another one started"
 
     def kinds(self) -> list[tuple[str, int, Callable[[], str]]]:
         """The name, the weight and the function of each kind of fault."""
@@ -212,9 +213,9 @@ class Soak:
             self.running_actors()
             for actor in (self.direct_actor, proxied):
                 actor.process.terminate()
-                assert actor.finish(60) == 0, actor.err.read_text()[-2000:]
+                assert actor.finish(60) == EXIT_TEMPORARY, actor.err.read_text()[-2000:]
             self.learner.process.terminate()
-            assert self.learner.finish(60) == 0, self.learner.err.read_text()[-2000:]
+            assert self.learner.finish(60) == EXIT_TEMPORARY, self.learner.err.read_text()[-2000:]
 
     # The accounting.
 

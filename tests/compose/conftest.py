@@ -23,6 +23,18 @@ def images(_engine: None) -> None:
     engines.build_images()
 
 
+@pytest.fixture(autouse=True)
+def _settings(_engine: None) -> Iterator[None]:
+    """Restore the settings in `.env`, which commands of the runbook change."""
+    file = engines.ROOT / ".env"
+    before = file.read_text() if file.exists() else None
+    yield
+    if before is None:
+        file.unlink(missing_ok=True)
+    else:
+        file.write_text(before)
+
+
 @pytest.fixture
 def service(images: None) -> Iterator[Callable[..., Service]]:
     """A function that makes a project with its own ports and a small preset; removed after the test."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from common.process.lifecycle import EXIT_TEMPORARY
 from tests.support.container_engine import PATIENCE_SECONDS, ROOT, Service, script, shell
 from tests.support.machines import Machines, machines
 from tests.support.processes import holds_within
@@ -116,7 +117,7 @@ def test_actors_of_two_more_machines_join_and_one_is_cut_off_for_half_a_minute(
             key_file.write_text(home.compose("run", "--rm", "-T", "keys", "sh", "-c", give))
             # The engine of that machine mounts the file from its own disk.
             shell(["docker", "cp", str(key_file), f"{name}:/root/bundle.json"])
-            variables = {"LEARNER": here(), "KEYS": "/root/bundle.json", "ACTORS": "2"}
+            variables = {"LEARNER": here(), "KEYS": "/root/bundle.json", "PROCS": "2"}
             far = Service(variables, ("deploy/actor-machine.yml",), several.host(name))
             far.compose("up", "--detach", "--no-build", seconds=300)
         home.wait("outrider_fleet_actors == 6", "six actors")
@@ -147,7 +148,7 @@ def test_a_machine_is_added_as_the_runbook_says(service: Make, key_file: Path, t
     known = {"LEARNER": address, "KEYS": str(key_file)}
     far = Service(known, ("deploy/actor-machine.yml",))
     try:
-        script(contained.replace("10.0.0.5:5555", address).replace("actor=64", "actor=2"), 300, {})
+        script(contained.replace("10.0.0.5:5555", address).replace("--procs 64", "--procs 2"), 300, {})
         home.wait("outrider_fleet_actors == 4", "two more actors")
     finally:
         far.down("--volumes")
@@ -166,4 +167,4 @@ def test_a_machine_is_added_as_the_runbook_says(service: Make, key_file: Path, t
             home.progress(1)
         finally:
             processes.terminate()
-            assert processes.wait(90) == 0, log.read_text()[-3000:]
+            assert processes.wait(90) == EXIT_TEMPORARY, log.read_text()[-3000:]

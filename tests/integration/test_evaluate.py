@@ -17,8 +17,9 @@ from PIL import Image
 from common import envs
 from common.config import Config, EnvConfig, NetworkConfig, RolloutConfig
 from common.rng import RngKey
-from learner import evaluate, recording, video
-from learner.agent import load_agent
+from learner import evaluate
+from learner.evaluation import recording, video
+from learner.evaluation.agent import load_agent
 from learner.presets import PRESETS
 from learner.training import checkpoint
 from learner.training.checkpoint import Checkpoint

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from common.config import RolloutConfig
+from common.process.lifecycle import EXIT_TEMPORARY
 from common.protocol import codec
 from common.protocol import messages as m
 from common.protocol.chunk import Chunk, layout
@@ -76,7 +77,7 @@ def test_a_session_whose_chunks_fail_is_named_and_the_chunks_of_an_honest_actor_
         trained = int(run.metric("outrider_run_env_steps", learner))
         wait_until(lambda: run.steps_reached(learner, trained + STEPS), "training after the attack")
         learner.process.terminate()
-        assert learner.finish() == 0, learner.err.read_text()[-2000:]
+        assert learner.finish() == EXIT_TEMPORARY, learner.err.read_text()[-2000:]
     rows = [json.loads(row) for row in learner.err.read_text().splitlines() if "session_to_blame" in row]
     assert {row["sid"] for row in rows} == {peer.sid.hex()}
     summary = run.summary()

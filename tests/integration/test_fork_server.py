@@ -22,6 +22,7 @@ from actor.metrics import FleetCollector
 from actor.weights import WeightsSource
 from common.process.children import ACTOR_SERVER, ChildProcesses, Exit
 from common.process.fork_server import ForkedProcess, ForkServer
+from common.process.lifecycle import EXIT_TEMPORARY
 from tests.support.processes import PATIENCE_SECONDS, ROOT, SELECT_DESCRIPTORS, wait_until
 
 pytestmark = pytest.mark.integration
@@ -116,11 +117,11 @@ def test_children_are_stopped_while_their_server_loads() -> None:
     assert children.alive == 0
 
 
-def test_a_fleet_that_is_stopped_while_its_server_loads_ends_with_success(tmp_path: Path) -> None:
+def test_a_fleet_that_is_stopped_while_its_server_loads_has_not_finished(tmp_path: Path) -> None:
     children, stop = ChildProcesses(ForkServer("tests.support.never_loads"), [], 3), Event()
     children.tick()
     stop.set()
-    assert Fleet(children, cast(WeightsSource, None), tmp_path, FleetCollector()).run(stop) == 0
+    assert Fleet(children, cast(WeightsSource, None), tmp_path, FleetCollector()).run(stop) == EXIT_TEMPORARY
 
 
 def test_a_fork_that_fails_ends_that_child_alone() -> None:

@@ -17,6 +17,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from common.config import Config, EnvConfig, PPOConfig, RolloutConfig
+from common.process.lifecycle import EXIT_TEMPORARY
 from common.protocol import messages as m
 from common.protocol.sockets import Context
 from learner.presets import PRESETS
@@ -201,7 +202,7 @@ def test_a_hostile_peer_is_banned_and_honest_actors_train_on(tmp_path: Path) -> 
             wait_until(lambda: run.metric("outrider_wire_bans_total", learner) >= 1, "a ban")
             wait_until(lambda: run.steps_reached(learner, STEPS), f"{STEPS} steps")
             learner.process.terminate()
-            assert learner.finish() == 0, learner.err.read_text()[-2000:]
+            assert learner.finish() == EXIT_TEMPORARY, learner.err.read_text()[-2000:]
     summary = run.summary()
     assert summary["exit_reason"] == "stopped"
     assert int(str(summary["trained_steps"])) >= STEPS

@@ -18,6 +18,7 @@ import torch
 from common import envs
 from common.config import EnvConfig, RNDConfig
 from common.model.networks import make_policy
+from common.process.lifecycle import EXIT_TEMPORARY
 from common.protocol import messages as m
 from learner.presets import PRESETS
 from tests.support.hostile_learner import HostileLearner
@@ -85,7 +86,7 @@ def test_an_actor_plays_an_environment_of_a_module_that_its_user_allows(
     ):
         wait_until(lambda: m.ChunkMessage in learner.kinds, "a chunk")
         actor.send_signal(signal.SIGTERM)
-        last_line(actor, 0)
+        last_line(actor, EXIT_TEMPORARY)
     assert (tmp_path / "imported").exists()
     assert learner.kinds <= {m.Hello, m.WeightsRequest, m.ChunkMessage, m.Skip, m.Heartbeat, m.Bye}
     assert not any(SECRET in part for part in learner.parts)
@@ -100,7 +101,7 @@ def test_an_actor_stops_on_a_signal_while_messages_arrive_without_end(tmp_path: 
     ):
         wait_until(lambda: learner.flooded > 10_000, "a flood")
         actor.send_signal(signal.SIGTERM)
-        last_line(actor, 0)
+        last_line(actor, EXIT_TEMPORARY)
 
 
 NOTHING = {"received": 0, "settled": 0, "credit": 0, "version": 0}

@@ -12,6 +12,7 @@ import pytest
 
 from common.keys import files
 from common.keys.files import read_key_file
+from common.process.lifecycle import EXIT_TEMPORARY
 from common.protocol import codec
 from common.protocol import messages as m
 from common.protocol.sockets import Context
@@ -26,6 +27,7 @@ CHUNK_STEPS = PRESETS["cartpole"].rollout.chunk_steps
 PARTS, LARGE_MESSAGES = 12_000, 2  # with keys 0.8 MB, within the unread bytes that a connection may have
 FLOODS, FLOOD_MESSAGES = 2, 400
 STEPS = 1_000
+TASK = "tests.support.counted:Counted-v0"
 
 
 class HostilePeer(Peer):
@@ -72,7 +74,8 @@ class HostilePeer(Peer):
 def honest_actors(run: Run, key_file: Path) -> Iterator[Command]:
     """Two actors of one key."""
     argv = ("actor", "--learner", f"127.0.0.1:{run.port}", "--keys", str(key_file), "--procs", "2")
-    actors = Command.start(run.directory, "actors", *argv, environment=run.environment)
+    module = ("--allow-module", TASK.partition(":")[0])
+    actors = Command.start(run.directory, "actors", *argv, *module, environment=run.environment)
     try:
         yield actors
     finally:
@@ -88,7 +91,7 @@ def run(tmp_path: Path) -> Run:
         files.add(keys, name)
         files.export(keys, name, tmp_path / f"{name}.json")
     steps.mkdir()
-    task = ("cartpole", "--env.id", "tests.support.counted:Counted-v0", "--total-steps", "1000000000")
+    task = ("cartpole", "--env.id", TASK, "--total-steps", "1000000000")
     run = Run(tmp_path, free_port(), (*task, "--keys", str(keys)))
     run.environment["STEP_COUNT_DIR"] = str(steps)
     return run
@@ -126,7 +129,7 @@ def test_a_hostile_key_is_named_and_banned_and_honest_actors_train_on(run: Run) 
         assert run.sample('outrider_wire_violations_total{key="honest"}', learner) is None
         for command in (actors, learner):
             command.process.terminate()
-            assert command.finish() == 0, command.err.read_text()[-2000:]
+            assert command.finish() == EXIT_TEMPORARY, command.err.read_text()[-2000:]
     refused, banned = rows(learner, "message_refused"), rows(learner, "peer_banned")
     assert {row["key"] for row in (*refused, *banned)} == {"hostile"}
     assert len(banned) == sessions

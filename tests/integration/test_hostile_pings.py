@@ -9,6 +9,7 @@ import pytest
 import zmq
 
 from common.keys.curve import ActorKeys
+from common.process.lifecycle import EXIT_TEMPORARY
 from common.protocol.sockets import Context, DealerSocket, weights_endpoint
 from tests.support import raw_peer
 from tests.support.processes import Run, free_port, wait_until
@@ -59,7 +60,7 @@ def test_pings_and_floods_do_not_end_a_run_and_honest_actors_train_on(tmp_path: 
         wait_until(lambda: run.steps_reached(learner, int(reached) + STEPS), f"{STEPS} further steps")
         dropped = run.metric('outrider_auth_refused_total{reason="flood"}', learner)
         learner.process.terminate()
-        assert learner.finish() == 0, learner.err.read_text()[-2000:]
+        assert learner.finish() == EXIT_TEMPORARY, learner.err.read_text()[-2000:]
     rows = [row for row in learner.err.read_text().splitlines() if "connection_dropped" in row]
     assert dropped == len(rows) >= 3
     assert all(ATTACKER in row for row in rows)  # and no honest actor

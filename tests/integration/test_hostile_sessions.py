@@ -10,6 +10,7 @@ import pytest
 
 from common.keys import files
 from common.keys.files import read_key_file
+from common.process.lifecycle import EXIT_TEMPORARY
 from learner.presets import PRESETS
 from tests.support.hostile_fleet import SESSIONS, HostileFleet
 from tests.support.processes import Command, Run, free_port, wait_until
@@ -58,7 +59,7 @@ def test_honest_actors_train_beside_a_key_that_spoils_its_grants(tmp_path: Path)
         wait_until(lambda: run.steps_reached(learner, trained + STEPS), f"{STEPS} more steps")
         for command in (actors, learner):
             command.process.terminate()
-            assert command.finish() == 0, command.err.read_text()[-2000:]
+            assert command.finish() == EXIT_TEMPORARY, command.err.read_text()[-2000:]
     assert any(peer.grants or peer.credit for peer in fleet.peers)
     assert "session_lost" not in actors.err.read_text()
     summary = run.summary()
@@ -68,4 +69,4 @@ def test_honest_actors_train_beside_a_key_that_spoils_its_grants(tmp_path: Path)
     assert isinstance(dropped, dict)
     assert not dropped.get("invalid")
     checked = Command.start(tmp_path, "ledger", "learner.verify_ledger", str(run.path))
-    assert checked.finish() == 0, checked.out.read_text() + checked.err.read_text()
+    assert checked.finish() == EXIT_TEMPORARY, checked.out.read_text() + checked.err.read_text()

@@ -15,6 +15,7 @@ import pytest
 from common.keys import files
 from common.keys.curve import ActorKeys, KeyPair
 from common.keys.files import KeyDirectory, read_key_file
+from common.process.lifecycle import EXIT_TEMPORARY
 from learner.server import authenticator
 from tests.support.processes import Command, Run, free_port, wait_until
 from tests.support.serving import MakePeer, Served
@@ -145,7 +146,7 @@ def test_authorised_actors_train_and_unauthorised_and_revoked_ones_exit_with_the
         steps = int(run.metric("outrider_run_env_steps", learner))
         wait_until(lambda: run.steps_reached(learner, steps + 512), "training without bob")
         learner.process.send_signal(signal.SIGTERM)
-        assert learner.finish() == 0, learner.err.read_text()[-2000:]
+        assert learner.finish() == EXIT_TEMPORARY, learner.err.read_text()[-2000:]
     summary = run.summary()
     assert (summary["imbalance_steps"], summary["in_flight_steps"], summary["actors_seen"]) == (0, 0, 3)
     hellos = [json.loads(line) for line in learner.err.read_text().splitlines() if '"hello"' in line]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import signal
+import socket
 import sys
 from pathlib import Path
 
 import psutil
 import pytest
 
+from common.process.lifecycle import EXIT_TEMPORARY
 from common.protocol import codec, messages
 from learner.training import checkpoint
 from tests.support.processes import PATIENCE_SECONDS, Command, Run, free_port, kill, wait_until
@@ -67,14 +70,14 @@ def test_a_killed_learner_resumes_and_remote_actors_rejoin(tmp_path: Path) -> No
             assert resumed_at >= 256
             wait_until(lambda: run.steps_reached(learner, int(resumed_at) + 512), "progress after the resume")
             learner.process.send_signal(signal.SIGTERM)
-            assert learner.finish() == 0, learner.err.read_text()[-2000:]
+            assert learner.finish() == EXIT_TEMPORARY, learner.err.read_text()[-2000:]
         summary = run.summary()
         assert (summary["exit_reason"], summary["epoch"]) == ("stopped", 1)
         assert (summary["imbalance_steps"], summary["in_flight_steps"]) == (0, 0)
         assert int(str(summary["trained_steps"])) >= resumed_at + 512
         assert remote.process.poll() is None, "expected the remote actor to wait for a new learner"
         remote.process.send_signal(signal.SIGTERM)
-        assert remote.finish() == 0
+        assert remote.finish() == EXIT_TEMPORARY
     finally:
         remote.end()
 
@@ -93,6 +96,20 @@ def test_remote_actors_are_trained_on_and_leave_with_the_run(tmp_path: Path) -> 
     summary = run.summary()
     assert (summary["imbalance_steps"], summary["actors_seen"]) == (0, 2)
     assert int(str(summary["trained_steps"])) >= 1_500
+    joined = [row for row in log_rows(remote) if row["event"] == "joined"]
+    machine = {"generation": 0, "machine": socket.gethostname(), "role": "actor"}
+    assert {row["slot"] for row in joined} == {0, 1}
+    assert all(row.items() >= machine.items() for row in joined)
+    loading = [row for row in log_rows(remote) if row["event"] == "loading_environments"]
+    assert {row["slot"] for row in loading} == {0, 1}
+    assert all(row.items() >= {**machine, "run": "cartpole-1"}.items() for row in loading)
+    hellos = [row for row in log_rows(learner) if row["event"] == "learner_serving"]
+    assert [(row["run"], row["generation"], row["role"]) for row in hellos] == [("run", 0, "learner")]
+
+
+def log_rows(command: Command) -> list[dict[str, object]]:
+    """The events that a command has written as JSON."""
+    return [json.loads(row) for row in command.err.read_text().splitlines() if row.startswith("{")]
 
 
 def test_ctrl_c_ends_a_run_with_its_checkpoint_and_its_actors(tmp_path: Path) -> None:
@@ -207,7 +224,7 @@ def test_garbage_on_the_port_is_counted_and_ignored(tmp_path: Path) -> None:
         steps = int(run.metric("outrider_run_env_steps", learner))
         wait_until(lambda: run.steps_reached(learner, steps + 512), "training after the garbage")
         learner.process.send_signal(signal.SIGTERM)
-        assert learner.finish() == 0, learner.err.read_text()[-2000:]
+        assert learner.finish() == EXIT_TEMPORARY, learner.err.read_text()[-2000:]
     assert run.summary()["imbalance_steps"] == 0
 
 

@@ -117,6 +117,7 @@ class Service:
 
     def __post_init__(self) -> None:
         self.environment = {
+            "OUTRIDER_TAG": "latest",  # which the engines of other machines have, too
             **self.variables,
             "COMPOSE_FILE": ":".join(str(ROOT / file) for file in self.files),
         }

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import psutil
 
+from common.process.lifecycle import EXIT_TEMPORARY
 from learner import verify_ledger
 from learner.training import checkpoint
 from tests.support.processes import PATIENCE_SECONDS, Command, Run, free_port, wait_until
@@ -235,9 +236,9 @@ class FaultHarness:
 
 
 def stop(command: Command, seconds: float = PATIENCE_SECONDS) -> None:
-    """Send SIGTERM and require exit code 0."""
+    """Send SIGTERM and require the exit code of an interrupted run."""
     command.process.send_signal(signal.SIGTERM)
-    assert command.finish(seconds) == 0, command.err.read_text()[-3000:]
+    assert command.finish(seconds) == EXIT_TEMPORARY, command.err.read_text()[-3000:]
 
 
 @contextlib.contextmanager

@@ -31,13 +31,15 @@ COMMANDS = {
     "actor",
     "common.doctor",
     "common.keys",
+    "deploy.settings",
     "learner",
+    "learner.checkpoints",
     "learner.evaluate",
     "learner.plot",
     "learner.table",
     "tests.bench",
 }
-FOREIGN_FLAGS = {"--scale"}  # of Compose
+FOREIGN_FLAGS = {"--detach", "--scale"}  # of Compose
 FOLDERS = ("actor", "common", "deploy", "docs", "learner", "tests")
 NAMES = {path.name for top in FOLDERS for path in (ROOT / top).rglob("*.*")} | {
     path.name for path in ROOT.iterdir()

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import IO
 
 from common.files import write_atomically
-from common.process.lifecycle import EXIT_DONE, EXIT_INTERNAL
+from common.process.lifecycle import EXIT_DONE, EXIT_INTERNAL, EXIT_TEMPORARY
 from learner.runs import read_config
 from tests.bench.machine import hardware
 from tests.learning.campaign import compose
@@ -84,8 +84,9 @@ def _train(row: Row, run_dir: Path) -> int:
                 learner.terminate()
                 break
         code = learner.wait()
-        if code == EXIT_DONE and _trained_steps(run_dir) >= row.arm.budget_steps:
-            code = _evaluate(run_dir, log)
+        if code in (EXIT_DONE, EXIT_TEMPORARY):  # it was stopped after an update
+            reached = _trained_steps(run_dir) >= row.arm.budget_steps
+            code = _evaluate(run_dir, log) if reached else EXIT_DONE
     return code
 
 

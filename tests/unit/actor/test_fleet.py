@@ -51,7 +51,9 @@ def test_a_fleet_ends_when_every_actor_has_ended_for_good(
 
 
 @pytest.mark.parametrize(
-    ("codes", "expected"), [([0, 0], 0), ([0, -9], 75), ([75, 78, 0], 78)], ids=["success", "kill", "worst"]
+    ("codes", "expected"),
+    [([0, 0], 0), ([0, -9], 75), ([75, 75], 75), ([], 75), ([75, 78, 0], 78)],
+    ids=["finished", "kill", "stopped", "before the start", "worst"],
 )
 def test_a_fleet_that_is_stopped_has_the_worst_code_of_its_actors(
     codes: list[int], expected: int, tmp_path: Path

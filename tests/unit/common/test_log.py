@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+import threading
 from typing import cast
 
 import pytest
@@ -59,3 +60,17 @@ def test_an_event_has_a_limited_number_of_lines_in_a_minute(monkeypatch: pytest.
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert [line["event"] for line in lines] == [*["flood"] * 3, "other", "flood", "flood"]
     assert [line.get("lines_dropped") for line in lines] == [None, None, None, None, 7, None]
+
+
+def test_the_fields_of_a_process_are_in_the_lines_of_every_thread(capsys: pytest.CaptureFixture[str]) -> None:
+    """An event that has such a field itself keeps its own value."""
+    log.configure("learner")
+    log.fields.update(run="freeway-1", generation=2)
+    logger = structlog.get_logger()
+    thread = threading.Thread(target=lambda: logger.info("event", slot=3))
+    thread.start()
+    thread.join()
+    logger.info("event", generation=1)
+    rows = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    found = [(row["role"], row["run"], row["generation"], row.get("slot")) for row in rows]
+    assert found == [("learner", "freeway-1", 2, 3), ("learner", "freeway-1", 1, None)]

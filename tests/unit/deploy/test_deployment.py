@@ -65,12 +65,15 @@ def command(service: Tree, **variables: str) -> list[str]:
     return [interpolate(word, **variables) for word in words]
 
 
-def pod(name: str) -> Tree:
+def job(name: str) -> Tree:
     found: Tree = next(
-        tree["spec"]["template"]["spec"]
-        for _, tree in KUBERNETES
-        if tree["kind"] in ("Deployment", "StatefulSet") and tree["metadata"]["name"] == name
+        tree["spec"] for _, tree in KUBERNETES if tree["kind"] == "Job" and tree["metadata"]["name"] == name
     )
+    return found
+
+
+def pod(name: str) -> Tree:
+    found: Tree = job(name)["template"]["spec"]
     return found
 
 
@@ -163,7 +166,7 @@ def test_every_file_names_the_same_images() -> None:
     ours = {"outrider-actor", "outrider-learner"}
     public = {COMPOSE["services"][name]["image"] for name in ("prometheus", "grafana")}
     used = {
-        service["image"]
+        interpolate(service["image"]).removesuffix(":latest")
         for tree in (COMPOSE, MACHINE)
         for service in tree["services"].values()
         if "image" in service
@@ -175,6 +178,17 @@ def test_every_file_names_the_same_images() -> None:
         for c in pod(name)["containers"] + pod(name)["initContainers"]
     }
     assert used == ours | public
+
+
+def test_up_in_the_foreground_shows_the_learner_and_its_keys_alone() -> None:
+    shown = {name for name, service in COMPOSE["services"].items() if service.get("attach", True)}
+    assert shown == {"keys", "learner"}
+
+
+def test_the_published_ports_of_the_learner_are_variables() -> None:
+    given = {"LEARNER_PORT": "5655", "WEIGHTS_PORT": "5656"}
+    ports = [interpolate(port, **given) for port in COMPOSE["services"]["learner"]["ports"]]
+    assert ports[:2] == ["127.0.0.1:5655:5555", "127.0.0.1:5656:5556"]
 
 
 @pytest.mark.parametrize("tree", [COMPOSE, MACHINE, STACK], ids=["compose", "machine", "swarm"])
@@ -204,9 +218,10 @@ def test_a_finished_run_is_not_started_again() -> None:
         COMPOSE["services"]["actor"],
         MACHINE["services"]["actor"],
     ):
-        assert service["restart"] == "on-failure"
+        assert service["restart"].startswith("on-failure")
     for name in ("learner", "actor"):
         assert STACK["services"][name]["deploy"]["restart_policy"]["condition"] == "on-failure"
+        assert pod(name)["restartPolicy"] == "Never"
 
 
 def test_the_kubernetes_pods_are_restricted() -> None:
@@ -268,7 +283,7 @@ def test_kustomize_builds_objects_that_fit_their_schema(overlay: str) -> None:
         for tree in yaml.safe_load_all(_client("kubectl", "kustomize", f"deploy/kubernetes/{overlay}"))
         if tree
     ]
-    learner = next(tree for tree in built if tree["kind"] == "StatefulSet")
+    learner = next(tree for tree in built if (tree["kind"], tree["metadata"]["name"]) == ("Job", "learner"))
     limits = learner["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]
     assert ("nvidia.com/gpu" in limits) == (overlay == "gpu")
     for tree in built:

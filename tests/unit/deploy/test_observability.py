@@ -135,6 +135,7 @@ def test_rules_configuration_and_names_pass_promtool() -> None:
     for arguments in (
         ["check", "rules", *map(str, RULES)],
         ["check", "config", str(prometheus / "prometheus.yml")],
+        ["check", "config", str(prometheus / "learners.yml")],
         ["test", "rules", str(ALERT_TESTS)],
     ):
         done = subprocess.run([*promtool, *arguments], capture_output=True, text=True, timeout=60)

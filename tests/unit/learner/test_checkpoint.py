@@ -103,13 +103,13 @@ def test_the_newest_intact_one_is_found(tmp_path: Path) -> None:
         checkpoint.newest(tmp_path)
 
 
-def test_the_last_three_are_kept(tmp_path: Path) -> None:
-    """The order is that of versions, not of text; a temporary file of a crash does not count."""
+def test_the_order_of_the_files_is_that_of_the_versions(tmp_path: Path) -> None:
+    """It is not that of their text; a temporary file of a crash does not count."""
     (tmp_path / "000000001.safetensors.tmp").write_bytes(b"half")
-    for version in (8, 9, 10, 11, 100):
+    for version in (100, 8, 11, 9, 10):
         checkpoint.save(tmp_path, version, sample(version))
     found = [checkpoint.load(path).meta["version"] for path in sorted(tmp_path.glob("*.safetensors"))]
-    assert found == [10, 11, 100]
+    assert found == [8, 9, 10, 11, 100]
 
 
 def test_a_part_has_no_tensors_of_a_longer_name(tmp_path: Path) -> None:

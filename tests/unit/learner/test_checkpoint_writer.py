@@ -12,7 +12,7 @@ from learner.training import checkpoint, checkpoint_writer
 from learner.training.checkpoint import Checkpoint
 from learner.training.checkpoint_writer import CheckpointWriter
 
-SAVED = Checkpoint({"x": torch.ones(3)}, {"version": 4})
+SAVED = Checkpoint({"x": torch.ones(3)}, {"version": 4, "episodes": {"recent": []}})
 
 
 class Clock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from common.config import Config
 from common.keys import files
-from common.process.lifecycle import EXIT_CONFIGURATION, EXIT_USAGE, Fatal
+from common.process.lifecycle import EXIT_CONFIGURATION, EXIT_DONE, EXIT_TEMPORARY, EXIT_USAGE, Fatal
 from learner import __main__ as program
 from learner import service
 from learner.commandline import Options, parse
@@ -99,14 +100,14 @@ def test_a_resumed_run_keeps_its_settings(tmp_path: Path, flags: list[str], diff
 class Learners:
     """Stands for `service.run`; it receives a signal or fails at one seed."""
 
-    def __init__(self, at: int = 0, signal: bool = False, fatal: Fatal | None = None) -> None:
+    def __init__(self, at: int = 0, number: signal.Signals | None = None, fatal: Fatal | None = None) -> None:
         self.seeds: list[int] = []
-        self._at, self._signal, self._fatal = at, signal, fatal
+        self._at, self._number, self._fatal = at, number, fatal
 
     def __call__(self, config: Config, options: Options, stop: threading.Event) -> dict[str, object]:
         self.seeds.append(config.seed)
-        if config.seed == self._at and self._signal:
-            stop.set()
+        if config.seed == self._at and self._number is not None:
+            signal.raise_signal(self._number)
         if config.seed == self._at and self._fatal is not None:
             raise self._fatal
         return {"exit_reason": "stopped" if stop.is_set() else "finished"}
@@ -116,8 +117,12 @@ def exit_code(monkeypatch: pytest.MonkeyPatch, directory: Path, learners: Learne
     argv = ["learner", "cartpole", "--seeds", "1,2,3", "--run-dir", str(directory)]
     monkeypatch.setattr(sys, "argv", argv)
     monkeypatch.setattr(service, "run", learners)
-    monkeypatch.setattr(program, "stop_on_signals", threading.Event)
-    return program.main()
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        return program.main()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_seeds_run_one_after_another_and_each_summary_is_printed(
@@ -130,11 +135,16 @@ def test_seeds_run_one_after_another_and_each_summary_is_printed(
     assert lines == [f"run finished: {tmp_path}/seed-{seed}" for seed in (1, 2, 3)]
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, EXIT_TEMPORARY), (signal.SIGINT, EXIT_DONE)])
 def test_a_signal_ends_the_sequence_with_the_summary_of_the_run_it_stopped(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    number: signal.Signals,
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    learners = Learners(at=2, signal=True)
-    assert exit_code(monkeypatch, tmp_path, learners) == 0
+    learners = Learners(at=2, number=number)
+    assert exit_code(monkeypatch, tmp_path, learners) == code
     assert learners.seeds == [1, 2]
     assert f"run stopped: {tmp_path}/seed-2" in capsys.readouterr().out
 

@@ -6,10 +6,10 @@ import pytest
 
 from common import files
 from common.model.bundle import under
-from learner.training import checkpoint
+from learner.training import checkpoint, retention, stored_checkpoints
 from learner.training.checkpoint import RunDirectory
 from tests.support.mutation import Mutant, check_noticed
-from tests.unit.learner import test_checkpoint
+from tests.unit.learner import test_checkpoint, test_retention, test_stored_checkpoints
 
 MUTANTS = [
     Mutant(
@@ -56,18 +56,39 @@ MUTANTS = [
         test_checkpoint.test_a_write_that_fails_leaves_the_old_file_and_nothing_else,
     ),
     Mutant(
-        "the newest checkpoints are dropped",
-        checkpoint.save,
-        "[:-_KEPT]",
-        "[_KEPT:]",
-        test_checkpoint.test_the_last_three_are_kept,
-    ),
-    Mutant(
         "versions are ordered as text",
-        checkpoint.save,
+        checkpoint.file_of,
         "{version:09d}",
         "{version}",
-        test_checkpoint.test_the_last_three_are_kept,
+        test_checkpoint.test_the_order_of_the_files_is_that_of_the_versions,
+    ),
+    Mutant(
+        "the newest checkpoints are dropped",
+        retention.reasons_to_keep,
+        "order[-_NEWEST:]",
+        "order[:_NEWEST]",
+        test_retention.test_what_is_kept_of_a_history,
+    ),
+    Mutant(
+        "the first of equal returns is kept",
+        retention.reasons_to_keep,
+        "reversed(scored)",
+        "scored",
+        test_retention.test_what_is_kept_of_a_history,
+    ),
+    Mutant(
+        "the last checkpoint of every hour is always kept",
+        retention.reasons_to_keep,
+        "if history[at].saved_at > recent:",
+        "if recent:",
+        test_retention.test_what_is_kept_of_a_history,
+    ),
+    Mutant(
+        "a pinned checkpoint is deleted",
+        stored_checkpoints.delete_unneeded,
+        " and not checkpoint.pinned",
+        "",
+        test_stored_checkpoints.test_a_pinned_checkpoint_is_never_deleted,
     ),
     Mutant(
         "a format of a later release is read",

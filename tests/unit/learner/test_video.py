@@ -19,9 +19,9 @@ from common.config import Config, EnvConfig, RNDConfig
 from common.process.lifecycle import Fatal
 from common.rng import RngKey
 from common.spaces import Spaces
-from learner import recording, video
-from learner.agent import Agent
-from learner.recording import Pixels, Recording
+from learner.evaluation import recording, video
+from learner.evaluation.agent import Agent
+from learner.evaluation.recording import Pixels, Recording
 
 KEYS = [RngKey(7, 8, episode, warmup=False) for episode in range(4)]
 AGENT = cast(

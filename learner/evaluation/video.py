@@ -20,8 +20,8 @@ from common import atari, envs
 from common.model.bonus import BonusModel
 from common.process.lifecycle import EXIT_CONFIGURATION, Fatal
 from common.rng import RngKey
-from learner.agent import Agent
-from learner.recording import F64, Recording, record_best
+from learner.evaluation.agent import Agent
+from learner.evaluation.recording import F64, Recording, record_best
 from learner.runs import unwritable_file
 
 EPISODES = 4  # episodes to choose from

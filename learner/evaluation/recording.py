@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from common import envs
 from common.rng import RngKey, environment_seeds
-from learner.agent import Agent
+from learner.evaluation.agent import Agent
 
 MAX_STEPS = 4_500  # five minutes of an Atari game: 18,000 frames
 Pixels = npt.NDArray[np.uint8]
