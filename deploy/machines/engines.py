@@ -16,6 +16,7 @@ from docker import DockerClient
 from docker.context import ContextAPI
 from docker.errors import APIError, DockerException
 from docker.tls import TLSConfig
+from docker.utils.config import find_config_file
 
 from common.process.lifecycle import EXIT_TEMPORARY
 from deploy.machines.errors import MachineError
@@ -75,7 +76,9 @@ def _endpoint(address: str) -> tuple[str, TLSConfig | bool]:
         return address, False
     context = ContextAPI.get_context(address)
     if context is None or not context.Host:
-        raise MachineError(f"expected the name of a Docker context, got {address!r}: see docker context ls")
+        text = f"expected the name of a Docker context, got {address!r}: see docker context ls"
+        missing = " and create config.json in Docker's configuration directory if it is missing"
+        raise MachineError(text if find_config_file() else text + missing)  # the SDK finds contexts beside it
     return context.Host, context.TLSConfig or False
 
 
