@@ -98,8 +98,8 @@ def add(
         return _start_stopped(facts)
     if machine in authorised:
         raise MachineError(
-            f"expected a new name, got {machine!r}, which another key has: write NAME={machine} with another "
-            f"name before the engine, or revoke the key {machine}"
+            f"expected a new name, got {machine!r}, which another key has: write NAME=ENGINE with another "
+            "name, or revoke that key"
         )
     ship = _ship(facts, image)
     return (*ship, Step(Action.ADD_KEY), Step(Action.CREATE), Step(Action.START))
