@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from common import arguments, log
+from common.cores import usable_cores
 from common.keys.files import KeysError, read_key_file
 from common.metrics import DEFAULT_HOST
 from common.process.children import ACTOR_SERVER
@@ -26,7 +27,8 @@ from common.protocol.sockets import parse_address
 _LOG_LINES_PER_MINUTE = 100  # of each event: the messages of a hostile learner must not fill the disk
 
 
-def _parse(argv: list[str]) -> argparse.Namespace:
+def parse(argv: list[str]) -> argparse.Namespace:
+    """Parse the command line of the actors."""
     parser = arguments.Parser(
         prog="python -m actor", description="Step environments with the policy of an Outrider learner."
     )
@@ -34,7 +36,11 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "--learner", required=True, metavar="HOST:PORT", help="address of the learner's data port"
     )
     parser.add_argument(
-        "--procs", type=int, default=1, metavar="N", help="actor processes to run (default 1)"
+        "--procs",
+        type=_processes,
+        default=1,
+        metavar="N",
+        help="actor processes to run (default 1; auto: one for each core that this process may use)",
     )
     parser.add_argument(
         "--keys",
@@ -69,9 +75,12 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         options.keys = read_key_file(options.keys_path) if options.keys_path is not None else None
     except KeysError as error:
         raise Fatal(EXIT_CONFIGURATION, str(error)) from None
-    if options.procs < 1:
-        parser.error(f"expected --procs of at least 1, got {options.procs}")
     return options
+
+
+def _processes(text: str) -> int:
+    """The number of processes that `--procs` names."""
+    return usable_cores() if text == "auto" else arguments.at_least(1)(text)
 
 
 def main() -> NoReturn:
@@ -81,7 +90,7 @@ def main() -> NoReturn:
 
 
 def _run() -> int:
-    options = _parse(sys.argv[1:])
+    options = parse(sys.argv[1:])
     exit_on_signals()
     os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported: an actor uses one core
     server = ForkServer(ACTOR_SERVER) if options.procs > 1 else None

@@ -16,10 +16,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from common import atari, envs
 from common.config import Config
+from common.cores import usable_cores
 from common.model.networks import make_policy, make_predictor, make_target
 from common.model.precision import has_bfloat16, resolve_precision
 from common.spaces import Spaces
-from learner.resource_limits import usable_cores
 
 CORES = usable_cores()
 _CPU = torch.device("cpu")

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,6 +36,7 @@ class Swarm:
 
     def __init__(self, several: Machines) -> None:
         self.several, self.manager = several, "machine-1"
+        self.client = several.client(self.manager)
 
     def runbook(self, section: str, **replacements: str) -> None:
         """Run the commands of a section of the runbook on the manager."""
@@ -46,17 +48,13 @@ class Swarm:
 
     def value(self, expression: str) -> float:
         """The value of an expression with one result; NaN otherwise."""
-        found = self.several.inside(self.manager, "ps", "--quiet", "--filter", "name=outrider_prometheus")
+        found = self.client.containers.list(filters={"name": "outrider_prometheus"})
         if not found:
             return float("nan")
         url = f"http://localhost:9090/api/v1/query?query={expression}"
-        answer = shell(
-            ["docker", "-H", self.several.host(self.manager), "exec", found.split()[0], "wget", "-qO-", url],
-            30,
-            check=False,
-        )
+        answer: Any = found[0].exec_run(["wget", "-qO-", url])
         try:
-            result = json.loads(answer.stdout)["data"]["result"]
+            result = json.loads(answer.output)["data"]["result"]
         except ValueError:
             return float("nan")
         return float(result[0]["value"][1]) if len(result) == 1 else float("nan")
@@ -70,9 +68,8 @@ class Swarm:
             return reached(values[-1])
 
         if not holds_within(holds, PATIENCE_SECONDS, between=lambda: time.sleep(2)):
-            services = ("outrider_actor", "outrider_learner")
-            log = self.several.inside(self.manager, "service", "ps", "--no-trunc", *services)
-            raise AssertionError(f"expected {what} in time, got {values[-1]}\n{log[-3000:]}")
+            tasks = [task["Status"] for one in self.client.services.list() for task in one.tasks()]
+            raise AssertionError(f"expected {what} in time, got {values[-1]}\n{str(tasks)[-3000:]}")
         return values[-1]
 
     def progress(self, updates: int) -> None:
@@ -94,9 +91,9 @@ def test_a_swarm_trains_scales_and_survives_the_loss_of_a_machine(images: None) 
         swarm.wait("outrider_run_updates", lambda now: now >= 1, "the first update")
         swarm.wait("outrider_fleet_actors", lambda now: now == 6, "six actors")
         swarm.progress(2)
-        several.inside("machine-1", "service", "scale", "--detach", "outrider_actor=4")
+        swarm.client.services.get("outrider_actor").scale(4)
         swarm.wait("outrider_fleet_actors", lambda now: now == 4, "four actors")
-        shell(["docker", "kill", "machine-3"])
+        several.lose("machine-3")
         swarm.wait("outrider_fleet_actors", lambda now: now < 4, "the loss of its actors")
         swarm.wait("outrider_fleet_actors", lambda now: now == 4, "four actors on two machines")
         swarm.progress(2)

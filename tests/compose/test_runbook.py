@@ -16,6 +16,7 @@ Make = Callable[..., Service]
 # Sections whose commands another test runs.
 ELSEWHERE = {
     "Several learners on one machine": "test_monitoring.test_one_prometheus_finds_both_learners",
+    "More machines": "test_remote_actors.test_actors_of_three_engines_and_the_loss_of_one",
     "Add a machine": "test_machines.test_a_machine_is_added_as_the_runbook_says",
     "Many machines: Swarm": "test_machines.test_a_swarm_trains_scales_and_survives_the_loss_of_a_machine",
     "Dashboards": "the tests of the dashboards",

@@ -44,11 +44,11 @@ def all_back(service: Service, actors: int, joined: int) -> None:
 
 def assert_undisturbed(service: Service) -> None:
     """Check that no container restarted or ran out of memory."""
-    for container in service.containers("actor") + service.containers("learner"):
-        assert container["RestartCount"] == 0, service.logs()
-        assert not container["State"]["OOMKilled"]
+    for container in service.containers("actor", "learner"):
+        assert container.attrs["RestartCount"] == 0, service.logs()
+        assert not container.attrs["State"]["OOMKilled"]
     for container in service.containers("actor"):
-        assert memory_bytes(container) < _ACTOR_BYTES, (container["Name"], memory_bytes(container) / _MIB)
+        assert memory_bytes(container) < _ACTOR_BYTES, (container.name, memory_bytes(container) / _MIB)
 
 
 def stop_cleanly(service: Service) -> int:
@@ -80,7 +80,8 @@ def test_four_actors_train_survive_a_kill_stop_cleanly_and_resume(service: Make)
         f"http://127.0.0.1:{fleet.variables['GRAFANA_PORT']}/api/health", timeout=10
     ) as page:
         assert page.status == 200
-    fleet.docker("kill", *fleet.names("actor")[:2])
+    for container in fleet.containers("actor")[:2]:
+        container.kill()
     up(fleet, 4)
     all_back(fleet, 4, 6)
     reached = stop_cleanly(fleet)
@@ -97,16 +98,14 @@ def test_a_finished_run_ends_its_actors_with_0_and_nothing_starts_again(service:
     time.sleep(10)  # a restart would happen in this time
     assert set(fleet.exits().values()) == {0}
     assert len(fleet.exits()) == 4
-    assert all(c["RestartCount"] == 0 for c in fleet.containers("actor") + fleet.containers("learner"))
+    assert all(container.attrs["RestartCount"] == 0 for container in fleet.containers("actor", "learner"))
 
 
 def test_32_actors_from_up_to_the_first_update_through_faults_to_a_resume(service: Make) -> None:
     """Measures the figures of docs/benchmarks.md; needs a machine without other load."""
     fleet = service(32, TOTAL_STEPS="10000000")
     figures: dict[str, object] = {
-        f"{name}_image_mb": round(
-            int(fleet.docker("image", "inspect", f"outrider-{name}", "-f", "{{.Size}}")) / 1e6
-        )
+        f"{name}_image_mb": round(fleet.client.images.get(f"outrider-{name}").attrs["Size"] / 1e6)
         for name in ("actor", "learner")
     }
     began = time.monotonic()
@@ -120,25 +119,26 @@ def test_32_actors_from_up_to_the_first_update_through_faults_to_a_resume(servic
     figures["largest_actor_mib"] = round(largest / _MIB)
     figures["learner_mib"] = round(memory_bytes(fleet.containers("learner")[0]) / _MIB)
 
-    fleet.docker("kill", *fleet.names("actor")[:16])
+    for container in fleet.containers("actor")[:16]:
+        container.kill()
     began = time.monotonic()
     up(fleet, 32)
     all_back(fleet, 32, 48)
     figures["two_updates_after_kill_of_16_seconds"] = round(time.monotonic() - began, 1)
 
-    learner = fleet.names("learner")[0]
-    fleet.docker("pause", learner)
+    [learner] = fleet.containers("learner")
+    learner.pause()
     time.sleep(20)
-    fleet.docker("unpause", learner)
+    learner.unpause()
     fleet.progress(2)
 
-    network = "outrider_fleet"
-    cut = fleet.names("actor")[:8]
-    for name in cut:
-        fleet.docker("network", "disconnect", network, name)
+    network = fleet.client.networks.get("outrider_fleet")
+    cut = fleet.containers("actor")[:8]
+    for container in cut:
+        network.disconnect(container)
     time.sleep(30)
-    for name in cut:
-        fleet.docker("network", "connect", "--alias", "actor", network, name)
+    for container in cut:
+        network.connect(container, aliases=["actor"])
     all_back(fleet, 32, 56)
 
     began = time.monotonic()

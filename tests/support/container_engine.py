@@ -13,9 +13,15 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import docker
+from docker import DockerClient
+from docker.models.containers import Container
+
+from deploy.machines import status
 from tests.support.processes import free_port, holds_within
 
 ROOT = Path(__file__).parents[2]
@@ -132,22 +138,22 @@ class Service:
         """Run `docker compose ...` and return its output."""
         return self.docker("compose", *words, seconds=seconds, check=check)
 
-    def containers(self, service: str) -> list[dict[str, Any]]:
-        """The output of `docker inspect` for a service's containers, in order of their number."""
-        ids = self.compose("ps", "--all", "--quiet", "--no-trunc", service).split()
-        found = json.loads(self.docker("inspect", *ids)) if ids else []
-        number = "com.docker.compose.container-number"
-        return sorted(found, key=lambda container: int(container["Config"]["Labels"][number]))
+    @cached_property
+    def client(self) -> DockerClient:
+        """The engine of the project."""
+        return DockerClient(base_url=self.host) if self.host else docker.from_env()
 
-    def names(self, service: str) -> list[str]:
-        """The names of a service's containers."""
-        return [container["Name"].removeprefix("/") for container in self.containers(service)]
+    def containers(self, *services: str) -> list[Container]:
+        """The containers of some services, or of all, in order of their number."""
+        ids = self.compose("ps", "--all", "--quiet", "--no-trunc", *services).split()
+        number = "com.docker.compose.container-number"
+        found = [self.client.containers.get(one) for one in ids]
+        return sorted(found, key=lambda container: int(container.labels[number]))
 
     def exits(self) -> dict[str, int]:
         """The exit code of each container that has ended, by name."""
-        ids = self.compose("ps", "--all", "--quiet", "--no-trunc").split()
-        found = json.loads(self.docker("inspect", *ids)) if ids else []
-        return {c["Name"]: c["State"]["ExitCode"] for c in found if c["State"]["Status"] == "exited"}
+        ended = [one for one in self.containers() if one.status == "exited"]
+        return {str(one.name): one.attrs["State"]["ExitCode"] for one in ended}
 
     def query(self, expression: str) -> list[dict[str, Any]]:
         """The result of a query to Prometheus; empty while Prometheus does not respond."""
@@ -190,16 +196,9 @@ class Service:
         self.compose("--profile", "*", "down", "--timeout", "120", *words, check=False)
 
 
-def memory_bytes(container: Mapping[str, Any]) -> int:
-    """The memory of a container's cgroup without reclaimable page cache, as `docker stats` shows it."""
-    for root in ("/sys/fs/cgroup/memory/docker", "/sys/fs/cgroup/system.slice", "/sys/fs/cgroup/docker"):
-        for name in (container["Id"], f"docker-{container['Id']}.scope"):
-            folder = Path(root) / name
-            for current, cache in (
-                ("memory.usage_in_bytes", "total_inactive_file"),
-                ("memory.current", "inactive_file"),
-            ):
-                if (folder / current).exists():
-                    stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-                    return int((folder / current).read_text()) - int(stat[cache])
-    raise FileNotFoundError(f"the cgroup of {container['Name']}")
+def memory_bytes(container: Container) -> int:
+    """The memory of a container without reclaimable page cache."""
+    sample: Any = container.stats(stream=False, one_shot=True)
+    used = status.memory_bytes(sample)
+    assert used is not None, f"expected {container.name} to run"
+    return used

@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import docker
 import pytest
+from docker import DockerClient
 
 from tests.support import container_engine as engines
 from tests.support.container_engine import BUILD_SECONDS, shell
@@ -30,16 +33,19 @@ class Machines:
         """The address of a machine's engine, for DOCKER_HOST."""
         return f"tcp://{self.address(name)}:2375"
 
-    def inside(self, name: str, *words: str, seconds: float = 300) -> str:
-        """Run `docker ...` on a machine and return its output."""
-        return shell(["docker", "-H", self.host(name), *words], seconds).stdout.strip()
+    def client(self, name: str) -> DockerClient:
+        """The engine of a machine."""
+        return DockerClient(base_url=self.host(name), timeout=300)
 
     def load(self, name: str, *images: str) -> None:
         """Copy images from the engine of this host to that of a machine."""
-        shell(
-            ["bash", "-c", f"docker save {' '.join(images)} | docker -H {self.host(name)} load"],
-            BUILD_SECONDS,
-        )
+        for image in images:
+            stream: Any = docker.from_env(timeout=300).images.get(image).save(named=True)
+            self.client(name).images.load(stream)
+
+    def lose(self, name: str) -> None:
+        """Kill a machine with its engine."""
+        docker.from_env().containers.get(name).kill()
 
 
 @contextlib.contextmanager

@@ -31,6 +31,7 @@ COMMANDS = {
     "actor",
     "common.doctor",
     "common.keys",
+    "deploy.machines",
     "deploy.settings",
     "learner",
     "learner.checkpoints",

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FILES = sorted(path for package in ("actor", "common", "learner") for path in (ROOT / package).rglob("*.py"))
+FILES = sorted(
+    path for package in ("actor", "common", "deploy", "learner") for path in (ROOT / package).rglob("*.py")
+)
 MODULES = {
     "pickle",
     "cPickle",

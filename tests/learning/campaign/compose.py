@@ -33,9 +33,9 @@ def train(row: Row, run_dir: Path) -> None:
         try:
             service.compose("up", "--detach", seconds=_UP_SECONDS)
             _wait_for_budget(service, arm.budget_steps)
-            [learner] = service.names("learner")
+            [learner] = service.containers("learner")
             service.compose("stop", "learner")
-            service.docker("cp", f"{learner}:/runs/{arm.preset}-{row.seed}", str(run_dir))
+            service.docker("cp", f"{learner.name}:/runs/{arm.preset}-{row.seed}", str(run_dir))
         finally:
             service.down("--volumes")
 
@@ -46,7 +46,7 @@ def _wait_for_budget(service: Service, budget_steps: int) -> None:
         if time.monotonic() > deadline:
             raise TimeoutError(f"expected {budget_steps:,} steps within a day")
         time.sleep(_KILL_SECONDS)
-        actors = service.names("actor")
-        service.docker("kill", "--signal", "KILL", actors[turn % len(actors)])
+        actors = service.containers("actor")
+        actors[turn % len(actors)].kill()
         service.compose("up", "--detach", "--no-recreate", seconds=_UP_SECONDS)
         turn += 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from common.config import NetworkConfig
 from common.protocol.sockets import Context, RouterSocket
 from common.spaces import Spaces
 from learner import resource_limits
-from learner.resource_limits import quota_cores, sessions_that_fit, training_threads, usable_cores
+from learner.resource_limits import sessions_that_fit, training_threads
 
 IMAGES, VECTORS = Spaces((84, 84), 4, 6), Spaces((4,), 1, 2)
 
@@ -33,45 +32,6 @@ def test_images_train_on_all_usable_cores_and_small_networks_on_one(cores: int) 
 def test_the_users_omp_num_threads_wins(spaces: Spaces) -> None:
     assert training_threads(spaces, NetworkConfig(), 8, "3") is None
     assert training_threads(spaces, NetworkConfig(), 8, "") is not None  # set to nothing is not set
-
-
-def write(directory: Path, text: str) -> None:
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "cpu.max").write_text(text + "\n")
-
-
-@pytest.mark.parametrize(
-    ("quotas", "cores"),
-    [
-        ({}, float("inf")),
-        ({"": "max 100000"}, float("inf")),
-        ({"": "150000 100000"}, 1.5),
-        ({"a": "max 100000", "a/b": "400000 100000"}, 4.0),
-        ({"a": "200000 100000", "a/b": "400000 100000"}, 2.0),
-        ({"a/b": "50000 100000"}, 0.5),
-        ({"a/b": "garbage"}, float("inf")),
-        ({"other": "100000 100000"}, float("inf")),
-    ],
-)
-def test_the_least_quota_on_the_way_up_counts(quotas: dict[str, str], cores: float, tmp_path: Path) -> None:
-    for directory, text in quotas.items():
-        write(tmp_path / directory, text)
-    assert quota_cores("1:cpu:/x\n0::/a/b\n", tmp_path) == cores
-
-
-def test_a_container_that_sees_its_own_cgroup_as_the_root_has_its_quota(tmp_path: Path) -> None:
-    write(tmp_path, "200000 100000")
-    for membership in ("0::/\n", "0::/../outside\n", "0::/seen/from/the/host\n", "1:cpu:/x\n", ""):
-        assert quota_cores(membership, tmp_path) == 2.0
-
-
-@pytest.mark.parametrize(("quota", "cores"), [(0.5, 1), (1.9, 1), (2.0, 2), (float("inf"), 3), (64.0, 3)])
-def test_usable_cores_are_whole_and_within_affinity_and_quota(
-    quota: float, cores: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 2, 5}, raising=False)
-    monkeypatch.setattr(resource_limits, "quota_cores", lambda membership, root: quota)
-    assert usable_cores() == cores
 
 
 def test_the_descriptor_limit_is_raised_to_the_hard_one() -> None:

@@ -1,0 +1,1 @@
+"""Actors on the container engines of other machines, through the Docker SDK."""
