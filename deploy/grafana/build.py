@@ -25,6 +25,8 @@ _SOURCE = {"type": "prometheus", "uid": "${source}"}
 _COLUMNS = 24
 _COLOURS = {  # by phase, in stacked panels: grey for waiting, other colours for work
     "wait": "#5f6672",
+    "core_wait": "#f2495c",
+    "load": "#8e8e8e",
     "credit_wait": "#5f6672",
     "train": "#73bf69",
     "env": "#73bf69",

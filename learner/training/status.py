@@ -14,7 +14,7 @@ from common.spaces import Spaces
 from learner.interface import DecodedChunk
 from learner.training.ppo import UpdateReport
 
-PHASES = ("wait", "assemble", "train", "publish", "checkpoint")
+PHASES = ("wait", "assemble", "train", "core_wait", "publish", "checkpoint")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

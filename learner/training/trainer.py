@@ -124,9 +124,10 @@ class Trainer:
         chunks = self._gatherer.gather(self._status.version)
         if chunks is None:
             return None
-        with self._timer.measure("assemble"):
-            built = self._builder.build(chunks, self._status.version, self.normaliser)
-        report = self._train(built)
+        with self._timer.computation():
+            with self._timer.measure("assemble"):
+                built = self._builder.build(chunks, self._status.version, self.normaliser)
+            report = self._train(built)
         if report is None:
             self._drop(chunks, built)
             return []

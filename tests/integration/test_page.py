@@ -111,7 +111,7 @@ def test_a_browser_shows_the_numbers_of_the_run_without_an_error(address: str, t
     assert before["env_steps"] <= steps <= after["env_steps"]
     assert f"of {before['total_steps']:,} steps" in shown.text("progress")
     assert shown.text("imbalance") == "0"
-    assert shown.text("actors") == "2 actors"
+    assert shown.text("actors") == "2 actors for 2 chunks per batch"
     assert shown.dom.count('class="word host"') == 2
     assert re.search(r"step \d+ of 16 · intrinsic reward", shown.text("step"))
     assert shown.dom.count('class="dot bonus"') == 1

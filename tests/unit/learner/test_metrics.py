@@ -83,6 +83,8 @@ def test_exactly_one_cause_is_the_bottleneck_at_any_time() -> None:
 
     assert causes() == dict.fromkeys(CAUSES, 0.0) | {"no_actors": 1.0}
     scraped.server = replace(QUIET, actors=2)
+    assert causes() == dict.fromkeys(CAUSES, 0.0) | {"loading": 1.0}
+    scraped.trainer = TrainerStatus(warmup_chunks=1)
     assert causes() == dict.fromkeys(CAUSES, 0.0) | {"warmup": 1.0}
     seconds = dict.fromkeys(PHASES, 0.0) | {"wait": 1.0, "train": 9.0}
     scraped.trainer = TrainerStatus(version=1, phase_seconds=seconds)
@@ -91,7 +93,7 @@ def test_exactly_one_cause_is_the_bottleneck_at_any_time() -> None:
     )
     assert causes() == dict.fromkeys(CAUSES, 0.0) | {"learner": 1.0}
     assert scraped.value("bottleneck_share_ratio", cause="learner") == pytest.approx(0.9)
-    assert scraped.value("bottleneck_share_ratio", cause="actors") == pytest.approx(0.1)
+    assert scraped.value("bottleneck_share_ratio", cause="collection") == pytest.approx(0.1)
 
 
 def test_before_the_first_update_there_are_no_samples_of_updates() -> None:

@@ -75,7 +75,9 @@ def decoded_chunk(chunk: Chunk) -> DecodedChunk:
 
 def test_the_bottleneck_is_the_cause_with_the_largest_share() -> None:
     """The page and the dashboards show the same sentence."""
-    assert (decoded()["cause"], decoded()["bottleneck"]) == ("actors", CAUSES["actors"])
+    assert (decoded()["cause"], decoded()["bottleneck"]) == ("collection", CAUSES["collection"])
+    one = decoded(server=replace(SERVER, actors=1))
+    assert (one["cause"], one["batch_chunks"]) == ("actors", CONFIG.rollout.batch_chunks)
     assert decoded(server=replace(SERVER, actors=0))["bottleneck"] == CAUSES["no_actors"]
 
 
