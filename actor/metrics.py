@@ -9,6 +9,7 @@ from typing import get_args
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from common.memory import MemoryCollector
 from common.protocol.messages import Phase
 
 PHASES = get_args(Phase)
@@ -84,5 +85,6 @@ class FleetCollector:
         """Return a registry of this collector and of the process's standard metrics."""
         registry = CollectorRegistry(auto_describe=False)
         ProcessCollector(registry=registry)
+        registry.register(MemoryCollector())
         registry.register(self)
         return registry

@@ -26,6 +26,11 @@ def progress_metrics(status: TrainerStatus, config: Config) -> Iterator[Family]:
         "Number of environment steps after which the run ends.",
         config.updates * batch_steps,
     )
+    yield gauge(
+        "run_batch_chunks",
+        "Number of chunks in a batch, which is the number of actors that one batch has room for.",
+        config.rollout.batch_chunks,
+    )
     yield gauge("learner_policy_version", "Newest policy version; -1 during the warm-up.", status.version)
     yield counter(
         "learner_updates",

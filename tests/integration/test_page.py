@@ -88,7 +88,7 @@ def test_a_run_serves_its_page_its_status_a_preview_and_its_metrics(address: str
     assert b"<title>Outrider</title>" in fetch(f"{address}/")
     value = status(address)
     rows = fetch(f"{address}/metrics").decode().splitlines()
-    metrics = dict(row.rsplit(" ", 1) for row in rows if row.startswith("outrider_"))
+    metrics = {row.split("{run=")[0]: row.split()[-1] for row in rows if row.startswith("outrider_")}
     assert 0 < value["env_steps"] <= float(metrics["outrider_run_env_steps"])
     assert value["total_steps"] == float(metrics["outrider_run_target_steps"])
     assert value["imbalance_steps"] == 0

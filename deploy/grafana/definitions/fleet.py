@@ -30,7 +30,7 @@ DASHBOARD = Dashboard(
                     "Actor time by phase",
                     "Share of the time of all actors, by phase. A large share of credit_wait means that the"
                     " learner is slower than the actors.",
-                    single("job_phase:outrider_fleet_phase_seconds:share1m", "{{phase}}"),
+                    single("run_phase:outrider_fleet_phase_seconds:share1m", "{{phase}}"),
                     unit="percentunit",
                     stacked=True,
                     minimum=0,

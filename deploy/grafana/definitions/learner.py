@@ -18,7 +18,7 @@ DASHBOARD = Dashboard(
                     "Learner time by phase",
                     "Share of the trainer's time, by phase. If the share of wait is large, more actors make"
                     " the run faster; if it is small, a faster device or max_lag 1 does.",
-                    single("job_phase:outrider_learner_phase_seconds:share1m", "{{phase}}"),
+                    single("run_phase:outrider_learner_phase_seconds:share1m", "{{phase}}"),
                     unit="percentunit",
                     stacked=True,
                     minimum=0,

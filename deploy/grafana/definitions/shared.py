@@ -5,7 +5,7 @@ from __future__ import annotations
 from deploy.grafana.model import Panel, Query, Row
 from learner.monitoring.bottleneck import CAUSES
 
-TRAINED_RATE = "sum(job:outrider_learner_steps_trained:rate1m)"  # steps per second
+TRAINED_RATE = "sum(run:outrider_learner_steps_trained:rate1m)"  # steps per second
 
 
 def rate_of(metric: str, by: str = "") -> str:

@@ -99,7 +99,7 @@ DASHBOARD = Dashboard(
                     "Steps produced by actors and steps trained on. They differ during the warm-up and"
                     " when steps are dropped.",
                     (
-                        Query("sum(job:outrider_learner_steps_produced:rate1m)", "produced"),
+                        Query("sum(run:outrider_learner_steps_produced:rate1m)", "produced"),
                         Query(TRAINED_RATE, "trained"),
                     ),
                     width=6,

@@ -9,9 +9,11 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 from prometheus_client import generate_latest
 
 from deploy.grafana.build import DASHBOARDS, DIRECTORY, file_text
+from deploy.grafana.definitions.bounds import Bound, alert_bound
 from tests.ci.metrics_page import registries
 from tests.support.prometheus import DEPLOY, command, selectors
 
@@ -144,3 +146,26 @@ def test_rules_configuration_and_names_pass_promtool() -> None:
         check = [*promtool, "check", "metrics"]
         done = subprocess.run(check, input=page.decode(), capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
+
+
+def test_the_example_of_an_alertmanager_handles_every_severity() -> None:
+    """Each route has a receiver that exists, and each matcher names labels of the alerts."""
+    config = yaml.safe_load((DEPLOY / "prometheus" / "alertmanager.yml").read_text())
+    receivers = {receiver["name"] for receiver in config["receivers"]}
+    routes = [config["route"], *config["route"]["routes"]]
+    assert {route["receiver"] for route in routes} == receivers
+    severities = set(re.findall(r"severity: (\w+)", ALERTS))
+    named = {name for route in routes for text in route.get("matchers", []) for name in text.split('"')[1::2]}
+    assert named < severities == {"critical", "warning", "info"}
+    inhibited = set(re.findall(r"Outrider\w+", str(config["inhibit_rules"])))
+    assert inhibited <= set(ALERT_NAMES)
+
+
+def test_the_bound_of_an_alert_is_the_number_in_its_expression() -> None:
+    """A panel cannot have a threshold of an alert that does not exist or compares with no number."""
+    assert alert_bound("OutriderStepsWasted") == Bound(0.02, above=True)
+    assert alert_bound("OutriderDiskNearlyFull") == Bound(0.05, above=False)
+    assert alert_bound("OutriderCheckpointOld") == Bound(1800, above=True)
+    for name in ("OutriderNothing", "OutriderLearnerAbsent"):
+        with pytest.raises(ValueError, match=name):
+            alert_bound(name)
