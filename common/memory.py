@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
-
-from prometheus_client.core import GaugeMetricFamily, Metric
 
 _CGROUP = Path("/sys/fs/cgroup")
 _MEMINFO = Path("/proc/meminfo")
@@ -41,22 +38,3 @@ def _numbers(file: Path) -> dict[str, int]:
     """Return the first number of each line, by the first word."""
     rows = (line.split() for line in file.read_text().splitlines())
     return {row[0]: int(row[1]) for row in rows if len(row) > 1}
-
-
-class MemoryCollector:
-    """Exports the memory in use and its limit."""
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield both families; none if the system does not tell."""
-        use = memory_use()
-        if use is not None:
-            yield GaugeMetricFamily(
-                "outrider_memory_used_bytes",
-                "Memory in use, without page cache, of the container, or of the machine without a limit.",
-                use.used_bytes,
-            )
-            yield GaugeMetricFamily(
-                "outrider_memory_limit_bytes",
-                "Memory limit of the container, or memory of the machine without a limit.",
-                use.limit_bytes,
-            )

@@ -17,8 +17,8 @@ from common.metrics import LEARNER_PORT, Exporter
 from learner.monitoring.metrics import LearnerCollector
 from learner.monitoring.page import Page
 from learner.monitoring.progress_line import ProgressFacts, ProgressLine, RecentRate
-from learner.monitoring.run_collector import RunCollector
 from learner.monitoring.run_logger import RunLogger
+from learner.monitoring.run_metrics import RunCollector
 from learner.monitoring.summary import ProcessFacts, summarise
 from learner.server.status import ServerStatus
 from learner.training.episodes import Episode, EpisodeTracker

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import get_args
 
+from common.metrics import duration_histogram
 from common.protocol.messages import Reason
 from learner.monitoring.families import Family, counter, counters, gauge
 from learner.server.ledger import Totals
@@ -58,12 +59,11 @@ def session_metrics(status: ServerStatus) -> Iterator[Family]:
         "Number of sessions that hold credit and collect steps for a batch.",
         status.collecting,
     )
-    if status.chunk_seconds is not None:
-        yield gauge(
-            "fleet_chunk_seconds",
-            "Median time between a grant of credit and the arrival of its chunk, in seconds.",
-            status.chunk_seconds,
-        )
+    yield duration_histogram(
+        "fleet_chunk_seconds",
+        "Time between a grant of credit and the arrival of its chunk, about the age of its first step.",
+        status.chunk_durations,
+    )
     yield counters(
         "fleet_slot_steps",
         "Total number of environment steps received from the present session of each slot.",

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 import torch
 
 from common.config import Config
+from common.metrics import duration_histogram
 from learner.monitoring.families import Family, counter, counters, gauge, gauges, histogram
 from learner.training.episodes import EpisodeTracker
 from learner.training.status import PHASES, TrainerStatus
@@ -37,6 +38,11 @@ def progress_metrics(status: TrainerStatus, config: Config) -> Iterator[Family]:
         "Total number of updates since the process started.",
         status.trained_here / batch_steps,
     )
+    yield duration_histogram(
+        "learner_update_seconds",
+        "Time of an update from its last chunk on, without checkpoints, in seconds.",
+        status.update_durations,
+    )
     yield counters(
         "learner_phase_seconds",
         "Total time of the trainer by phase, in seconds.",
@@ -65,6 +71,9 @@ def checkpoint_metrics(status: TrainerStatus) -> Iterator[Family]:
         "checkpoint_failures",
         "Total number of checkpoints that could not be written.",
         status.checkpoint_failures,
+    )
+    yield duration_histogram(
+        "checkpoint_seconds", "Time to write a checkpoint, in seconds.", status.checkpoint_durations
     )
     if status.checkpoint_at is not None:
         yield gauge(

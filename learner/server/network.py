@@ -198,7 +198,7 @@ class Network:
             heartbeat_age_max_seconds=max(lease_ages.values(), default=0.0),
             collecting=sum(registry.scheduler.is_collecting(sid) for sid in lease_ages),
             fleet=registry.session_statuses(now, _STATUS_SLOTS),
-            chunk_seconds=registry.scheduler.median_chunk_seconds,
+            chunk_durations=registry.scheduler.chunk_durations,
             first_credit_at=registry.first_credit_at,
             decoder_chunks=decoder.waiting_chunks,
             decoder_seconds=decoder.decode_seconds,

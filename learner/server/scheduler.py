@@ -13,6 +13,7 @@ from collections import Counter, deque
 from dataclasses import dataclass
 
 from common.config import Config
+from common.durations import Durations
 from common.protocol.chunk import WARMUP_VERSION
 from common.protocol.messages import ChunkMessage, Reason
 
@@ -58,6 +59,7 @@ class GrantScheduler:
         self.version = WARMUP_VERSION  # newest published
         self.batches: dict[int, OpenBatch] = {}  # open batches by the version that they will update
         self._chunk_seconds: deque[float] = deque(maxlen=64)
+        self.chunk_durations = Durations()  # from a grant to its admitted chunk, of this process
         self._serial = 0
         self._grants: dict[bytes, Grant] = {}  # of every connected session
         # Kept up to date, so that the time per chunk does not depend on the number of sessions.
@@ -129,6 +131,7 @@ class GrantScheduler:
     def add_chunk_seconds(self, seconds: float) -> None:
         """Add the time from a grant to its admitted chunk."""
         self._chunk_seconds.append(seconds)
+        self.chunk_durations = self.chunk_durations.with_one(seconds)
 
     def grant(self, now: float) -> list[bytes]:
         """Grant chunks of open batches to idle sessions; return those sessions."""

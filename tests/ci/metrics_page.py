@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Metric
 from actor.metrics import FleetCollector
 from common.config import Config
 from learner.monitoring.metrics import LearnerCollector
-from learner.monitoring.run_collector import RunCollector
+from learner.monitoring.run_metrics import RunCollector
 from learner.server.status import ServerStatus, SessionStatus
 from learner.training.episodes import EpisodeTracker
 from learner.training.ppo import UpdateReport
@@ -49,7 +49,6 @@ def registries() -> tuple[CollectorRegistry, CollectorRegistry]:
     server = ServerStatus(
         actors=1,
         fleet=(session,),
-        chunk_seconds=0.5,
         actor_phases={"env": 1.0},
         events={"join": 1},
         messages={"chunk": 1},

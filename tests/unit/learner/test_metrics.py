@@ -104,7 +104,6 @@ def test_before_the_first_update_there_are_no_samples_of_updates() -> None:
         "episode_length_mean_steps",
         "train_entropy_nats",
         "checkpoint_last_success_timestamp_seconds",
-        "fleet_chunk_seconds",
     ):
         assert scraped.value(name) is None
     scraped.trainer = TrainerStatus(

@@ -8,7 +8,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.exposition import generate_latest
 
-from learner.monitoring.run_collector import RunCollector
+from learner.monitoring.run_metrics import RunCollector
 
 NAME = 'a "b"\\c'
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
-from common.memory import MemoryCollector
+from common.metrics import MemoryCollector
 from learner.monitoring.families import Family, gauge
 
 
