@@ -54,6 +54,7 @@ DASHBOARD = Dashboard(
                     unit="percentunit",
                     minimum=0,
                     soft_maximum=0.02,
+                    alert="OutriderStepsWasted",
                 ),
                 Panel(
                     "Duplicate chunks",
