@@ -197,7 +197,7 @@ class Network:
             actors=len(lease_ages),
             heartbeat_age_max_seconds=max(lease_ages.values(), default=0.0),
             collecting=sum(registry.scheduler.is_collecting(sid) for sid in lease_ages),
-            fleet=registry.session_statuses(now, _STATUS_SLOTS),
+            fleet=registry.session_statuses(now, _STATUS_SLOTS, self._ports.key_names),
             chunk_durations=registry.scheduler.chunk_durations,
             first_credit_at=registry.first_credit_at,
             decoder_chunks=decoder.waiting_chunks,

@@ -18,6 +18,7 @@ class SessionStatus(NamedTuple):
     steps: int  # received since the session took its slot
     collecting: bool  # whether it holds credit that it has not used
     silent_seconds: float
+    machine: str = "no key"  # the name of its key
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,6 +66,13 @@ DASHBOARD = Dashboard(
                     width=16,
                 ),
                 Panel(
+                    "Steps per second by machine",
+                    "Steps per second received from the first 256 slots, by the name of their machine's key."
+                    " Give each machine a key of its own to tell them apart.",
+                    single(rate_of("outrider_fleet_slot_steps_total", "machine"), "{{machine}}"),
+                    minimum=0,
+                ),
+                Panel(
                     "Session events",
                     "Number of events of sessions since the learner started. A lost session ended without a"
                     " leave message.",

@@ -120,10 +120,10 @@ def test_before_the_first_update_there_are_no_samples_of_updates() -> None:
 def test_a_slot_without_a_session_has_no_sample() -> None:
     """There is one label value for each connected session, and no other."""
     scraped = Scraped(replace(QUIET, fleet=(session(0, 128), session(1, 256))), TrainerStatus())
-    assert scraped.value("fleet_slot_steps_total", slot="1") == 256
+    assert scraped.value("fleet_slot_steps_total", slot="1", machine="no key") == 256
     scraped.server = replace(QUIET, fleet=(session(0, 384),))
-    assert scraped.value("fleet_slot_steps_total", slot="0") == 384
-    assert scraped.value("fleet_slot_steps_total", slot="1") is None
+    assert scraped.value("fleet_slot_steps_total", slot="0", machine="no key") == 384
+    assert scraped.value("fleet_slot_steps_total", slot="1", machine="no key") is None
 
 
 def test_plain_text_and_refusals_by_reason_are_exported() -> None:

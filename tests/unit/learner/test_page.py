@@ -117,7 +117,8 @@ def test_sessions_are_listed_by_slot() -> None:
     rows = decoded(server=replace(SERVER, fleet=fleet))["fleet"]
     assert [row["slot"] for row in rows] == [0, 1]
     assert rows[0] == {
-        "slot": 0, "host": "a", "incarnation": 2, "steps": 128, "collecting": False, "silent_seconds": 7.0
+        "slot": 0, "host": "a", "incarnation": 2, "steps": 128, "collecting": False, "silent_seconds": 7.0,
+        "machine": "no key",
     }  # fmt: skip
 
 
