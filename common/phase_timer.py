@@ -37,19 +37,20 @@ class PhaseTimer:
     def computation(self) -> Iterator[None]:
         """Count the time without a free core, within the enclosed block, as the phase `core_wait`.
 
-        It is taken from the phases that the block measures, in proportion to their times. `seconds` changes
-        once, at the end of the block.
+        The share of the block without a core is taken from each phase that the block measures. `seconds`
+        changes once, at the end of the block.
         """
         self._block = dict.fromkeys(self.seconds, 0.0)
-        waited_seconds = core_wait_seconds()
+        start, waited_before = time.perf_counter(), core_wait_seconds()
         try:
             yield
         finally:
             block, self._block = self._block, None
-            waited_seconds, total = core_wait_seconds() - waited_seconds, sum(block.values())
-            waiting = min(1.0, waited_seconds / total) if total else 0.0
-            block = {phase: spent * (1.0 - waiting) for phase, spent in block.items()}
-            block["core_wait"] += total * waiting
+            waited_seconds, wall_seconds = core_wait_seconds() - waited_before, time.perf_counter() - start
+            share = min(1.0, waited_seconds / wall_seconds) if wall_seconds else 0.0
+            core_wait = share * sum(block.values())
+            block = {phase: spent * (1.0 - share) for phase, spent in block.items()}
+            block["core_wait"] += core_wait
             self.seconds = {phase: spent + block[phase] for phase, spent in self.seconds.items()}
 
 

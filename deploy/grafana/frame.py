@@ -37,7 +37,6 @@ VARIABLES: list[dict[str, Any]] = [
         "label": "Run",
         "type": "query",
         "datasource": SOURCE,
-        "definition": "label_values(outrider_run_info, run)",
         "query": {"query": "label_values(outrider_run_info, run)", "refId": "run"},
         "refresh": 2,  # when the time range changes
         "sort": 1,

@@ -38,9 +38,9 @@ def test_the_time_of_a_block_that_raises_is_counted(clock: Clock) -> None:
 def test_time_without_a_core_is_taken_from_the_phases_of_a_computation(
     clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In proportion to their times; the sum of the phases stays the time of the blocks."""
+    """By the share of the whole block that had no core; the sum of the phases stays their time."""
     timer = PhaseTimer(("env", "policy", "wait", "core_wait"))
-    waited = iter((10.0, 12.0))
+    waited = iter((10.0, 14.0))
     monkeypatch.setattr(phase_timer, "core_wait_seconds", lambda: next(waited))
     with timer.measure("wait"):
         clock.now += 5.0
@@ -48,6 +48,7 @@ def test_time_without_a_core_is_taken_from_the_phases_of_a_computation(
         for phase, seconds in (("env", 4.0), ("policy", 2.0), ("env", 2.0)):
             with timer.measure(phase):
                 clock.now += seconds
+        clock.now += 8.0  # outside the phases
         assert timer.seconds["env"] == 0.0  # changes once, so no reader sees a phase decrease
     assert timer.seconds == {"env": 4.5, "policy": 1.5, "wait": 5.0, "core_wait": 2.0}
 
