@@ -191,9 +191,6 @@ SITUATIONS = (
         actor={"env": 10, "weights": 33},
     ),
     Situation("a slow network between the two", "mutual_wait", learner={"wait": 90}, actor={"env": 20}),
-    Situation(
-        "seven of eight actors wait for the eighth", "mutual_wait", learner={"wait": 90}, actor={"env": 20}
-    ),
     Situation("a slow disk", "checkpoints", learner={"wait": 20, "checkpoint": 60}, actor={"env": 18}),
     Situation(
         "actors join a fleet that trains",
@@ -215,6 +212,14 @@ def test_each_situation_has_its_bottleneck(situation: Situation) -> None:
 def test_every_cause_is_in_the_table_and_every_measured_one_has_a_share() -> None:
     assert {situation.cause for situation in SITUATIONS} == set(CAUSES)
     assert set(SITUATIONS[-1].shares()) == set(MEASURED)
+
+
+def test_one_slow_actor_among_many_shows_as_mutual_waiting() -> None:
+    """Seven of eight actors and the learner wait for the last chunk most of the time."""
+    learner = seconds(PHASES, wait=9.0, train=1.0)
+    times = seconds(ACTOR_PHASES, env=7 * 1.0 + 9.0, credit_wait=7 * 9.0 + 1.0)
+    fleet = Fleet(8, 8)
+    assert bottleneck(3, 0, fleet, time_shares(learner, times, fleet)) == "mutual_wait"
 
 
 @given(st.integers(1, 64), st.integers(1, 64), st.floats(0, 100), st.floats(0, 100))
