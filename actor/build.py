@@ -15,7 +15,8 @@ from actor.fleet import Fleet
 from actor.metrics import PHASES, FleetCollector
 from actor.service import Actor
 from actor.session import Session
-from actor.weights import PIECE_MESSAGE_BYTES, SharedWeights, WeightsClient
+from actor.timed_weights import TimedWeights
+from actor.weights import PIECE_MESSAGE_BYTES, SharedWeights, WeightsClient, WeightsSource
 from common.keys.curve import ActorKeys
 from common.metrics import ACTOR_PORT, Exporter
 from common.model.precision import configure_torch
@@ -41,14 +42,16 @@ def run_one(
     configure_torch(threads=1)
     with contextlib.ExitStack() as stack:
         stack.callback(parent.close)
+        collector = FleetCollector()
         if parent.fileno() is None:
-            collector = FleetCollector()
             _serve_metrics(stack, collector, metrics_host)
             export: Callable[[dict[str, float]], None] = partial(collector.update, 0)
         else:
             export = partial(_send_stats, parent)
         context = stack.enter_context(Context())
-        weights = SharedWeights(parent) if shared_weights else _weights_client(context, endpoint, keys)
+        weights: WeightsSource = SharedWeights(parent)
+        if not shared_weights:
+            weights = TimedWeights(_weights_client(context, endpoint, keys), collector.add_fetch)
         stack.callback(weights.close)
         session = Session(
             lambda: DealerSocket(context, endpoint, _DATA_MESSAGE_BYTES, keys, watched=True), parent
@@ -73,7 +76,8 @@ def run_many(
         collector = FleetCollector()
         _serve_metrics(stack, collector, metrics_host)
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="outrider-")))
-        weights = _weights_client(stack.enter_context(Context()), endpoint, keys)
+        client = _weights_client(stack.enter_context(Context()), endpoint, keys)
+        weights = TimedWeights(client, collector.add_fetch)
         stack.callback(weights.close)
         argv = ["--learner", endpoint, "--shared-weights"]
         argv += [word for module in modules for word in ("--allow-module", module)]

@@ -9,6 +9,8 @@ from typing import get_args
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from common.durations import Durations
+from common.metrics import MemoryCollector, duration_histogram
 from common.protocol.messages import Phase
 
 PHASES = get_args(Phase)
@@ -21,8 +23,13 @@ class FleetCollector:
     """
 
     def __init__(self) -> None:
+        self.fetches = Durations()  # of weights, by this process
         self._live: dict[int, Mapping[str, float]] = {}
         self._ended: defaultdict[str, float] = defaultdict(float)
+
+    def add_fetch(self, seconds: float) -> None:
+        """Count a fetch of weights."""
+        self.fetches = self.fetches.with_one(seconds)
 
     def update(self, actor: int, stats: Mapping[str, float]) -> None:
         """Replace the statistics of one actor."""
@@ -73,6 +80,11 @@ class FleetCollector:
             "Number of environment steps kept until the learner settles them.",
             total["unsettled"],
         )
+        yield duration_histogram(
+            "actor_weights_fetch_seconds",
+            "Time to fetch weights from the learner, in seconds.",
+            self.fetches,
+        )
         versions = [stats["version"] for stats in live if "version" in stats]
         yield GaugeMetricFamily(
             "outrider_actor_weights_version",
@@ -84,5 +96,6 @@ class FleetCollector:
         """Return a registry of this collector and of the process's standard metrics."""
         registry = CollectorRegistry(auto_describe=False)
         ProcessCollector(registry=registry)
+        registry.register(MemoryCollector())
         registry.register(self)
         return registry

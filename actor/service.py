@@ -84,7 +84,8 @@ class Actor:
                 self._report()
                 continue
             if self._load(state):
-                self._play(state)
+                with self.phases.computation():
+                    self._play(state)
         if self.parent.gone():
             return EXIT_TEMPORARY
         self.session.leave()
@@ -120,7 +121,8 @@ class Actor:
                 return None
         log.info("loading_environments", env=config.env.id, lanes=config.rollout.lanes)
         try:
-            env = envs.make(config.env, config.rollout.lanes)
+            with self.phases.measure("load"):
+                env = envs.make(config.env, config.rollout.lanes)
         except envs.EnvUnavailable as error:
             raise Fatal(EXIT_CONFIGURATION, str(error)) from None
         spaces = env.spaces
@@ -153,7 +155,8 @@ class Actor:
         if state.rollout.key != key:
             if self._must_stop():  # the fetch may have taken seconds, and a reset takes seconds as well
                 return False
-            state.rollout.reset(key)
+            with self.phases.measure("load"):
+                state.rollout.reset(key)
         return self.session.joined
 
     def _fetch(self, name: BlobName, held: tuple[int, int]) -> Blob | None:

@@ -32,8 +32,8 @@ Reason = Literal[
 SkipReason = Literal["oversize", "actor_shutdown", "actor_lost", "old_generation", "run_finished"]
 RejectCode = Literal["protocol", "lost", "full"]
 BlobName = Literal["bundle", "target"]
-# The phases of an actor's loop.
-Phase = Literal["env", "policy", "messages", "bonus", "encode", "credit_wait", "weights"]
+# The phases of an actor's loop: loading its environments, the parts of a chunk, and waiting.
+Phase = Literal["load", "env", "policy", "messages", "bonus", "encode", "core_wait", "credit_wait", "weights"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

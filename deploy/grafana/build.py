@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from deploy.grafana.definitions import exploration, fleet, learner, training, wire
+from deploy.grafana.definitions.bounds import alert_bound
+from deploy.grafana.frame import ANNOTATIONS, LINKS, SOURCE, VARIABLES, of_runs
 from deploy.grafana.model import Dashboard, Panel
 
 DASHBOARDS = (
@@ -21,10 +23,11 @@ DASHBOARDS = (
     exploration.DASHBOARD,
 )
 DIRECTORY = Path(__file__).parent / "dashboards"
-_SOURCE = {"type": "prometheus", "uid": "${source}"}
 _COLUMNS = 24
 _COLOURS = {  # by phase, in stacked panels: grey for waiting, other colours for work
     "wait": "#5f6672",
+    "core_wait": "#f2495c",
+    "load": "#8e8e8e",
     "credit_wait": "#5f6672",
     "train": "#73bf69",
     "env": "#73bf69",
@@ -77,33 +80,11 @@ def dashboard(page: Dashboard) -> dict[str, Any]:
         "refresh": "5s",
         "time": {"from": "now-30m", "to": "now"},
         "timezone": "browser",
-        "templating": {"list": [_SOURCE_VARIABLE]},
-        "links": [_DASHBOARD_LINKS],
+        "templating": {"list": VARIABLES},
+        "annotations": {"list": ANNOTATIONS},
+        "links": LINKS,
         "panels": panels,
     }
-
-
-_SOURCE_VARIABLE = {
-    "name": "source",
-    "label": "Prometheus",
-    "type": "datasource",
-    "query": "prometheus",
-    "hide": 0,
-    "includeAll": False,
-    "multi": False,
-}
-_DASHBOARD_LINKS = {
-    "title": "Outrider",
-    "type": "dashboards",
-    "tags": ["outrider"],
-    "asDropdown": False,
-    "includeVars": True,
-    "keepTime": True,
-    "icon": "external link",
-    "targetBlank": False,
-    "tooltip": "",
-    "url": "",
-}
 
 
 def _panel(panel: Panel, number: int, position: dict[str, int]) -> dict[str, Any]:
@@ -111,12 +92,13 @@ def _panel(panel: Panel, number: int, position: dict[str, int]) -> dict[str, Any
     targets = [
         {
             "refId": chr(ord("A") + i),
-            "datasource": _SOURCE,
-            "expr": query.expr,
+            "datasource": SOURCE,
+            "expr": of_runs(query.expr),
             "legendFormat": query.legend,
             "instant": instant,
             "range": not instant,
         }
+        | ({"format": "table"} if panel.kind == "runs" else {})
         for i, query in enumerate(panel.queries)
     ]
     unit = "sci" if panel.logarithmic else panel.unit
@@ -125,30 +107,52 @@ def _panel(panel: Panel, number: int, position: dict[str, int]) -> dict[str, Any
     defaults |= {name: value for name, value in bounds.items() if value is not None}
     if panel.kind == "lines":
         defaults["custom"] = _lines(panel)
+    if panel.kind == "runs":
+        defaults["custom"] = {"show": "lines", "lineWidth": 2, "fillOpacity": 8, "axisPlacement": "auto"}
     return {
         "id": number,
-        "type": {"lines": "timeseries", "bars": "bargauge"}.get(panel.kind, "stat"),
+        "type": {"lines": "timeseries", "bars": "bargauge", "runs": "xychart"}.get(panel.kind, "stat"),
         "title": panel.title,
         "description": panel.description,
-        "datasource": _SOURCE,
+        "datasource": SOURCE,
         "gridPos": position,
         "targets": targets,
         "fieldConfig": {"defaults": defaults, "overrides": _overrides(panel)},
         "options": _options(panel),
+        "transformations": _one_frame_per_run(panel) if panel.kind == "runs" else [],
     }
 
 
+def _one_frame_per_run(panel: Panel) -> list[dict[str, Any]]:
+    """Return the transformations that join the queries by time and run, and part the rows by run."""
+    names = {f"Value #{chr(ord('A') + i)}": query.legend for i, query in enumerate(panel.queries)}
+    return [
+        {"id": "merge", "options": {}},
+        {"id": "organize", "options": {"renameByName": names}},
+        {
+            "id": "partitionByValues",
+            "options": {"fields": ["run"], "keepFields": False, "naming": {"asLabels": False}},
+        },
+    ]
+
+
 def _thresholds(panel: Panel) -> dict[str, Any]:
-    edges = ((None, "red"), (0, "green"), (1, "red")) if panel.red_unless_zero else ((None, "green"),)
+    edges: tuple[tuple[float | None, str], ...] = ((None, "green"),)
+    if panel.red_unless_zero:
+        edges = ((None, "red"), (0, "green"), (1, "red"))
+    if panel.alert:
+        bound = alert_bound(panel.alert)
+        below, beyond = ("green", "red") if bound.above else ("red", "green")
+        edges = ((None, below), (bound.value, beyond))
     return {"mode": "absolute", "steps": [{"color": colour, "value": value} for value, colour in edges]}
 
 
 def _colour(panel: Panel) -> dict[str, Any]:
     if panel.red_unless_zero:
         return {"mode": "thresholds"}
-    if panel.kind in ("value", "label"):
-        return {"mode": "fixed", "fixedColor": "text" if panel.kind == "value" else "blue"}
-    return {"mode": "palette-classic" if panel.kind == "lines" else "continuous-BlPu"}
+    if panel.kind in ("value", "values", "label"):
+        return {"mode": "fixed", "fixedColor": "blue" if panel.kind == "label" else "text"}
+    return {"mode": "continuous-BlPu" if panel.kind == "bars" else "palette-classic"}
 
 
 def _overrides(panel: Panel) -> list[dict[str, Any]]:
@@ -180,6 +184,7 @@ def _lines(panel: Panel) -> dict[str, Any]:
         "spanNulls": False,
         "stacking": {"mode": "normal" if panel.stacked else "none", "group": "A"},
         "scaleDistribution": scale,
+        "thresholdsStyle": {"mode": "dashed" if panel.alert else "off"},
     }
 
 
@@ -195,6 +200,19 @@ def _options(panel: Panel) -> dict[str, Any]:
                 "calcs": [],
             }
             return {"legend": legend, "tooltip": {"mode": "multi", "sort": "desc"}}
+        case "runs":
+            x, y = (query.legend for query in panel.queries)
+            return {
+                "mapping": "auto",
+                "series": [
+                    {
+                        "x": {"matcher": {"id": "byName", "options": x}},
+                        "y": {"matcher": {"id": "byName", "options": y}},
+                    }
+                ],
+                "legend": {"showLegend": True, "displayMode": "list", "placement": "bottom", "calcs": []},
+                "tooltip": {"mode": "single", "sort": "none"},
+            }
         case "bars":
             return {
                 "reduceOptions": reduce,
@@ -213,7 +231,7 @@ def _options(panel: Panel) -> dict[str, Any]:
             return {
                 "reduceOptions": reduce,
                 "orientation": "auto",
-                "textMode": "name" if panel.kind == "label" else "value",
+                "textMode": {"label": "name", "values": "value_and_name"}.get(panel.kind, "value"),
                 "colorMode": "value",
                 "graphMode": "area" if panel.kind == "value" and not panel.red_unless_zero else "none",
                 "justifyMode": "auto",

@@ -25,7 +25,8 @@ class Panel:
     unit: str = "short"
     width: int = 8
     height: int = 7
-    kind: Literal["lines", "value", "label", "bars"] = "lines"  # label shows the name of the series
+    # "values" shows names and values of the series, "label" only the names, "runs" one curve for each run.
+    kind: Literal["lines", "value", "values", "label", "bars", "runs"] = "lines"
     stacked: bool = False
     minimum: float | None = None
     maximum: float | None = None
@@ -33,6 +34,7 @@ class Panel:
     logarithmic: bool = False
     decimals: int | None = None
     red_unless_zero: bool = False
+    alert: str = ""  # the alert whose bound the panel shows as a threshold
     series_titles: Mapping[str, str] = field(default_factory=dict)  # shown in place of a series' name
 
 

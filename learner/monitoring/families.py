@@ -30,9 +30,16 @@ def gauges(name: str, documentation: str, label: str, values: Mapping[str, float
 
 def counters(name: str, documentation: str, label: str, values: Mapping[str, float]) -> Family:
     """Return a counter with one sample for each value of a label."""
-    family = CounterMetricFamily(_PREFIX + name, documentation, labels=[label])
+    return labelled_counters(name, documentation, (label,), {(key,): value for key, value in values.items()})
+
+
+def labelled_counters(
+    name: str, documentation: str, labels: Sequence[str], values: Mapping[tuple[str, ...], float]
+) -> Family:
+    """Return a counter with one sample for each combination of the values of several labels."""
+    family = CounterMetricFamily(_PREFIX + name, documentation, labels=labels)
     for key, value in values.items():
-        family.add_metric([key], value)
+        family.add_metric(key, value)
     return family
 
 

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 
 import common
 from common.config import Config
-from learner.monitoring.bottleneck import CAUSES, TimeWindow, bottleneck, time_shares
+from learner.monitoring.bottleneck import CAUSES, Fleet, TimeWindow, bottleneck, time_shares
 from learner.monitoring.families import Family, gauge, gauges, info
 from learner.monitoring.server_metrics import accounting_metrics, network_metrics, session_metrics
 from learner.monitoring.trainer_metrics import (
@@ -89,14 +89,15 @@ class LearnerCollector:
         )
 
     def _bottleneck_metrics(self, server: ServerStatus, trainer: TrainerStatus) -> Iterator[Family]:
-        shares = time_shares(*self._window.growth(trainer.phase_seconds, server.actor_phases))
+        fleet = Fleet.of(self._config, server.actors)
+        shares = time_shares(*self._window.growth(trainer.phase_seconds, server.actor_phases), fleet)
         yield gauges(
             "bottleneck_share_ratio",
             "Share of the last minute that each possible bottleneck accounts for, by cause.",
             "cause",
             shares,
         )
-        largest = bottleneck(trainer.version, server.actors, shares)
+        largest = bottleneck(trainer.version, trainer.warmup_chunks, fleet, shares)
         yield gauges(
             "bottleneck",
             "1 for the cause that limits the speed of the run, 0 for the others.",

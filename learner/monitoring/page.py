@@ -19,7 +19,7 @@ from pathlib import Path
 import common
 from common.config import Config
 from common.http_server import Response, Routes
-from learner.monitoring.bottleneck import CAUSES, Seconds, TimeWindow, bottleneck, time_shares
+from learner.monitoring.bottleneck import CAUSES, Fleet, Seconds, TimeWindow, bottleneck, time_shares
 from learner.monitoring.curve import Point
 from learner.monitoring.progress_line import ProgressFacts
 from learner.server.status import ServerStatus
@@ -46,8 +46,9 @@ def run_status(
         points: the curves of return and bonus so far.
         recent: seconds by phase of trainer and of actors, over about the last minute.
     """
-    shares = time_shares(*recent)
-    cause = bottleneck(trainer.version, server.actors, shares)
+    fleet = Fleet.of(config, server.actors)
+    shares = time_shares(*recent, fleet)
+    cause = bottleneck(trainer.version, trainer.warmup_chunks, fleet, shares)
     remaining_steps, preview = facts.total_steps - facts.env_steps, trainer.preview
     newest = Point(facts.env_steps, facts.return_mean, facts.bonus)
     return {
@@ -79,6 +80,7 @@ def run_status(
         "learner_phases": _shares(recent[0]),
         "actor_phases": _shares(recent[1]),
         "actors": server.actors,
+        "batch_chunks": config.rollout.batch_chunks,
         "fleet": [session._asdict() for session in sorted(server.fleet)],
         "curve": [*points, newest] if trainer.version > 0 else [],
         "preview": [preview.slot, preview.version] if preview is not None else None,

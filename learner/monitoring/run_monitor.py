@@ -18,6 +18,7 @@ from learner.monitoring.metrics import LearnerCollector
 from learner.monitoring.page import Page
 from learner.monitoring.progress_line import ProgressFacts, ProgressLine, RecentRate
 from learner.monitoring.run_logger import RunLogger
+from learner.monitoring.run_metrics import RunCollector
 from learner.monitoring.summary import ProcessFacts, summarise
 from learner.server.status import ServerStatus
 from learner.training.episodes import Episode, EpisodeTracker
@@ -42,7 +43,7 @@ class RunMonitor:
         episodes: EpisodeTracker,
     ) -> None:
         self._config, self._generation, self._episodes = config, generation, episodes
-        self._server_status, self._trainer_status = server_status, trainer_status
+        self._run_dir, self._server_status, self._trainer_status = run_dir, server_status, trainer_status
         self._logger = RunLogger(run_dir, self.env_steps)
         self._line, self._rate = ProgressLine(), RecentRate()
         self._started_at = time.monotonic()
@@ -71,7 +72,8 @@ class RunMonitor:
             self._trainer_status,
             lambda: self._logger.curve.points,
         )
-        exporter = Exporter(collector.registry(), LEARNER_PORT, host, page.routes)
+        registry = RunCollector(collector.registry(), self._run_dir).registry()
+        exporter = Exporter(registry, LEARNER_PORT, host, page.routes)
         log.info("metrics_served", port=exporter.port)
         return exporter
 

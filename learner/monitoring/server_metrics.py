@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import get_args
 
+from common.metrics import duration_histogram
 from common.protocol.messages import Reason
-from learner.monitoring.families import Family, counter, counters, gauge
+from learner.monitoring.families import Family, counter, counters, gauge, labelled_counters
 from learner.server.ledger import Totals
 from learner.server.status import ServerStatus
 
@@ -58,18 +59,12 @@ def session_metrics(status: ServerStatus) -> Iterator[Family]:
         "Number of sessions that hold credit and collect steps for a batch.",
         status.collecting,
     )
-    if status.chunk_seconds is not None:
-        yield gauge(
-            "fleet_chunk_seconds",
-            "Median time between a grant of credit and the arrival of its chunk, in seconds.",
-            status.chunk_seconds,
-        )
-    yield counters(
-        "fleet_slot_steps",
-        "Total number of environment steps received from the present session of each slot.",
-        "slot",
-        {str(session.slot): session.steps for session in sorted(status.fleet)},
+    yield duration_histogram(
+        "fleet_chunk_seconds",
+        "Time between a grant of credit and the arrival of its chunk, about the age of its first step.",
+        status.chunk_durations,
     )
+    yield slot_steps(status)
     yield gauge(
         "fleet_heartbeat_age_max_seconds",
         "Longest time since the last message of a connected session, in seconds.",
@@ -89,6 +84,17 @@ def session_metrics(status: ServerStatus) -> Iterator[Family]:
     )
     yield counter(
         "decoder_seconds", "Total time spent on decompressing chunks, in seconds.", status.decoder_seconds
+    )
+
+
+def slot_steps(status: ServerStatus) -> Family:
+    """Return the family of the steps of each slot, with the name of the key of its machine."""
+    return labelled_counters(
+        "fleet_slot_steps",
+        "Total number of environment steps received from the present session of each slot; `machine` is the"
+        " name of its key.",
+        ("slot", "machine"),
+        {(str(session.slot), session.machine): session.steps for session in sorted(status.fleet)},
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 import torch
 
 from common.config import Config
+from common.metrics import duration_histogram
 from learner.monitoring.families import Family, counter, counters, gauge, gauges, histogram
 from learner.training.episodes import EpisodeTracker
 from learner.training.status import PHASES, TrainerStatus
@@ -26,11 +27,21 @@ def progress_metrics(status: TrainerStatus, config: Config) -> Iterator[Family]:
         "Number of environment steps after which the run ends.",
         config.updates * batch_steps,
     )
+    yield gauge(
+        "run_batch_chunks",
+        "Number of chunks in a batch, which is the number of actors that one batch has room for.",
+        config.rollout.batch_chunks,
+    )
     yield gauge("learner_policy_version", "Newest policy version; -1 during the warm-up.", status.version)
     yield counter(
         "learner_updates",
         "Total number of updates since the process started.",
         status.trained_here / batch_steps,
+    )
+    yield duration_histogram(
+        "learner_update_seconds",
+        "Time of an update from its last chunk on, without checkpoints, in seconds.",
+        status.update_durations,
     )
     yield counters(
         "learner_phase_seconds",
@@ -60,6 +71,9 @@ def checkpoint_metrics(status: TrainerStatus) -> Iterator[Family]:
         "checkpoint_failures",
         "Total number of checkpoints that could not be written.",
         status.checkpoint_failures,
+    )
+    yield duration_histogram(
+        "checkpoint_seconds", "Time to write a checkpoint, in seconds.", status.checkpoint_durations
     )
     if status.checkpoint_at is not None:
         yield gauge(

@@ -12,6 +12,8 @@ from collections import deque
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
+from common.durations import Durations
+
 # A grant is overdue after the longer of the first two times, and in any case after the third.
 _OVERDUE_SECONDS = 2.0
 _OVERDUE_MEDIANS = 3.0  # in typical times from a grant to its admitted chunk
@@ -50,6 +52,7 @@ class KeyRecords:
         self._sessions = 0
         self._changes = 0  # since the median over keys was taken
         self.median_chunk_seconds: float | None = None  # see `add_chunk_seconds`
+        self.chunk_durations = Durations()  # from a grant to its admitted chunk, of this process
         self.restricted: AbstractSet[str] = frozenset()
         self.newly_restricted: list[str] = []  # the caller empties it
 
@@ -88,6 +91,7 @@ class KeyRecords:
         """
         record = self._records[key]
         record.chunk_seconds.append(seconds)
+        self.chunk_durations = self.chunk_durations.with_one(seconds)
         record.median_seconds = statistics.median(record.chunk_seconds)
         self._median_changed()
 

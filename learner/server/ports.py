@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Self
 
 import structlog
@@ -82,6 +82,11 @@ class Ports:
         """Describe the connection of a message, with the name under which its key is authorised."""
         name = self.authenticator.authorised.get(key) if self.authenticator is not None else None
         return Sender(peer, key, name)
+
+    @property
+    def key_names(self) -> Mapping[str, str]:
+        """The names of the authorised keys by public key; empty without keys."""
+        return {} if self.authenticator is None else self.authenticator.authorised
 
     @property
     def refused(self) -> dict[str, int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from typing import Literal, get_args
 
 from common.config import Config
@@ -190,8 +190,10 @@ class SessionRegistry:
         connected = self.sessions.connected()
         return {x.sid: max(0.0, now + sessions.LEASE_SECONDS - x.expires) for x in connected}
 
-    def session_statuses(self, now: float, slots: int) -> tuple[SessionStatus, ...]:
-        """Return the connected sessions of the first slots, for other threads."""
+    def session_statuses(
+        self, now: float, slots: int, key_names: Mapping[str, str]
+    ) -> tuple[SessionStatus, ...]:
+        """Return the connected sessions of the first slots, with the names of their keys."""
         ages = self.lease_ages(now)
         return tuple(
             SessionStatus(
@@ -201,6 +203,7 @@ class SessionRegistry:
                 self.flows[x.sid].steps_received,
                 self.scheduler.is_collecting(x.sid),
                 ages[x.sid],
+                key_names.get(x.key, "no key"),
             )
             for x in self.sessions.connected()
             if x.slot < slots

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from common.durations import Durations
 from learner.server.ledger import Totals
 
 
@@ -17,6 +18,7 @@ class SessionStatus(NamedTuple):
     steps: int  # received since the session took its slot
     collecting: bool  # whether it holds credit that it has not used
     silent_seconds: float
+    machine: str = "no key"  # the name of its key
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,7 @@ class ServerStatus:
     heartbeat_age_max_seconds: float = 0.0
     collecting: int = 0  # sessions with credit that they have not used
     fleet: tuple[SessionStatus, ...] = ()  # of the first slots
-    chunk_seconds: float | None = None  # median time from credit to its chunk
+    chunk_durations: Durations = field(default_factory=Durations)  # from credit to its chunk
     first_credit_at: float | None = None  # time.monotonic() of the first credit after the warm-up
     decoder_chunks: int = 0  # received and not taken yet
     decoder_seconds: float = 0.0  # spent on decoding

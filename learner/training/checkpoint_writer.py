@@ -7,6 +7,7 @@ from pathlib import Path
 
 import structlog
 
+from common.durations import Durations
 from learner.training import checkpoint
 from learner.training.checkpoint import Checkpoint
 from learner.training.stored_checkpoints import delete_unneeded
@@ -24,6 +25,7 @@ class CheckpointWriter:
         self._directory = directory
         self._due_at = 0.0
         self.failures = 0
+        self.durations = Durations()  # of all writes
         self.saved_at: float | None = None  # time.time() of the last success
 
     @property
@@ -43,4 +45,5 @@ class CheckpointWriter:
         else:
             self.saved_at = time.time()
         now = time.monotonic()
+        self.durations = self.durations.with_one(now - start)
         self._due_at = now + min(_MAX_SECONDS, max(_MIN_SECONDS, (now - start) / _MAX_TIME_SHARE))

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from common.durations import Durations
 from common.protocol.chunk import WARMUP_VERSION
 from common.spaces import Spaces
 from learner.interface import DecodedChunk
 from learner.training.ppo import UpdateReport
 
-PHASES = ("wait", "assemble", "train", "publish", "checkpoint")
+PHASES = ("wait", "assemble", "train", "core_wait", "publish", "checkpoint")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,6 +53,8 @@ class TrainerStatus:
     failed_updates: int = 0
     checkpoint_failures: int = 0
     checkpoint_at: float | None = None  # time.time() of the last checkpoint
+    checkpoint_durations: Durations = field(default_factory=Durations)
+    update_durations: Durations = field(default_factory=Durations)  # without the wait for chunks
     last_update_at: float | None = None  # time.monotonic()
     trained_here: int = 0  # steps trained by this process
     phase_seconds: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))

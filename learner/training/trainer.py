@@ -124,9 +124,11 @@ class Trainer:
         chunks = self._gatherer.gather(self._status.version)
         if chunks is None:
             return None
-        with self._timer.measure("assemble"):
-            built = self._builder.build(chunks, self._status.version, self.normaliser)
-        report = self._train(built)
+        began_at = time.monotonic()
+        with self._timer.computation():
+            with self._timer.measure("assemble"):
+                built = self._builder.build(chunks, self._status.version, self.normaliser)
+            report = self._train(built)
         if report is None:
             self._drop(chunks, built)
             return []
@@ -134,6 +136,8 @@ class Trainer:
             ended = [episode for decoded in chunks for episode in self.episodes.advance(decoded)]
         self._server.settle(chunks, "trained")
         self._record(chunks, report)
+        durations = self._status.update_durations.with_one(time.monotonic() - began_at)
+        self._status = replace(self._status, update_durations=durations)
         self._publish()
         return ended
 
@@ -146,6 +150,7 @@ class Trainer:
             self._status,
             checkpoint_failures=self._checkpoints.failures,
             checkpoint_at=self._checkpoints.saved_at,
+            checkpoint_durations=self._checkpoints.durations,
         )
 
     def snapshot(self, accounting: str) -> Checkpoint:

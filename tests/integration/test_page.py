@@ -88,7 +88,7 @@ def test_a_run_serves_its_page_its_status_a_preview_and_its_metrics(address: str
     assert b"<title>Outrider</title>" in fetch(f"{address}/")
     value = status(address)
     rows = fetch(f"{address}/metrics").decode().splitlines()
-    metrics = dict(row.rsplit(" ", 1) for row in rows if row.startswith("outrider_"))
+    metrics = {row.split("{run=")[0]: row.split()[-1] for row in rows if row.startswith("outrider_")}
     assert 0 < value["env_steps"] <= float(metrics["outrider_run_env_steps"])
     assert value["total_steps"] == float(metrics["outrider_run_target_steps"])
     assert value["imbalance_steps"] == 0
@@ -111,7 +111,7 @@ def test_a_browser_shows_the_numbers_of_the_run_without_an_error(address: str, t
     assert before["env_steps"] <= steps <= after["env_steps"]
     assert f"of {before['total_steps']:,} steps" in shown.text("progress")
     assert shown.text("imbalance") == "0"
-    assert shown.text("actors") == "2 actors"
+    assert shown.text("actors") == "2 actors for 2 chunks per batch"
     assert shown.dom.count('class="word host"') == 2
     assert re.search(r"step \d+ of 16 · intrinsic reward", shown.text("step"))
     assert shown.dom.count('class="dot bonus"') == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
 import signal
 import socket
@@ -25,6 +26,7 @@ ROOT = Path(__file__).parents[2]
 _COUNTING = Path(__file__).parent / "counting"
 SELECT_DESCRIPTORS = 1024  # `select.select` accepts only descriptors below this
 PATIENCE_SECONDS = 120.0
+_WITHOUT_RUN = re.compile(r',?run="[^"]*"')  # the label that every sample of a learner has
 
 
 _reserved: list[socket.socket] = []  # open until this process ends
@@ -253,7 +255,7 @@ class Run:
         with contextlib.suppress(OSError):
             page = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode()
             for row in page.splitlines():
-                if row.split(" ")[0] == name:
+                if _WITHOUT_RUN.sub("", row.split(" ")[0]).replace("{}", "") == name:
                     return float(row.split(" ")[1])
         return None
 

@@ -11,7 +11,7 @@ import pytest
 
 IMAGE = "prom/prometheus:v2.53.3"
 DEPLOY = Path(__file__).parents[2] / "deploy"
-_METRIC = re.compile(r"\b((?:outrider|process)_\w+|up|job(?:_\w+)?:[\w:]+)(?![\w:])(\{[^}]*\})?")
+_METRIC = re.compile(r"\b((?:outrider|process)_\w+|up|run(?:_\w+)?:[\w:]+)(?![\w:])(\{[^}]*\})?")
 
 
 def command(name: str, *directories: Path) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deploy.grafana.definitions.shared import TOP_ROW, rate_of, single
+from deploy.grafana.definitions.shared import TOP_ROW, bands, quantiles, rate_of, single
 from deploy.grafana.model import Dashboard, Panel, Query, Row
 
 _SLOT_RATE = rate_of("outrider_fleet_slot_steps_total", "slot")
@@ -30,7 +30,7 @@ DASHBOARD = Dashboard(
                     "Actor time by phase",
                     "Share of the time of all actors, by phase. A large share of credit_wait means that the"
                     " learner is slower than the actors.",
-                    single("job_phase:outrider_fleet_phase_seconds:share1m", "{{phase}}"),
+                    single("run_phase:outrider_fleet_phase_seconds:share1m", "{{phase}}"),
                     unit="percentunit",
                     stacked=True,
                     minimum=0,
@@ -52,17 +52,24 @@ DASHBOARD = Dashboard(
             "Balance and connections",
             (
                 Panel(
-                    "Slowest slots",
-                    "Steps per second received from each slot, on all machines: the eight slots with the"
-                    " lowest rate.",
-                    single(f"bottomk(8, {_SLOT_RATE})", "slot {{slot}}"),
+                    "Slots",
+                    "Steps per second received from each of the first 256 slots, on all machines: the slowest"
+                    " and the fastest slot, the median, and the band that eight of ten slots are in.",
+                    (
+                        Query(f"max({_SLOT_RATE})", "fastest"),
+                        Query(f"quantile(0.9, {_SLOT_RATE})", "90th percentile"),
+                        Query(f"quantile(0.5, {_SLOT_RATE})", "median"),
+                        Query(f"quantile(0.1, {_SLOT_RATE})", "10th percentile"),
+                        Query(f"min({_SLOT_RATE})", "slowest"),
+                    ),
                     minimum=0,
+                    width=16,
                 ),
                 Panel(
-                    "Fastest slots",
-                    "Steps per second received from each slot, on all machines: the eight slots with the"
-                    " highest rate.",
-                    single(f"topk(8, {_SLOT_RATE})", "slot {{slot}}"),
+                    "Steps per second by machine",
+                    "Steps per second received from the first 256 slots, by the name of their machine's key."
+                    " Give each machine a key of its own to tell them apart.",
+                    single(rate_of("outrider_fleet_slot_steps_total", "machine"), "{{machine}}"),
                     minimum=0,
                 ),
                 Panel(
@@ -75,10 +82,23 @@ DASHBOARD = Dashboard(
                 ),
                 Panel(
                     "Credit to chunk",
-                    "Median time between a grant of credit and the arrival of its chunk.",
-                    single("outrider_fleet_chunk_seconds"),
+                    "Time between a grant of credit and the arrival of its chunk, about the age of its first"
+                    " step: median and 99th percentile of five minutes.",
+                    quantiles("outrider_fleet_chunk_seconds"),
                     unit="s",
                     minimum=0,
+                ),
+                Panel(
+                    "Lost sessions",
+                    "Share of the fleet whose sessions ended without a leave message, in ten minutes.",
+                    single(
+                        'sum(increase(outrider_fleet_sessions_total{event="lost"}[10m]))'
+                        " / (sum(max_over_time(outrider_fleet_actors[10m])) > 0)"
+                    ),
+                    unit="percentunit",
+                    minimum=0,
+                    soft_maximum=0.1,
+                    alert="OutriderActorsLost",
                 ),
                 Panel(
                     "Heartbeat age",
@@ -90,11 +110,9 @@ DASHBOARD = Dashboard(
                 ),
                 Panel(
                     "Reconnects",
-                    "Number of connections that actors opened again after 10 s without a message from the"
-                    " learner, in ten minutes.",
-                    single(
-                        "sum by (instance) (increase(outrider_actor_reconnects_total[10m]))", "{{instance}}"
-                    ),
+                    "Number of connections that the actors of all exporters opened again after 10 s without a"
+                    " message from the learner, in ten minutes.",
+                    single("sum(increase(outrider_actor_reconnects_total[10m]))"),
                     minimum=0,
                     soft_maximum=1,
                     decimals=0,
@@ -102,47 +120,58 @@ DASHBOARD = Dashboard(
             ),
         ),
         Row(
-            "Actors that Prometheus scrapes",
+            "Actors that Prometheus scrapes, of every run",
             (
                 Panel(
                     "Steps per second by exporter",
-                    "Steps that actors collect, by exporter. There is one exporter per container, or per"
-                    " host with --procs.",
-                    single(rate_of("outrider_actor_env_steps_total", "instance"), "{{instance}}"),
+                    "Steps that the actors of an exporter collect: fastest, median and slowest exporter."
+                    " There is one exporter per container, or per host with --procs.",
+                    bands(rate_of("outrider_actor_env_steps_total", "instance")),
                     minimum=0,
                 ),
                 Panel(
                     "Memory",
-                    "Resident memory of the exporters: the maximum and the median.",
-                    (
-                        Query('max(process_resident_memory_bytes{job="actor"})', "maximum"),
-                        Query('quantile(0.5, process_resident_memory_bytes{job="actor"})', "median"),
+                    "Memory in use as a share of the limit of the container, or of the machine without one:"
+                    " highest, median and lowest exporter.",
+                    bands(
+                        'outrider_memory_used_bytes{job="actor"} / outrider_memory_limit_bytes{job="actor"}'
                     ),
-                    unit="bytes",
+                    unit="percentunit",
                     minimum=0,
+                    maximum=1,
+                    alert="OutriderMemoryNearlyFull",
                 ),
                 Panel(
                     "Busy share",
-                    "Share of the time in which the actors of an exporter do not wait for credit.",
-                    single(
-                        "1 - "
+                    "Share of the time in which the actors of an exporter do not wait for credit: highest,"
+                    " median and lowest exporter.",
+                    bands(
+                        "(1 - "
                         + rate_of('outrider_actor_phase_seconds_total{phase="credit_wait"}', "instance")
                         + " / ("
                         + rate_of("outrider_actor_phase_seconds_total", "instance")
-                        + " > 0)",
-                        "{{instance}}",
+                        + " > 0))"
                     ),
                     unit="percentunit",
                     minimum=0,
                     maximum=1,
                 ),
                 Panel(
-                    "Oldest weights",
-                    "Number of versions between the learner's newest weights and the oldest weights of an"
-                    " actor that Prometheus scrapes. Values of one or two come from different scrape"
-                    " times.",
-                    single("max(outrider_learner_policy_version) - min(outrider_actor_weights_version)"),
+                    "Weights version",
+                    "Oldest and newest of the weights versions that the exporters use. An actor that no"
+                    " longer follows keeps its version while the others rise.",
+                    (
+                        Query("max(outrider_actor_weights_version)", "newest"),
+                        Query("min(outrider_actor_weights_version)", "oldest"),
+                    ),
                     decimals=0,
+                ),
+                Panel(
+                    "Weights fetch",
+                    "Time to fetch weights from the learner: median and 99th percentile of five minutes.",
+                    quantiles("outrider_actor_weights_fetch_seconds"),
+                    unit="s",
+                    minimum=0,
                 ),
                 Panel(
                     "Unsettled steps",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deploy.grafana.definitions.shared import TOP_ROW, rate_of, single
+from deploy.grafana.definitions.shared import TOP_ROW, quantiles, rate_of, single
 from deploy.grafana.model import Dashboard, Panel, Query, Row
 
 DASHBOARD = Dashboard(
@@ -18,12 +18,12 @@ DASHBOARD = Dashboard(
                     "Learner time by phase",
                     "Share of the trainer's time, by phase. If the share of wait is large, more actors make"
                     " the run faster; if it is small, a faster device or max_lag 1 does.",
-                    single("job_phase:outrider_learner_phase_seconds:share1m", "{{phase}}"),
+                    single("run_phase:outrider_learner_phase_seconds:share1m", "{{phase}}"),
                     unit="percentunit",
                     stacked=True,
                     minimum=0,
                     maximum=1,
-                    width=12,
+                    width=8,
                     height=8,
                 ),
                 Panel(
@@ -37,7 +37,17 @@ DASHBOARD = Dashboard(
                     unit="s",
                     stacked=True,
                     minimum=0,
-                    width=12,
+                    width=8,
+                    height=8,
+                ),
+                Panel(
+                    "Update duration",
+                    "Time of an update from its last chunk on, without checkpoints: median and 99th"
+                    " percentile of five minutes.",
+                    quantiles("outrider_learner_update_seconds"),
+                    unit="s",
+                    minimum=0,
+                    width=8,
                     height=8,
                 ),
             ),
@@ -77,18 +87,7 @@ DASHBOARD = Dashboard(
                     "Policy lag of chunks",
                     "Number of versions between the collection of a chunk and its training: median and"
                     " 99th percentile of five minutes. It is 0 with --max-lag 0.",
-                    (
-                        Query(
-                            "histogram_quantile(0.5, sum by (le)"
-                            " (rate(outrider_learner_chunk_lag_versions_bucket[5m])))",
-                            "median",
-                        ),
-                        Query(
-                            "histogram_quantile(0.99, sum by (le)"
-                            " (rate(outrider_learner_chunk_lag_versions_bucket[5m])))",
-                            "99th percentile",
-                        ),
-                    ),
+                    quantiles("outrider_learner_chunk_lag_versions"),
                     minimum=0,
                     soft_maximum=1,
                     width=6,
@@ -105,6 +104,16 @@ DASHBOARD = Dashboard(
                     single("time() - outrider_checkpoint_last_success_timestamp_seconds"),
                     unit="s",
                     minimum=0,
+                    width=6,
+                    alert="OutriderCheckpointOld",
+                ),
+                Panel(
+                    "Checkpoint duration",
+                    "Time to write a checkpoint: median and 99th percentile of five minutes.",
+                    quantiles("outrider_checkpoint_seconds"),
+                    unit="s",
+                    minimum=0,
+                    width=6,
                 ),
                 Panel(
                     "Checkpoint time",
@@ -113,11 +122,14 @@ DASHBOARD = Dashboard(
                     single('rate(outrider_learner_phase_seconds_total{phase="checkpoint"}[5m])'),
                     unit="percentunit",
                     minimum=0,
+                    width=6,
                 ),
                 Panel(
                     "Checkpoint failures",
                     "Number of checkpoints that could not be written, in ten minutes. Training continues.",
                     single("increase(outrider_checkpoint_failures_total[10m])"),
+                    width=6,
+                    alert="OutriderCheckpointsFail",
                     minimum=0,
                     soft_maximum=1,
                     decimals=0,
@@ -129,25 +141,51 @@ DASHBOARD = Dashboard(
             (
                 Panel(
                     "Memory",
-                    "Resident memory of the process, and GPU memory of tensors if there is a GPU.",
+                    "Memory in use as a share of the limit of the container, or of the machine without one.",
+                    single(
+                        'outrider_memory_used_bytes{job="learner"}'
+                        ' / outrider_memory_limit_bytes{job="learner"}'
+                    ),
+                    unit="percentunit",
+                    minimum=0,
+                    maximum=1,
+                    width=6,
+                    alert="OutriderMemoryNearlyFull",
+                ),
+                Panel(
+                    "Memory of the process",
+                    "Resident memory of the process, and GPU memory of PyTorch's tensors if there is a GPU.",
                     (
                         Query('process_resident_memory_bytes{job="learner"}', "process"),
                         Query("outrider_device_memory_bytes", "GPU"),
                     ),
                     unit="bytes",
                     minimum=0,
+                    width=6,
+                ),
+                Panel(
+                    "Free disk",
+                    "Free share of the disk of the run directory.",
+                    single("outrider_run_disk_free_bytes / outrider_run_disk_size_bytes"),
+                    unit="percentunit",
+                    minimum=0,
+                    maximum=1,
+                    width=6,
+                    alert="OutriderDiskNearlyFull",
                 ),
                 Panel(
                     "CPU",
                     "Number of cores that the process uses.",
                     single('rate(process_cpu_seconds_total{job="learner"}[$__rate_interval])'),
                     minimum=0,
+                    width=6,
                 ),
                 Panel(
                     "Open files",
                     "Number of open file descriptors: one per connection and a few more.",
                     single('process_open_fds{job="learner"}'),
                     minimum=0,
+                    width=6,
                     decimals=0,
                 ),
                 Panel(
@@ -155,16 +193,16 @@ DASHBOARD = Dashboard(
                     "Components of Outrider and their versions.",
                     single("outrider_build_info", "{{component}} {{version}}"),
                     kind="label",
-                    width=8,
-                    height=3,
+                    width=6,
+                    height=7,
                 ),
                 Panel(
                     "Generation",
                     "Number of earlier learner processes of the run.",
                     single("outrider_learner_generation"),
                     kind="value",
-                    width=8,
-                    height=3,
+                    width=6,
+                    height=7,
                     decimals=0,
                 ),
                 Panel(
@@ -173,8 +211,8 @@ DASHBOARD = Dashboard(
                     single('process_start_time_seconds{job="learner"} * 1000'),
                     unit="dateTimeFromNow",
                     kind="value",
-                    width=8,
-                    height=3,
+                    width=6,
+                    height=7,
                 ),
             ),
         ),

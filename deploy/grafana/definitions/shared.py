@@ -5,7 +5,7 @@ from __future__ import annotations
 from deploy.grafana.model import Panel, Query, Row
 from learner.monitoring.bottleneck import CAUSES
 
-TRAINED_RATE = "sum(job:outrider_learner_steps_trained:rate1m)"  # steps per second
+TRAINED_RATE = "sum(run:outrider_learner_steps_trained:rate1m)"  # steps per second
 
 
 def rate_of(metric: str, by: str = "") -> str:
@@ -26,7 +26,7 @@ _BOTTLENECK = Panel(
     single("outrider_bottleneck == 1", "{{cause}}"),
     series_titles=CAUSES,
     kind="label",
-    width=14,
+    width=10,
     height=4,
 )
 _IMBALANCE = Panel(
@@ -51,10 +51,11 @@ _SPEED = Panel(
 )
 _ACTORS = Panel(
     "Actors",
-    "Number of sessions connected to the learner, on all machines.",
-    single("outrider_fleet_actors"),
-    kind="value",
-    width=2,
+    "Number of sessions connected to the learner, on all machines, and number of chunks in a batch, which is"
+    " the number of actors that one batch has room for.",
+    (Query("outrider_fleet_actors", "actors"), Query("outrider_run_batch_chunks", "chunks per batch")),
+    kind="values",
+    width=6,
     height=4,
     decimals=0,
 )
@@ -71,6 +72,26 @@ RETURN = Panel(
     width=12,
     height=9,
 )
+
+
+def bands(expr: str) -> tuple[Query, ...]:
+    """Return the queries of the highest, the median and the lowest series, however many there are."""
+    return (
+        Query(f"max({expr})", "highest"),
+        Query(f"quantile(0.5, {expr})", "median"),
+        Query(f"min({expr})", "lowest"),
+    )
+
+
+def quantiles(histogram: str) -> tuple[Query, ...]:
+    """Return the queries of the median and the 99th percentile of five minutes of a histogram."""
+    rate = f"sum by (le) (rate({histogram}_bucket[5m]))"
+    return (
+        Query(f"histogram_quantile(0.5, {rate})", "median"),
+        Query(f"histogram_quantile(0.99, {rate})", "99th percentile"),
+    )
+
+
 EXPLAINED_VARIANCE = Panel(
     "Explained variance",
     "Share of the variance of the value targets that each value head explains: 1 is a perfect fit, 0 is no"

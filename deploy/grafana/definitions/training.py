@@ -99,12 +99,29 @@ DASHBOARD = Dashboard(
                     "Steps produced by actors and steps trained on. They differ during the warm-up and"
                     " when steps are dropped.",
                     (
-                        Query("sum(job:outrider_learner_steps_produced:rate1m)", "produced"),
+                        Query("sum(run:outrider_learner_steps_produced:rate1m)", "produced"),
                         Query(TRAINED_RATE, "trained"),
                     ),
                     width=6,
                     height=9,
                     minimum=0,
+                ),
+            ),
+        ),
+        Row(
+            "Runs compared",
+            (
+                Panel(
+                    "Return against steps",
+                    "Mean unclipped return of the last 100 episodes against the environment steps of the run."
+                    " The variable Run chooses the runs.",
+                    (
+                        Query("max by (run) (outrider_run_env_steps)", "steps"),
+                        Query("max by (run) (outrider_episode_return_mean)", "return"),
+                    ),
+                    kind="runs",
+                    width=24,
+                    height=9,
                 ),
             ),
         ),
@@ -159,12 +176,14 @@ DASHBOARD = Dashboard(
                     " different policies.",
                     single("outrider_train_actor_learner_log_prob_diff_max"),
                     logarithmic=True,
+                    alert="OutriderPoliciesDiffer",
                 ),
                 Panel(
                     "Failed updates",
                     "Number of updates that were discarded because of NaN or infinity, in ten minutes. They"
                     " change no weights; three in a row end the run.",
                     single("increase(outrider_learner_failed_updates_total[10m])"),
+                    alert="OutriderUpdatesFail",
                     decimals=0,
                     minimum=0,
                     soft_maximum=1,

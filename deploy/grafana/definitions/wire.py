@@ -50,10 +50,11 @@ DASHBOARD = Dashboard(
                     "Wasted steps",
                     "Share of the steps of ten minutes that were dropped, not counting those of the warm-up"
                     " and of the end of a run or process.",
-                    single("job:outrider_learner_steps_wasted_per_produced:ratio_rate10m"),
+                    single("run:outrider_learner_steps_wasted_per_produced:ratio_rate10m"),
                     unit="percentunit",
                     minimum=0,
                     soft_maximum=0.02,
+                    alert="OutriderStepsWasted",
                 ),
                 Panel(
                     "Duplicate chunks",

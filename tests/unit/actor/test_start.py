@@ -130,6 +130,7 @@ def test_lanes_are_seeded_once_for_random_play_and_once_for_training(warmup_chun
     assert len(probe.resets) == 1 + min(warmup_chunks, 1)
     assert len(np.unique(probe.resets)) == B * len(probe.resets)
     assert loop.version > WARMUP_VERSION
+    assert loop.actor.phases.seconds["load"] > 0.0
 
 
 def test_the_console_script_ends_by_the_same_path_as_the_module() -> None:

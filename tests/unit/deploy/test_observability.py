@@ -9,9 +9,12 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 from prometheus_client import generate_latest
 
 from deploy.grafana.build import DASHBOARDS, DIRECTORY, file_text
+from deploy.grafana.definitions.bounds import Bound, alert_bound
+from deploy.grafana.frame import of_runs
 from tests.ci.metrics_page import registries
 from tests.support.prometheus import DEPLOY, command, selectors
 
@@ -65,7 +68,8 @@ def test_the_panels_of_a_dashboard_are_valid(page: object) -> None:
         assert panel["targets"]
         assert panel["fieldConfig"]["defaults"]["unit"]
         assert {target["datasource"]["uid"] for target in panel["targets"]} == {"${source}"}
-    assert "://" not in file_text(page)  # type: ignore[arg-type]
+    elsewhere = file_text(page).replace("http://127.0.0.1:", "")  # type: ignore[arg-type]
+    assert "://" not in elsewhere  # links go to this machine alone
 
 
 def test_no_two_panels_of_a_dashboard_have_one_title() -> None:
@@ -145,3 +149,82 @@ def test_rules_configuration_and_names_pass_promtool() -> None:
         check = [*promtool, "check", "metrics"]
         done = subprocess.run(check, input=page.decode(), capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
+
+
+def test_the_example_of_an_alertmanager_handles_every_severity() -> None:
+    """Each route has a receiver that exists, and each matcher names labels of the alerts."""
+    config = yaml.safe_load((DEPLOY / "prometheus" / "alertmanager.yml").read_text())
+    receivers = {receiver["name"] for receiver in config["receivers"]}
+    routes = [config["route"], *config["route"]["routes"]]
+    assert {route["receiver"] for route in routes} == receivers
+    severities = set(re.findall(r"severity: (\w+)", ALERTS))
+    named = {name for route in routes for text in route.get("matchers", []) for name in text.split('"')[1::2]}
+    assert named < severities == {"critical", "warning", "info"}
+    inhibited = set(re.findall(r"Outrider\w+", str(config["inhibit_rules"])))
+    assert inhibited <= set(ALERT_NAMES)
+
+
+def test_the_bound_of_an_alert_is_the_number_in_its_expression() -> None:
+    """A panel cannot have a threshold of an alert that does not exist or compares with no number."""
+    assert alert_bound("OutriderStepsWasted") == Bound(0.02, above=True)
+    assert alert_bound("OutriderDiskNearlyFull") == Bound(0.05, above=False)
+    assert alert_bound("OutriderCheckpointOld") == Bound(1800, above=True)
+    for name in ("OutriderNothing", "OutriderLearnerAbsent"):
+        with pytest.raises(ValueError, match=name):
+            alert_bound(name)
+
+
+def test_a_panel_with_an_alert_has_the_bound_of_the_alert_as_its_threshold() -> None:
+    """The file of the alerts is the only place of the number."""
+    shown = {
+        panel["title"]: panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
+        for page in DASHBOARDS
+        for panel in json.loads(file_text(page))["panels"]
+        if panel["type"] == "timeseries"
+    }
+    watched = [panel for panel in PANELS if panel.alert]
+    assert len(watched) >= 8
+    for panel in watched:
+        value, above = alert_bound(panel.alert)
+        colours = ("green", "red") if above else ("red", "green")
+        assert [(step["color"], step["value"]) for step in shown[panel.title]] == [
+            (colours[0], None), (colours[1], value)
+        ]  # fmt: skip
+
+
+def test_a_panel_reads_the_chosen_runs_alone() -> None:
+    """Metrics of actors belong to no run, because an exporter may serve actors of several."""
+    cases = {
+        "sum(rate(outrider_x_total[1m]))": 'sum(rate(outrider_x_total{run=~"$run"}[1m]))',
+        'outrider_x{a="b"} == 1': 'outrider_x{a="b", run=~"$run"} == 1',
+        "run:outrider_x:rate1m / 2": 'run:outrider_x:rate1m{run=~"$run"} / 2',
+        'process_x{job="learner"}': 'process_x{job="learner", run=~"$run"}',
+        'max by (run) (process_x{job="actor"})': 'max by (run) (process_x{job="actor"})',
+        "outrider_actor_x": "outrider_actor_x",
+    }
+    assert {expr: of_runs(expr) for expr in cases} == cases
+    for expr in EXPRESSIONS:
+        for name, selector in selectors(of_runs(expr)):
+            of_actors = name.startswith("outrider_actor_") or 'job="actor"' in selector
+            assert ('run=~"$run"' in selector) is not of_actors, expr
+
+
+def test_no_panel_over_time_shows_the_first_of_a_ranking() -> None:
+    """Such a panel shows other series at each moment, and more than it asks for."""
+    assert not [expr for expr in EXPRESSIONS if re.search(r"\b(top|bottom)k\b", expr)]
+
+
+@pytest.mark.parametrize("page", DASHBOARDS, ids=lambda page: page.uid)
+def test_every_page_has_the_choice_of_runs_annotations_and_links(page: object) -> None:
+    data = json.loads(file_text(page))  # type: ignore[arg-type]
+    assert [variable["name"] for variable in data["templating"]["list"]] == ["source", "run"]
+    assert {one["name"] for one in data["annotations"]["list"]} == {"Starts", "Checkpoints", "Alerts"}
+    known = exported() | {"ALERTS", "outrider_run_info"}
+    for one in data["annotations"]["list"]:
+        assert set(re.findall(r"\b(?:outrider|process)_\w+(?=[{ ])|ALERTS", one["expr"])) <= known
+    links = {link["title"]: link["url"] for link in data["links"]}
+    assert {"Live page", "TensorBoard", "Runbook"} < links.keys()
+    volumes = yaml.safe_load((DEPLOY.parent / "docker-compose.yml").read_text())["services"]["grafana"][
+        "volumes"
+    ]
+    assert any(f"/usr/share/grafana{links['Runbook']}" in str(volume) for volume in volumes)

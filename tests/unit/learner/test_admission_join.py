@@ -108,3 +108,15 @@ def test_a_session_of_another_run_is_closed_and_not_counted() -> None:
     (reply,) = harness.send_hello("a", generation=GENERATION + 1, base=HUGE, produced=HUGE)
     assert isinstance(reply, m.Reject) and reply.code == "lost"
     assert harness.registry.ledger.totals().produced == 0
+
+
+def test_the_status_names_the_machine_of_a_session_by_its_key() -> None:
+    """A key without a name, and a session without a key, have none; slots beyond the limit are left out."""
+    harness = AdmissionHarness()
+    for name, key in (("a", "k1"), ("b", "k2"), ("c", ""), ("d", "k1")):
+        hello = m.Hello(
+            sid=sid(name), generation=-1, host="h", pid=1, software="0", base=0, produced=0, former={}
+        )
+        harness.deliver(name, hello, key)
+    statuses = harness.registry.session_statuses(harness.now, 3, {"k1": "m1"})
+    assert [(status.slot, status.machine) for status in statuses] == [(0, "m1"), (1, "no key"), (2, "no key")]

@@ -89,6 +89,8 @@ def test_exactly_one_cause_is_the_bottleneck_at_any_time() -> None:
 
     assert causes() == dict.fromkeys(CAUSES, 0.0) | {"no_actors": 1.0}
     scraped.server = replace(QUIET, actors=2)
+    assert causes() == dict.fromkeys(CAUSES, 0.0) | {"loading": 1.0}
+    scraped.trainer = TrainerStatus(warmup_chunks=1)
     assert causes() == dict.fromkeys(CAUSES, 0.0) | {"warmup": 1.0}
     seconds = dict.fromkeys(PHASES, 0.0) | {"wait": 1.0, "train": 9.0}
     scraped.trainer = TrainerStatus(version=1, phase_seconds=seconds)
@@ -97,7 +99,7 @@ def test_exactly_one_cause_is_the_bottleneck_at_any_time() -> None:
     )
     assert causes() == dict.fromkeys(CAUSES, 0.0) | {"learner": 1.0}
     assert scraped.value("bottleneck_share_ratio", cause="learner") == pytest.approx(0.9)
-    assert scraped.value("bottleneck_share_ratio", cause="actors") == pytest.approx(0.1)
+    assert scraped.value("bottleneck_share_ratio", cause="collection") == pytest.approx(0.1)
 
 
 def test_before_the_first_update_there_are_no_samples_of_updates() -> None:
@@ -108,7 +110,6 @@ def test_before_the_first_update_there_are_no_samples_of_updates() -> None:
         "episode_length_mean_steps",
         "train_entropy_nats",
         "checkpoint_last_success_timestamp_seconds",
-        "fleet_chunk_seconds",
     ):
         assert scraped.value(name) is None
     scraped.trainer = TrainerStatus(
@@ -125,10 +126,10 @@ def test_before_the_first_update_there_are_no_samples_of_updates() -> None:
 def test_a_slot_without_a_session_has_no_sample() -> None:
     """There is one label value for each connected session, and no other."""
     scraped = Scraped(replace(QUIET, fleet=(session(0, 128), session(1, 256))), TrainerStatus())
-    assert scraped.value("fleet_slot_steps_total", slot="1") == 256
+    assert scraped.value("fleet_slot_steps_total", slot="1", machine="no key") == 256
     scraped.server = replace(QUIET, fleet=(session(0, 384),))
-    assert scraped.value("fleet_slot_steps_total", slot="0") == 384
-    assert scraped.value("fleet_slot_steps_total", slot="1") is None
+    assert scraped.value("fleet_slot_steps_total", slot="0", machine="no key") == 384
+    assert scraped.value("fleet_slot_steps_total", slot="1", machine="no key") is None
 
 
 def test_plain_text_and_refusals_by_reason_are_exported() -> None:

@@ -75,7 +75,9 @@ def decoded_chunk(chunk: Chunk) -> DecodedChunk:
 
 def test_the_bottleneck_is_the_cause_with_the_largest_share() -> None:
     """The page and the dashboards show the same sentence."""
-    assert (decoded()["cause"], decoded()["bottleneck"]) == ("actors", CAUSES["actors"])
+    assert (decoded()["cause"], decoded()["bottleneck"]) == ("collection", CAUSES["collection"])
+    one = decoded(server=replace(SERVER, actors=1))
+    assert (one["cause"], one["batch_chunks"]) == ("actors", CONFIG.rollout.batch_chunks)
     assert decoded(server=replace(SERVER, actors=0))["bottleneck"] == CAUSES["no_actors"]
 
 
@@ -115,7 +117,8 @@ def test_sessions_are_listed_by_slot() -> None:
     rows = decoded(server=replace(SERVER, fleet=fleet))["fleet"]
     assert [row["slot"] for row in rows] == [0, 1]
     assert rows[0] == {
-        "slot": 0, "host": "a", "incarnation": 2, "steps": 128, "collecting": False, "silent_seconds": 7.0
+        "slot": 0, "host": "a", "incarnation": 2, "steps": 128, "collecting": False, "silent_seconds": 7.0,
+        "machine": "no key",
     }  # fmt: skip
 
 
