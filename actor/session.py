@@ -190,9 +190,8 @@ class Session:
         if self.joined:  # this refuses a repeated Hello, after an earlier one was accepted
             return
         log.warning("learner_full", text=full.text, next="sending Hello again later")
-        spread = random.uniform(1.0, 1.5)  # noqa: S311  # spreads load
         retry_seconds = limits.limited_seconds(full.retry_after_ms, limits.RETRY_SECONDS)
-        self._connection.schedule_after(retry_seconds * spread)
+        self._connection.schedule_after(retry_seconds * random.uniform(1.0, 1.5))  # noqa: S311  # spreads load
 
     def _on_lost(self, lost: Reject) -> None:
         """Begin a new session, which reports the uncounted steps of the lost session as skipped."""

@@ -75,6 +75,7 @@ class ClientHandshake:
         self._monitor = HandshakeMonitor(socket)
         self._endpoint, self._keyed = endpoint, keyed
         self._hangups = 0
+        self._mechanism: str | None = None  # of the port, before the hang-ups that are counted
         self.done = False
 
     def refusal(self) -> str | None:
@@ -82,7 +83,7 @@ class ClientHandshake:
 
         A learner with another key than the client expects cannot decrypt its message, and closes the
         connection. So does a learner that exits, or a proxy without a learner. The greeting of the port
-        distinguishes them.
+        distinguishes them, if the port sent it before the hang-ups as well as after them.
         """
         for outcome in self._monitor.read():
             self.done = self.done or outcome == "done"
@@ -93,10 +94,11 @@ class ClientHandshake:
                     "refusal: the key was revoked or never added; ask for the key file of an authorised actor"
                 )
             if outcome == "mechanism" or self._hangups == _HANGUPS:
-                self._hangups = 0
-                sentence = self._mismatch(read_zmtp_greeting(self._endpoint))
-                if sentence is not None:
+                before, self._mechanism = self._mechanism, read_zmtp_greeting(self._endpoint)
+                sentence = self._mismatch(self._mechanism)
+                if sentence is not None and (outcome == "mechanism" or self._mechanism == before):
                     return sentence
+                self._hangups = 0
         return None
 
     def _mismatch(self, mechanism: str | None) -> str | None:

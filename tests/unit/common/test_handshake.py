@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator
 import pytest
 import zmq
 
+from common.keys import handshake
 from common.keys.curve import ActorKeys, KeyPair, ZapHandler
-from common.keys.handshake import HandshakeMonitor, Outcome, read_zmtp_greeting
+from common.keys.handshake import ClientHandshake, HandshakeMonitor, Outcome, read_zmtp_greeting
 from common.protocol.sockets import Context, DealerSocket, RouterSocket
 from tests.support.processes import free_port, wait_until
 
@@ -193,3 +194,17 @@ def test_an_accepted_client_is_not_refused(context: Context, guarded: Port) -> N
             return client.handshake_done
 
         wait_until(accepted, "a handshake")
+
+
+def test_hang_ups_before_the_port_speaks_are_no_refusal(
+    context: Context, plain: Port, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A port forwarder closes connections until the learner has started; then the client may be accepted."""
+    outcomes = iter([["hangup"]] * 6)
+    monkeypatch.setattr(HandshakeMonitor, "read", lambda monitor: next(outcomes))
+    monkeypatch.setattr(handshake, "read_zmtp_greeting", lambda endpoint: "CURVE")
+    with contextlib.closing(DealerSocket(context, plain[0], MESSAGE_BYTES)) as dealer:
+        client = ClientHandshake(dealer.raw, plain[0], keyed=True)
+        refused = [client.refusal() is not None for _ in range(6)]
+        client.close()
+    assert refused == [False] * 5 + [True]

@@ -14,8 +14,8 @@ from tests.support.admission_harness import CONFIG
 from tests.support.mutation import Mutant, check_noticed
 from tests.unit.learner import (
     test_admission_credit,
+    test_hostile_credit,
     test_hostile_keys,
-    test_hostile_sessions,
     test_scheduler,
 )
 
@@ -171,7 +171,7 @@ MUTANTS = [
         GrantScheduler.is_answer,
         " and self._grants[sid].announced",
         "",
-        partial(test_hostile_sessions.test_chunks_that_a_session_sends_at_once_fill_one_place_of_a_batch, 0),
+        partial(test_hostile_credit.test_chunks_that_a_session_sends_at_once_fill_one_place_of_a_batch, 0),
     ),
     Mutant(
         "a restricted key stays restricted when it is alone",

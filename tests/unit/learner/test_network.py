@@ -54,6 +54,7 @@ class ScriptedPorts:
         self.weights = SimpleNamespace(receive=lambda: iter(()))
         self.refused: dict[str, int] = {}
         self.send_queue_full = 0
+        self.key_names: dict[str, str] = {}
         self.done = threading.Event()
 
     def __enter__(self) -> ScriptedPorts:
@@ -68,6 +69,9 @@ class ScriptedPorts:
         else:
             self.done.set()
             select.select([waker], [], [])
+
+    def drop_floods(self, now: float) -> None:
+        pass
 
     def sender(self, peer: bytes, key: str) -> Sender:
         return Sender(peer)
