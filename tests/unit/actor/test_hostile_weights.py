@@ -60,10 +60,11 @@ def fetch(port: Pieces, messages: int) -> int:
     client = WeightsClient(lambda: cast(DealerSocket, port))
     reads = iter(range(messages))
     tracemalloc.start()
-    assert client.fetch("bundle", (-1, -1), lambda: next(reads, None) is not None) is None
-    _, peak_bytes = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    return peak_bytes
+    try:
+        assert client.fetch("bundle", (-1, -1), lambda: next(reads, None) is not None) is None
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
 def test_pieces_beyond_the_announced_size_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
