@@ -146,7 +146,8 @@ def _curve(kept: Record, column: str) -> MetricCurve:
 
 def main() -> int:
     """Draw the picture of Freeway with and without the bonus."""
-    figure = draw(read_records(), ("freeway", "freeway-no-bonus"))
+    names = ("freeway", "freeway-one-actor", "freeway-4-epochs", "freeway-no-bonus")
+    figure = draw(read_records(), names)
     FigureCanvasAgg(figure).print_png(str(PAGE.parent / "freeway.png"))
     return 0
 

@@ -40,6 +40,10 @@ class Row:
 
 _NO_BONUS = ("--rnd.no-enabled",)
 _FREEWAY_STEPS = 1_500_000
+_ONE_ACTOR = ("--rollout.lanes", "8")
+_FOUR_EPOCHS = (  # the settings of `presets._ppo` with the bonus
+    *("--ppo.epochs", "4", "--ppo.clip", "0.1", "--ppo.learning-rate", "2.5e-4", "--ppo.value-coef", "0.5"),
+)
 _DEEP_SEA = (
     *("--env.id", "tests.support.deep_sea:DeepSea-20-v0", "--ppo.anneal", "--ppo.entropy-coef", "0.01"),
     *("--ppo.normalise-advantages", "--ppo.coef-extrinsic", "5", "--ppo.coef-intrinsic", "50"),
@@ -74,32 +78,60 @@ ARMS = (
         target=30.0,
         containers=4,
     ),
-    Arm(
-        name="freeway-8-lanes",
-        title="Freeway, first pilot: bonus with weight 1, all samples for the predictor",
-        preset="freeway",
-        options=(
-            *("--ppo.minibatches", "8", "--ppo.no-anneal", "--ppo.coef-intrinsic", "1"),
-            *("--rnd.predictor-keep", "1", "--rnd.warmup-steps", "32768"),
-        ),
-        seeds=(1,),
-        budget_steps=1_000_000,
-    ),
     *(
         Arm(
-            name=f"freeway-2-epochs{suffix}",
-            title=f"Freeway, pilot: 2 epochs{title}",
+            name=name,
+            title=f"Freeway, pilot: {title}",
             preset="freeway",
-            options=("--rollout.lanes", "8", "--ppo.epochs", "2", *options),
-            seeds=(1,),
-            budget_steps=_FREEWAY_STEPS,
+            seeds=seeds,
+            budget_steps=budget_steps,
+            options=options,
         )
-        for suffix, title, options in (
-            ("", "", ()),
+        for name, title, seeds, budget_steps, options in (
             (
-                "-clip-0.2",
-                ", clip range 0.2, learning rate 5e-4",
-                ("--ppo.clip", "0.2", "--ppo.learning-rate", "5e-4"),
+                "freeway-8-lanes",
+                "bonus with weight 1, all samples for the predictor",
+                (1,),
+                1_000_000,
+                (
+                    *(
+                        *_FOUR_EPOCHS,
+                        "--ppo.minibatches",
+                        "8",
+                        "--ppo.no-anneal",
+                        "--ppo.coef-intrinsic",
+                        "1",
+                    ),
+                    *("--rnd.predictor-keep", "1", "--rnd.warmup-steps", "32768"),
+                ),
+            ),
+            (
+                "freeway-4-epochs",
+                "4 epochs, clip 0.1, learning rate 2.5e-4, value 0.5",
+                (1, 2),
+                750_000,
+                _FOUR_EPOCHS,
+            ),
+            (
+                "freeway-2-epochs",
+                "2 epochs, clip 0.1, learning rate 2.5e-4, value 0.5",
+                (1,),
+                310_000,
+                (*_FOUR_EPOCHS, "--ppo.epochs", "2", *_ONE_ACTOR),
+            ),
+            (
+                "freeway-value-0.5",
+                "value coefficient 0.5",
+                (1,),
+                310_000,
+                ("--ppo.value-coef", "0.5", *_ONE_ACTOR),
+            ),
+            (
+                "freeway-one-actor",
+                "the settings of the preset, one actor of 8 lanes",
+                (1,),
+                1_000_000,
+                _ONE_ACTOR,
             ),
         )
     ),

@@ -27,12 +27,13 @@ def test_the_default_settings_are_those_of_rnd() -> None:
     assert DEFAULT_PRESET in PRESETS
 
 
-def test_ppo_and_its_twin_with_a_bonus_differ_in_the_bonus_and_its_weights() -> None:
+def test_freeway_and_pong_differ_in_the_bonus_and_in_the_settings_of_an_update() -> None:
     """Freeway without a bonus is PPO alone: normalisation cancels the weight of the score."""
     freeway, pong = PRESETS["freeway"], PRESETS["pong"]
     assert freeway.ppo.normalise_advantages
-    changed = replace(freeway.ppo, minibatches=4, coef_extrinsic=1.0, coef_intrinsic=1.0)
-    assert (changed, freeway.rollout) == (pong.ppo, pong.rollout)
+    update = ("epochs", "minibatches", "clip", "learning_rate", "value_coef")
+    changed = {name: getattr(pong.ppo, name) for name in (*update, "coef_extrinsic", "coef_intrinsic")}
+    assert (replace(freeway.ppo, **changed), freeway.rollout) == (pong.ppo, pong.rollout)
     assert freeway.rnd.enabled
     assert not pong.rnd.enabled
 
