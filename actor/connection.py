@@ -26,6 +26,7 @@ class Connection:
         self._connect = connect
         self._socket = connect()
         self._backoff = Backoff()
+        self._accepted = False  # whether the learner has accepted this actor
         self._silent_since = self._polled_at = time.monotonic()
         self._next_message_at = 0.0
         self._heartbeat_seconds, self._lease_seconds = HELLO_SECONDS, _FIRST_LEASE_SECONDS
@@ -60,7 +61,7 @@ class Connection:
 
     def refusal(self) -> str | None:
         """Why the learner will never accept this actor, in one sentence; None if that is not certain."""
-        return self._socket.refusal()
+        return self._socket.refusal(known=self._accepted)
 
     def silence(self) -> str | None:
         """One sentence if the learner has been silent for longer than its timeout; None otherwise."""
@@ -98,6 +99,7 @@ class Connection:
         self._heartbeat_seconds = limits.limited_seconds(heartbeat_ms, limits.HEARTBEAT_SECONDS)
         self._lease_seconds = limits.limited_seconds(lease_ms, limits.LEASE_SECONDS)
         self._backoff.reset()
+        self._accepted = True
 
     def reconnect(self) -> None:
         """Replace the socket with a new one."""

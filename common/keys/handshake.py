@@ -78,12 +78,13 @@ class ClientHandshake:
         self._mechanism: str | None = None  # of the port, before the hang-ups that are counted
         self.done = False
 
-    def refusal(self) -> str | None:
+    def refusal(self, known: bool = False) -> str | None:
         """Why the learner will never accept this client, in one sentence; None if that is not certain.
 
         A learner with another key than the client expects cannot decrypt its message, and closes the
         connection. So does a learner that exits, or a proxy without a learner. The greeting of the port
-        distinguishes them, if the port sent it before the hang-ups as well as after them.
+        distinguishes them, if the port sent it before the hang-ups as well as after them. A learner that
+        accepted these keys before is `known` to have the right one: its hang-ups are never a refusal.
         """
         for outcome in self._monitor.read():
             self.done = self.done or outcome == "done"
@@ -96,7 +97,9 @@ class ClientHandshake:
             if outcome == "mechanism" or self._hangups == _HANGUPS:
                 before, self._mechanism = self._mechanism, read_zmtp_greeting(self._endpoint)
                 sentence = self._mismatch(self._mechanism)
-                if sentence is not None and (outcome == "mechanism" or self._mechanism == before):
+                if sentence is not None and (
+                    outcome == "mechanism" or (self._mechanism == before and not known)
+                ):
                     return sentence
                 self._hangups = 0
         return None

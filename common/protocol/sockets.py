@@ -202,9 +202,9 @@ class DealerSocket:
         """Whether a handshake had succeeded at the last call of `refusal`; False if not `watched`."""
         return self._handshake is not None and self._handshake.done
 
-    def refusal(self) -> str | None:
-        """Why the learner will never accept this client, in one sentence; None if that is not certain."""
-        return self._handshake.refusal() if self._handshake is not None else None
+    def refusal(self, known: bool = False) -> str | None:
+        """Why the learner will never accept this client; see `ClientHandshake.refusal`."""
+        return self._handshake.refusal(known) if self._handshake is not None else None
 
     def receive(self, timeout_seconds: float = 0.0, wake_descriptor: int | None = None) -> list[bytes] | None:
         """The next message; None after the timeout, or when `wake_descriptor` is readable."""

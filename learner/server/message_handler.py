@@ -45,7 +45,7 @@ class MessageHandler:
         self._admission, self._enqueue, self._submit = admission, enqueue, submit
         self.rate_limiter = PeerRateLimiter()
         self.wire_errors: Counter[str] = Counter(dict.fromkeys(get_args(codec.WireReason), 0))
-        self.violations: Counter[str] = Counter()  # by the name of the key
+        self.violations: Counter[str] = Counter({"": 0})  # by the name of the key
         self.messages: Counter[str] = Counter(dict.fromkeys(_KINDS, 0))
         self.received_bytes = self.chunk_bytes = self.chunk_steps = 0
 

@@ -66,7 +66,7 @@ class SimulatedSocket:
         """The next message of the learner, or None."""
         return self.received.popleft() if self.received else None
 
-    def refusal(self) -> str | None:
+    def refusal(self, known: bool = False) -> str | None:
         """None: the simulation has no access control."""
         return None
 

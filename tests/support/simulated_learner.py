@@ -54,7 +54,7 @@ class SimulatedLearner:
         """Called by the session."""
         return codec.encode(self._outbox.pop(0)) if self._outbox else None
 
-    def refusal(self) -> str | None:
+    def refusal(self, known: bool = False) -> str | None:
         """Called by the session."""
         return None
 

@@ -196,8 +196,9 @@ def test_an_accepted_client_is_not_refused(context: Context, guarded: Port) -> N
         wait_until(accepted, "a handshake")
 
 
-def test_hang_ups_before_the_port_speaks_are_no_refusal(
-    context: Context, plain: Port, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("known", [False, True], ids=["a first connection", "a known learner"])
+def test_hang_ups_are_a_refusal_only_after_the_port_spoke_and_of_an_unknown_learner(
+    context: Context, plain: Port, monkeypatch: pytest.MonkeyPatch, known: bool
 ) -> None:
     """A port forwarder closes connections until the learner has started; then the client may be accepted."""
     outcomes = iter([["hangup"]] * 6)
@@ -205,6 +206,6 @@ def test_hang_ups_before_the_port_speaks_are_no_refusal(
     monkeypatch.setattr(handshake, "read_zmtp_greeting", lambda endpoint: "CURVE")
     with contextlib.closing(DealerSocket(context, plain[0], MESSAGE_BYTES)) as dealer:
         client = ClientHandshake(dealer.raw, plain[0], keyed=True)
-        refused = [client.refusal() is not None for _ in range(6)]
+        refused = [client.refusal(known) is not None for _ in range(6)]
         client.close()
-    assert refused == [False] * 5 + [True]
+    assert refused == [False] * 5 + [not known]

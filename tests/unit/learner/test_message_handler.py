@@ -125,7 +125,7 @@ def test_a_message_of_too_many_parts_is_one_violation_and_uses_the_quota_of_its_
     assert handler.wire_errors["frames"] == 1 and handler.messages["heartbeat"] == 0
     assert [(row["reason"], row["key"]) for row in logged] == [("frames", "hostile"), ("quota", "hostile")]
     assert logged[0]["text"] == "expected 1 or 2 parts, got 50001"
-    assert handler.violations == {"hostile": 2}
+    assert +handler.violations == {"hostile": 2}
     assert handler.received_bytes == 2 * len(parts[0]) + 7
     assert handler.handle(NAMED, parts, 50.0) == 0  # the quota is free again
 
@@ -156,9 +156,9 @@ def test_skips_use_the_quota_of_their_connection_and_an_honest_number_is_accepte
         )
         handler.handle(NAMED, codec.encode(skip), 0.0)
         if number == 50:
-            assert handler.violations == {}
+            assert +handler.violations == {}
     assert handler.admission.registry.ledger.totals().produced <= 101
-    assert handler.rate_limiter.bans == 1 and handler.violations == {"hostile": VIOLATIONS_PER_BAN}
+    assert handler.rate_limiter.bans == 1 and +handler.violations == {"hostile": VIOLATIONS_PER_BAN}
 
 
 def test_ten_skips_a_second_use_no_more_than_the_quota(handler: Handler) -> None:
@@ -169,7 +169,7 @@ def test_ten_skips_a_second_use_no_more_than_the_quota(handler: Handler) -> None
             sid=SID, generation=0, offset=number, steps=1, produced=number + 1, reason="oversize"
         )
         handler.handle(SENDER, codec.encode(skip), number * 0.102)
-    assert handler.violations == {}
+    assert +handler.violations == {}
     assert handler.admission.registry.ledger.totals().dropped == {"oversize": 1_000}
 
 
