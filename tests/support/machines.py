@@ -40,8 +40,8 @@ class Machines:
     def load(self, name: str, *images: str) -> None:
         """Copy images from the engine of this host to that of a machine."""
         for image in images:
-            name = image if ":" in image else f"{image}:latest"  # another tag of the image may come first
-            stream: Any = docker.from_env(timeout=300).images.get(name).save(named=name)
+            tag = image if ":" in image else f"{image}:latest"  # another tag of the image may come first
+            stream: Any = docker.from_env(timeout=300).images.get(tag).save(named=tag)
             self.client(name).images.load(stream)
 
     def lose(self, name: str) -> None:
