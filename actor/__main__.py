@@ -80,7 +80,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def _processes(text: str) -> int:
     """The number of processes that `--procs` names."""
-    return usable_cores() if text == "auto" else arguments.at_least(1)(text)
+    if text == "auto":
+        return usable_cores()
+    return arguments.at_least(1, "auto")(text)
 
 
 def main() -> NoReturn:

@@ -33,12 +33,14 @@ class Parser(argparse.ArgumentParser):
         raise Fatal(EXIT_USAGE, f"{message}; see {self.prog} --help")
 
 
-def at_least(minimum: int) -> Callable[[str], int]:
-    """An argument type: integers of at least `minimum`."""
+def at_least(minimum: int, *words: str) -> Callable[[str], int]:
+    """An argument type: integers of at least `minimum`. Errors name the accepted `words`, too."""
 
     def integer(text: str) -> int:
         if not (text.isdecimal() and int(text) >= minimum):
-            raise argparse.ArgumentTypeError(f"expected an integer of at least {minimum}, got {text!r}")
+            raise argparse.ArgumentTypeError(
+                f"expected {' or '.join((*words, f'an integer of at least {minimum}'))}, got {text!r}"
+            )
         return int(text)
 
     return integer

@@ -7,6 +7,7 @@ changes the settings of the options that are given; other lines of the file stay
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import os
 import re
 import subprocess
@@ -118,6 +119,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--publish",
         metavar="ADDRESS",
+        type=_ip_address,
         help="address of this machine on which actors of other machines connect",
     )
     parser.add_argument(
@@ -139,6 +141,16 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     if options.port is not None and not 1 <= options.port <= 65_534:
         parser.error(f"expected --port in 1 to 65534, got {options.port}")
     return options
+
+
+def _ip_address(text: str) -> str:
+    """Return an address to which Docker can bind; it accepts no names."""
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"expected an IP address of this machine, or 0.0.0.0 for all of them, got {text!r}"
+        ) from None
 
 
 def main(argv: list[str] | None = None, file: Path = _ROOT / ".env") -> int:

@@ -89,7 +89,7 @@ def _learner(text: str) -> str:
 
 
 def _procs(text: str) -> str:
-    return text if text == "auto" else str(arguments.at_least(1)(text))
+    return text if text == "auto" else str(arguments.at_least(1, "auto")(text))
 
 
 def _keys(options: argparse.Namespace) -> Keys:

@@ -2,42 +2,25 @@
 
 from __future__ import annotations
 
-import threading
-from types import TracebackType
-from typing import Self
-
 import zmq
 
 from common.keys.curve import ActorKeys
 from common.protocol import codec
 from common.protocol import messages as m
 from common.protocol.sockets import Context, DealerSocket
+from tests.support.background import Background
 from tests.support.protocol_peer import SessionPeer
 
 WAIT_SECONDS = 0.1  # the longest wait for an answer, or for room in the send queue
 
 
-class AttackingPeer(SessionPeer):
+class AttackingPeer(Background, SessionPeer):
     """Attacks from its own thread during the block, and counts its messages."""
 
     def __init__(self, data_endpoint: str, keys: ActorKeys | None = None) -> None:
-        super().__init__(Context(), data_endpoint, keys)
-        self.stopped = threading.Event()
+        Background.__init__(self)
+        SessionPeer.__init__(self, Context(), data_endpoint, keys)
         self.sent = 0
-        self.error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stopped.set()
-        self._thread.join()
-        if self.error is not None and error is None:
-            raise self.error
 
     def attack(self) -> None:
         """Attack until `stopped` is set."""
@@ -50,10 +33,9 @@ class AttackingPeer(SessionPeer):
         self.sent += sent
         return sent
 
-    def _run(self) -> None:
+    def work(self) -> None:
+        """Attack, and end the connections."""
         try:
             self.attack()
-        except BaseException as error:  # noqa: BLE001  # the test raises it
-            self.error = error
         finally:
             self.context.raw.destroy(linger=0)

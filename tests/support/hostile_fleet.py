@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
-import threading
 import time
-from types import TracebackType
-from typing import Self
 
 import zmq
 
@@ -16,6 +13,7 @@ from common.keys.curve import ActorKeys
 from common.protocol import codec
 from common.protocol import messages as m
 from common.protocol.sockets import Context
+from tests.support.background import Background
 from tests.support.protocol_peer import SessionPeer
 
 SESSIONS = 16
@@ -109,29 +107,16 @@ class SkippingPeer(SpoilingPeer):
         return sent
 
 
-class HostileFleet:
+class HostileFleet(Background):
     """Runs the sessions in its own thread during the block."""
 
     def __init__(self, endpoint: str, keys: ActorKeys, rollout: RolloutConfig) -> None:
+        super().__init__()
         self._endpoint, self._keys, self._rollout = endpoint, keys, rollout
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
         self.peers: list[SpoilingPeer] = []
-        self.error: BaseException | None = None
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop.set()
-        self._thread.join()
-        if self.error is not None and error is None:
-            raise self.error
-
-    def _run(self) -> None:
+    def work(self) -> None:
+        """Attack from every session in turn, and end the connections."""
         context = Context()
         try:
             kinds = (SpoilingPeer, LeavingPeer, OtherGenerationPeer, SkippingPeer)
@@ -139,10 +124,8 @@ class HostileFleet:
                 kinds[number % len(kinds)](context, self._endpoint, self._keys, self._rollout)
                 for number in range(SESSIONS)
             ]
-            while not self._stop.is_set():
+            while not self.stopped.is_set():
                 for peer in self.peers:
                     peer.attack()
-        except BaseException as error:  # noqa: BLE001  # the test raises it
-            self.error = error
         finally:
             context.raw.destroy(linger=0)

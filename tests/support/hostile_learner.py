@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Self
 
 from common.protocol import codec
 from common.protocol import messages as m
 from common.protocol.sockets import Context, RouterSocket
+from tests.support.background import Background
 from tests.support.processes import free_port
 
 _UNLIMITED = 1 << 61
 _MESSAGE_BYTES = 1 << 28
 
 
-class HostileLearner:
+class HostileLearner(Background):
     """Serves both ports from its own thread during the block, and records every part that it receives.
 
     Args:
@@ -27,6 +25,7 @@ class HostileLearner:
     """
 
     def __init__(self, configuration: bytes, weights: bytes = b"", flood: Sequence[m.Message] = ()) -> None:
+        super().__init__()
         self.port = free_port()
         self.parts: list[bytes] = []
         self.kinds: set[type[m.Message]] = set()
@@ -34,25 +33,14 @@ class HostileLearner:
         self.flooded = 0  # messages of the flood that were queued
         self._configuration, self._weights, self._flood = configuration, weights, flood
         self._peers: set[bytes] = set()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self) -> None:
+    def work(self) -> None:
+        """Serve until the end of the block."""
         with Context() as context:
             data, weights = (RouterSocket(context, _MESSAGE_BYTES) for _ in range(2))
             for socket, port in ((data, self.port), (weights, self.port + 1)):
                 socket.bind(f"tcp://127.0.0.1:{port}")
-            while not self._stop.is_set():
+            while not self.stopped.is_set():
                 data.raw.poll(0 if self._flood and self._peers else 10)
                 for socket in (data, weights):
                     for message in socket.receive():

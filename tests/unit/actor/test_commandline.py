@@ -20,6 +20,8 @@ def test_auto_runs_one_process_for_each_usable_core(words: list[str], processes:
 
 @pytest.mark.parametrize("number", ["0", "-1", "all", "1.5", ""])
 def test_another_number_of_processes_is_a_usage_error(number: str) -> None:
-    with pytest.raises(Fatal, match="argument --procs: expected an integer of at least 1, got") as error:
+    with pytest.raises(
+        Fatal, match="argument --procs: expected auto or an integer of at least 1, got"
+    ) as error:
         commandline.parse(["--learner", "10.0.0.5:5555", f"--procs={number}"])
     assert error.value.code == EXIT_USAGE

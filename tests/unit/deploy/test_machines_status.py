@@ -183,7 +183,7 @@ def test_the_error_of_a_key_command_is_its_last_line(stderr: bytes | str, line: 
         (["add", "m1"], "the following arguments are required: --learner"),
         (["add", "m1", "--learner", "127.0.0.1:5555"], "an address that other machines can reach"),
         (["scale", "m1"], "the following arguments are required: --procs"),
-        (["scale", "m1", "--procs", "0"], "expected an integer of at least 1"),
+        (["scale", "m1", "--procs", "0"], "expected auto or an integer of at least 1"),
         (["remove"], "expected at least one ENGINE"),
     ],
 )

@@ -79,6 +79,7 @@ def test_a_machine_of_actors_needs_address_and_key_file(
         ["--procs", "3"],
         ["--gpu", "--cpu"],
         ["--port", "65535"],
+        ["--publish", "learner.example"],
     ):
         with pytest.raises(SystemExit, match="2"):
             main(words, tmp_path / "unused")
